@@ -1,0 +1,137 @@
+"""The error tree. Each class carries the errno a FUSE request is answered with and the exit code of the command line.
+
+::
+
+    NnfsError                 EIO     1
+    |-- UsageError            EINVAL  2   wrong arguments, wrong path: says what to do
+    |-- StoreError            EIO     3
+    |   |-- NotAStore         EINVAL  4   the directory holds something else, or nothing
+    |   |-- StoreBusy         EBUSY   5   mounted (or being checked) already
+    |   |-- StoreTooNew       EINVAL  6   a format or feature this version does not know
+    |   `-- StoreDamaged      EIO     7   a record or page that fails its checksum or an invariant
+    |       |-- RecordDamaged EIO     7   one record: names table and key
+    |       `-- BlockDamaged  EIO     7   one block: payload, header or hash
+    |-- OutOfSpace            ENOSPC  8   the store's filesystem (or the reserve kept on it) is exhausted
+    |-- MountError            EIO     9   the kernel refused the mount, or FUSE is missing
+    |-- CodecError            EIO     10  a payload that its codec refuses
+    |   `-- ModelMissing      EIO     11  an unknown fingerprint
+    |-- TimedOut              EIO     12  a read that did not end within its bound
+    `-- DaemonError           EIO     13  the mount's control socket is gone or answered an error
+
+Errors of single requests that every POSIX program knows (ENOENT, EEXIST, ...) are `FsError`, outside this tree's
+exit codes: they carry nothing but their errno.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+
+class NnfsError(Exception):
+    """Base of all errors with a message for a person."""
+
+    errno: int = errno.EIO
+    exit_code: int = 1
+
+
+class UsageError(NnfsError):
+    """Wrong arguments or a wrong path."""
+
+    errno = errno.EINVAL
+    exit_code = 2
+
+
+class StoreError(NnfsError):
+    """Something about the store directory as a whole."""
+
+    exit_code = 3
+
+
+class NotAStore(StoreError):
+    """The directory holds something else than a store, or does not exist."""
+
+    errno = errno.EINVAL
+    exit_code = 4
+
+
+class StoreBusy(StoreError):
+    """Another process has the store open."""
+
+    errno = errno.EBUSY
+    exit_code = 5
+
+
+class StoreTooNew(StoreError):
+    """Format version or incompatible feature unknown to this version."""
+
+    errno = errno.EINVAL
+    exit_code = 6
+
+
+class StoreDamaged(StoreError):
+    """Content of the store fails a checksum or an invariant."""
+
+    exit_code = 7
+
+
+class RecordDamaged(StoreDamaged):
+    """One record fails its checksum or is missing where another record proves it must be."""
+
+    def __init__(self, table: str, key: bytes, why: str) -> None:
+        super().__init__(f"damaged {table} record {key.hex()}: {why}")
+        self.table = table
+        self.key = key
+
+
+class BlockDamaged(StoreDamaged):
+    """The stored or the plain bytes of one block are not what its header says."""
+
+    def __init__(self, block: int, why: str) -> None:
+        super().__init__(f"damaged block {block}: {why}")
+        self.block = block
+
+
+class OutOfSpace(NnfsError):
+    """No room on the filesystem below the store."""
+
+    errno = errno.ENOSPC
+    exit_code = 8
+
+
+class MountError(NnfsError):
+    """Mounting or unmounting failed."""
+
+    exit_code = 9
+
+
+class CodecError(NnfsError):
+    """A payload that its codec refuses."""
+
+    exit_code = 10
+
+
+class ModelMissing(CodecError):
+    """A block needs a model that the store does not hold."""
+
+    exit_code = 11
+
+
+class TimedOut(NnfsError):
+    """A read that did not end within its bound."""
+
+    exit_code = 12
+
+
+class DaemonError(NnfsError):
+    """The daemon of a mount did not answer, or answered an error."""
+
+    exit_code = 13
+
+
+class FsError(Exception):
+    """An ordinary errno answer to one request, such as ENOENT."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(os.strerror(code))
+        self.errno = code
