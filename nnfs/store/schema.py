@@ -1,0 +1,319 @@
+"""Records of the store: byte layouts, checksums, keys. `FORMAT.md` is the normative description; a test holds both together.
+
+All integers are big-endian. A *sealed* record ends in the XXH3-64 of (table tag, key, body): it covers the key, so
+a record that turns up under another key, or in another table, is found out. Every sealed record holds the number of the
+commit that last changed it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from struct import Struct
+
+from xxhash import xxh3_64_digest, xxh3_64_intdigest
+
+from nnfs.errors import RecordDamaged
+
+FORMAT_VERSION = 1
+MAGIC = b"nnfs"
+ENGINE = 0  # lib_version= of py-lmdb: LMDB 0.9, data format 1
+
+ROOT_INO = 1
+FIRST_FREE_INO = 16  # 2..15 are reserved (lost+found and what may come)
+INO_BITS = 48  # the upper 16 bits of an inode number in a key are room for a snapshot number; 0 is the live tree
+NODE_SPAN = 64  # chunks mapped by one map node
+DEFAULT_CHUNK_SIZE = 128 * 1024
+MIN_CHUNK_SIZE, MAX_CHUNK_SIZE = 16 * 1024, 1024 * 1024
+NAME_MAX = 255
+SYMLINK_MAX = 4095
+XATTR_MAX = 65536
+FRAGMENT_MAX = 2020  # two payload fragments with their node headers fill a 4 KiB leaf page of LMDB to the byte
+HASH_SIZE = 64  # BLAKE2b-512
+INDEX_SIZE = 16  # bytes of the hash that key the hash index
+
+TABLES = ("meta", "inode", "dentry", "xattr", "map", "block", "payload", "hash", "model", "orphan", "queue", "total")
+TAGS = {name: bytes([number]) for number, name in enumerate(TABLES, start=1)}
+
+KEY = Struct(">Q")
+KEY2 = Struct(">QQ")
+FRAGMENT_KEY = Struct(">QH")
+TOTAL_KEY = Struct(">BH")
+
+_SUPER = Struct(">4sII16sIIQQQqQ")  # magic version engine uuid chunk_size reserved compat ro incompat created seed
+_STATE = Struct(">QQQQQQQB")  # commit next_ino next_number inodes logical queue_mark clean_commit flags
+_INODE = Struct(">IIIIIQQqqqqQQQQ")
+_DENTRY = Struct(">QBQ")  # ino type commit
+_COMMIT = Struct(">Q")
+_MAP = Struct(">QQ")  # bitmap commit
+_BLOCK = Struct(">BBHIIIQQQQ64s")  # codec flags model plain stored born xxh3 payload refs commit hash
+_MODEL = Struct(">64sQ")
+_QUEUE = Struct(">qQ")
+_TOTAL = Struct(">QQQQ")
+
+SUPER_KEY = b"nnfs.super"
+STATE_KEY = b"nnfs.state"
+_CHECKSUM = 8
+
+
+def seal(table: str, key: bytes, body: bytes) -> bytes:
+    """Return `body` followed by the checksum that binds it to `key` in `table`."""
+    return body + xxh3_64_digest(TAGS[table] + key + body)
+
+
+def unseal(table: str, key: bytes, record: bytes) -> bytes:
+    """Return the body of a sealed record. Raises `RecordDamaged` when the checksum does not fit."""
+    body = record[:-_CHECKSUM]
+    if len(record) < _CHECKSUM or record[-_CHECKSUM:] != xxh3_64_digest(TAGS[table] + key + body):
+        raise RecordDamaged(table, key, "checksum mismatch")
+    return body
+
+
+def checksum_of(record: bytes) -> int:
+    """Return the checksum at the end of a sealed record: the element that it adds to its inode's proof."""
+    return int.from_bytes(record[-_CHECKSUM:], "big")
+
+
+def _fields(table: str, key: bytes, record: bytes, layout: Struct) -> tuple[tuple[int, ...], bytes]:
+    body = unseal(table, key, record)
+    if len(body) < layout.size:
+        raise RecordDamaged(table, key, "too short")
+    return layout.unpack_from(body), body[layout.size :]
+
+
+def inode_key(ino: int) -> bytes:
+    """Key of tables inode, orphan; prefix of the keys of dentry, xattr, map."""
+    return KEY.pack(ino)
+
+
+def cookie_of(name: bytes, seed: int) -> int:
+    """First cookie to try for a name: 47 bits of its seeded hash and 16 bits to tell collisions apart.
+
+    Cookies are positive 63-bit integers of at least 2^16, so 0, 1 and 2 are free for the start, "." and "..".
+    """
+    return ((xxh3_64_intdigest(name, seed) >> 17) or 1) << 16
+
+
+@dataclass(slots=True)
+class Superblock:
+    """What never changes in a store, but for its feature words."""
+
+    uuid: bytes
+    chunk_size: int
+    created: int  # ns
+    seed: int  # of the name hash
+    version: int = FORMAT_VERSION
+    engine: int = ENGINE
+    compat: int = 0
+    ro_compat: int = 0
+    incompat: int = 0
+
+    def pack(self) -> bytes:
+        body = _SUPER.pack(
+            MAGIC, self.version, self.engine, self.uuid, self.chunk_size, 0,
+            self.compat, self.ro_compat, self.incompat, self.created, self.seed,
+        )  # fmt: skip
+        return seal("meta", SUPER_KEY, body)
+
+    @classmethod
+    def unpack(cls, record: bytes) -> Superblock:
+        body = unseal("meta", SUPER_KEY, record)
+        if len(body) < _SUPER.size or body[:4] != MAGIC:
+            raise RecordDamaged("meta", SUPER_KEY, "not a superblock")
+        _, version, engine, uuid, chunk_size, _, compat, ro_compat, incompat, created, seed = _SUPER.unpack_from(body)
+        return cls(uuid, chunk_size, created, seed, version, engine, compat, ro_compat, incompat)
+
+
+@dataclass(slots=True)
+class State:
+    """What changes with every commit."""
+
+    commit: int = 0
+    next_ino: int = FIRST_FREE_INO
+    next_number: int = 1  # of blocks and of payloads
+    inodes: int = 0
+    logical: int = 0  # bytes: plain length of all mapped chunks, a shared chunk counted for each file that maps it
+    queue_mark: int = 0  # blocks below this number have been looked at by recompression
+    clean_commit: int = 0  # the commit of the last clean unmount; equal to `commit` when nothing came after it
+    flags: int = 0
+
+    def pack(self) -> bytes:
+        return seal("meta", STATE_KEY, _STATE.pack(
+            self.commit, self.next_ino, self.next_number, self.inodes,
+            self.logical, self.queue_mark, self.clean_commit, self.flags,
+        ))  # fmt: skip
+
+    @classmethod
+    def unpack(cls, record: bytes) -> State:
+        return cls(*_fields("meta", STATE_KEY, record, _STATE)[0])
+
+
+class Inode:
+    """One inode record; also the object that the filesystem works on.
+
+    `aux` is the device number of a device node and the parent's inode number of a directory. `count` and `proof` prove the set
+    of records that belong to the inode: mapped chunks and the sum (mod 2^64) of the checksums of its map nodes for a file,
+    entries and the sum of the checksums of its dentries for a directory. `stored` is the bytes of its mapped blocks' payloads.
+    """
+
+    __slots__ = (
+        "ino", "mode", "uid", "gid", "nlink", "flags", "size", "aux",
+        "atime", "mtime", "ctime", "btime", "count", "proof", "stored", "commit", "target",
+    )  # fmt: skip
+
+    FLAG_COLLISIONS = 1  # a directory that held two names of one hash: an absent first cookie proves nothing
+    FLAG_XATTRS = 2  # has had extended attributes: without it no look-up is needed to know that there are none
+
+    def __init__(self, ino: int, mode: int, uid: int, gid: int, now: int) -> None:
+        self.ino, self.mode, self.uid, self.gid = ino, mode, uid, gid
+        self.nlink = 1
+        self.flags = self.size = self.aux = self.count = self.proof = self.stored = self.commit = 0
+        self.atime = self.mtime = self.ctime = self.btime = now
+        self.target = b""
+
+    def pack(self) -> bytes:
+        """Sealed record for the key `inode_key(self.ino)`."""
+        body = _INODE.pack(
+            self.mode, self.uid, self.gid, self.nlink, self.flags, self.size, self.aux,
+            self.atime, self.mtime, self.ctime, self.btime, self.count, self.proof, self.stored, self.commit,
+        )  # fmt: skip
+        return seal("inode", KEY.pack(self.ino), body + self.target)
+
+    @classmethod
+    def unpack(cls, ino: int, record: bytes) -> Inode:
+        """Raises `RecordDamaged`."""
+        fields, target = _fields("inode", KEY.pack(ino), record, _INODE)
+        inode = cls.__new__(cls)
+        inode.ino = ino
+        (
+            inode.mode, inode.uid, inode.gid, inode.nlink, inode.flags, inode.size, inode.aux,
+            inode.atime, inode.mtime, inode.ctime, inode.btime, inode.count, inode.proof, inode.stored, inode.commit,
+        ) = fields  # fmt: skip
+        inode.target = target
+        return inode
+
+
+@dataclass(slots=True)
+class Dentry:
+    """One name in a directory. `kind` is the file type (mode >> 12)."""
+
+    ino: int
+    kind: int
+    name: bytes
+    commit: int = 0
+
+    def pack(self, key: bytes) -> bytes:
+        return seal("dentry", key, _DENTRY.pack(self.ino, self.kind, self.commit) + self.name)
+
+    @classmethod
+    def unpack(cls, key: bytes, record: bytes) -> Dentry:
+        (ino, kind, commit), name = _fields("dentry", key, record, _DENTRY)
+        return cls(ino, kind, name, commit)
+
+
+def pack_xattr(key: bytes, value: bytes, commit: int) -> bytes:
+    return seal("xattr", key, _COMMIT.pack(commit) + value)
+
+
+def unpack_xattr(key: bytes, record: bytes) -> bytes:
+    return _fields("xattr", key, record, _COMMIT)[1]
+
+
+@dataclass(slots=True)
+class MapNode:
+    """Blocks of `NODE_SPAN` consecutive chunks of a file: slot (0..63) to block number; absent slots are holes."""
+
+    blocks: dict[int, int]
+    commit: int = 0
+
+    def pack(self, key: bytes) -> bytes:
+        bitmap = 0
+        for slot in self.blocks:
+            bitmap |= 1 << slot
+        ids = b"".join(KEY.pack(self.blocks[slot]) for slot in sorted(self.blocks))
+        return seal("map", key, _MAP.pack(bitmap, self.commit) + ids)
+
+    @classmethod
+    def unpack(cls, key: bytes, record: bytes) -> MapNode:
+        (bitmap, commit), ids = _fields("map", key, record, _MAP)
+        if bitmap.bit_count() * 8 != len(ids):
+            raise RecordDamaged("map", key, "length and bitmap disagree")
+        slots = [slot for slot in range(NODE_SPAN) if bitmap >> slot & 1]
+        return cls({slot: KEY.unpack_from(ids, 8 * n)[0] for n, slot in enumerate(slots)}, commit)
+
+
+@dataclass(slots=True)
+class Block:
+    """Header of one block. `payload` is the number under which its stored bytes lie in the payload table."""
+
+    codec: int
+    model: int
+    plain: int  # bytes
+    stored: int  # bytes
+    born: int  # unix seconds
+    xxh3: int  # of the stored bytes
+    payload: int
+    refs: int
+    hash: bytes  # BLAKE2b-512 of the plain bytes
+    commit: int = 0
+    flags: int = 0
+
+    def pack(self, key: bytes) -> bytes:
+        return seal("block", key, _BLOCK.pack(
+            self.codec, self.flags, self.model, self.plain, self.stored, self.born,
+            self.xxh3, self.payload, self.refs, self.commit, self.hash,
+        ))  # fmt: skip
+
+    @classmethod
+    def unpack(cls, key: bytes, record: bytes) -> Block:
+        body = unseal("block", key, record)
+        if len(body) != _BLOCK.size:
+            raise RecordDamaged("block", key, "wrong length")
+        codec, flags, model, plain, stored, born, xxh3, payload, refs, commit, hash_ = _BLOCK.unpack(body)
+        return cls(codec, model, plain, stored, born, xxh3, payload, refs, hash_, commit, flags)
+
+
+@dataclass(slots=True)
+class Total:
+    """Blocks, plain and stored bytes of one (codec, model)."""
+
+    blocks: int = 0
+    plain: int = 0
+    stored: int = 0
+    commit: int = 0
+
+    def pack(self, key: bytes) -> bytes:
+        return seal("total", key, _TOTAL.pack(self.blocks, self.plain, self.stored, self.commit))
+
+    @classmethod
+    def unpack(cls, key: bytes, record: bytes) -> Total:
+        return cls(*_fields("total", key, record, _TOTAL)[0])
+
+
+def pack_orphan(key: bytes, commit: int) -> bytes:
+    return seal("orphan", key, _COMMIT.pack(commit))
+
+
+def unpack_orphan(key: bytes, record: bytes) -> int:
+    return _fields("orphan", key, record, _COMMIT)[0][0]
+
+
+def pack_queue(key: bytes, due: int, commit: int) -> bytes:
+    """A block to look at again by recompression, not before `due` (unix ns)."""
+    return seal("queue", key, _QUEUE.pack(due, commit))
+
+
+def unpack_queue(key: bytes, record: bytes) -> int:
+    return _fields("queue", key, record, _QUEUE)[0][0]
+
+
+def pack_model(key: bytes, fingerprint: bytes, commit: int) -> bytes:
+    """Model number (key: >H) to its 64-byte fingerprint."""
+    return seal("model", key, _MODEL.pack(fingerprint, commit))
+
+
+def unpack_model(key: bytes, record: bytes) -> bytes:
+    body = unseal("model", key, record)
+    if len(body) != _MODEL.size:
+        raise RecordDamaged("model", key, "wrong length")
+    fingerprint: bytes = _MODEL.unpack(body)[0]
+    return fingerprint
