@@ -1,0 +1,101 @@
+"""Fixtures for everything that needs a mount. `--target DIR` runs the semantics on another filesystem instead."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness import Mount, Plain
+
+TEST_S = float(os.environ.get("NNFS_TEST_DEADLINE_S", "120"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--target`."""
+    parser.addoption("--target", metavar="DIR", help="run the semantics tests in DIR, not on an nnfs mount")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Markers."""
+    config.addinivalue_line("markers", "nnfs_only(why): means nothing, or something else, on other filesystems")
+    config.addinivalue_line("markers", "beyond(*fstypes): these filesystems cannot do it; --target skips them")
+
+
+def why_no_mount() -> str | None:
+    """What this machine lacks for a mount."""
+    if os.geteuid() != 0:
+        return "needs root"
+    if not os.path.exists("/dev/fuse"):
+        return "needs /dev/fuse"
+    return None
+
+
+def target_dir(config: pytest.Config) -> Path | None:
+    """The directory given with --target."""
+    given = config.getoption("--target")
+    return Path(given).resolve() if given else None
+
+
+@pytest.fixture(scope="module")
+def mounted(request: pytest.FixtureRequest) -> Iterator[Mount | Plain]:
+    """One mount for a module, with small chunks so that tests meet their borders; or the target."""
+    target = target_dir(request.config)
+    if target is not None:
+        base = Path(tempfile.mkdtemp(prefix="nnfs-test-", dir=target))
+        base.chmod(0o755)
+        try:
+            yield Plain(base)
+        finally:
+            shutil.rmtree(base)
+        return
+    if why := why_no_mount():
+        pytest.skip(f"mounting {why}")
+    with Mount(chunk_size=16384) as mount:
+        yield mount
+
+
+@pytest.fixture
+def mnt(request: pytest.FixtureRequest, mounted: Mount | Plain) -> Iterator[Path]:
+    """A fresh empty directory on the module's mount, open to all users; the guard gives the test a bounded time."""
+    skip_marked(request.node, mounted)
+    mounted.deadline(TEST_S)
+    name = re.sub(r"[^A-Za-z0-9_]+", "_", request.node.name)[:60]
+    path = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=mounted.path))
+    path.chmod(0o777)
+    old = os.umask(0o022)
+    yield path
+    os.umask(old)
+    mounted.deadline(0)
+    if isinstance(mounted, Mount):
+        mounted.check_log()
+        assert mounted.alive, f"the daemon is gone:\n{mounted.log()[-4000:]}"
+
+
+@pytest.fixture
+def fresh_mount(request: pytest.FixtureRequest) -> Iterator[Mount]:
+    """A mount of its own for one test, never the target."""
+    if target_dir(request.config) is not None:
+        pytest.skip("a test of nnfs's own mount")
+    if why := why_no_mount():
+        pytest.skip(f"mounting {why}")
+    with Mount(chunk_size=16384) as mount:
+        mount.path.chmod(0o777)
+        mount.deadline(TEST_S)
+        yield mount
+
+
+def skip_marked(node: pytest.Item, mounted: Mount | Plain) -> None:
+    """Skip what the target is known not to do."""
+    if mounted.is_nnfs:
+        return
+    if mark := node.get_closest_marker("nnfs_only"):
+        pytest.skip(f"nnfs only: {mark.args[0]}")
+    mark = node.get_closest_marker("beyond")
+    if mark and mounted.fstype in mark.args:
+        pytest.skip(f"{mounted.fstype} cannot do this")

@@ -1,0 +1,365 @@
+"""Mounts for tests: a real daemon on a store of its own, and whatever is needed to be rid of it in all cases.
+
+A process that reads from a hung FUSE mount sleeps uninterruptibly, the one that runs pytest included, so a hang cannot be
+ended from within. Each mount is therefore watched by a guard process: it kills the daemon (the kernel then answers
+every waiting request with ENOTCONN) when a deadline passes or pytest is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+REPO = Path(__file__).resolve().parent.parent
+FULL = os.environ.get("NNFS_FULL", "") not in ("", "0")
+MNT_FORCE, MNT_DETACH = 1, 2
+libc = ctypes.CDLL(None, use_errno=True)
+T = TypeVar("T")
+
+# A daemon that is asked to go has this long; a mount this long to appear. Generous: other work runs on the machine.
+START_S = float(os.environ.get("NNFS_TEST_START_S", "60"))
+STOP_S = float(os.environ.get("NNFS_TEST_STOP_S", "120"))
+
+TROUBLE = re.compile(r"Traceback \(most recent call last\)|\b(ERROR|CRITICAL)\b")
+
+# argv: daemon pid, mount point. stdin: lines "SECONDS\n" (new deadline from now); end of file: pytest is gone.
+GUARD = """
+import ctypes, os, select, signal, sys, time
+pid, where, deadline = int(sys.argv[1]), sys.argv[2].encode(), None
+while True:
+    wait = None if deadline is None else max(0, deadline - time.monotonic())
+    ready, _, _ = select.select([0], [], [], wait)
+    data = os.read(0, 4096) if ready else b""
+    if data.endswith(b"q\\n"):
+        sys.exit(0)
+    if data:
+        seconds = float(data.split()[-1])
+        deadline = time.monotonic() + seconds if seconds > 0 else None
+        continue
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    ctypes.CDLL(None).umount2(where, 3)
+    sys.exit(3)
+"""
+
+
+def wait_for(what: str, ready: Callable[[], T | None], limit: float, step: float = 0.01) -> T:
+    """Poll *ready* until it gives something true; AssertionError naming *what* after *limit* seconds."""
+    end = time.monotonic() + limit
+    while True:
+        value = ready()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"waited {limit:.0f} s in vain for {what}")
+        time.sleep(step)
+
+
+def mounted_at(path: Path) -> bool:
+    """Whether *path* itself is a mount point, without touching it (it may hang)."""
+    want = os.fsencode(path)
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        if re.sub(rb"\\(\d{3})", lambda m: bytes([int(m[1], 8)]), line.split(b" ")[4]) == want:
+            return True
+    return False
+
+
+def umount(path: Path, flags: int = 0) -> None:
+    """umount2(2); OSError as usual."""
+    if libc.umount2(os.fsencode(path), flags) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(path))
+
+
+def drop_caches(path: Path) -> None:
+    """Write dirty pages of the filesystem of *path* back, then make the kernel forget pages, dentries and inodes."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        if libc.syncfs(fd) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), str(path))
+    finally:
+        os.close(fd)
+    Path("/proc/sys/vm/drop_caches").write_text("3\n")
+
+
+def work_dir() -> Path:
+    """A new directory on disk (tmpfs would hide what punched holes and fsync do); other users may look inside."""
+    path = Path(tempfile.mkdtemp(prefix="nnfs-test-", dir=os.environ.get("NNFS_TEST_DIR", "/var/tmp")))
+    path.chmod(0o755)
+    return path
+
+
+def command(*args: str, env: dict[str, str] | None = None) -> list[str]:
+    """The argv of `nnfs ARGS`."""
+    return [sys.executable, "-m", "nnfs", *args]
+
+
+def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
+    """Environment for children: this checkout comes first on the path."""
+    path = os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH", "")]))
+    return {**os.environ, "PYTHONPATH": path, "PYTHONFAULTHANDLER": "1", **(extra or {})}
+
+
+def nnfs(*args: str, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    """Run `nnfs ARGS` to its end and return output and exit status."""
+    done = subprocess.run(command(*args), env=environment(), capture_output=True, text=True, timeout=timeout)
+    if check and done.returncode != 0:
+        raise AssertionError(f"nnfs {' '.join(args)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+    return done
+
+
+class Plain:
+    """A directory of any other filesystem, with the interface of `Mount` as far as it makes sense."""
+
+    is_nnfs = False
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def fstype(self) -> str:
+        """The filesystem's name as in /proc/self/mountinfo."""
+        best, kind = -1, "?"
+        for line in Path("/proc/self/mountinfo").read_text().splitlines():
+            left, right = line.split(" - ", 1)
+            point = left.split(" ")[4]
+            if len(point) > best and (f"{self.path}/").startswith(point.rstrip("/") + "/"):
+                best, kind = len(point), right.split(" ")[0]
+        return kind
+
+    def drop_caches(self) -> None:
+        """Sync, then drop the kernel's caches."""
+        drop_caches(self.path)
+
+    def remount(self) -> None:
+        """Nothing to mount again here: the caches are dropped."""
+        self.drop_caches()
+
+    def deadline(self, seconds: float) -> None:
+        """Nothing to guard."""
+
+
+class Mount:
+    """`nnfs mount STORE MNT -f` as a child process; a context manager that leaves nothing behind.
+
+    *store*: a store (or an empty directory) to use, kept at the end; by default a new one that goes at the end.
+    *chunk_size*: makes the store with `nnfs mkfs --chunk-size`. *env*: added to the daemon's environment.
+    On leaving without an exception the daemon must have ended with status 0 and logged no ERROR and no traceback
+    that `expect_log` did not announce.
+    """
+
+    is_nnfs = True
+    fstype = "fuse.nnfs"
+
+    def __init__(
+        self,
+        store: Path | None = None,
+        *,
+        options: Sequence[str] = (),
+        chunk_size: int | None = None,
+        env: dict[str, str] | None = None,
+        argv: Sequence[str] | None = None,
+    ) -> None:
+        self.base = work_dir()
+        self.store = store or self.base / "store"
+        self.path = self.base / "mnt"
+        self.logfile = self.base / "daemon.log"
+        self.options = list(options)
+        self.env = env
+        self._argv = list(argv) if argv else None
+        self._chunk_size = chunk_size
+        self._expected: list[re.Pattern[str]] = []
+        self._child: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
+
+    # -- life cycle -------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Mount:
+        try:
+            self.store.mkdir(exist_ok=True)
+            self.path.mkdir()
+            if self._chunk_size is not None:
+                nnfs("mkfs", str(self.store), "--chunk-size", str(self._chunk_size))
+            self.mount()
+        except BaseException:
+            self._clean()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        try:
+            if self._child is not None:
+                self.unmount()
+            self.check_log()
+        except (AssertionError, OSError) as trouble:
+            if value is None:
+                raise
+            value.add_note(f"and at the unmount: {trouble}")
+        finally:
+            if value is not None:
+                value.add_note(f"daemon's log:\n{self.log()[-4000:]}")
+            self._clean()
+
+    def mount(self) -> None:
+        """Start the daemon and wait until the kernel shows the mount."""
+        assert self._child is None, "mounted already"
+        argv = self._argv or command("mount", str(self.store), str(self.path), "-f")
+        if self.options:
+            argv = [*argv, "-o", ",".join(self.options)]
+        with self.logfile.open("ab") as log:
+            self._child = subprocess.Popen(
+                argv, env=environment(self.env), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.base,
+                start_new_session=True,
+            )  # fmt: skip
+        self._guard = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", GUARD, str(self._child.pid), str(self.path)],
+            stdin=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+
+        def up() -> bool:
+            assert self._child is not None
+            code = self._child.poll()
+            assert code is None, f"daemon ended with {code} before the mount was up:\n{self.log()}"
+            return mounted_at(self.path)
+
+        self.deadline(START_S + 60)
+        wait_for(f"the mount {self.path}", up, START_S)
+        # Listed before INIT is answered; the first request waits for that.
+        os.stat(self.path)
+        self.deadline(0)
+
+    def unmount(self, expect: int | None = 0) -> None:
+        """umount(2), then wait until the daemon has committed and ended with status *expect* (None: any)."""
+        child = self._child
+        assert child is not None, "not mounted"
+        self.deadline(STOP_S)
+        if mounted_at(self.path):
+            umount(self.path)
+        code = child.wait(STOP_S)
+        self._child = None
+        self._dismiss_guard()
+        assert expect is None or code == expect, f"daemon ended with {code}, not {expect}:\n{self.log()[-4000:]}"
+
+    def remount(self) -> None:
+        """Unmount cleanly and mount again: everything is read from the store."""
+        self.unmount()
+        self.mount()
+
+    def kill(self) -> None:
+        """SIGKILL as a crash would, then detach the dead mount."""
+        assert self._child is not None, "not mounted"
+        self._child.kill()
+        self._child.wait(STOP_S)
+        self._child = None
+        self._dismiss_guard()
+        self._detach()
+
+    def drop_caches(self) -> None:
+        """Sync, then drop the kernel's caches."""
+        drop_caches(self.path)
+
+    def deadline(self, seconds: float) -> None:
+        """From now on the guard waits this long before it kills the daemon; 0: for ever."""
+        if self._guard is not None and self._guard.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._guard.stdin.write(f"{seconds}\n".encode())
+                self._guard.stdin.flush()
+
+    # -- looking ----------------------------------------------------------------------------------------------------
+
+    @property
+    def pid(self) -> int:
+        """The daemon's process id."""
+        assert self._child is not None, "not mounted"
+        return self._child.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the daemon runs."""
+        return self._child is not None and self._child.poll() is None
+
+    @property
+    def hung(self) -> bool:
+        """Whether the guard had to kill the daemon."""
+        return self._guard is not None and self._guard.poll() == 3
+
+    def log(self) -> str:
+        """What the daemon has written so far."""
+        return self.logfile.read_text(errors="backslashreplace") if self.logfile.exists() else ""
+
+    def expect_log(self, pattern: str) -> None:
+        """Lines that match are no failure; a traceback is none when its last line matches."""
+        self._expected.append(re.compile(pattern))
+
+    def unexpected(self) -> list[str]:
+        """Troubled lines of the log that nobody announced; of a traceback its whole text."""
+        found: list[str] = []
+        lines = self.log().splitlines()
+        while lines:
+            line = lines.pop(0)
+            if not TROUBLE.search(line):
+                continue
+            whole = [line]
+            # A traceback goes on while indented or empty; its first line that is neither is the exception itself.
+            while "Traceback" in " ".join([line, *lines[:1]]) and lines:
+                whole.append(lines.pop(0))
+                if not re.match(r"Traceback|\s|$", whole[-1]) and not (lines and lines[0].startswith(("  ", "Trace"))):
+                    break
+            if not any(p.search(text) for p in self._expected for text in whole):
+                found.append("\n".join(whole))
+        return found
+
+    def check_log(self) -> None:
+        """AssertionError when the daemon complained unexpectedly."""
+        assert not self.hung, f"the guard killed a daemon that hung:\n{self.log()[-4000:]}"
+        found = self.unexpected()
+        assert not found, "unexpected in the daemon's log:\n" + "\n".join(found)
+
+    # -- cleaning ---------------------------------------------------------------------------------------------------
+
+    def _dismiss_guard(self) -> None:
+        guard, self._guard = self._guard, None
+        if guard is None:
+            return
+        assert guard.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            guard.stdin.write(b"q\n")
+            guard.stdin.close()
+        code = guard.wait(30)
+        assert code == 0, f"the guard killed a daemon that hung:\n{self.log()[-4000:]}"
+
+    def _detach(self) -> None:
+        """FORCE aborts the connection, so that no process waits for answers; DETACH takes what is busy away, too."""
+        for _ in range(8):
+            if not mounted_at(self.path):
+                return
+            with contextlib.suppress(OSError):
+                umount(self.path, MNT_FORCE | MNT_DETACH)
+        raise AssertionError(f"{self.path} cannot be unmounted")
+
+    def _clean(self) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            # The session of its own holds the daemon and its workers, nothing else.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait(STOP_S)
+        with contextlib.suppress(AssertionError):
+            self._dismiss_guard()
+        self._detach()
+        shutil.rmtree(self.base)
