@@ -1,0 +1,138 @@
+"""Blocks: stored once by content, counted by reference, numbered for ever."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from xxhash import xxh3_64_intdigest
+
+from nnfs.errors import RecordDamaged
+from nnfs.store import schema
+from nnfs.store.env import Snapshot, WriteTxn, cut_payload
+from nnfs.store.schema import Block, State, Total
+
+
+@dataclass(slots=True)
+class Encoded:
+    """One chunk ready to be stored."""
+
+    hash: bytes  # BLAKE2b-512 of the plain bytes
+    codec: int
+    plain: int
+    payload: bytes
+    model: int = 0
+
+
+def load_block(snapshot: Snapshot, number: int) -> Block | None:
+    """Return a block's header, None when there is no such block. Raises `RecordDamaged`."""
+    key = schema.KEY.pack(number)
+    record = snapshot.get("block", key)
+    return None if record is None else Block.unpack(key, record)
+
+
+class BlockWriter:
+    """All block changes of one write txn, gathered and written in key order by `flush`."""
+
+    def __init__(self, txn: WriteTxn, state: State, born: int, room: int) -> None:
+        self._txn = txn
+        self._state = state
+        self._born = born
+        self._room = room  # left in the payload table's last leaf page, as far as known
+        self._headers: dict[int, Block | None] = {}  # None: to be deleted
+        self._payloads: list[tuple[bytes, bytes]] = []
+        self._index: dict[bytes, int] = {}
+        self._totals: dict[bytes, Total] = {}
+
+    def get(self, number: int) -> Block:
+        """Return a block's header as this txn sees it. Raises `RecordDamaged` when a map names a block that is not there."""
+        if number not in self._headers:
+            self._headers[number] = load_block(self._txn, number)
+        block = self._headers[number]
+        if block is None:
+            raise RecordDamaged("block", schema.KEY.pack(number), "missing")
+        return block
+
+    def find(self, digest: bytes) -> int | None:
+        """Return the number of the block whose plain bytes have this BLAKE2b-512, or None."""
+        prefix = digest[: schema.INDEX_SIZE]
+        number = self._index.get(prefix)
+        if number is None:
+            record = self._txn.get("hash", prefix)
+            if record is None or len(record) != schema.KEY.size:
+                return None
+            number = schema.KEY.unpack(record)[0]
+        try:
+            block = self.get(number)
+        except RecordDamaged:
+            return None  # the index is derived: a damaged entry or block costs a second copy, nothing else
+        return number if block.hash == digest else None
+
+    def add(self, chunk: Encoded) -> int:
+        """Store a chunk, or find the equal one, and count one reference. Returns the block's number."""
+        number = self.find(chunk.hash)
+        if number is not None:
+            self.get(number).refs += 1
+            return number
+        number = self._state.next_number
+        self._state.next_number += 1
+        self._headers[number] = Block(
+            chunk.codec, chunk.model, chunk.plain, len(chunk.payload), self._born,
+            xxh3_64_intdigest(chunk.payload), number, 1, chunk.hash,
+        )  # fmt: skip
+        items, self._room = cut_payload(number, chunk.payload, self._room)
+        self._payloads += items
+        prefix = chunk.hash[: schema.INDEX_SIZE]
+        if prefix not in self._index and self._txn.get("hash", prefix) is None:
+            self._index[prefix] = number
+        self._count(chunk.codec, chunk.model, 1, chunk.plain, len(chunk.payload))
+        return number
+
+    def unref(self, number: int) -> Block:
+        """Drop one reference; the last one deletes the block. Returns the header."""
+        block = self.get(number)
+        block.refs -= 1
+        if block.refs <= 0:
+            self._remove(number, block)
+        return block
+
+    def _remove(self, number: int, block: Block) -> None:
+        prefix = block.hash[: schema.INDEX_SIZE]
+        if self._index.get(prefix) == number:
+            del self._index[prefix]
+        elif self._txn.get("hash", prefix) == schema.KEY.pack(number):
+            self._txn.delete("hash", prefix)
+        payload = schema.KEY.pack(block.payload)
+        if self._payloads and self._payloads[-1][0][:8] >= payload:  # may have been added in this very txn
+            self._payloads = [item for item in self._payloads if item[0][:8] != payload]
+        self._txn.delete_prefix("payload", payload)
+        self._headers[number] = None
+        self._count(block.codec, block.model, -1, -block.plain, -block.stored)
+
+    def _count(self, codec: int, model: int, blocks: int, plain: int, stored: int) -> None:
+        key = schema.TOTAL_KEY.pack(codec, model)
+        total = self._totals.get(key)
+        if total is None:
+            record = self._txn.get("total", key)
+            total = self._totals[key] = Total.unpack(key, record) if record else Total()
+        total.blocks += blocks
+        total.plain += plain
+        total.stored += stored
+
+    def flush(self) -> int:
+        """Write everything gathered; return the room left in the payload table's last page."""
+        commit = self._state.commit
+        headers = []
+        for number in sorted(self._headers):
+            block, key = self._headers[number], schema.KEY.pack(number)
+            if block is None:
+                self._txn.delete("block", key)
+            else:
+                block.commit = commit
+                headers.append((key, block.pack(key)))
+        self._txn.put_many("block", headers)
+        self._txn.put_many("payload", self._payloads)
+        self._txn.put_many("hash", sorted((prefix, schema.KEY.pack(n)) for prefix, n in self._index.items()))
+        for key, total in self._totals.items():
+            total.commit = commit
+            self._txn.put("total", key, total.pack(key))
+        return self._room
