@@ -1,0 +1,38 @@
+"""Codecs by id. `encode` lets the hot codecs compete, `decode` finds the one that a block header names."""
+
+from __future__ import annotations
+
+from nnfs.codec.base import FIRST_COLD, Codec
+from nnfs.codec.raw import Raw
+from nnfs.codec.zstd import Zstd
+from nnfs.errors import CodecError
+
+__all__ = ["CODECS", "FIRST_COLD", "NAMES", "Codec", "decode", "encode_hot", "register"]
+
+CODECS: dict[int, Codec] = {}
+NAMES: dict[int, str] = {}
+
+
+def register(codec: Codec) -> None:
+    """Make a codec known under its id."""
+    CODECS[codec.id] = codec
+    NAMES[codec.id] = codec.name
+
+
+_raw, _zstd = Raw(), Zstd()
+register(_raw)
+register(_zstd)
+
+
+def encode_hot(plain: bytes) -> tuple[int, bytes]:
+    """Return (codec id, payload) of the hot tier: zstd where it helps, raw otherwise."""
+    payload = _zstd.encode(plain)
+    return (_raw.id, plain) if payload is None else (_zstd.id, payload)
+
+
+def decode(codec: int, payload: bytes, plain: int) -> bytes:
+    """Return the `plain` bytes of a payload. Raises `CodecError`, also for an unknown codec."""
+    known = CODECS.get(codec)
+    if known is None:
+        raise CodecError(f"unknown codec {codec}: written by a newer nnfs?")
+    return known.decode(payload, plain)
