@@ -1,0 +1,251 @@
+# shellcheck shell=bash
+# Set-up, sourced by tools/run, tools/test and tools/check: `set_up run [TORCH]` or `set_up test [TORCH]`.
+#
+# Everything goes into .venv in the checkout, except system packages (apt-get, only what is missing) and, for root, links to
+# the mount helpers in /sbin and to the command in /usr/local/bin. A stamp in .venv makes the second call cheap.
+# Progress goes to stderr, the commands' own output to .setup.log.
+
+set -euo pipefail
+PATH=${PATH:-/usr/bin:/bin}:/usr/sbin:/sbin # a login by `su` lacks mkfs, modprobe, ...
+
+root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../.." && pwd -P)
+venv=$root/.venv
+log=$root/.setup.log
+
+# What must be there, each with the Debian package that brings it: "test command|package".
+run_needs=(
+    "command -v gcc|gcc"
+    "test -e /usr/include/stdio.h|libc6-dev"
+    "command -v pkg-config|pkg-config"
+    "pkg-config --exists 'fuse3 >= 3.2'|libfuse3-dev"
+    "command -v fusermount3|fuse3"
+    "command -v modprobe|kmod"
+    "test -e /etc/ssl/certs/ca-certificates.crt -o -e /etc/pki/tls/certs|ca-certificates"
+)
+test_needs=(
+    "command -v setfattr|attr"
+    "command -v setfacl|acl"
+    "command -v fio|fio"
+    "command -v rsync|rsync"
+    "command -v sqlite3|sqlite3"
+    "command -v git|git"
+    "command -v ps|procps"
+    "command -v losetup|mount"
+    "command -v findmnt|util-linux"
+    "command -v mkfs.ext4|e2fsprogs"
+    "command -v systemd-analyze|systemd"
+)
+
+say() { printf 'nnfs set-up: %s\n' "$*" >&2; }
+
+die() {
+    say "$*"
+    exit 1
+}
+
+quietly() { # quietly COMMAND...: its output into the log
+    printf '\n$ %s\n' "$*" >>"$log"
+    "$@" >>"$log" 2>&1 9>&- </dev/null
+}
+
+show_log() {
+    tail -n 25 "$log" | sed 's/^/    /' >&2
+    say "the whole output: $log"
+}
+
+# ------------------------------------------------------------------------------------------------------ system packages
+
+missing_packages() { # missing_packages NEED...: one package name per line
+    local need
+    for need in "$@"; do
+        eval "${need%%|*}" >/dev/null 2>&1 || printf '%s\n' "${need##*|}"
+    done
+}
+
+install_packages() { # install_packages PACKAGE...
+    (($#)) || return 0
+    command -v apt-get >/dev/null || die "missing: $*. Install them (the names are Debian's) and call again."
+    ((EUID == 0)) || die "missing system packages: $*. Call again with sudo, or: sudo apt-get install $*"
+    say "installing system packages: $*"
+    local get=(env DEBIAN_FRONTEND=noninteractive apt-get -y -o DPkg::Lock::Timeout=600)
+    # The lists of a fresh machine are empty or old: then update, and try again.
+    quietly "${get[@]}" install --no-install-recommends "$@" && return
+    quietly "${get[@]}" update || say "apt-get update failed; trying with the lists there are"
+    quietly "${get[@]}" install --no-install-recommends "$@" && return
+    show_log
+    die "apt-get could not install: $*. Is there a network, and is another apt-get at work?"
+}
+
+# ---------------------------------------------------------------------------------------------------------------- Python
+
+find_python() { # prints an interpreter that is new enough, can make a venv and has the headers to build pyfuse3
+    local name found
+    for name in ${NNFS_PYTHON:+"$NNFS_PYTHON"} python3 /usr/bin/python3 python3.{14,13,12,11}; do
+        command -v "$name" >/dev/null || continue
+        found=$("$name" -c '
+import sys, sysconfig
+assert sys.version_info >= (3, 11)
+import ensurepip, venv
+open(sysconfig.get_path("include") + "/Python.h").close()
+print(getattr(sys, "_base_executable", sys.executable))' 2>>"$log") && printf '%s\n' "$found" && return
+    done
+    return 1
+}
+
+venv_works() { # a venv that was moved or left half-made does not
+    [[ -f $venv/place && $(<"$venv/place") == "$root" ]] && "$venv/bin/python" -m pip --version >/dev/null 2>&1
+}
+
+make_venv() {
+    local python
+    if ! python=$(find_python); then
+        if command -v apt-get >/dev/null; then
+            install_packages python3 python3-venv python3-dev
+        fi
+        python=$(find_python) || die "needs Python 3.11 or newer with venv and headers; NNFS_PYTHON=/path/to/python3 names one."
+    fi
+    say "creating $venv with $python"
+    quietly "$python" -m venv --clear "$venv" && printf '%s\n' "$root" >"$venv/place" && return
+    show_log
+    die "could not create $venv"
+}
+
+pip() { quietly "$venv/bin/python" -m pip --disable-pip-version-check --no-input --no-cache-dir --retries 2 "$@"; }
+
+install_project() { # install_project run|test
+    local extra=
+    if [[ $1 == test ]]; then extra="[test]"; fi
+    say "installing Python packages"
+    pip install --editable "$root$extra" && return
+    show_log
+    die "could not install the Python packages. They come from PyPI, or from the index that \`pip config\` names: is it in reach?"
+}
+
+# ----------------------------------------------------------------------------------------------------------------- torch
+
+has_gpu() {
+    [[ -e /dev/nvidia0 ]] || { command -v nvidia-smi && nvidia-smi -L; } >/dev/null 2>&1
+}
+
+install_torch() { # install_torch cpu|cuda
+    local version
+    version=$(sed -n 's/^neural = .*"torch==\([0-9.]*\)".*/\1/p' "$root/pyproject.toml")
+    if [[ $1 == cuda ]]; then
+        say "installing torch $version with CUDA: some gigabytes"
+        # "===" compares as text, so a configured index's own +cpu build is not taken. PyPI's build for x86-64 has CUDA.
+        pip install "torch===$version" && has_cuda_build && return
+        pip install --extra-index-url https://download.pytorch.org/whl/cu130 "torch==$version+cu130" && has_cuda_build
+    else
+        # PyPI has no "+cpu" build, so naming it never brings the gigabytes of CUDA to a machine without a GPU.
+        say "installing torch $version for CPU"
+        pip install "torch==$version+cpu" && return
+        pip install --extra-index-url https://download.pytorch.org/whl/cpu "torch==$version+cpu"
+    fi
+}
+
+has_cuda_build() { quietly "$venv/bin/python" -c 'import sys, torch; sys.exit(torch.version.cuda is None)'; }
+
+choose_torch() { # choose_torch auto|cpu|cuda|none: installs, and notes in .venv what was asked, what is there, and if with a GPU
+    local want=$1 gpu=nogpu
+    if has_gpu; then gpu=gpu; fi
+    case $want-$gpu in
+    auto-gpu) want=cuda ;;
+    auto-nogpu) want=cpu ;;
+    esac
+    if [[ $want != none ]] && ! install_torch "$want"; then
+        show_log
+        say "torch could not be installed. The hot tier works without; \`tools/run --torch $want\` tries again."
+        want=failed
+    fi
+    printf '%s %s %s\n' "$1" "$want" "$gpu" >"$venv/torch"
+}
+
+earlier_torch() { # what was asked for before: a choice once made holds
+    local asked=auto
+    [[ ! -f $venv/torch ]] || read -r asked _ <"$venv/torch"
+    printf '%s\n' "$asked"
+}
+
+torch_is_chosen() { # torch_is_chosen ASKED: whether what is installed answers it ("" keeps an earlier choice)
+    local asked= got= gpu=
+    [[ -f $venv/torch ]] && read -r asked got gpu <"$venv/torch" || return 1
+    case $1 in
+    "" | auto) [[ $asked != auto || $gpu == gpu || ! -e /dev/nvidia0 ]] ;; # a GPU that came later
+    *) [[ $got == "$1" ]] ;;
+    esac
+}
+
+# --------------------------------------------------------------------------------------------------------------- helpers
+
+helper_links=(/sbin/{u,}mount{.fuse,}.nnfs /usr/local/bin/nnfs)
+
+helpers_work() { # not root: nothing that could be done
+    ((EUID == 0)) || return 0
+    local link
+    for link in "${helper_links[@]}"; do [[ -x $link ]] || return 1; done
+}
+
+install_helpers() { # as root: mount(8) and umount(8) find nnfs by /sbin/[u]mount.TYPE. Links: they cannot be out of date.
+    ((EUID == 0)) || return 0
+    local link target
+    for link in "${helper_links[@]}"; do
+        case $link in
+        /sbin/umount.*) target=$root/tools/lib/umount.nnfs ;;
+        /sbin/mount.*) target=$root/tools/lib/mount.nnfs ;;
+        *) target=$venv/bin/nnfs ;;
+        esac
+        if [[ -e $link && ! -L $link ]]; then
+            say "leaving $link alone: it is not a link of ours"
+        else
+            mkdir -p "${link%/*}" && ln -sfn "$target" "$link" || say "could not link $link: mount -t fuse.nnfs will not work"
+        fi
+    done
+}
+
+# ---------------------------------------------------------------------------------------------------------------- set up
+
+current_key() { # what a set-up depends on: the checkout's place, the interpreter, the packages, this file
+    { cat "$root/pyproject.toml" "$root/tools/lib/setup.sh" && printf '%s\n' "$root" && readlink -f "$venv/bin/python"; } |
+        sha256sum
+}
+
+is_set_up() { # is_set_up run|test TORCH
+    local key=
+    [[ -x $venv/bin/python && -f $venv/stamp-$1 ]] && read -r key <"$venv/stamp-$1" &&
+        [[ $key == "$(current_key)" ]] && torch_is_chosen "$2" && helpers_work
+}
+
+set_up() { # is_set_up run|test TORCH
+    local key=
+    [[ -x $venv/bin/python && -f $venv/stamp-$1 ]] && read -r key <"$venv/stamp-$1" &&
+        [[ $key == "$(current_key)" ]] && torch_is_chosen "$2" && helpers_work
+}
+
+stamped() { # stamped: whether .venv belongs to this place and works
+    [[ -f $venv/place && $(<"$venv/place") == "$root" ]] && "$venv/bin/python" -m pip --version >/dev/null 2>&1
+}
+
+set_up() { # set_up run|test [auto|cpu|cuda|none]
+    local kind=$1 torch=${2:-}
+    if ! is_set_up "$kind" "$torch"; then
+        exec 9<"$root"
+        flock --nonblock 9 || { say "waiting for another set-up of this checkout" && flock 9; }
+        is_set_up "$kind" "$torch" || set_up_now "$kind" "$torch"
+        exec 9<&-
+    fi
+    [[ -e /dev/fuse ]] || modprobe fuse 2>/dev/null || say "no /dev/fuse: mounting will not work (modprobe fuse)"
+}
+
+set_up_now() { # set_up_now run|test TORCH
+    local kind=$1 torch=$2 needs=("${run_needs[@]}") packages
+    : >"$log" || die "cannot write to $root. Call again with sudo."
+    if [[ $kind == test ]]; then needs+=("${test_needs[@]}"); fi
+    mapfile -t packages < <(missing_packages "${needs[@]}")
+    install_packages "${packages[@]}"
+    venv_works || make_venv
+    install_project "$kind"
+    choose_torch "${torch:-$(earlier_torch)}"
+    install_helpers
+    current_key >"$venv/stamp-$kind"
+    say "done"
+}
