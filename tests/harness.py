@@ -32,6 +32,8 @@ T = TypeVar("T")
 START_S = float(os.environ.get("NNFS_TEST_START_S", "60"))
 STOP_S = float(os.environ.get("NNFS_TEST_STOP_S", "120"))
 
+# A log record begins with a line that has its level near the start; a traceback belongs to the record before it.
+RECORD = r"^(?=(?:\S+ ){0,5}(?:DEBUG|INFO|WARNING|ERROR|CRITICAL)\b)"
 TROUBLE = re.compile(r"Traceback \(most recent call last\)|\b(ERROR|CRITICAL)\b")
 
 # argv: daemon pid, mount point. stdin: lines "SECONDS\n" (new deadline from now); end of file: pytest is gone.
@@ -303,26 +305,13 @@ class Mount:
         return self.logfile.read_text(errors="backslashreplace") if self.logfile.exists() else ""
 
     def expect_log(self, pattern: str) -> None:
-        """Lines that match are no failure; a traceback is none when its last line matches."""
+        """Records of the log in which *pattern* is found are no failure of the test."""
         self._expected.append(re.compile(pattern))
 
     def unexpected(self) -> list[str]:
-        """Troubled lines of the log that nobody announced; of a traceback its whole text."""
-        found: list[str] = []
-        lines = self.log().splitlines()
-        while lines:
-            line = lines.pop(0)
-            if not TROUBLE.search(line):
-                continue
-            whole = [line]
-            # A traceback goes on while indented or empty; its first line that is neither is the exception itself.
-            while "Traceback" in " ".join([line, *lines[:1]]) and lines:
-                whole.append(lines.pop(0))
-                if not re.match(r"Traceback|\s|$", whole[-1]) and not (lines and lines[0].startswith(("  ", "Trace"))):
-                    break
-            if not any(p.search(text) for p in self._expected for text in whole):
-                found.append("\n".join(whole))
-        return found
+        """Troubled records of the log that nobody announced: a line with a level and all that follows until the next."""
+        records = re.split(RECORD, self.log(), flags=re.MULTILINE)
+        return [r for r in records if TROUBLE.search(r) and not any(p.search(r) for p in self._expected)]
 
     def check_log(self) -> None:
         """AssertionError when the daemon complained unexpectedly."""

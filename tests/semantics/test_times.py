@@ -1,0 +1,223 @@
+"""Timestamps: range, precision, and which operation changes which of them."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.harness import Mount, Plain
+from tests.semantics.kit import CHUNK, NS, UTIME_NOW, UTIME_OMIT, fails, utimensat
+
+OLD = 10**18 + 123_456_789  # 2001, with a fraction
+
+
+def stamps(path: Path) -> tuple[int, int, int]:
+    """atime, mtime, ctime in ns."""
+    st = os.lstat(path)
+    return st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns
+
+
+@pytest.mark.parametrize(
+    "ns",
+    [0, 1, -1, -NS, -NS + 1, 999_999_999, -2_147_483_000 * NS, -2_147_483_000 * NS + 7, 2**31 * NS + 5, 2**32 * NS - 1, 2**32 * NS,
+     4294967296 * NS + 999_999_999, 3 * 2**32 * NS + 1],
+)  # fmt: skip
+def test_ns_before_1970_and_after_2106(mnt: Path, mounted: Mount | Plain, ns: int) -> None:
+    for name, make in {"f": Path.touch, "d": Path.mkdir}.items():
+        make(mnt / name)
+        os.utime(mnt / name, ns=(ns, ns + 1))
+        assert stamps(mnt / name)[:2] == (ns, ns + 1)
+    os.symlink("f", mnt / "l")
+    os.utime(mnt / "l", ns=(ns, ns + 1), follow_symlinks=False)
+    mounted.remount()
+    assert {name: stamps(mnt / name)[:2] for name in "fdl"} == dict.fromkeys("fdl", (ns, ns + 1))
+
+
+@pytest.mark.beyond("ext4")
+@pytest.mark.parametrize("second", [-9_000_000_000, -(2**33), 2**33 + 3, 9_200_000_000])
+def test_from_1684_to_2261(mnt: Path, mounted: Mount | Plain, second: int) -> None:
+    (mnt / "f").touch()
+    os.utime(mnt / "f", ns=(second * NS + 1, second * NS + 999_999_999))
+    mounted.remount()
+    assert stamps(mnt / "f")[:2] == (second * NS + 1, second * NS + 999_999_999)
+
+
+def test_now_and_omit(mnt: Path) -> None:
+    f = mnt / "f"
+    f.touch()
+    os.utime(f, ns=(OLD, OLD + 1))
+    utimensat(f, UTIME_OMIT, (7, 8))
+    assert stamps(f)[:2] == (OLD, 7 * NS + 8)
+    utimensat(f, (9, 10), UTIME_OMIT)
+    assert stamps(f)[:2] == (9 * NS + 10, 7 * NS + 8)
+    created = stamps(f)[2]
+    utimensat(f, UTIME_NOW, UTIME_OMIT)
+    assert stamps(f)[0] >= created - NS
+    assert stamps(f)[1] == 7 * NS + 8
+    utimensat(f, UTIME_OMIT, UTIME_NOW)
+    assert stamps(f)[1] >= created - NS
+    before = stamps(f)
+    utimensat(f, UTIME_OMIT, UTIME_OMIT)
+    assert stamps(f) == before
+    with fails(errno.EINVAL):
+        utimensat(f, (1, 10**9), (1, 1))
+
+
+def test_a_written_mtime_survives_an_explicit_one(mnt: Path, mounted: Mount | Plain) -> None:
+    """tar and rsync write, set the time, then close: the kernel's cached writes must not change it again."""
+    for i, size in enumerate((1, CHUNK, 5 * CHUNK + 3)):
+        f = mnt / f"f{i}"
+        with f.open("wb") as out:
+            out.write(b"x" * size)
+            out.flush()
+            os.utime(out.fileno(), ns=(OLD, OLD))
+        assert stamps(f)[1] == OLD
+        g = mnt / f"g{i}"
+        g.write_bytes(b"x" * size)
+        os.utime(g, ns=(OLD, OLD))
+    mounted.drop_caches()
+    for i in range(3):
+        assert stamps(mnt / f"f{i}")[1] == stamps(mnt / f"g{i}")[1] == OLD
+    mounted.remount()
+    for i in range(3):
+        assert stamps(mnt / f"f{i}")[1] == stamps(mnt / f"g{i}")[1] == OLD
+
+
+CONTENT: dict[str, Callable[[Path], object]] = {
+    "write": lambda f: f.write_bytes(b"new"),
+    "grow": lambda f: os.truncate(f, 100_000),
+    "shrink": lambda f: os.truncate(f, 1),
+}
+
+
+@pytest.mark.parametrize("change", CONTENT)
+def test_content_changes_mtime_and_ctime(mnt: Path, mounted: Mount | Plain, change: str) -> None:
+    f = mnt / "f"
+    f.write_bytes(b"content")
+    os.utime(f, ns=(OLD, OLD))
+    before = stamps(f)
+    CONTENT[change](f)
+    after = stamps(f)
+    assert after[1] > before[1] + NS
+    assert after[2] >= before[2]
+    mounted.remount()
+    assert stamps(f)[1:] == after[1:]
+
+
+METADATA: dict[str, Callable[[Path], object]] = {
+    "chmod": lambda f: os.chmod(f, 0o600),
+    "chown": lambda f: os.chown(f, 5, 5),
+    "link": lambda f: os.link(f, f.with_name("other")),
+    "setxattr": lambda f: os.setxattr(f, "user.x", b"y"),
+    "rename": lambda f: os.rename(f, f.with_name("moved")),
+    "read": lambda f: f.read_bytes(),
+    "stat": lambda f: f.stat(),
+}
+
+
+@pytest.mark.parametrize("change", METADATA)
+def test_metadata_leaves_mtime_alone(mnt: Path, change: str) -> None:
+    f = mnt / "f"
+    f.write_bytes(b"content")
+    os.utime(f, ns=(OLD, OLD))
+    before = stamps(f)
+    METADATA[change](f)
+    now = mnt / "moved" if change == "rename" else f
+    after = stamps(now)
+    assert after[1] == OLD
+    assert after[2] >= before[2]
+    if change in ("rename", "stat", "chmod"):
+        assert after[0] == OLD
+
+
+@pytest.mark.parametrize("change", ["chmod", "chown", "link", "setxattr"])
+def test_metadata_changes_ctime(mnt: Path, mounted: Mount | Plain, change: str) -> None:
+    """The clock is coarse, so the file is made old first: ctime cannot be set, but a second file can wait."""
+    f = mnt / "f"
+    f.write_bytes(b"content")
+    first = stamps(f)[2]
+    seen = first
+    for i in range(100_000):  # until the kernel's clock has ticked: bounded, no sleep
+        (mnt / "tick").write_bytes(b"%d" % i)
+        seen = stamps(mnt / "tick")[2]
+        if seen > first:
+            break
+    assert seen > first
+    METADATA[change](f)
+    assert stamps(f)[2] >= seen
+    kept = stamps(f)
+    mounted.remount()
+    assert stamps(f) == kept
+
+
+def test_read_moves_an_atime_older_than_mtime(mnt: Path) -> None:
+    """relatime, where the mount has it; with noatime it stays. It never goes backwards."""
+    f = mnt / "f"
+    f.write_bytes(b"content")
+    os.utime(f, ns=(OLD, OLD + NS))
+    f.read_bytes()
+    assert stamps(f)[0] >= OLD
+    assert stamps(f)[1] == OLD + NS
+
+
+DIRECTORY: dict[str, Callable[[Path], object]] = {
+    "create": lambda d: (d / "new").touch(),
+    "mkdir": lambda d: (d / "new").mkdir(),
+    "symlink": lambda d: os.symlink("t", d / "new"),
+    "mknod": lambda d: os.mkfifo(d / "new"),
+    "link": lambda d: os.link(d / "file", d / "new"),
+    "unlink": lambda d: os.unlink(d / "file"),
+    "rmdir": lambda d: os.rmdir(d / "dir"),
+    "rename": lambda d: os.rename(d / "file", d / "new"),
+    "rename out": lambda d: os.rename(d / "file", d.parent / "out"),
+    "rename in": lambda d: os.rename(d.parent / "in", d / "new"),
+}
+
+
+@pytest.mark.parametrize("change", DIRECTORY)
+def test_entries_change_the_directorys_times(mnt: Path, mounted: Mount | Plain, change: str) -> None:
+    d = mnt / "d"
+    d.mkdir()
+    (d / "file").touch()
+    (d / "dir").mkdir()
+    (mnt / "in").touch()
+    os.utime(d, ns=(OLD, OLD))
+    before = stamps(d)
+    DIRECTORY[change](d)
+    after = stamps(d)
+    assert after[1] > OLD + NS
+    assert after[2] >= before[2]
+    mounted.remount()
+    assert stamps(d)[1:] == after[1:]
+
+
+def test_writing_a_file_leaves_its_directory_alone(mnt: Path) -> None:
+    d = mnt / "d"
+    d.mkdir()
+    (d / "f").touch()
+    os.utime(d, ns=(OLD, OLD))
+    (d / "f").write_bytes(b"x" * 100_000)
+    os.chmod(d / "f", 0o600)
+    os.truncate(d / "f", 5)
+    assert stamps(d)[1] == OLD
+
+
+def test_failed_operations_change_nothing(mnt: Path) -> None:
+    d = mnt / "d"
+    d.mkdir()
+    (d / "f").touch()
+    os.utime(d, ns=(OLD, OLD))
+    before = stamps(d), stamps(d / "f")
+    with fails(errno.EEXIST):
+        os.mkdir(d / "f")
+    with fails(errno.ENOENT):
+        os.unlink(d / "none")
+    with fails(errno.ENOTDIR):
+        os.rmdir(d / "f")
+    with fails(errno.EISDIR, errno.EPERM):
+        os.unlink(d)
+    assert (stamps(d), stamps(d / "f")) == before
