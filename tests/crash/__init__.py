@@ -1,0 +1,1 @@
+"""Crash tests: the daemon killed at a write, the power cut."""
