@@ -26,7 +26,7 @@ PRIVATE_MOUNTS = set(
     """.split()
 )
 NO_JIT = {"MemoryDenyWriteExecute"}
-NEEDED_CALLS = set("@mount @memlock @process @resources @system-service mmap mprotect memfd_create mount umount2".split())
+NEEDED_CALLS = set("@mount @process @resources @system-service mmap mprotect memfd_create mount umount2".split())
 
 
 def directives(unit: Path) -> list[tuple[str, str, str]]:

@@ -190,8 +190,8 @@ install_helpers() { # as root: mount(8) and umount(8) find nnfs by /sbin/[u]moun
     local link target
     for link in "${helper_links[@]}"; do
         case $link in
-        /sbin/umount.*) target=$root/tools/lib/umount.nnfs ;;
-        /sbin/mount.*) target=$root/tools/lib/mount.nnfs ;;
+        */umount.*) target=$root/tools/lib/umount.nnfs ;;
+        */mount.*) target=$root/tools/lib/mount.nnfs ;;
         *) target=$venv/bin/nnfs ;;
         esac
         if [[ -e $link && ! -L $link ]]; then

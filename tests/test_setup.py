@@ -1,0 +1,249 @@
+"""tools/run, the mount helpers and the import contracts, in a copy of the checkout where stand-ins play the tools."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+TORCH = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]["optional-dependencies"]["neural"][0]
+
+# Writes its arguments to calls/NAME, one line per call.
+RECORDER = """#!/bin/sh
+echo "$*" >>"{calls}/{name}"
+exit {status}
+"""
+
+# Stand-ins for what set-up would do to the machine; each notes that it was called.
+STAND_INS = """
+. tools/lib/setup.sh
+note() { echo "$*" >>calls/setup; }
+missing_packages() { :; }
+has_gpu() { [[ -e gpu ]]; }
+has_cuda_build() { :; }
+make_venv() { note venv && mkdir -p .venv/bin && cp fake-python .venv/bin/python && echo "$root" >.venv/place; }
+pip() { note pip "$@" && [[ ! -e offline || $* != *torch=* ]]; }
+"""
+
+
+class Checkout:
+    """A copy of what set-up needs, at *root*."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.calls = root / "calls"
+        self.calls.mkdir(parents=True)
+        shutil.copytree(REPO / "tools", root / "tools")
+        shutil.copy(REPO / "pyproject.toml", root)
+        self.recorder(root / "fake-python", "python")
+        script = root / "tools/lib/setup.sh"
+        text, links = script.read_text(), "helper_links=(/sbin/{u,}mount{.fuse,}.nnfs /usr/local/bin/nnfs)"
+        assert links in text
+        script.write_text(text.replace(links, f"helper_links=('{root}/sbin/mount.nnfs' '{root}/sbin/umount.nnfs')"))
+
+    def recorder(self, path: Path, name: str, status: int = 0) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(RECORDER.format(calls=self.calls, name=name, status=status))
+        path.chmod(0o755)
+
+    def set_up(self, *args: str) -> list[str]:
+        """The steps that `set_up ARGS` took."""
+        log = self.calls / "setup"
+        log.unlink(missing_ok=True)
+        script = STAND_INS + f"set_up {' '.join(args)}"
+        subprocess.run(["bash", "-c", script], cwd=self.root, check=True, stderr=subprocess.DEVNULL)
+        return log.read_text().splitlines() if log.exists() else []
+
+    def calls_of(self, name: str) -> list[str]:
+        path = self.calls / name
+        return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    return Checkout(tmp_path / "a checkout")
+
+
+# ------------------------------------------------------------------------------------------------------------ tools/run
+
+
+def test_first_call_installs_and_second_does_nothing(checkout: Checkout) -> None:
+    steps = checkout.set_up("run")
+    assert [step.split()[0] for step in steps] == ["venv", "pip", "pip"]
+    assert steps[1].endswith(f"--editable {checkout.root}")
+    assert checkout.set_up("run") == []
+    assert checkout.set_up("test")[0].endswith(f"--editable {checkout.root}[test]")
+    assert checkout.set_up("test") == []
+    assert checkout.set_up("run") == []
+
+
+def test_a_changed_project_or_place_is_noticed(checkout: Checkout, tmp_path: Path) -> None:
+    checkout.set_up("run")
+    with (checkout.root / "pyproject.toml").open("a") as file:
+        file.write("# changed\n")
+    assert [step.split()[0] for step in checkout.set_up("run")] == ["pip", "pip"]
+
+    moved = tmp_path / "moved"
+    checkout.root.rename(moved)
+    checkout.root, checkout.calls = moved, moved / "calls"
+    assert checkout.set_up("run")[0] == "venv"  # the scripts of a venv name its place
+
+
+def test_without_a_gpu_cuda_is_never_downloaded(checkout: Checkout) -> None:
+    (checkout.root / "offline").touch()  # so that every source is tried
+    tries = [step for step in checkout.set_up("run") if "torch=" in step]
+    assert len(tries) == 2
+    assert all(step.endswith(f" {TORCH}+cpu") for step in tries)
+
+
+def test_with_a_gpu_cuda_is_chosen(checkout: Checkout) -> None:
+    (checkout.root / "gpu").touch()
+    tries = [step for step in checkout.set_up("run") if "torch=" in step]
+    assert tries == [f"pip install {TORCH.replace('==', '===')}"]
+
+
+def test_a_choice_of_torch_is_kept(checkout: Checkout) -> None:
+    assert not any("torch=" in step for step in checkout.set_up("run", "none"))
+    (checkout.root / "gpu").touch()
+    assert not any("torch=" in step for step in checkout.set_up("test"))
+    assert any("+cpu" in step for step in checkout.set_up("run", "cpu"))
+    assert any("===" in step for step in checkout.set_up("run", "cuda"))
+    assert checkout.set_up("run", "cuda") == []
+
+
+def test_a_failed_torch_is_no_obstacle_and_not_tried_each_time(checkout: Checkout) -> None:
+    (checkout.root / "offline").touch()
+    assert checkout.set_up("run") != []
+    assert checkout.set_up("run") == []
+    (checkout.root / "offline").unlink()
+    assert any("torch=" in step for step in checkout.set_up("run", "cpu"))
+
+
+def test_two_calls_at_once_install_once(checkout: Checkout) -> None:
+    os.mkfifo(checkout.root / "ready")
+    os.mkfifo(checkout.root / "go")
+    paused = STAND_INS + 'eval "real_$(declare -f make_venv)"\nmake_venv() { echo >ready; read -r <go; real_make_venv; }\n'
+    run = {"cwd": checkout.root, "text": True, "stderr": subprocess.PIPE}
+    first = subprocess.Popen(["bash", "-c", paused + "set_up run"], **run)
+    second = None
+    try:
+        (checkout.root / "ready").read_text()
+        second = subprocess.Popen(["bash", "-c", STAND_INS + "set_up run"], **run)
+        assert "waiting for another set-up" in second.stderr.readline()
+        (checkout.root / "go").write_text("\n")
+        assert [first.wait(), second.wait()] == [0, 0]
+    finally:
+        for process in filter(None, (first, second)):
+            process.kill()
+            process.communicate()
+    assert [step.split()[0] for step in checkout.calls_of("setup")] == ["venv", "pip", "pip"]
+
+
+@pytest.mark.parametrize("args", [["--torch", "gpu"], ["--torch=gpu"], ["--torch"]])
+def test_an_unknown_torch_is_refused(checkout: Checkout, args: list[str]) -> None:
+    done = subprocess.run([checkout.root / "tools/run", *args], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "usage: tools/run" in done.stderr
+    assert checkout.calls_of("python") == []
+
+
+def test_arguments_reach_nnfs(checkout: Checkout) -> None:
+    checkout.set_up("run", "none")
+    subprocess.run([checkout.root / "tools/run", "--torch", "none", "mount", "a b", "-o", "ro"], check=True)
+    assert checkout.calls_of("python") == ["-P -m nnfs mount a b -o ro"]
+
+
+def test_missing_packages_are_named(checkout: Checkout) -> None:
+    script = ". tools/lib/setup.sh; missing_packages 'true|there' 'command -v nowhere|missing' 'false|missing-too'"
+    done = subprocess.run(["bash", "-c", script], cwd=checkout.root, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["missing", "missing-too"]
+
+
+# -------------------------------------------------------------------------------------------------------- mount helpers
+
+
+@pytest.fixture
+def installed(checkout: Checkout) -> Checkout:
+    """A checkout with an nnfs that only notes its arguments, and links to its helpers as in /sbin."""
+    checkout.recorder(checkout.root / ".venv/bin/python", "nnfs")
+    checkout.recorder(checkout.root / "bin/mount", "mount")
+    checkout.recorder(checkout.root / "bin/umount", "umount")
+    (checkout.root / "sbin").mkdir()
+    for name in ("mount", "umount"):
+        (checkout.root / f"sbin/{name}.fuse.nnfs").symlink_to(checkout.root / f"tools/lib/{name}.nnfs")
+    return checkout
+
+
+def helper(checkout: Checkout, name: str, *args: str, env: dict[str, str] | None = None) -> int:
+    """The status of /sbin/NAME.fuse.nnfs ARGS, called with as bare an environment as an init system's."""
+    command = checkout.root / f"sbin/{name}.fuse.nnfs"
+    return subprocess.run([command, *args], env=env or {}, cwd="/", stderr=subprocess.DEVNULL).returncode
+
+
+def bin_path(checkout: Checkout) -> dict[str, str]:
+    return {"PATH": f"{checkout.root}/bin:/usr/bin:/bin"}
+
+
+@pytest.mark.parametrize(
+    ("args", "call"),
+    [
+        (("/data", "/mnt/nn"), "-I -m nnfs mount /data /mnt/nn"),
+        (("/data", "/mnt/nn", "-o", "rw,noatime"), "-I -m nnfs mount /data /mnt/nn -o rw,noatime"),
+        (("/my data", "/mnt/nn", "-sv", "-o", "ro", "-t", "fuse.nnfs"), "-I -m nnfs mount /my data /mnt/nn -o ro"),
+        (("/data", "/mnt/nn", "-n", "-o", "ro", "-o", "dev"), "-I -m nnfs mount /data /mnt/nn -o ro,dev"),
+    ],
+)
+def test_mount_helper_calls_nnfs(installed: Checkout, args: tuple[str, ...], call: str) -> None:
+    assert helper(installed, "mount", *args) == 0
+    assert installed.calls_of("nnfs") == [call]
+
+
+def test_mount_helper_reports_failure_as_mount_does(installed: Checkout) -> None:
+    installed.recorder(installed.root / ".venv/bin/python", "nnfs", status=5)
+    assert helper(installed, "mount", "/data", "/mnt/nn") == 32
+    (installed.root / ".venv/bin/python").unlink()
+    assert helper(installed, "mount", "/data", "/mnt/nn") == 32
+
+
+def test_mount_helper_fakes_refuses_and_remounts(installed: Checkout) -> None:
+    assert helper(installed, "mount", "/data", "/mnt/nn", "-f") == 0
+    assert helper(installed, "mount", "/data", "/mnt/nn", "-N", "1") == 1
+    assert helper(installed, "mount", "/data", "/mnt/nn", "-X") == 1
+    assert helper(installed, "mount", "/data") == 1
+    assert helper(installed, "mount", "/data", "/mnt/nn", "-o", "ro,remount", env=bin_path(installed)) == 0
+    assert installed.calls_of("nnfs") == []
+    assert installed.calls_of("mount") == ["-i -o ro,remount /mnt/nn"]
+
+
+def test_umount_helper_waits_for_nnfs_unless_forced(installed: Checkout) -> None:
+    env = bin_path(installed)
+    assert helper(installed, "umount", "/mnt/n n", "-v", "-t", "fuse.nnfs") == 0
+    assert installed.calls_of("nnfs") == ["-I -m nnfs umount /mnt/n n"]
+    assert helper(installed, "umount", "/mnt/nn", "-l", "-f", env=env) == 0
+    (installed.root / ".venv/bin/python").unlink()
+    assert helper(installed, "umount", "/mnt/nn", env=env) == 0
+    assert installed.calls_of("umount") == ["-i -l -f /mnt/nn", "-i /mnt/nn"]
+    assert helper(installed, "umount", "/mnt/nn", "-N", "1", env=env) == 1
+    assert len(installed.calls_of("nnfs")) == 1
+
+
+# ------------------------------------------------------------------------------------------------------------ contracts
+
+
+def test_every_import_contract_can_break(tmp_path: Path) -> None:
+    """tools/check sees them kept; here each is broken on purpose."""
+    shutil.copytree(REPO / "nnfs", tmp_path / "nnfs", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPO / "pyproject.toml", tmp_path)
+    (tmp_path / "nnfs/fs/planted.py").write_text("import lmdb, trio, pyfuse3, torch\nimport nnfs.cli\n")
+    lint = Path(sys.executable).parent / "lint-imports"
+    env = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([lint, "--no-cache"], cwd=tmp_path, env=env, capture_output=True, text=True)
+    contracts = tomllib.loads((REPO / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    assert done.returncode == 1
+    assert [c["name"] for c in contracts if f"{c['name']} BROKEN" not in done.stdout] == []
