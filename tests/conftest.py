@@ -21,10 +21,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--target", metavar="DIR", help="run the semantics tests in DIR, not on an nnfs mount")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Markers."""
-    config.addinivalue_line("markers", "nnfs_only(why): means nothing, or something else, on other filesystems")
-    config.addinivalue_line("markers", "beyond(*fstypes): these filesystems cannot do it; --target skips them")
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever uses a mount is marked so."""
+    for item in items:
+        if {"mounted", "mnt", "fresh_mount"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("mount")
 
 
 def why_no_mount() -> str | None:

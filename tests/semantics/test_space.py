@@ -1,0 +1,136 @@
+"""statfs tells the truth; deleted and shrunk data gives its space back while mounted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness import Mount, Plain, drop_caches, umount, wait_for, work_dir
+from tests.harness import libc as _libc
+from tests.semantics.kit import checked
+
+MIB = 1 << 20
+
+
+def test_statfs_fields(mnt: Path) -> None:
+    st = os.statvfs(mnt)
+    assert st.f_namemax == 255
+    assert st.f_bsize >= 512
+    assert st.f_frsize >= 512
+    assert 0 < st.f_bavail <= st.f_bfree <= st.f_blocks
+    (mnt / "f").touch()
+    assert os.statvfs(mnt / "f").f_blocks == st.f_blocks
+    fd = os.open(mnt / "f", os.O_RDONLY)
+    assert os.fstatvfs(fd).f_namemax == 255
+    os.close(fd)
+
+
+class Lower:
+    """A filesystem of 256 MiB that nobody else writes to, so that its free space can be counted on."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def free(self) -> int:
+        """Bytes a user may still write."""
+        st = os.statvfs(self.path)
+        return st.f_bavail * st.f_frsize
+
+
+@pytest.fixture
+def lower(request: pytest.FixtureRequest) -> Iterator[Lower]:
+    """A tmpfs of its own: its free space moves by what the store does and by nothing else."""
+    if request.config.getoption("--target"):
+        pytest.skip("nnfs only: the store's own filesystem")
+    path = work_dir()
+    checked(_libc.mount(b"tmpfs", os.fsencode(path), b"tmpfs", 0, b"size=256m"))
+    try:
+        yield Lower(path)
+    finally:
+        umount(path)
+        path.rmdir()
+
+
+def free(mount: Mount | Plain) -> int:
+    """What df shows."""
+    st = os.statvfs(mount.path)
+    return st.f_bavail * st.f_frsize
+
+
+def settle(mount: Mount) -> None:
+    """Commit."""
+    fd = os.open(mount.path, os.O_RDONLY)
+    os.fsync(fd)
+    os.close(fd)
+
+
+def test_free_space_follows_the_lower_filesystem(lower: Lower) -> None:
+    (lower.path / "store").mkdir()
+    with Mount(lower.path / "store") as mount:
+        mount.deadline(240)
+        empty = free(mount)
+        assert 0 < empty <= lower.free()
+        st = os.statvfs(mount.path)
+        assert st.f_blocks * st.f_frsize <= 257 * MIB
+        (mount.path / "random").write_bytes(os.urandom(32 * MIB))
+        mount.drop_caches()
+        settle(mount)
+        full = free(mount)
+        assert full <= lower.free()
+        assert 31 * MIB <= empty - full <= 40 * MIB
+        (mount.path / "zeros").write_bytes(bytes(32 * MIB))
+        mount.drop_caches()
+        settle(mount)
+        assert full - free(mount) < 2 * MIB
+        # Somebody else's file on the lower filesystem takes free space away, too.
+        before = free(mount)
+        (lower.path / "other").write_bytes(bytes(16 * MIB))
+        wait_for("statfs to notice", lambda: free(mount) <= min(lower.free(), before - 15 * MIB), 30)
+
+
+@pytest.mark.parametrize("how", ["unlink", "truncate", "overwrite", "rename"])
+def test_space_comes_back_while_mounted(lower: Lower, how: str) -> None:
+    (lower.path / "store").mkdir()
+    with Mount(lower.path / "store") as mount:
+        mount.deadline(240)
+        victim = mount.path / "victim"
+        (mount.path / "kept").write_bytes(b"kept" * 1000)
+        settle(mount)
+        start = lower.free()
+        victim.write_bytes(os.urandom(32 * MIB))
+        drop_caches(mount.path)
+        settle(mount)
+        assert start - lower.free() > 31 * MIB
+        if how == "unlink":
+            victim.unlink()
+        elif how == "truncate":
+            os.truncate(victim, 100)
+        elif how == "overwrite":
+            with victim.open("r+b") as f:
+                f.write(bytes(32 * MIB))
+        else:
+            (mount.path / "small").write_bytes(b"small")
+            os.rename(mount.path / "small", victim)
+
+        def back() -> bool:
+            drop_caches(mount.path)
+            settle(mount)
+            return start - lower.free() < 4 * MIB
+
+        wait_for("the space of what was deleted", back, 60, step=0.2)
+        assert free(mount) <= lower.free()
+        mount.remount()
+        assert (mount.path / "kept").read_bytes() == b"kept" * 1000
+
+
+def test_inodes_are_counted(mounted: Mount | Plain, mnt: Path) -> None:
+    before = os.statvfs(mnt)
+    for i in range(100):
+        (mnt / f"f{i}").touch()
+    mounted.drop_caches()
+    after = os.statvfs(mnt)
+    assert before.f_files == 0 or after.f_ffree < before.f_ffree
+    assert after.f_ffree <= after.f_files
