@@ -128,7 +128,8 @@ def test_a_failed_torch_is_no_obstacle_and_not_tried_each_time(checkout: Checkou
 def test_two_calls_at_once_install_once(checkout: Checkout) -> None:
     os.mkfifo(checkout.root / "ready")
     os.mkfifo(checkout.root / "go")
-    paused = STAND_INS + 'eval "real_$(declare -f make_venv)"\nmake_venv() { echo >ready; read -r <go; real_make_venv; }\n'
+    paused = STAND_INS + 'eval "real_$(declare -f make_venv)"\n'
+    paused += "make_venv() { echo >ready; read -r <go; real_make_venv; }\n"
     run = {"cwd": checkout.root, "text": True, "stderr": subprocess.PIPE}
     first = subprocess.Popen(["bash", "-c", paused + "set_up run"], **run)
     second = None
