@@ -23,7 +23,7 @@ def test_walk_finds_every_record_and_page(tmp_path: Path) -> None:
                     txn.put(key, value, db=tables[name])
                     truth[name, key] = value
         last = env.info()["last_pgno"]
-        pages = {name: 0 for name in tables}
+        pages = dict.fromkeys(tables, 0)
         with env.begin() as txn:
             for name, table in tables.items():
                 stat = txn.stat(table)

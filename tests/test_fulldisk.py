@@ -1,0 +1,215 @@
+"""A full disk below the store: the writer hears ENOSPC, nobody else notices, and deleting helps."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import why_no_mount
+from tests.harness import FULL, Mount, nnfs, umount, wait_for, work_dir
+
+pytestmark = pytest.mark.skipif(why_no_mount() is not None, reason="mounting needs root and /dev/fuse")
+MIB = 1 << 20
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def small_disk(size: int) -> Iterator[Path]:
+    """An ext4 of its own, in a file."""
+    base = work_dir()
+    image, disk = base / "image", base / "disk"
+    disk.mkdir()
+    try:
+        with image.open("wb") as file:
+            file.truncate(size)
+        subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", "-E", "lazy_itable_init=0", image], check=True)
+        subprocess.run(["mount", "-o", "loop", image, disk], check=True)
+        try:
+            yield disk
+        finally:
+            umount(disk)
+    finally:
+        shutil.rmtree(base)
+
+
+def free(path: Path) -> int:
+    """Bytes that an ordinary user may still write."""
+    st = os.statvfs(path)
+    return st.f_bavail * st.f_frsize
+
+
+def content(seed: int) -> bytes:
+    """Incompressible bytes that a number tells."""
+    rng = random.Random(seed)
+    return rng.randbytes(rng.randrange(1, 700_000))
+
+
+def write_synced(path: Path, data: bytes) -> bool:
+    """Write a file and sync it; False when there was no room. Any other error is raised."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(fd, view) :]
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            return False
+        raise
+    return True
+
+
+def read_cold(path: Path) -> bytes:
+    """A file's content, asked from the daemon and not from the page cache."""
+    with path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        return file.read()
+
+
+def fill(folder: Path, first: int) -> dict[int, Path]:
+    """Write files until there is no room, and those that were synced; the file that failed is removed."""
+    stored: dict[int, Path] = {}
+    for seed in range(first, first + 10_000):
+        path = folder / f"f{seed}"
+        if not write_synced(path, content(seed)):
+            path.unlink(missing_ok=True)
+            return stored
+        stored[seed] = path
+    raise AssertionError("the disk never got full")
+
+
+def verify(stored: dict[int, Path]) -> None:
+    """Every synced file has its bytes."""
+    for seed, path in stored.items():
+        assert read_cold(path) == content(seed), f"{path} holds wrong bytes"
+
+
+def test_full_and_free_again() -> None:
+    with small_disk(96 * MIB) as disk:
+        store = disk / "store"
+        with Mount(store) as mount:
+            mount.deadline(240)
+            mount.expect_log("(?i)space")  # saying so is no trouble
+            old = {n: mount.path / f"old{n}" for n in range(20)}
+            for seed, path in old.items():
+                assert write_synced(path, content(seed))
+            assert free(mount.path) <= free(disk)
+            stored = fill(mount.path, 1000)
+            size = sum(len(content(seed)) for seed in stored)
+            assert size > 50 * MIB, "full much too early"
+            assert free(mount.path) < 4 * MIB, "df promises room that is not there"
+            assert mount.alive
+            mount.drop_caches()
+            verify(old)
+            verify(stored)
+
+            for seed in sorted(stored)[::2]:
+                stored.pop(seed).unlink()
+            gone = size - sum(len(content(seed)) for seed in stored)
+            more = fill(mount.path, 20_000)
+            assert sum(len(content(seed)) for seed in more) > gone * 3 // 4, "what was deleted cannot be written again"
+            verify(more)
+
+            for path in more.values():
+                path.unlink()
+            again = sum(len(content(seed)) for seed in more)
+            wait_for("the lower filesystem's space", lambda: free(disk) > again * 2 // 3, 60)
+            mount.remount()
+            verify(old)
+            verify(stored)
+            assert sorted(p.name for p in mount.path.iterdir()) == sorted(
+                p.name for p in (*old.values(), *stored.values())
+            )
+        done = nnfs("fsck", str(store), "--data", check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+class Crowd:
+    """Writers and readers that meet at the edge of a full disk."""
+
+    def __init__(self, root: Path, rounds: int) -> None:
+        self.root = root
+        self.rounds = rounds
+        self.lock = threading.Lock()
+        self.stored: dict[int, Path] = {}
+        self.refused = 0
+        self.trouble: list[str] = []
+        self.writers_left = 10
+
+    def _guarded(self, work: object, number: int) -> None:
+        try:
+            work(number)  # type: ignore[operator]
+        except (OSError, AssertionError) as error:
+            self.trouble.append(f"{work.__name__} {number}: {error!r}")  # type: ignore[attr-defined]
+
+    def write(self, number: int) -> None:
+        """Write files; when there is no room, delete some of its own and go on."""
+        own: list[int] = []
+        try:
+            for turn in range(self.rounds):
+                seed = number * 100_000 + turn
+                path = self.root / f"w{seed}"
+                if write_synced(path, content(seed)):
+                    own.append(seed)
+                    with self.lock:
+                        self.stored[seed] = path
+                    continue
+                path.unlink(missing_ok=True)
+                with self.lock:
+                    self.refused += 1
+                for old in own[: len(own) // 3 + 1]:
+                    with self.lock:
+                        self.stored.pop(old).unlink()
+                own = own[len(own) // 3 + 1 :]
+        finally:
+            self.writers_left -= 1
+
+    def read(self, number: int) -> None:
+        """Read what was synced, and compare."""
+        rng = random.Random(number)
+        while self.writers_left:
+            with self.lock:
+                seed, path = rng.choice(sorted(self.stored.items())) if self.stored else (0, self.root)
+                file = path.open("rb") if seed else None  # opened under the lock: it may be deleted while it is read
+            if file is not None:
+                with file:
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                    assert file.read() == content(seed), f"{path} holds wrong bytes"
+
+    def run(self) -> None:
+        """Ten of each, to the end."""
+        jobs = [(self.write, n + 1) for n in range(10)] + [(self.read, n) for n in range(10)]
+        threads = [threading.Thread(target=self._guarded, args=job) for job in jobs]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+
+def test_twenty_at_the_edge() -> None:
+    with small_disk(64 * MIB) as disk:
+        store = disk / "store"
+        with Mount(store) as mount:
+            mount.deadline(600)
+            mount.expect_log("(?i)space")
+            crowd = Crowd(mount.path, 150 if FULL else 30)
+            crowd.run()
+            assert crowd.trouble == []
+            assert crowd.refused > 0, "it was never full"
+            assert mount.alive
+            mount.remount()
+            verify(crowd.stored)
+        done = nnfs("fsck", str(store), "--data", check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
