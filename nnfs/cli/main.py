@@ -1,0 +1,194 @@
+"""The `nnfs` command: arguments, help, errors. What a command needs is imported when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import nnfs
+from nnfs.errors import NnfsError, UsageError
+
+USAGE, FSCK_USAGE, INTERRUPTED = UsageError.exit_code, 16, 130
+DEFAULT_CHUNK_SIZE = 128 * 1024
+
+EXAMPLES = """\
+examples:
+  nnfs mount /data /mnt/nn      mount the store /data (made when the directory is empty)
+  nnfs df /mnt/nn               what it saves
+  nnfs umount /mnt/nn           unmount, and wait until all is on disk
+`nnfs COMMAND --help` has more.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with our way to say errors."""
+
+    usage_exit = USAGE
+
+    def error(self, message: str) -> NoReturn:
+        print(f"nnfs: {message}\ntry: {self.prog} --help", file=sys.stderr)
+        sys.exit(self.usage_exit)
+
+
+class _FsckParser(Parser):
+    usage_exit = FSCK_USAGE
+
+
+def byte_count(text: str) -> int:
+    """A number of bytes, with K or M (binary) behind it or not."""
+    factor = {"K": 1 << 10, "M": 1 << 20}.get(text[-1:].upper(), 1)
+    digits = text[:-1] if factor > 1 else text
+    if not digits.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes (131072 or 128K, say)")
+    return int(digits) * factor
+
+
+def absolute(text: str) -> Path:
+    """A path that stays true when the daemon changes its directory."""
+    return Path(os.path.abspath(text))
+
+
+def _command(commands: Any, name: str, run: str, summary: str, examples: str) -> argparse.ArgumentParser:
+    module = "nnfs.cli." + run
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=summary, description=summary[0].upper() + summary[1:] + ".", epilog="examples:\n" + examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.set_defaults(run=module)
+    return parser
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+
+
+def _add_mounting(commands: Any) -> None:
+    parser = _command(commands, "mount", "mounting:mount", "mount a store (made when its directory is empty)", """\
+  nnfs mount /data /mnt/nn
+  nnfs mount /data /mnt/nn -o ro,noatime
+  nnfs mount /data /mnt/nn -f            stay in the foreground, log to stderr
+  /data /mnt/nn fuse.nnfs defaults 0 0   the same as a line of /etc/fstab
+""")  # fmt: skip
+    parser.add_argument("store", metavar="STORE", help="directory of the store")
+    parser.add_argument("mountpoint", metavar="MNT", help="directory to mount on")
+    parser.add_argument("-f", dest="foreground", action="store_true", help="stay in the foreground until unmounted")
+    parser.add_argument(
+        "-o", dest="options", action="append", default=[], metavar="OPTS",
+        help="options as mount(8) takes them: ro, allow_other, noatime, suid, dev, exec, fsname=...",
+    )  # fmt: skip
+    parser.add_argument(
+        "--chunk-size", type=byte_count, metavar="N", help="for a new store: 16K to 1M, a power of two (128K)"
+    )
+    parser.add_argument(
+        "--log", type=absolute, metavar="FILE", help="log to FILE (not to stderr with -f, the journal, or /var/log/nnfs)"
+    )
+    parser.add_argument(
+        "--log-level", choices=["debug", "info", "warning", "error"], default="info", help="what to log (info)"
+    )
+    parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
+
+    parser = _command(commands, "umount", "mounting:umount", "unmount, and wait until all is committed", """\
+  nnfs umount /mnt/nn
+  nnfs umount -l /mnt/nn     detach a busy mount now; it ends when its last user does
+""")  # fmt: skip
+    parser.add_argument("mountpoint", metavar="MNT", help="the mount point (or the store's directory)")
+    parser.add_argument("-l", "--lazy", action="store_true", help="detach now, do not wait")
+    parser.add_argument("-f", "--force", action="store_true", help="abort requests that wait for an answer")
+
+
+def _add_looking(commands: Any) -> None:
+    parser = _command(commands, "df", "show:df", "show what is stored: bytes by codec, ratio, space on disk", """\
+  nnfs df /mnt/nn
+  nnfs df /data --json | jq .physical_bytes
+""")  # fmt: skip
+    parser.add_argument("path", metavar="PATH", help="a store, a mount point, or anything on a mount")
+    _add_json(parser)
+
+    parser = _command(commands, "status", "show:status", "show the daemon's state: dirty bytes, queue, caches", """\
+  nnfs status /mnt/nn
+  kill -TERM $(nnfs status /data --json | jq .pid)     unmount cleanly
+""")  # fmt: skip
+    parser.add_argument("path", metavar="PATH", help="a store, a mount point, or anything on a mount")
+    _add_json(parser)
+
+    parser = _command(commands, "stat", "show:stat", "show how a file is stored, or all files below a directory", """\
+  nnfs stat /mnt/nn/file
+  nnfs stat /mnt/nn/photos --json
+""")  # fmt: skip
+    parser.add_argument("path", metavar="FILE", help="a file or a directory on a mount")
+    _add_json(parser)
+
+
+def _add_maintaining(commands: Any) -> None:
+    parser = _command(commands, "mkfs", "maintain:mkfs", "make an empty store (mount does it, too)", """\
+  nnfs mkfs /data
+  nnfs mkfs /data --chunk-size 64K
+""")  # fmt: skip
+    parser.add_argument("store", metavar="STORE", help="an empty directory, or one to make")
+    parser.add_argument(
+        "--chunk-size", type=byte_count, default=DEFAULT_CHUNK_SIZE, metavar="N",
+        help="16K to 1M, a power of two (128K): larger compresses better, smaller suits random writes",
+    )  # fmt: skip
+
+    parser = _command(commands, "fsck", "maintain:fsck", "check a store that is not mounted", """\
+  nnfs fsck /data                  every invariant of the format, checksums of all stored bytes
+  nnfs fsck /data --data           decode every chunk and compare its hash as well
+  nnfs fsck /data --repair         mend what can be mended; what has no name goes to /lost+found
+exit status, as of fsck(8): 0 clean, 1 errors corrected, 4 errors left, 8 could not check, 16 wrong usage
+""")  # fmt: skip
+    parser.__class__ = _FsckParser
+    parser.add_argument("store", metavar="STORE", help="directory of the store")
+    parser.add_argument("--data", action="store_true", help="decode every chunk and compare its BLAKE2b-512")
+    parser.add_argument("--repair", action="store_true", help="repair; make a copy of data.mdb first if you can")
+    _add_json(parser)
+
+    parser = _command(commands, "backup", "maintain:backup", "copy a store, mounted or not, into one file", """\
+  nnfs backup /mnt/nn /backup/nn.mdb
+restore:
+  mkdir /data2 && cp /backup/nn.mdb /data2/data.mdb && nnfs mount /data2 /mnt/nn
+""")  # fmt: skip
+    parser.add_argument("path", metavar="PATH", help="a store, a mount point, or anything on a mount")
+    parser.add_argument("file", metavar="FILE", help="the file to write; it appears when it is complete")
+    _add_json(parser)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = Parser(
+        prog="nnfs", description="A filesystem that compresses cold data with a neural network and proves every read.",
+        epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"nnfs {nnfs.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
+    _add_mounting(commands)
+    _add_looking(commands)
+    _add_maintaining(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status."""
+    args = build_parser().parse_args(argv)
+    module, _, name = args.run.partition(":")
+    try:
+        run = getattr(importlib.import_module(module), name)
+        status: int = run(args)
+        sys.stdout.flush()
+    except NnfsError as error:
+        print(f"nnfs: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # `nnfs ... | head`: the flush at exit must not complain
+        return NnfsError.exit_code
+    except OSError as error:
+        where = os.fsdecode(error.filename) + ": " if isinstance(error.filename, str | bytes) else ""
+        print(f"nnfs: {where}{error.strerror or error}", file=sys.stderr)
+        return NnfsError.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return status

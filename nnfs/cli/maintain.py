@@ -1,0 +1,96 @@
+"""`nnfs mkfs`, `nnfs fsck` and `nnfs backup`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from nnfs.cli import client, tables
+from nnfs.cli.locate import locate, mount_of
+from nnfs.errors import NnfsError, UsageError
+
+FSCK_CORRECTED, FSCK_LEFT, FSCK_FAILED = 1, 4, 8  # as in fsck(8)
+
+
+def mkfs(args: argparse.Namespace) -> int:
+    """Make an empty store."""
+    from nnfs.store.env import DATA_FILE, Store
+
+    path = Path(os.path.abspath(args.store))
+    if (path / DATA_FILE).exists():
+        raise UsageError(f"{path} holds a store already; remove it first if you mean to lose it")
+    store = Store.create(path, args.chunk_size)
+    print(f"{path}: new store {store.superblock.uuid.hex()}, chunks of {tables.size(store.superblock.chunk_size)}")
+    store.close()
+    return 0
+
+
+def backup(args: argparse.Namespace) -> int:
+    """Copy a store, mounted or not, into one file."""
+    place = locate(args.path)
+    file = Path(os.path.realpath(args.file))
+    if file.is_dir():
+        raise UsageError(f"{args.file} is a directory: give the name of the file to write")
+    target = mount_of(os.fspath(file))
+    if file.parent == place.store or (target and place.mount and target.mountpoint == place.mount.mountpoint):
+        raise UsageError(f"{args.file} lies in the store that is being backed up: write the backup elsewhere")
+    if not file.parent.is_dir():
+        raise UsageError(f"{file.parent} is no directory")
+    if place.mount is not None or client.daemon_pid(place.store) is not None:
+        answer = client.ask(place.store, "backup", timeout=None, file=os.fspath(file))
+    else:
+        from nnfs.fs.backup import backup as write
+        from nnfs.store.env import Store
+
+        store = Store.open(place.store)
+        try:
+            answer = write(store, file)
+        finally:
+            store.close()
+    if args.json:
+        tables.printed_json(answer)
+    else:
+        print(f"{answer['file']}: {tables.size(answer['bytes'])}")
+    return 0
+
+
+def fsck(args: argparse.Namespace) -> int:
+    """Check a store, and repair it when asked to."""
+    from nnfs.fs import fsck as check
+
+    path = Path(os.path.abspath(args.store))
+    show = _Progress(sys.stderr.isatty() and not args.json)
+    try:
+        report = check.run(path, data=args.data, repair=args.repair, progress=show)
+    except (NnfsError, OSError) as error:
+        show.clear()
+        print(f"nnfs: {error}", file=sys.stderr)
+        return FSCK_FAILED
+    show.clear()
+    if args.json:
+        tables.printed_json(report.as_dict())
+    else:
+        print_report(report)
+    return report.exit_code
+
+
+class _Progress:
+    """One line on a terminal: stage and share done."""
+
+    def __init__(self, wanted: bool) -> None:
+        self._wanted = wanted
+        self._last = ""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if not self._wanted:
+            return
+        text = f"{stage} {100 * done // total if total else 100:3d} %"
+        if text != self._last:
+            self._last = text
+            print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        if self._last:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)

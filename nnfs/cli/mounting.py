@@ -1,0 +1,201 @@
+"""`nnfs mount` and `nnfs umount`."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import errno
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import nnfs
+from nnfs.cli import client
+from nnfs.cli.locate import FSTYPE, MountEntry, Place, locate, mount_of, mounts
+from nnfs.errors import MountError, StoreError, UsageError
+
+MNT_FORCE, MNT_DETACH = 1, 2
+READY = b"+"
+SAY_AFTER_S = 5  # an unmount that takes longer says what it waits for
+
+
+def mount(args: argparse.Namespace) -> int:
+    """Mount a store; without -f return once it is mounted."""
+    store, mountpoint = Path(os.path.realpath(args.store)), Path(os.path.realpath(args.mountpoint))
+    _check_places(store, mountpoint)
+    if args.chunk_size is not None:
+        _make_store(store, args.chunk_size)
+    if args.foreground:
+        return _foreground(store, mountpoint, args)
+    return _background(store, mountpoint, args)
+
+
+def _check_places(store: Path, mountpoint: Path) -> None:
+    try:
+        if not mountpoint.is_dir():
+            raise UsageError(f"{mountpoint} is no directory to mount on: make one with mkdir -p")
+    except OSError as error:
+        if error.errno != errno.ENOTCONN:  # a dead mount is the daemon's to clean up
+            raise
+    if store == mountpoint or mountpoint in store.parents:
+        raise UsageError(f"the store {store} lies beneath its own mount point {mountpoint}: choose another directory")
+    if store in mountpoint.parents:
+        raise UsageError(f"the mount point {mountpoint} lies in the store {store}: choose another directory")
+    entry = mount_of(os.fspath(store))
+    if entry is not None and entry.fstype == FSTYPE and store.exists() and _same_store(entry, store):
+        raise UsageError(f"the store {store} lies on its own mount {entry.mountpoint}: choose another directory")
+
+
+def _same_store(entry: MountEntry, store: Path) -> bool:
+    return os.path.realpath(entry.source) == os.fspath(store)
+
+
+def _make_store(store: Path, chunk_size: int) -> None:
+    """Create the store when there is none; a store that is there must have this chunk size."""
+    from nnfs.store import env
+
+    if not (store / env.DATA_FILE).exists():
+        env.Store.create(store, chunk_size).close()
+        return
+    opened = env.Store.open(store)
+    found = opened.superblock.chunk_size
+    opened.close()
+    if found != chunk_size:
+        raise UsageError(f"{store} has chunks of {found} bytes already: leave --chunk-size out")
+
+
+def _foreground(store: Path, mountpoint: Path, args: argparse.Namespace) -> int:
+    from nnfs.mount import daemon, logs, notify
+
+    in_background = args.ready_fd is not None
+    logs.configure(store, foreground=not in_background, level=args.log_level, file=args.log)
+
+    def ready() -> None:
+        notify.ready(f"{store} mounted on {mountpoint}")
+        if in_background:
+            null = os.open(os.devnull, os.O_RDWR)
+            for descriptor in (0, 1, 2):
+                os.dup2(null, descriptor)
+            os.close(null)
+            os.write(args.ready_fd, READY)
+            os.close(args.ready_fd)
+
+    return daemon.run(store, mountpoint, args.options, ready)
+
+
+def _background(store: Path, mountpoint: Path, args: argparse.Namespace) -> int:
+    """Start the daemon in a session of its own and wait until it is mounted or has failed (it says why itself)."""
+    ours, theirs = os.pipe()
+    command = [sys.executable, "-m", "nnfs", "mount", "-f", "--ready-fd", str(theirs), "--log-level", args.log_level]
+    command += ["--log", os.fspath(args.log)] if args.log else []
+    command += [word for option in args.options for word in ("-o", option)]
+    with open(ours, "rb", buffering=0) as pipe:
+        try:
+            child = subprocess.Popen(
+                [*command, "--", os.fspath(store), os.fspath(mountpoint)], stdin=subprocess.DEVNULL, cwd="/",
+                pass_fds=[theirs], start_new_session=True, env=_environment(),
+            )  # fmt: skip
+        finally:
+            os.close(theirs)
+        try:
+            is_ready = pipe.read(1) == READY
+        except BaseException:
+            child.terminate()
+            raise
+    if is_ready:
+        child.returncode = 0  # it goes on without us: Popen need not warn of a child that still runs
+        return 0
+    code = child.wait()
+    if code < 0:
+        raise MountError(f"the daemon was ended by {signal.Signals(-code).name} before the mount was there")
+    return code or MountError.exit_code
+
+
+def _environment() -> dict[str, str]:
+    """The daemon runs in "/": it must find this very package there."""
+    home = os.path.dirname(os.path.dirname(os.path.abspath(nnfs.__file__)))
+    path = [home, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(path))}
+
+
+def umount(args: argparse.Namespace) -> int:
+    """Unmount, then wait until the daemon has committed everything and ended."""
+    place = _mounted_place(args.mountpoint)
+    assert place.mount is not None
+    mountpoint = place.mount.mountpoint
+    pid = client.daemon_pid(place.store)
+    waiter = _pidfd(pid) if pid is not None else None
+    try:
+        _unmount(mountpoint, lazy=args.lazy, force=args.force)
+        if waiter is None or args.lazy:
+            return 0
+        _wait(waiter, f"nnfs: {mountpoint} is unmounted; waiting for the daemon (pid {pid}) to write to {place.store}")
+    finally:
+        if waiter is not None:
+            os.close(waiter)
+    return 0
+
+
+def _mounted_place(text: str) -> Place:
+    """The mount at a mount point, or of a store directory."""
+    path = os.path.realpath(text) if not _is_mountpoint(os.path.abspath(text)) else os.path.abspath(text)
+    entry = mount_of(path)
+    if entry is not None and entry.mountpoint == path:
+        if entry.fstype != FSTYPE:
+            raise UsageError(f"{text} is a mount of type {entry.fstype}, not of nnfs")
+        return locate(path)
+    for entry in reversed(mounts()):
+        if entry.fstype == FSTYPE and entry.source == path:
+            return Place(Path(path), entry, Path(entry.mountpoint))
+    os.stat(path)
+    raise UsageError(f"{text} is not mounted (findmnt -t {FSTYPE} lists what is)")
+
+
+def _is_mountpoint(path: str) -> bool:
+    return any(entry.mountpoint == path for entry in mounts())
+
+
+def _pidfd(pid: int) -> int | None:
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+
+
+def _wait(pidfd: int, message: str) -> None:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    if not poll.poll(SAY_AFTER_S * 1000):
+        print(message, file=sys.stderr, flush=True)
+        poll.poll()
+
+
+def _unmount(mountpoint: str, *, lazy: bool, force: bool) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    flags = (MNT_DETACH if lazy else 0) | (MNT_FORCE if force else 0)
+    if libc.umount2(os.fsencode(mountpoint), flags) == 0:
+        return
+    code = ctypes.get_errno()
+    if code == errno.EPERM:
+        _fusermount(["-u", *(["-z"] if lazy else []), "--", mountpoint])
+    elif code == errno.EBUSY:
+        raise MountError(
+            f"{mountpoint} is busy: a process has a file open or its working directory there "
+            f"(fuser -vm {mountpoint} or lsof +f -- {mountpoint} shows it); "
+            f"end it, or use -l to detach now and finish when the last one is gone"
+        )
+    else:
+        raise MountError(f"cannot unmount {mountpoint}: {os.strerror(code)}")
+
+
+def _fusermount(words: Sequence[str]) -> None:
+    try:
+        done = subprocess.run(["fusermount3", *words], capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise StoreError("only root may unmount here (fusermount3 is not installed)") from error
+    if done.returncode:
+        raise MountError(done.stderr.strip().removeprefix("fusermount3: ") or "fusermount3 failed")

@@ -1,0 +1,55 @@
+"""Numbers and tables for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+
+def size(number: int) -> str:
+    """Bytes with a binary unit, three digits: 17 -> "17 B", 1536 -> "1.50 KiB"."""
+    if number < 1024:
+        return f"{number} B"
+    value, units = number / 1024, ["EiB", "PiB", "TiB", "GiB", "MiB", "KiB"]
+    unit = units.pop()
+    while value >= 1023.5 and units:
+        value, unit = value / 1024, units.pop()
+    return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f} {unit}"
+
+
+def ratio(plain: int, stored: int) -> str:
+    """How many times smaller than plain."""
+    return f"{plain / stored:.2f}" if plain and stored else "-"
+
+
+def span(seconds: float) -> str:
+    """A duration: "3 d 4 h", "12 min 5 s"."""
+    rest, parts = int(seconds), []
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if rest >= length:
+            parts.append(f"{rest // length} {unit}")
+            rest %= length
+    return " ".join([*parts, f"{rest} s"][:2])
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Columns as wide as they must be; the first `left` ones aligned left, the others right."""
+    lines = [head, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+
+    def cell(column: int, text: str) -> str:
+        return text.ljust(widths[column]) if column < left else text.rjust(widths[column])
+
+    return "\n".join("  ".join(cell(n, text) for n, text in enumerate(line)).rstrip() for line in lines)
+
+
+def pairs(items: Sequence[tuple[str, str]]) -> str:
+    """Names and values in two columns."""
+    width = max(len(name) for name, _ in items)
+    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in items)
+
+
+def printed_json(answer: dict[str, Any]) -> None:
+    """One JSON object for a program to read."""
+    print(json.dumps(answer, indent=2))

@@ -1,0 +1,158 @@
+"""What `df` and `stat` tell: the same answers from the daemon of a mounted store and from one that is not mounted."""
+
+from __future__ import annotations
+
+import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from nnfs import codec
+from nnfs.errors import RecordDamaged, StoreDamaged, UsageError
+from nnfs.store import schema
+from nnfs.store.blocks import load_block
+from nnfs.store.env import Snapshot, Store, load_twice
+from nnfs.store.schema import Dentry, Inode, MapNode, State, Superblock, Total
+
+KINDS = {
+    stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "symbolic link", stat.S_IFIFO: "fifo",
+    stat.S_IFSOCK: "socket", stat.S_IFBLK: "block device", stat.S_IFCHR: "character device",
+}  # fmt: skip
+
+
+def codec_name(number: int) -> str:
+    """The name of a codec, also of one that this version does not know."""
+    return codec.NAMES.get(number, f"codec {number}")
+
+
+def fingerprint(snapshot: Snapshot, model: int) -> str | None:
+    """The fingerprint of a model in hexadecimal; None for codecs without one and for damaged records."""
+    key = model.to_bytes(2, "big")
+    record = snapshot.get("model", key) if model else None
+    try:
+        return schema.unpack_model(key, record).hex() if record is not None else None
+    except RecordDamaged:
+        return None
+
+
+def _codec_line(snapshot: Snapshot, number: int, model: int, chunks: int, plain: int, stored: int) -> dict[str, Any]:
+    return {
+        "codec": codec_name(number), "model": model, "fingerprint": fingerprint(snapshot, model),
+        "chunks": chunks, "plain_bytes": plain, "stored_bytes": stored,
+    }  # fmt: skip
+
+
+def df_report(store: Store) -> dict[str, Any]:
+    """Bytes of the whole store as of its last commit: logical (per file), stored (payloads), physical (on disk)."""
+    snapshot = store.read()
+    try:
+        state: State = load_twice(snapshot, schema.STATE_KEY, State.unpack)[0]
+        codecs = []
+        for key, record in snapshot.range("total", b""):
+            total, (number, model) = Total.unpack(key, record), schema.TOTAL_KEY.unpack(key)
+            if total.blocks:
+                codecs.append(_codec_line(snapshot, number, model, total.blocks, total.plain, total.stored))
+    finally:
+        snapshot.close()
+    return {
+        "store": str(store.path),
+        "uuid": store.superblock.uuid.hex(),
+        "chunk_size": store.superblock.chunk_size,
+        "commit": state.commit,
+        "inodes": state.inodes,
+        "chunks": sum(line["chunks"] for line in codecs),
+        "logical_bytes": state.logical,
+        "plain_bytes": sum(line["plain_bytes"] for line in codecs),
+        "stored_bytes": sum(line["stored_bytes"] for line in codecs),
+        "physical_bytes": store.physical_bytes(),
+        "codecs": codecs,
+    }
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Sums over the chunks of one or many files."""
+
+    chunks: int = 0
+    shared: int = 0
+    damaged: int = 0
+    codecs: Counter[tuple[int, int]] = field(default_factory=Counter)
+    plain: Counter[tuple[int, int]] = field(default_factory=Counter)
+    stored: Counter[tuple[int, int]] = field(default_factory=Counter)
+
+    def add(self, snapshot: Snapshot, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            self.chunks += 1
+            try:
+                block = load_block(snapshot, number)
+            except RecordDamaged:
+                block = None
+            if block is None:
+                self.damaged += 1
+                continue
+            kind = (block.codec, block.model)
+            self.shared += block.refs > 1
+            self.codecs[kind] += 1
+            self.plain[kind] += block.plain
+            self.stored[kind] += block.stored
+
+
+def _load(snapshot: Snapshot, ino: int) -> Inode:
+    key = schema.inode_key(ino)
+    record = snapshot.get("inode", key)
+    if record is None:
+        raise UsageError(f"inode {ino} is not in the store")
+    return Inode.unpack(ino, record)
+
+
+def _files_below(snapshot: Snapshot, root: int) -> Iterator[Inode]:
+    """Every inode below a directory, each once."""
+    pending, seen = [root], {root}
+    while pending:
+        for key, record in snapshot.prefix("dentry", schema.inode_key(pending.pop())):
+            ino = Dentry.unpack(key, record).ino
+            if ino not in seen:
+                seen.add(ino)
+                inode = _load(snapshot, ino)
+                if stat.S_ISDIR(inode.mode):
+                    pending.append(ino)
+                yield inode
+
+
+def stat_report(snapshot: Snapshot, ino: int) -> dict[str, Any]:
+    """Chunks, codecs and bytes of a file, or of everything below a directory. Raises `UsageError`, `StoreDamaged`."""
+    superblock: Superblock = load_twice(snapshot, schema.SUPER_KEY, Superblock.unpack)[0]
+    top = _load(snapshot, ino)
+    is_tree = stat.S_ISDIR(top.mode)
+    tally, files, size, holes, damaged_nodes = _Tally(), 0, 0, 0, 0
+    for inode in _files_below(snapshot, ino) if is_tree else [top]:
+        files += 1
+        if not stat.S_ISREG(inode.mode):
+            continue
+        size += inode.size
+        holes += -(-inode.size // superblock.chunk_size) - inode.count
+        if not inode.count:
+            continue
+        for key, record in snapshot.prefix("map", schema.inode_key(inode.ino)):
+            try:
+                tally.add(snapshot, MapNode.unpack(key, record).blocks.values())
+            except StoreDamaged:
+                damaged_nodes += 1
+    return {
+        "ino": ino,
+        "type": KINDS.get(stat.S_IFMT(top.mode), "unknown"),
+        "size": size if is_tree else top.size,
+        "chunk_size": superblock.chunk_size,
+        "chunks": tally.chunks,
+        "holes": holes,
+        "shared": tally.shared,
+        "damaged": tally.damaged + damaged_nodes,
+        "plain_bytes": sum(tally.plain.values()),
+        "stored_bytes": sum(tally.stored.values()),
+        **({"files": files} if is_tree else {}),
+        "codecs": [
+            _codec_line(snapshot, *kind, tally.codecs[kind], tally.plain[kind], tally.stored[kind])
+            for kind in sorted(tally.codecs)
+        ],
+    }

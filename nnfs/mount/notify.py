@@ -1,0 +1,52 @@
+"""sd_notify(3) in a few lines: tells systemd that the daemon is ready, is stopping, is alive."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+
+log = logging.getLogger(__name__)
+
+
+def notify(*lines: str) -> bool:
+    """Send assignments such as "READY=1" to the service manager; return whether there was one to take them."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        return False
+    name = "\0" + address[1:] if address[0] == "@" else address
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            sock.sendto("\n".join(lines).encode(), name)
+    except OSError as error:
+        log.warning("cannot notify the service manager at %s: %s", address, error)
+        return False
+    return True
+
+
+def ready(status: str = "") -> bool:
+    """The mount is there."""
+    return notify("READY=1", f"MAINPID={os.getpid()}", *([f"STATUS={status}"] if status else []))
+
+
+def stopping(status: str = "") -> bool:
+    """An unmount has begun."""
+    return notify("STOPPING=1", *([f"STATUS={status}"] if status else []))
+
+
+def extend_timeout(seconds: float) -> bool:
+    """Ask for more time: a last commit may be long, and being killed in it would cost data nobody asked to lose."""
+    return notify(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
+
+
+def watchdog() -> bool:
+    """One sign of life."""
+    return notify("WATCHDOG=1")
+
+
+def watchdog_interval() -> float | None:
+    """Seconds between two signs of life that systemd's watchdog asks for, halved to be safe; None: it asks for none."""
+    usec, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
+    if not usec.isdecimal() or int(usec) == 0 or (pid and pid != str(os.getpid())):
+        return None
+    return int(usec) / 2e6
