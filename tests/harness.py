@@ -1,8 +1,8 @@
 """Mounts for tests: a real daemon on a store of its own, and whatever is needed to be rid of it in all cases.
 
-A process that reads from a hung FUSE mount sleeps uninterruptibly, the one that runs pytest included, so a hang cannot be
-ended from within. Each mount is therefore watched by a guard process: it kills the daemon (the kernel then answers
-every waiting request with ENOTCONN) when a deadline passes or pytest is gone.
+A process that reads from a hung FUSE mount sleeps uninterruptibly, the one that runs pytest included, so a hang
+cannot be ended from within. Each mount is therefore watched by a guard process: it kills the daemon (the kernel
+then answers every waiting request with ENOTCONN) when a deadline passes or pytest is gone.
 """
 
 from __future__ import annotations
@@ -225,13 +225,19 @@ class Mount:
             argv = [*argv, "-o", ",".join(self.options)]
         with self.logfile.open("ab") as log:
             self._child = subprocess.Popen(
-                argv, env=environment(self.env), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.base,
+                argv,
+                env=environment(self.env),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.base,
                 start_new_session=True,
-            )  # fmt: skip
+            )
         self._guard = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", GUARD, str(self._child.pid), str(self.path)],
-            stdin=subprocess.PIPE, start_new_session=True,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
 
         def up() -> bool:
             assert self._child is not None
@@ -309,7 +315,7 @@ class Mount:
         self._expected.append(re.compile(pattern))
 
     def unexpected(self) -> list[str]:
-        """Troubled records of the log that nobody announced: a line with a level and all that follows until the next."""
+        """Troubled records that nobody announced; a record is a line with a level and all that follows it."""
         records = re.split(RECORD, self.log(), flags=re.MULTILINE)
         return [r for r in records if TROUBLE.search(r) and not any(p.search(r) for p in self._expected)]
 

@@ -149,9 +149,13 @@ def as_user(uid: int, run: Callable[[], T], gid: int | None = None, groups: tupl
 
 
 def acl(
-    user: int, group: int, other: int, mask: int | None = None, users: dict[int, int] | None = None,
+    user: int,
+    group: int,
+    other: int,
+    mask: int | None = None,
+    users: dict[int, int] | None = None,
     groups: dict[int, int] | None = None,
-) -> bytes:  # fmt: skip
+) -> bytes:
     """The value of system.posix_acl_*: version 2, entries of tag, permissions, id, sorted as the kernel wants."""
     entries = [(0x01, user, 0xFFFFFFFF)]
     entries += [(0x02, perm, uid) for uid, perm in sorted((users or {}).items())]
@@ -186,3 +190,29 @@ def pwrite(path: Path, data: bytes, offset: int) -> None:
         assert os.pwrite(fd, data, offset) == len(data)
     finally:
         os.close(fd)
+
+
+def owned(path: Path, uid: int, gid: int, bits: int) -> Path:
+    """A file with this owner and mode."""
+    path.write_bytes(b"content of some length")
+    os.chown(path, uid, gid)
+    os.chmod(path, bits)
+    return path
+
+
+def can(uid: int, path: Path, groups: tuple[int, ...] = ()) -> str:
+    """What *uid* really can do with a file: some of "rw"."""
+
+    def run() -> str:
+        found = ""
+        for letter, flag, bit in (("r", os.O_RDONLY, os.R_OK), ("w", os.O_WRONLY, os.W_OK)):
+            try:
+                os.close(os.open(path, flag))
+            except PermissionError:
+                assert not os.access(path, bit)
+            else:
+                assert os.access(path, bit)
+                found += letter
+        return found
+
+    return as_user(uid, run, groups=groups)

@@ -40,7 +40,7 @@ CALLS: dict[str, Callable[[Path], object]] = {
     "rename to": lambda p: os.rename(source(p), p),
     "link from": lambda p: os.link(p, p.parent.parent / "target"),
     "link to": lambda p: os.link(source(p), p),
-}  # fmt: skip
+}
 MAKES = {"open O_CREAT", "mkdir", "mkfifo", "mknod", "symlink", "rename to", "link to"}
 
 
@@ -101,7 +101,7 @@ def test_a_directory_that_may_not_be_searched(mnt: Path, call: str) -> None:
     assert os.listdir(mnt / "d") == ["x"]
 
 
-@pytest.mark.parametrize("call", sorted(MAKES) + ["unlink", "rename from"])
+@pytest.mark.parametrize("call", [*sorted(MAKES), "unlink", "rename from"])
 def test_a_directory_that_may_not_be_written(mnt: Path, call: str) -> None:
     (mnt / "d").mkdir()
     source(mnt / "d" / "x").chmod(0o666)
@@ -166,9 +166,11 @@ def test_empty_and_odd_paths(mnt: Path) -> None:
     (mnt / "f").touch()
     (mnt / "d").mkdir()
     for attempt in (
-        lambda: os.stat(os.fsencode(mnt) + b"/f/"), lambda: os.mkdir(os.fsencode(mnt) + b"/f/"),
-        lambda: os.rename(mnt / "f", os.fsencode(mnt) + b"/g/"), lambda: os.unlink(os.fsencode(mnt) + b"/f/"),
-    ):  # fmt: skip
+        lambda: os.stat(os.fsencode(mnt) + b"/f/"),
+        lambda: os.mkdir(os.fsencode(mnt) + b"/f/"),
+        lambda: os.rename(mnt / "f", os.fsencode(mnt) + b"/g/"),
+        lambda: os.unlink(os.fsencode(mnt) + b"/f/"),
+    ):
         with fails(errno.ENOTDIR, errno.EEXIST):
             attempt()
     os.mkdir(os.fsencode(mnt) + b"/e/")

@@ -79,7 +79,7 @@ def test_another_process_sees_writes(mnt: Path) -> None:
     with (mnt / "f").open("wb", buffering=0) as f:
         for i in range(10):
             f.write(b"%d" % i)
-            assert in_child(lambda: (mnt / "f").read_bytes()) == b"0123456789"[: i + 1]
+            assert in_child((mnt / "f").read_bytes) == b"0123456789"[: i + 1]
 
 
 def test_append_by_two_processes(mnt: Path, mounted: Mount | Plain) -> None:
@@ -127,7 +127,7 @@ def test_append_ignores_the_position(mnt: Path) -> None:
 
 @pytest.mark.parametrize("size", [10, CHUNK - 5, 3 * CHUNK + 9])
 def test_write_only_and_append_handles_into_cached_pages(mnt: Path, mounted: Mount | Plain, size: int) -> None:
-    """With the writeback cache the kernel reads the page under a small write, through a handle opened for writing only."""
+    """With the writeback cache the kernel reads the page under a small write, through a handle that only writes."""
     f = mnt / "f"
     f.write_bytes(pattern(size))
     mounted.drop_caches()

@@ -182,8 +182,23 @@ def test_many_hard_links(mnt: Path, mounted: Mount | Plain) -> None:
     assert os.stat(mnt / "l999").st_nlink == 501
 
 
-NAMES = [b"\xff\xfe\x80 not utf-8", b"new\nline", b"\\", b"-rf", b"*", b"..." , b" ", b"\x01\x7f", "ü漢😀".encode(), b"e\xcc\x81",
-         b"\xc3\xa9", b"n" * 255, b"\xf0" * 255, b"A", b"a"]  # fmt: skip
+NAMES = [
+    b"\xff\xfe\x80 not utf-8",
+    b"new\nline",
+    b"\\",
+    b"-rf",
+    b"*",
+    b"...",
+    b" ",
+    b"\x01\x7f",
+    "ü漢😀".encode(),
+    b"e\xcc\x81",
+    b"\xc3\xa9",
+    b"n" * 255,
+    b"\xf0" * 255,
+    b"A",
+    b"a",
+]
 
 
 def test_names_are_bytes(mnt: Path, mounted: Mount | Plain) -> None:
@@ -205,10 +220,17 @@ def test_names_of_256_bytes_are_too_long(mnt: Path) -> None:
     (mnt / "f").touch()
     (mnt / "d").mkdir()
     attempts = [
-        lambda: os.open(long, os.O_CREAT | os.O_WRONLY), lambda: os.mkdir(long), lambda: os.symlink("t", long),
-        lambda: os.link(mnt / "f", long), lambda: os.rename(mnt / "f", long), lambda: os.mkfifo(long),
-        lambda: os.stat(long), lambda: os.unlink(long), lambda: os.rmdir(long), lambda: os.rename(long, mnt / "g"),
-    ]  # fmt: skip
+        lambda: os.open(long, os.O_CREAT | os.O_WRONLY),
+        lambda: os.mkdir(long),
+        lambda: os.symlink("t", long),
+        lambda: os.link(mnt / "f", long),
+        lambda: os.rename(mnt / "f", long),
+        lambda: os.mkfifo(long),
+        lambda: os.stat(long),
+        lambda: os.unlink(long),
+        lambda: os.rmdir(long),
+        lambda: os.rename(long, mnt / "g"),
+    ]
     for attempt in attempts:
         with fails(errno.ENAMETOOLONG):
             attempt()
@@ -231,11 +253,16 @@ def test_scandir_knows_types(mnt: Path) -> None:
     (mnt / "f").touch()
     os.symlink("d", mnt / "l")
     os.mkfifo(mnt / "p")
-    kinds = {e.name: (e.is_dir(follow_symlinks=False), e.is_file(follow_symlinks=False), e.is_symlink())
-             for e in os.scandir(mnt)}  # fmt: skip
+    kinds = {
+        e.name: (e.is_dir(follow_symlinks=False), e.is_file(follow_symlinks=False), e.is_symlink())
+        for e in os.scandir(mnt)
+    }
     assert kinds == {
-        "d": (True, False, False), "f": (False, True, False), "l": (False, False, True), "p": (False, False, False)
-    }  # fmt: skip
+        "d": (True, False, False),
+        "f": (False, True, False),
+        "l": (False, False, True),
+        "p": (False, False, False),
+    }
 
 
 def test_open_flags(mnt: Path) -> None:

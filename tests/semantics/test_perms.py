@@ -1,4 +1,4 @@
-"""Who may do what: modes, umask, sticky and setgid directories, privileges that a change takes away, ACLs."""
+"""Who may do what: modes, umask, sticky and setgid directories, privileges that a change takes away."""
 
 from __future__ import annotations
 
@@ -11,44 +11,23 @@ from pathlib import Path
 import pytest
 
 from tests.harness import Mount, Plain
-from tests.semantics.kit import ALICE, BOB, CREW, acl, as_user, capability, fails, mode, pwrite
+from tests.semantics.kit import ALICE, BOB, CREW, as_user, can, capability, fails, mode, owned, pwrite
 
-ACCESS, DEFAULT = "system.posix_acl_access", "system.posix_acl_default"
 CAPS = "security.capability"
 
 
-def owned(path: Path, uid: int, gid: int, bits: int) -> Path:
-    """A file with this owner and mode."""
-    path.write_bytes(b"content of some length")
-    os.chown(path, uid, gid)
-    os.chmod(path, bits)
-    return path
-
-
-# -- modes and access checks --------------------------------------------------------------------------------------------
-
-
-def can(uid: int, path: Path, groups: tuple[int, ...] = ()) -> str:
-    """What *uid* really can do with a file: some of "rw"."""
-
-    def run() -> str:
-        found = ""
-        for letter, flag, bit in (("r", os.O_RDONLY, os.R_OK), ("w", os.O_WRONLY, os.W_OK)):
-            try:
-                os.close(os.open(path, flag))
-            except PermissionError:
-                assert not os.access(path, bit)
-            else:
-                assert os.access(path, bit)
-                found += letter
-        return found
-
-    return as_user(uid, run, groups=groups)
+# -- modes and access checks ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("bits", "owner", "group", "other"),
-    [(0o600, "rw", "", ""), (0o640, "rw", "r", ""), (0o066, "", "rw", "rw"), (0o604, "rw", "", "r"), (0o246, "w", "r", "rw")],
+    [
+        (0o600, "rw", "", ""),
+        (0o640, "rw", "r", ""),
+        (0o066, "", "rw", "rw"),
+        (0o604, "rw", "", "r"),
+        (0o246, "w", "r", "rw"),
+    ],
 )
 def test_the_first_class_that_fits_decides(mnt: Path, bits: int, owner: str, group: str, other: str) -> None:
     f = owned(mnt / "f", ALICE, CREW, bits)
@@ -158,8 +137,10 @@ def test_sticky_directory(mnt: Path) -> None:
 
     def stranger() -> None:
         for attempt in (
-            lambda: os.unlink(d / "alice"), lambda: os.rename(d / "alice", d / "x"), lambda: os.rename(d / "bob", d / "alice")
-        ):  # fmt: skip
+            lambda: os.unlink(d / "alice"),
+            lambda: os.rename(d / "alice", d / "x"),
+            lambda: os.rename(d / "bob", d / "alice"),
+        ):
             with fails(errno.EPERM):
                 attempt()
         os.rename(d / "bob", d / "bob2")
@@ -186,7 +167,7 @@ def test_renaming_a_directory_needs_write_on_it(mnt: Path) -> None:
     as_user(ALICE, run)
 
 
-# -- setgid directories -------------------------------------------------------------------------------------------------
+# -- setgid directories -----------------------------------------------------------------------------------------------
 
 
 def test_setgid_directory_gives_its_group_and_bit(mnt: Path, mounted: Mount | Plain) -> None:
@@ -232,7 +213,7 @@ def test_setgid_is_not_smuggled_into_a_foreign_group(mnt: Path) -> None:
     assert mode(f) == 0o2755
 
 
-# -- suid, sgid and capabilities go when the content or the owner changes -------------------------------------------------
+# -- suid, sgid and capabilities go when the content or the owner changes ---------------------------------------------
 
 
 def by_write(path: Path) -> None:
@@ -266,8 +247,13 @@ def by_direct(path: Path) -> None:
 
 
 CHANGES: list[Callable[[Path], None]] = [
-    by_write, by_append, by_ftruncate, by_open_trunc, by_direct, lambda p: os.truncate(p, 4)
-]  # fmt: skip
+    by_write,
+    by_append,
+    by_ftruncate,
+    by_open_trunc,
+    by_direct,
+    lambda p: os.truncate(p, 4),
+]
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -300,7 +286,9 @@ def test_sgid_without_group_execute_stays(mnt: Path) -> None:
 
 
 @pytest.mark.parametrize("owner", [(ALICE, -1), (-1, CREW), (BOB, BOB)])
-def test_roots_chown_clears_suid_sgid_and_capabilities(mnt: Path, mounted: Mount | Plain, owner: tuple[int, int]) -> None:
+def test_roots_chown_clears_suid_sgid_and_capabilities(
+    mnt: Path, mounted: Mount | Plain, owner: tuple[int, int]
+) -> None:
     f = owned(mnt / "f", ALICE, ALICE, 0o6755)
     os.setxattr(f, CAPS, capability())
     os.chown(f, *owner)
@@ -322,131 +310,3 @@ def test_chown_of_a_directory_keeps_its_bits(mnt: Path) -> None:
     os.chmod(mnt / "d", 0o6755)
     os.chown(mnt / "d", ALICE, ALICE)
     assert mode(mnt / "d") == 0o6755
-
-
-# -- ACLs ---------------------------------------------------------------------------------------------------------------
-
-
-def test_acl_is_enforced(mnt: Path, mounted: Mount | Plain) -> None:
-    f = owned(mnt / "f", 0, 0, 0o600)
-    os.setxattr(f, ACCESS, acl(6, 0, 0, mask=6, users={ALICE: 4}, groups={CREW: 6}))
-    mounted.remount()
-    assert can(ALICE, f) == "r"
-    assert can(BOB, f) == ""
-    assert can(BOB, f, groups=(CREW,)) == "rw"
-    os.chmod(f, 0o640)  # changes the mask, not the group entry
-    assert can(BOB, f, groups=(CREW,)) == "r"
-    assert os.getxattr(f, ACCESS) == acl(6, 0, 0, mask=4, users={ALICE: 4}, groups={CREW: 6})
-    os.removexattr(f, ACCESS)
-    assert can(ALICE, f) == ""
-
-
-def test_acl_mask_is_the_group_bits(mnt: Path, mounted: Mount | Plain) -> None:
-    f = owned(mnt / "f", 0, 0, 0o644)
-    os.setxattr(f, ACCESS, acl(7, 5, 1, mask=3, users={ALICE: 7}))
-    assert mode(f) == 0o731
-    mounted.drop_caches()
-    assert mode(f) == 0o731
-    assert ACCESS in os.listxattr(f)
-
-
-def test_minimal_acl_is_only_the_mode(mnt: Path, mounted: Mount | Plain) -> None:
-    f = owned(mnt / "f", 0, 0, 0o644)
-    os.setxattr(f, ACCESS, acl(7, 5, 1))
-    mounted.drop_caches()
-    assert mode(f) == 0o751
-    assert ACCESS not in os.listxattr(f)
-    with fails(errno.ENODATA):
-        os.getxattr(f, ACCESS)
-
-
-def test_default_acl_is_inherited(mnt: Path, mounted: Mount | Plain) -> None:
-    """With a default ACL the umask does not count: the requested mode limits the entries instead."""
-    d = mnt / "d"
-    d.mkdir()
-    default = acl(7, 5, 0, mask=7, users={ALICE: 7})
-    os.setxattr(d, DEFAULT, default)
-    assert mode(d) == 0o755
-    os.umask(0o077)
-    os.close(os.open(d / "f", os.O_CREAT | os.O_WRONLY, 0o666))
-    os.mkdir(d / "sub", 0o777)
-    os.mknod(d / "p", 0o010664)
-    os.symlink("t", d / "l")
-    mounted.remount()
-    assert os.getxattr(d / "f", ACCESS) == acl(6, 5, 0, mask=6, users={ALICE: 7})
-    assert mode(d / "f") == 0o660
-    assert os.getxattr(d / "sub", ACCESS) == acl(7, 5, 0, mask=7, users={ALICE: 7})
-    assert os.getxattr(d / "sub", DEFAULT) == default
-    assert mode(d / "sub") == 0o770
-    assert os.getxattr(d / "p", ACCESS) == acl(6, 5, 0, mask=6, users={ALICE: 7})
-    assert mode(d / "p") == 0o660
-    assert os.listxattr(d / "l", follow_symlinks=False) == []
-    os.mkdir(d / "sub" / "deep", 0o700)
-    assert os.getxattr(d / "sub" / "deep", DEFAULT) == default
-    assert mode(d / "sub" / "deep") == 0o700
-    assert can(ALICE, d / "f") == "rw"
-
-
-def test_default_acl_without_mask_limits_the_mode(mnt: Path) -> None:
-    d = mnt / "d"
-    d.mkdir()
-    os.setxattr(d, DEFAULT, acl(7, 5, 1))
-    os.umask(0o077)
-    os.close(os.open(d / "f", os.O_CREAT | os.O_WRONLY, 0o666))
-    os.mkdir(d / "s", 0o777)
-    assert mode(d / "f") == 0o640
-    assert mode(d / "s") == 0o751
-    assert os.listxattr(d / "f") == []
-    assert os.listxattr(d / "s") == [DEFAULT]
-    os.removexattr(d, DEFAULT)
-    os.close(os.open(d / "g", os.O_CREAT | os.O_WRONLY, 0o666))
-    assert mode(d / "g") == 0o600
-
-
-def test_default_acl_and_setgid_together(mnt: Path) -> None:
-    d = mnt / "d"
-    d.mkdir()
-    os.chown(d, 0, CREW)
-    os.chmod(d, 0o2777)
-    os.setxattr(d, DEFAULT, acl(7, 7, 0))
-    as_user(ALICE, lambda: os.mkdir(d / "s"))
-    assert mode(d / "s") == 0o2770
-    assert os.stat(d / "s").st_gid == CREW
-
-
-def test_acl_refusals(mnt: Path) -> None:
-    f = owned(mnt / "f", 0, 0, 0o666)
-    with fails(errno.EACCES):
-        os.setxattr(f, DEFAULT, acl(7, 7, 7))  # only directories have one
-    for bad in (b"", b"\x01\x00\x00\x00", b"\x02\x00\x00\x00\x01", acl(7, 7, 7, users={ALICE: 7}), acl(7, 7, 7)[:-8]):
-        with fails(errno.EINVAL, errno.EOPNOTSUPP, errno.ERANGE, errno.EIO):
-            os.setxattr(f, ACCESS, bad)
-            if bad == b"":  # some kernels take an empty value as a removal
-                raise OSError(errno.EINVAL, "")
-
-    def stranger() -> None:
-        with fails(errno.EPERM):
-            os.setxattr(f, ACCESS, acl(7, 7, 7))
-        with fails(errno.EPERM):
-            os.removexattr(f, ACCESS)
-
-    as_user(BOB, stranger)
-    assert mode(f) == 0o666
-
-
-def test_big_acl(mnt: Path, mounted: Mount | Plain) -> None:
-    f = owned(mnt / "f", 0, 0, 0o600)
-    value = acl(6, 4, 0, mask=6, users={30000 + i: 6 for i in range(200)})
-    os.setxattr(f, ACCESS, value)
-    mounted.drop_caches()
-    assert os.getxattr(f, ACCESS) == value
-    assert can(30199, f) == "rw"
-    assert can(30200, f) == ""
-
-
-def test_setting_an_acl_from_outside_the_group_clears_sgid(mnt: Path) -> None:
-    """posix_acl_update_mode: else a stranger to the group could make a setgid program."""
-    f = owned(mnt / "f", ALICE, CREW, 0o755)
-    os.chmod(f, 0o2755)
-    as_user(ALICE, lambda: os.setxattr(f, ACCESS, acl(7, 5, 5, mask=5, users={BOB: 4})))
-    assert mode(f) == 0o755

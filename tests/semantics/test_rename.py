@@ -16,8 +16,12 @@ KINDS = ["file", "dir", "symlink", "fifo"]
 
 def make(path: Path, kind: str) -> int:
     """A node of this kind; its inode number."""
-    {"file": lambda: path.write_bytes(b"content of " + path.name.encode()), "dir": path.mkdir,
-     "symlink": lambda: os.symlink("t", path), "fifo": lambda: os.mkfifo(path)}[kind]()  # fmt: skip
+    {
+        "file": lambda: path.write_bytes(b"content of " + path.name.encode()),
+        "dir": path.mkdir,
+        "symlink": lambda: os.symlink("t", path),
+        "fifo": lambda: os.mkfifo(path),
+    }[kind]()
     return path.lstat().st_ino
 
 
@@ -226,5 +230,3 @@ def test_a_chain_of_renames_in_a_deep_tree(mnt: Path, mounted: Mount | Plain) ->
     found = list(mnt.rglob("f"))
     assert len(found) == 1
     assert found[0].read_bytes() == b"deep"
-
-

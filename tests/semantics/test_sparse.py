@@ -1,4 +1,4 @@
-"""Holes: read as zeros, cost nothing, and no work is in proportion to a file's size (the guard ends a daemon that counts)."""
+"""Holes: read as zeros, cost nothing; no work is in proportion to a file's size (the guard ends who counts)."""
 
 from __future__ import annotations
 

@@ -23,9 +23,22 @@ def stamps(path: Path) -> tuple[int, int, int]:
 
 @pytest.mark.parametrize(
     "ns",
-    [0, 1, -1, -NS, -NS + 1, 999_999_999, -2_147_483_000 * NS, -2_147_483_000 * NS + 7, 2**31 * NS + 5, 2**32 * NS - 1, 2**32 * NS,
-     4294967296 * NS + 999_999_999, 3 * 2**32 * NS + 1],
-)  # fmt: skip
+    [
+        0,
+        1,
+        -1,
+        -NS,
+        -NS + 1,
+        999_999_999,
+        -2_147_483_000 * NS,
+        -2_147_483_000 * NS + 7,
+        2**31 * NS + 5,
+        2**32 * NS - 1,
+        2**32 * NS,
+        4294967296 * NS + 999_999_999,
+        3 * 2**32 * NS + 1,
+    ],
+)
 def test_ns_before_1970_and_after_2106(mnt: Path, mounted: Mount | Plain, ns: int) -> None:
     for name, make in {"f": Path.touch, "d": Path.mkdir}.items():
         make(mnt / name)

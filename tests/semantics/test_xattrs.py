@@ -18,9 +18,7 @@ MAX_VALUE, MAX_NAME = 65536, 255
 
 def all_of(path: Path) -> dict[str, bytes]:
     """Every xattr that a backup program would see."""
-    return {
-        name: os.getxattr(path, name, follow_symlinks=False) for name in os.listxattr(path, follow_symlinks=False)
-    }  # fmt: skip
+    return {name: os.getxattr(path, name, follow_symlinks=False) for name in os.listxattr(path, follow_symlinks=False)}
 
 
 def test_set_get_list_remove(mnt: Path, mounted: Mount | Plain) -> None:
@@ -48,9 +46,12 @@ def test_set_get_list_remove(mnt: Path, mounted: Mount | Plain) -> None:
 def test_every_kind_of_node(mnt: Path, mounted: Mount | Plain, kind: str) -> None:
     n = mnt / "n"
     {
-        "file": n.touch, "dir": n.mkdir, "symlink": lambda: os.symlink("t", n), "fifo": lambda: os.mkfifo(n),
+        "file": n.touch,
+        "dir": n.mkdir,
+        "symlink": lambda: os.symlink("t", n),
+        "fifo": lambda: os.mkfifo(n),
         "device": lambda: os.mknod(n, stat.S_IFCHR | 0o600, os.makedev(1, 3)),
-    }[kind]()  # fmt: skip
+    }[kind]()
     os.setxattr(n, "trusted.note", b"x", follow_symlinks=False)
     if kind in ("file", "dir"):
         os.setxattr(n, "user.note", b"y")
