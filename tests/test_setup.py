@@ -232,6 +232,8 @@ def test_umount_helper_waits_for_nnfs_unless_forced(installed: Checkout) -> None
     assert installed.calls_of("umount") == ["-i -l -f /mnt/nn", "-i /mnt/nn"]
     assert helper(installed, "umount", "/mnt/nn", "-N", "1", env=env) == 1
     assert len(installed.calls_of("nnfs")) == 1
+    installed.recorder(installed.root / ".venv/bin/python", "nnfs", status=9)
+    assert helper(installed, "umount", "/mnt/nn") == 32
 
 
 # ------------------------------------------------------------------------------------------------------------ contracts
