@@ -1,0 +1,335 @@
+"""The connection between the kernel and libfuse: mount(2) by our own hand, and the INIT negotiation under our control.
+
+pyfuse3 3.5 mounts through libfuse and gives no access to ``fuse_conn_info``, so a filesystem on it is stuck with
+libfuse's wishes: the kernel applies the umask (default ACLs cannot work), 12 background requests (that many stuck reads
+freeze all readahead and writeback), no parallel look-ups, a getxattr before each write(2). So the mount is made here,
+and libfuse gets one end of a socket pair in place of ``/dev/fuse``: the kernel's INIT request is handed through,
+libfuse's reply is corrected on its way back, and then the real descriptor takes the socket's place (dup2). From there
+on libfuse and the kernel are alone. ::
+
+    options = nnfs.mount.options.parse_options(["noatime,suid"])
+    connection = connect(ops, "/mnt/nn", options)   # the mount exists, every access to it waits
+    try:
+        await connection.handshake()                # it answers
+        await connection.serve()                    # until it is unmounted, by us or by anybody
+    finally:
+        connection.close()
+
+Users other than root mount through fusermount3, which hands us the descriptor; only the tuning in sysfs is lost then.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import ctypes
+import errno
+import logging
+import os
+import re
+import select
+import socket
+import stat
+import struct
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyfuse3
+import trio
+
+from nnfs.errors import MountError
+from nnfs.mount.options import MountOptions
+
+log = logging.getLogger(__name__)
+
+# --- the INIT negotiation ---------------------------------------------------------------------------------------------
+
+FUSE_INIT = 26
+_IN = struct.Struct("<IIQQIIIIIIIII44x")  # fuse_in_header, fuse_init_in
+_OUT_HEADER = struct.Struct("<IiQ")
+_OUT = struct.Struct("<IIIIHHIIHHI28x")  # fuse_init_out
+
+ASYNC_READ, ATOMIC_O_TRUNC, EXPORT_SUPPORT, BIG_WRITES, DONT_MASK = 1 << 0, 1 << 3, 1 << 4, 1 << 5, 1 << 6
+SPLICE_READ, AUTO_INVAL_DATA, DO_READDIRPLUS, READDIRPLUS_AUTO = 1 << 9, 1 << 12, 1 << 13, 1 << 14
+ASYNC_DIO, WRITEBACK_CACHE, PARALLEL_DIROPS, HANDLE_KILLPRIV = 1 << 15, 1 << 16, 1 << 18, 1 << 19
+POSIX_ACL, MAX_PAGES, CACHE_SYMLINKS, HANDLE_KILLPRIV_V2, INIT_EXT = 1 << 20, 1 << 22, 1 << 23, 1 << 28, 1 << 30
+
+# libfuse 3.14 forgets PARALLEL_DIROPS in its reply although it wants it. HANDLE_KILLPRIV_V2: the kernel asks for
+# security.capability before the first write to a file, not before each (write(2) of 4 KiB: 2.7 us against 54 us with a
+# trivial getxattr); it removes capabilities itself. suid and sgid of regular files are then for the filesystem to take
+# away: at a setattr of uid or gid; and, by a caller who is not root, at a setattr of size, at one of no field at all
+# (sent before such a caller's write to a file that has them), and at an open with O_TRUNC.
+WANTED = DONT_MASK | PARALLEL_DIROPS | CACHE_SYMLINKS | HANDLE_KILLPRIV_V2
+UNWANTED = HANDLE_KILLPRIV
+MAX_BACKGROUND = 1024
+
+
+@dataclass(frozen=True)
+class Negotiated:
+    """What kernel and daemon agreed upon: flags as in ``fuse_init_out`` (flags2 in the upper half) and the limits."""
+
+    offered: int
+    flags: int
+    max_readahead: int
+    max_background: int
+    congestion_threshold: int
+    max_write: int
+    time_gran: int
+    max_pages: int
+
+
+def negotiate(request: bytes, reply: bytes) -> tuple[bytes, Negotiated]:
+    """Correct libfuse's *reply* to the kernel's INIT *request*; only what the kernel offered is ever set."""
+    (_, opcode, unique, *_, kernel_readahead, low, high) = _IN.unpack_from(request.ljust(_IN.size, b"\0"))
+    if opcode != FUSE_INIT:
+        raise MountError(f"the kernel began with request {opcode} and not with INIT")
+    length, error, answered = _OUT_HEADER.unpack_from(reply)
+    if error or answered != unique or length < _OUT_HEADER.size + _OUT.size:
+        raise MountError(f"libfuse refused the kernel's INIT: {os.strerror(-error) if error else 'reply too short'}")
+    fields = list(_OUT.unpack_from(reply, _OUT_HEADER.size))
+    offered = low | (high << 32 if low & INIT_EXT else 0)
+    flags = (fields[3] | fields[10] << 32 | offered & WANTED) & ~UNWANTED
+    fields[2] = kernel_readahead
+    fields[3], fields[10] = flags & 0xFFFFFFFF, flags >> 32
+    fields[4], fields[5] = MAX_BACKGROUND, MAX_BACKGROUND * 3 // 4
+    fields[7] = 1
+    agreed = Negotiated(offered, flags, fields[2], fields[4], fields[5], fields[6], fields[7], fields[8])
+    return reply[: _OUT_HEADER.size] + _OUT.pack(*fields) + reply[_OUT_HEADER.size + _OUT.size :], agreed
+
+
+# --- mount(2) and umount(2) -------------------------------------------------------------------------------------------
+
+MNT_DETACH = 2
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _check(result: int, what: str, advice: Mapping[int, str]) -> None:
+    if result < 0:
+        code = ctypes.get_errno()
+        raise _mount_error(code, what, advice)
+
+
+def _mount_error(code: int, what: str, advice: Mapping[int, str]) -> MountError:
+    hint = advice.get(code)
+    error = MountError(f"{what}: {os.strerror(code)}" + (f" ({hint})" if hint else ""))
+    error.errno = code
+    return error
+
+
+@dataclass(frozen=True)
+class MountInfo:
+    """One line of /proc/self/mountinfo."""
+
+    device: str
+    mountpoint: str
+    options: str
+    fstype: str
+    source: str
+    super_options: str
+
+
+def mounts() -> list[MountInfo]:
+    """Everything mounted in this mount namespace, oldest first."""
+    found = []
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        head, _, tail = os.fsdecode(line).partition(" - ")
+        words = [re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), w) for w in head.split(" ") + tail.split(" ")]
+        first = len(head.split(" "))
+        found.append(MountInfo(words[2], words[4], words[5], *words[first : first + 3]))
+    return found
+
+
+def unmount_path(mountpoint: str, *, lazy: bool = False) -> None:
+    """umount2(2), or fusermount3 for who is not root. Blocks until the kernel has written everything back."""
+    if os.geteuid() == 0:
+        advice = {errno.EBUSY: "files are open or a shell stands in it: close them, or unmount lazily"}
+        done = _libc.umount2(os.fsencode(mountpoint), MNT_DETACH if lazy else 0)
+        _check(done, f"cannot unmount {mountpoint}", advice)
+        return
+    command = ["fusermount3", "-u", *(["-z"] if lazy else []), "--", mountpoint]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise MountError(f"cannot unmount {mountpoint}: {done.stderr.strip()}")
+
+
+def _mount_as_root(mountpoint: str, options: MountOptions) -> int:
+    try:
+        fuse = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as problem:
+        code = problem.errno or errno.EIO
+        advice = {errno.ENOENT: "run: modprobe fuse", errno.ENODEV: "run: modprobe fuse",
+                  errno.EPERM: "in a container: give it /dev/fuse", errno.EACCES: "run as root"}  # fmt: skip
+        raise _mount_error(code, "cannot open /dev/fuse", advice) from problem
+    try:
+        data = [f"fd={fuse}", "rootmode=40000", f"user_id={os.getuid()}", f"group_id={os.getgid()}"]
+        data += [word for word in ("default_permissions", "allow_other") if getattr(options, word)]
+        data += [f"max_read={options.max_read}"] if options.max_read else []
+        kind = f"fuse.{options.subtype}"
+        words = [os.fsencode(word) for word in (options.fsname, mountpoint, kind)]
+        advice = {errno.EPERM: "mounting needs root (CAP_SYS_ADMIN)", errno.ENODEV: "run: modprobe fuse"}
+        done = _libc.mount(*words, ctypes.c_ulong(options.flags), ",".join(data).encode())
+        _check(done, f"cannot mount on {mountpoint}", advice)
+    except BaseException:
+        os.close(fuse)
+        raise
+    return fuse
+
+
+def _mount_as_user(mountpoint: str, options: MountOptions) -> int:
+    """fusermount3 mounts (setuid root) and sends the descriptor over the socket named by _FUSE_COMMFD."""
+    escaped = options.fsname.replace("\\", "\\\\").replace(",", "\\,")
+    words = [*options.flag_names(), f"fsname={escaped}", f"subtype={options.subtype}"]
+    words += [word for word in ("default_permissions", "allow_other") if getattr(options, word)]
+    words += [f"max_read={options.max_read}"] if options.max_read else []
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        command = ["fusermount3", "-o", ",".join(words), "--", mountpoint]
+        environment = {**os.environ, "_FUSE_COMMFD": str(theirs.fileno())}
+        try:
+            done = subprocess.run(
+                command, env=environment, pass_fds=[theirs.fileno()], capture_output=True, text=True, check=False
+            )
+        except FileNotFoundError:
+            raise MountError("fusermount3 is missing: install fuse3, or mount as root") from None
+        if done.returncode:
+            raise MountError(f"cannot mount on {mountpoint}: {done.stderr.strip()}")
+        _, [(_, _, payload)], *_ = ours.recvmsg(1, socket.CMSG_SPACE(4))
+    fuse = array.array("i", payload[:4])[0]
+    os.set_inheritable(fuse, False)
+    return fuse
+
+
+def _check_mountpoint(mountpoint: str) -> str:
+    """The real path of a usable mount point; what a killed daemon left behind on it is taken off first."""
+    path = os.path.realpath(mountpoint)
+    try:
+        if not stat.S_ISDIR(os.stat(path).st_mode):
+            raise MountError(f"{mountpoint} is not a directory: a filesystem is mounted on an (empty) directory")
+    except FileNotFoundError:
+        raise MountError(f"{mountpoint} does not exist: create it with mkdir -p") from None
+    except OSError as problem:
+        top = [mount for mount in mounts() if mount.mountpoint == path][-1:]
+        if problem.errno != errno.ENOTCONN or not top or top[0].fstype != "fuse.nnfs":
+            raise _mount_error(problem.errno or errno.EIO, f"cannot use {mountpoint}", {}) from problem
+        log.warning("%s: taking off the mount of a daemon that has died", path)
+        unmount_path(path, lazy=True)
+        return _check_mountpoint(mountpoint)
+    return path
+
+
+# --- the connection ---------------------------------------------------------------------------------------------------
+
+
+class Connection:
+    """One mounted filesystem; made by :func:`connect`. pyfuse3 allows one to a process."""
+
+    def __init__(self, mount: MountInfo, kernel: int, libfuse: int, relay: socket.socket) -> None:
+        self.mount = mount
+        self.negotiated: Negotiated | None = None
+        self._kernel, self._relay = kernel, relay
+        self._fd = libfuse  # libfuse closes it in pyfuse3.close()
+        self._closed = False
+
+    async def handshake(self) -> None:
+        """Let libfuse answer the kernel's INIT and correct the answer; when this returns, the mount works."""
+        request = os.read(self._kernel, 1 << 16)  # mount(2) has queued it: this does not wait
+        self._relay.send(request)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pyfuse3.main, 1, 1)
+            await trio.lowlevel.wait_readable(self._relay)
+            reply, self.negotiated = negotiate(request, self._relay.recv(1 << 16))
+            nursery.cancel_scope.cancel()  # the session loop waits for the next request: nothing is lost
+        os.dup2(self._kernel, self._fd, inheritable=False)
+        os.write(self._fd, reply)
+        os.close(self._kernel)
+        self._kernel = -1
+        self._relay.close()
+
+    async def serve(self, min_tasks: int = 2, max_tasks: int = 2000) -> None:
+        """Answer requests until the filesystem is unmounted. *max_tasks* bounds requests that wait at the same time."""
+        _guard_reads(self._fd)
+        await pyfuse3.main(min_tasks, max_tasks)
+
+    def mountpoint(self) -> str | None:
+        """Where the filesystem is mounted now (mount --move may have taken it elsewhere); None when it is no more."""
+        for mount in reversed(mounts()):  # device numbers are used again at once: compare more than them
+            if (mount.device, mount.fstype, mount.source) == (self.mount.device, self.mount.fstype, self.mount.source):
+                return mount.mountpoint
+        return None
+
+    async def unmount(self, *, lazy: bool = False) -> None:
+        """Unmount while :meth:`serve` goes on answering (writeback needs it); no error when it is unmounted already."""
+        if (where := self.mountpoint()) is not None:
+            await trio.to_thread.run_sync(lambda: unmount_path(where, lazy=lazy))
+
+    def tune(self, *, read_ahead_kb: int | None = None, max_ratio: int | None = None) -> None:
+        """Set the mount's readahead and its share of dirty memory; quietly nothing where sysfs cannot be written."""
+        wanted = {"read_ahead_kb": read_ahead_kb, "max_ratio": max_ratio}
+        if max_ratio is not None:
+            wanted["strict_limit"] = 0
+        for name, value in wanted.items():
+            if value is not None:
+                with contextlib.suppress(OSError):
+                    Path(f"/sys/class/bdi/{self.mount.device}/{name}").write_text(str(value))
+
+    def close(self) -> None:
+        """Cut the connection and take the mount off if it is still there; to be called once :meth:`serve` has ended.
+
+        What is mounted still after an orderly end was left by a failure: accesses get an error, never wait for ever.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        self._relay.close()
+        if self._kernel >= 0:
+            os.close(self._kernel)
+        where = self.mountpoint()
+        # The descriptor goes first: umount(2) flushes dirty pages, and nobody is left to answer.
+        pyfuse3.close(unmount=False)
+        if where is not None:
+            with contextlib.suppress(MountError):
+                unmount_path(where, lazy=True)
+
+
+def connect(ops: pyfuse3.Operations, mountpoint: str, options: MountOptions) -> Connection:
+    """Mount *ops* on *mountpoint*. When this returns, it is mounted; it answers after :meth:`Connection.handshake`."""
+    path = _check_mountpoint(mountpoint)
+    before = {mount.device for mount in mounts()}
+    kernel = (_mount_as_root if os.geteuid() == 0 else _mount_as_user)(path, options)
+    libfuse, relay = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        mount = next(m for m in reversed(mounts()) if m.mountpoint == path and m.device not in before)
+        pyfuse3.init(ops, f"/dev/fd/{libfuse.fileno()}", {"allow_root"} if options.allow_root else set())
+    except BaseException as problem:
+        libfuse.close()
+        relay.close()
+        os.close(kernel)
+        unmount_path(path, lazy=True)
+        if isinstance(problem, RuntimeError):
+            raise MountError(f"cannot mount on {mountpoint}: {problem}") from problem
+        raise
+    return Connection(mount, kernel, libfuse.detach(), relay)
+
+
+def _guard_reads(fd: int) -> None:
+    """Make pyfuse3 look once more, right before it reads, whether there is a request.
+
+    The descriptor blocks (pyfuse3 takes EAGAIN for the end), and a request can vanish between trio's epoll and the
+    read, when its process is killed: the whole daemon would then hang, GIL held, until somebody sends another request.
+    """
+    original = _original_wait
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+
+    async def wait() -> bool:
+        while await original():
+            if poll.poll(0):
+                return True
+        return False
+
+    pyfuse3._wait_fuse_readable = wait  # type: ignore[attr-defined]
+
+
+_original_wait = pyfuse3._wait_fuse_readable  # type: ignore[attr-defined]

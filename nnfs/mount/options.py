@@ -1,0 +1,102 @@
+"""The ``-o`` options of a mount: which are mount(2) flags, which FUSE's, which mount(8)'s own, which ours."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from nnfs.errors import UsageError
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_SYNCHRONOUS = 1, 2, 4, 8, 16
+MS_DIRSYNC, MS_NOATIME, MS_NODIRATIME, MS_RELATIME = 128, 1024, 2048, 1 << 21
+MS_STRICTATIME, MS_LAZYTIME = 1 << 24, 1 << 25
+
+_FLAGS: Mapping[str, tuple[int, int]] = MappingProxyType({  # option: (bits set, bits cleared)
+    "ro": (MS_RDONLY, 0), "rw": (0, MS_RDONLY),
+    "suid": (0, MS_NOSUID), "nosuid": (MS_NOSUID, 0),
+    "dev": (0, MS_NODEV), "nodev": (MS_NODEV, 0),
+    "exec": (0, MS_NOEXEC), "noexec": (MS_NOEXEC, 0),
+    "sync": (MS_SYNCHRONOUS, 0), "async": (0, MS_SYNCHRONOUS), "dirsync": (MS_DIRSYNC, 0),
+    "noatime": (MS_NOATIME, MS_RELATIME | MS_STRICTATIME), "atime": (0, MS_NOATIME),
+    "relatime": (MS_RELATIME, MS_NOATIME | MS_STRICTATIME), "norelatime": (0, MS_RELATIME),
+    "strictatime": (MS_STRICTATIME, MS_NOATIME | MS_RELATIME), "nostrictatime": (0, MS_STRICTATIME),
+    "nodiratime": (MS_NODIRATIME, 0), "diratime": (0, MS_NODIRATIME),
+    "lazytime": (MS_LAZYTIME, 0), "nolazytime": (0, MS_LAZYTIME),
+})  # fmt: skip
+# What mount(8), fstab and systemd keep for themselves; "user" and its kin mean nosuid,nodev,noexec.
+_IGNORED = frozenset((
+    "auto", "noauto", "nouser", "nousers", "noowner", "nogroup", "defaults", "_netdev", "nofail", "silent", "loud",
+    "mand", "nomand", "iversion", "noiversion", "comment",
+))  # fmt: skip
+_BY_USER = {"user": MS_NOEXEC, "users": MS_NOEXEC, "owner": 0, "group": 0}
+
+
+@dataclass(frozen=True)
+class MountOptions:
+    """What ``-o`` asked for: for mount(2), for FUSE, and (``own``, bare ones with the value ``""``) for nnfs itself."""
+
+    flags: int = MS_NOSUID | MS_NODEV
+    fsname: str = "nnfs"
+    subtype: str = "nnfs"
+    allow_other: bool = False
+    allow_root: bool = False
+    default_permissions: bool = True
+    max_read: int = 0
+    own: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def read_only(self) -> bool:
+        """True for ``ro``."""
+        return bool(self.flags & MS_RDONLY)
+
+    @property
+    def atime(self) -> str:
+        """``noatime``, ``relatime`` (the default) or ``strictatime``: FUSE leaves this duty to the filesystem."""
+        if self.flags & MS_NOATIME:
+            return "noatime"
+        return "strictatime" if self.flags & MS_STRICTATIME else "relatime"
+
+    def flag_names(self) -> list[str]:
+        """The flags as the option words that fusermount3 knows."""
+        words = ("ro", "noexec", "sync", "dirsync", "noatime")
+        return [word for word in words if self.flags & _FLAGS[word][0]]
+
+
+def split_options(texts: Iterable[str]) -> list[tuple[str, str]]:
+    """Split ``-o`` arguments at commas (``\\,`` is a comma inside a value) into (name, value)."""
+    pairs = []
+    for text in texts:
+        for word in re.findall(r"(?:\\.|[^,\\]|\\$)+", text):
+            name, _, value = re.sub(r"\\(.)", r"\1", word).partition("=")
+            pairs.append((name, value))
+    return pairs
+
+
+def parse_options(texts: Iterable[str], *, fsname: str = "nnfs", root: bool | None = None) -> MountOptions:
+    """Parse ``-o`` arguments as mount(8) passes them; later ones win. Root gets ``allow_other`` without asking."""
+    is_root = os.geteuid() == 0 if root is None else root
+    flags, names, max_read, own = MS_NOSUID | MS_NODEV, {"fsname": fsname, "subtype": "nnfs"}, 0, dict[str, str]()
+    switches = {"allow_other": is_root, "allow_root": False, "default_permissions": True}
+    for name, value in split_options(texts):
+        if name in _FLAGS:
+            flags = flags & ~_FLAGS[name][1] | _FLAGS[name][0]
+        elif name in _BY_USER:
+            flags |= MS_NOSUID | MS_NODEV | _BY_USER[name]
+        elif name in switches:
+            switches[name] = True
+        elif name in names:
+            if not value or "\0" in value:
+                raise UsageError(f"option {name} needs a value: {name}=NAME")
+            names[name] = value
+        elif name == "max_read":
+            if not value.isdecimal() or int(value) < 4096:
+                raise UsageError("option max_read needs a number of bytes, 4096 or more")
+            max_read = int(value)
+        elif name not in _IGNORED and not name.startswith(("x-", "X-")):
+            own[name] = value
+    if switches["allow_root"]:  # as in libfuse: the kernel lets all in, libfuse sends all but root and the owner away
+        switches["allow_other"] = True
+    return MountOptions(flags=flags, max_read=max_read, own=own, **names, **switches)  # type: ignore[arg-type]
