@@ -1,0 +1,70 @@
+"""Judging a damaged store in a child process: the engine may abort on damaged pages, or never come back."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import pickle
+import signal
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nnfs.errors import NnfsError
+from nnfs.store.env import Store
+from tests.damage.truth import Offline, Truth, Verdict, judge
+
+LIMIT_S = 60
+
+
+@dataclass
+class Outcome:
+    """How a look at a damaged store ended."""
+
+    refused: int = 0  # exit code of the error with which the store did not open
+    message: str = ""
+    verdict: Verdict = field(default_factory=Verdict)
+    bug: str = ""  # traceback of an exception outside the error tree
+    killed: int = 0  # signal by which the engine ended the process
+
+    def __str__(self) -> str:
+        v = self.verdict
+        return f"refused {self.refused} killed {self.killed} right {v.right} errors {v.errors} lies {len(v.lies)}"
+
+
+def look(store: Path, truth: Truth) -> Outcome:
+    """Open a store and compare everything, here."""
+    outcome = Outcome()
+    try:
+        opened = Store.open(store)
+        outcome.message = "; ".join(opened.problems)
+        outcome.verdict = judge(Offline(opened), truth)
+    except NnfsError as error:
+        outcome.refused, outcome.message = error.exit_code, str(error)
+    except Exception:  # noqa: BLE001  whatever it is, it is the finding
+        outcome.bug = traceback.format_exc()
+    return outcome
+
+
+def examine(store: Path, truth: Truth) -> Outcome:
+    """`look` in a child process with a time limit."""
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(ours)
+            faulthandler.disable()
+            signal.alarm(LIMIT_S)
+            with open(theirs, "wb") as pipe:
+                pickle.dump(look(store, truth), pipe)
+        finally:
+            os._exit(0)
+    os.close(theirs)
+    with open(ours, "rb") as pipe:
+        answer = pipe.read()
+    status = os.waitpid(child, 0)[1]
+    if os.WIFSIGNALED(status):
+        return Outcome(killed=os.WTERMSIG(status))
+    outcome = pickle.loads(answer)
+    assert isinstance(outcome, Outcome)
+    return outcome

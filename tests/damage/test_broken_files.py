@@ -1,0 +1,86 @@
+"""A data file that was cut, replaced or emptied: mount and fsck say what is wrong, with the right exit code."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import why_no_mount
+from tests.damage.build import Sample
+from tests.harness import mounted_at, nnfs, umount, work_dir
+
+pytestmark = pytest.mark.skipif(why_no_mount() is not None, reason="mounting needs root and /dev/fuse")
+NOT_A_STORE, DAMAGED = 4, 7  # of errors.py
+FSCK_LEFT, FSCK_FAILED = 4, 8
+
+
+def broken(name: str, content: bytes) -> bytes:
+    """The data file of a case."""
+    rng = random.Random(name)
+    return {
+        "empty": b"",
+        "one byte": b"x",
+        "one page": content[:4096],
+        "two pages": content[:8192],
+        "half": content[: len(content) // 2],
+        "not a whole page less": content[:-100],
+        "a page less": content[:-4096],
+        "random": rng.randbytes(len(content)),
+        "random, short": rng.randbytes(1000),
+        "zeros": bytes(len(content)),
+        "text": b"This is not a database.\n" * 1000,
+        "random behind the meta pages": content[:8192] + rng.randbytes(len(content) - 8192),
+        "zeros behind the meta pages": content[:8192] + bytes(len(content) - 8192),
+    }[name]
+
+
+EITHER = {"empty", "one byte", "random", "random, short", "zeros", "text"}  # no store at all, or a damaged one
+CUT = {"one page", "two pages", "half", "not a whole page less", "a page less"}
+GUTTED = {"random behind the meta pages", "zeros behind the meta pages"}
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory with `store` and `mnt`."""
+    path = work_dir()
+    (path / "store").mkdir()
+    (path / "mnt").mkdir()
+    yield path
+    if mounted_at(path / "mnt"):
+        umount(path / "mnt", 3)
+    shutil.rmtree(path)
+
+
+@pytest.mark.parametrize("name", sorted(EITHER | CUT | GUTTED))
+def test_mount_and_fsck_refuse(place: Path, sample: Sample, name: str) -> None:
+    data = place / "store" / "data.mdb"
+    content = broken(name, sample.content)
+    data.write_bytes(content)
+    for command in (["mount", str(place / "store"), str(place / "mnt"), "-f"], ["fsck", str(place / "store")]):
+        done = nnfs(*command, check=False, timeout=60)
+        expected = (FSCK_LEFT, FSCK_FAILED)
+        if command[0] == "mount":
+            expected = (NOT_A_STORE, DAMAGED) if name in EITHER else (DAMAGED,)
+        said = done.stdout + done.stderr
+        assert done.returncode in expected, f"{command[0]}: exit {done.returncode}\n{said}"
+        assert "Traceback" not in said
+        assert said.strip(), "it does not say what is wrong"
+        assert data.read_bytes() == content, "a refused store was changed"
+
+
+def test_foreign_directory_is_left_alone(place: Path) -> None:
+    (place / "store" / "letter.txt").write_text("dear diary")
+    done = nnfs("mount", str(place / "store"), str(place / "mnt"), "-f", check=False)
+    assert done.returncode == NOT_A_STORE, done.stderr
+    assert [p.name for p in (place / "store").iterdir()] == ["letter.txt"]
+    assert nnfs("fsck", str(place / "store"), check=False).returncode == FSCK_FAILED
+
+
+def test_directory_that_is_missing(place: Path) -> None:
+    done = nnfs("fsck", str(place / "nowhere"), check=False)
+    assert done.returncode == FSCK_FAILED
+    assert "Traceback" not in done.stderr
