@@ -236,6 +236,7 @@ class Connection:
         """Let libfuse answer the kernel's INIT and correct the answer; when this returns, the mount works."""
         request = os.read(self._kernel, 1 << 16)  # mount(2) has queued it: this does not wait
         self._relay.send(request)
+        _guard_reads(self._fd)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(pyfuse3.main, 1, 1)
             await trio.lowlevel.wait_readable(self._relay)
@@ -249,7 +250,6 @@ class Connection:
 
     async def serve(self, min_tasks: int = 2, max_tasks: int = 2000) -> None:
         """Answer requests until the filesystem is unmounted. *max_tasks* bounds requests that wait at the same time."""
-        _guard_reads(self._fd)
         await pyfuse3.main(min_tasks, max_tasks)
 
     def mountpoint(self) -> str | None:
