@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from xxhash import xxh3_64_intdigest
 
@@ -21,6 +21,20 @@ class Encoded:
     plain: int
     payload: bytes
     model: int = 0
+    number: int = 0  # of its block, once it is stored
+
+
+@dataclass(slots=True)
+class ChunkChanges:
+    """What one commit does to the chunks of one inode: first truncate, then set.
+
+    `cut` is the first chunk that a truncation removed, or None; `spare` a fresh inode number that the removed
+    map nodes may be moved to when they are many. `chunks` maps chunk numbers to their new content, None: a hole.
+    """
+
+    cut: int | None = None
+    spare: int = 0
+    chunks: dict[int, Encoded | None] = field(default_factory=dict)
 
 
 def load_block(snapshot: Snapshot, number: int) -> Block | None:
@@ -72,8 +86,9 @@ class BlockWriter:
         number = self.find(chunk.hash)
         if number is not None:
             self.get(number).refs += 1
+            chunk.number = number
             return number
-        number = self._state.next_number
+        number = chunk.number = self._state.next_number
         self._state.next_number += 1
         self._headers[number] = Block(
             chunk.codec, chunk.model, chunk.plain, len(chunk.payload), self._born,

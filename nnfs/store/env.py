@@ -308,6 +308,12 @@ class Store:
         except lmdb.Error as error:
             raise translate(error) from error
 
+    def mark_clean(self) -> None:
+        """Note that the store is being closed in order."""
+        self.state.clean_commit = self.state.commit
+        with self.write() as txn:
+            txn.put_state(self.state)
+
     def entries(self, table: str) -> int:
         """Number of records in a table."""
         with self._env.begin() as txn:

@@ -1,0 +1,40 @@
+"""Cache of decoded blocks with a hard limit."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+
+class BlockCache:
+    """Least recently used plain chunks by block number. Numbers are never reused, so nothing in it goes stale."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit  # bytes
+        self.bytes = 0
+        self.hits = self.misses = 0
+        self._blocks: OrderedDict[int, bytes] = OrderedDict()
+
+    def get(self, number: int) -> bytes | None:
+        plain = self._blocks.get(number)
+        if plain is None:
+            self.misses += 1
+            return None
+        self.hits += 1
+        self._blocks.move_to_end(number)
+        return plain
+
+    def put(self, number: int, plain: bytes) -> None:
+        """Keep a block, dropping the least recently used ones above the limit."""
+        if number in self._blocks or len(plain) > self.limit:
+            return
+        self._blocks[number] = plain
+        self.bytes += len(plain)
+        while self.bytes > self.limit:
+            self.bytes -= len(self._blocks.popitem(last=False)[1])
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._blocks
+
+    def clear(self) -> None:
+        self._blocks.clear()
+        self.bytes = 0

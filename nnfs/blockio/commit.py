@@ -1,0 +1,321 @@
+"""Group commit: one epoch at a time from memory to disk (DESIGN.md, "Commit")."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import trio
+
+from nnfs.blockio.dirty import DirtyChunk, DirtyData, Layer
+from nnfs.blockio.encode import encode_many
+from nnfs.blockio.reader import Reader
+from nnfs.blockio.space import Space
+from nnfs.errors import NnfsError, OutOfSpace, StoreDamaged
+from nnfs.store.blocks import ChunkChanges
+from nnfs.store.env import Store
+from nnfs.store.schema import Inode
+
+log = logging.getLogger(__name__)
+
+INTERVAL = 5.0  # seconds: what nobody synced is durable after so long
+COMMIT_BYTES = 16 << 20  # of dirty chunks begin a commit; LMDB holds about as much again in dirty pages meanwhile
+BATCH = 8  # chunks per hop to an encoder thread
+ENCODERS = 2
+PUNCH_AFTER = 1.0  # seconds without a commit, then free pages go back to the filesystem below
+PUNCH_BUDGET = 4096  # holes per turn
+KEEP_IDLE, KEEP_BUSY = 64, 8192  # free pages left for the next commits
+BUSY_COMMITS = 32  # commits in a row, then free pages are punched without waiting for a pause
+
+
+class Metadata(Protocol):
+    """What the committer needs of the filesystem: its epochs."""
+
+    active: Any
+    frozen: Any
+
+    def freeze(self) -> Any: ...
+    def committed(self, applied: Any) -> None: ...
+    def inode(self, ino: int) -> Inode: ...
+
+
+Changes = dict[int, ChunkChanges]  # by inode
+Apply = Callable[[Any, Changes, int, int], tuple[Any, int]]  # epoch, changes, now, room -> applied, room
+
+
+class Committer:
+    """Begins commits and lets others wait for them.
+
+    `failure` is the error because of which nothing can be committed any more (anything but a lack of space): the mount
+    turns read-only then. `inode_errors` holds what went wrong with single files, until a sync of that file reports it.
+    """
+
+    def __init__(self, store: Store, meta: Metadata, data: DirtyData, reader: Reader, space: Space, apply: Apply) -> None:
+        self.store, self.meta, self.data, self.reader, self.space = store, meta, data, reader, space
+        self._apply = apply
+        self.failure: NnfsError | None = None
+        self.no_space: OutOfSpace | None = None
+        self.inode_errors: dict[int, NnfsError] = {}
+        self.commits = 0
+        self.durable = meta.active.commit - 1
+        self._wanted = self.durable
+        self._wake = trio.Event()
+        self._changed = trio.Event()
+        self._queue: deque[DirtyChunk] = deque()
+        self._queued = trio.Event()
+        self._encoding: set[int] = set()  # id() of chunks that an encoder has in hand
+        self._encoded = trio.Event()
+        self._room = 0
+        self._limiter = trio.CapacityLimiter(ENCODERS)
+        self._unpunched = 0  # commits since free pages were punched
+        self._attempts = 0
+        self._last = 0.0  # time of the last commit
+        self._lock = trio.Lock()  # commits and punching: the write txn is one, and punching must not meet it
+        self._room_lock = trio.Lock()
+        self._merged: list[DirtyChunk] = []  # rewritten in part: likely bases of the next partial writes
+
+    # -- requests
+
+    async def sync(self) -> None:
+        """Return when everything requested so far is durable. Raises why it cannot be."""
+        if self.failure is not None:
+            raise self.failure
+        epoch = self.meta.active
+        if not (epoch.empty and self.data.active.empty):
+            target = epoch.commit
+        elif self.meta.frozen is not None:
+            target = self.meta.frozen.commit
+        else:
+            return
+        attempt = self._attempts
+        self._wanted = max(self._wanted, target)
+        self._wake.set()
+        while self.durable < target:
+            await self._changed.wait()
+            if self.failure is not None:
+                raise self.failure
+            if self.no_space is not None and self._attempts > attempt:
+                raise self.no_space
+
+    async def sync_inode(self, ino: int) -> None:
+        """`sync`, then report what has gone wrong with one file since it was last asked."""
+        await self.sync()
+        error = self.inode_errors.pop(ino, None)
+        if error is not None:
+            raise error
+
+    async def admit(self, size: int) -> None:
+        """Wait until `size` more dirty bytes may be taken in. Raises `OutOfSpace` when they would not fit the disk."""
+        if self.failure is not None:
+            raise self.failure
+        if not self.space.fits(self.data.bytes + size):
+            await self.make_room()
+            if not self.space.fits(self.data.bytes + size):
+                raise OutOfSpace("the filesystem below the store is full")
+        if self.data.active.bytes + size > COMMIT_BYTES:
+            self._wanted = max(self._wanted, self.meta.active.commit)
+            self._wake.set()
+        while self.data.bytes + size > self.space.dirty_limit and self.data.bytes:
+            self._wanted = max(self._wanted, self.meta.active.commit)
+            self._wake.set()
+            await self._changed.wait()
+            if self.failure or self.no_space:
+                raise self.failure or self.no_space or AssertionError
+
+    async def make_room(self) -> None:
+        """Commit what there is and give free pages back, so that deleted space counts at once."""
+        async with self._room_lock:
+            self.space.refresh()
+            if not self.space.may_try():
+                return
+            with contextlib.suppress(OutOfSpace):  # the caller asks `fits` again and finds out
+                await self.sync()
+                await self.settle()
+
+    def offer(self, full: list[tuple[int, DirtyChunk]]) -> None:
+        """Take wholly written chunks: they are encoded while the writer goes on."""
+        for _, chunk in full:
+            self._queue.append(chunk)
+        if full:
+            self._queued.set()
+
+    # -- tasks
+
+    async def run(self, nursery: trio.Nursery) -> None:
+        """Commit whenever it is time, until cancelled."""
+        for _ in range(ENCODERS):
+            nursery.start_soon(self._encode_early)
+        while True:
+            self._wake = trio.Event()
+            if self._wanted <= self.durable or self.failure:
+                with trio.move_on_after(PUNCH_AFTER if self._unpunched else INTERVAL):
+                    await self._wake.wait()
+            dirty = not (self.meta.active.empty and self.data.active.empty) or self.meta.frozen is not None
+            if self.failure:
+                continue
+            if self._wanted > self.durable or (dirty and self._due()):
+                await self._commit()
+                if self.no_space:
+                    await self._pause()
+            elif self._unpunched and not self._wake.is_set():
+                await self.settle()
+            if self._unpunched > BUSY_COMMITS and not self.failure:
+                await self._punch(KEEP_BUSY)
+
+    def _due(self) -> bool:
+        return time.monotonic() - self._last >= INTERVAL - 0.01
+
+    async def _pause(self) -> None:
+        """After a commit that found no space: try again when somebody syncs, or in a second."""
+        self._wanted = self.durable
+        with trio.move_on_after(1.0):
+            await self._wake.wait()
+
+    async def settle(self) -> None:
+        """Punch free pages. Those of the newest commit are still the previous meta page's: an empty commit frees them."""
+        await self._commit(empty=True)
+        await self._punch(KEEP_IDLE)
+
+    async def _punch(self, keep: int) -> None:
+        async with self._lock:
+            try:
+                await trio.to_thread.run_sync(self.store.punch, keep, PUNCH_BUDGET)
+            except NnfsError as error:
+                log.warning("free pages are not given back: %s", error)
+        self._unpunched = 0
+        self.space.refresh()
+
+    async def _commit(self, *, empty: bool = False) -> None:
+        async with self._lock:
+            nothing = self.meta.active.empty and self.data.active.empty and self.meta.frozen is None
+            if self.failure or (nothing and not empty):
+                return
+            epoch, layer = self.meta.freeze(), self.data.freeze()
+            try:
+                changes = await self._changes(layer)
+                now = int(time.time())
+                applied, self._room = await trio.to_thread.run_sync(self._apply, epoch, changes, now, self._room)
+            except OutOfSpace as error:
+                if self.no_space is None:
+                    log.error("commit %d: %s: kept in memory until there is space", epoch.commit, error)
+                self.no_space = error
+            except NnfsError as error:
+                log.error("commit %d failed, the mount turns read-only: %s", epoch.commit, error)
+                self.failure = error
+            except Exception as error:
+                log.exception("commit %d failed by a bug, the mount turns read-only", epoch.commit)
+                self.failure = StoreDamaged(f"a bug in a commit: {error!r}; see the log")
+            else:
+                self._finish(epoch.commit, applied)
+            self._attempts += 1
+            self._last = time.monotonic()
+            self._changed.set()
+            self._changed = trio.Event()
+
+    def _finish(self, commit: int, applied: Any) -> None:
+        for chunk in self._merged:
+            if chunk.encoded and chunk.encoded[0] is not None:
+                self.reader.cache.put(chunk.encoded[0].number, bytes(chunk.data))
+        self._merged.clear()
+        self.data.committed()
+        self.meta.committed(applied)
+        self.no_space = None
+        self.durable = commit
+        self.commits += 1
+        self._unpunched += 1
+        for ino, error in applied.failed.items():
+            log.error("inode %d: not all of its chunks could be stored: %s", ino, error)
+            self.inode_errors[ino] = error
+        if applied.unfinished:
+            self._wanted = max(self._wanted, commit + 1)
+        self.space.refresh()
+
+    # -- encoding
+
+    async def _changes(self, layer: Layer) -> Changes:
+        """Return the encoded content of a frozen layer. Chunks whose base cannot be read are left out and reported."""
+        overlays = [
+            (ino, number, chunk)
+            for ino, chunks in layer.chunks.items()
+            for number, chunk in chunks.items()
+            if not chunk.whole
+        ]
+        skipped: set[int] = set()
+        if overlays:
+            await self._merge_all(layer, overlays, skipped)
+        whole = [c for chunks in layer.chunks.values() for c in chunks.values() if c.whole and c.encoded is None]
+        await self._encode(whole)
+        changes: Changes = {}
+        for ino in layer.chunks.keys() | layer.cuts.keys():
+            cut = layer.cuts.get(ino)
+            chunks = {n: c.encoded[0] for n, c in layer.chunks.get(ino, {}).items() if c.encoded and id(c) not in skipped}
+            changes[ino] = ChunkChanges(cut.first if cut else None, cut.spare if cut else 0, chunks)
+        return changes
+
+    async def _merge_all(self, layer: Layer, overlays: list[tuple[int, int, DirtyChunk]], skipped: set[int]) -> None:
+        async def merge(ino: int, number: int, chunk: DirtyChunk) -> None:
+            async with limit:
+                try:
+                    with trio.fail_after(self.reader.timeout):
+                        base = (await self.reader.stored(self.meta.inode(ino), number, number))[0]
+                except (NnfsError, trio.TooSlowError) as error:
+                    log.error("inode %d, chunk %d: its old content cannot be read, new bytes in it are lost: %s", ino, number, error)
+                    self.inode_errors[ino] = error if isinstance(error, NnfsError) else StoreDamaged("decode timed out")
+                    skipped.add(id(chunk))
+                    return
+            if not chunk.extents and len(base) <= chunk.base_limit:
+                skipped.add(id(chunk))  # a truncation that cut nothing off
+                return
+            chunk.data = chunk.merge(base)
+            chunk.extents, chunk.whole, chunk.base_limit = [], True, 0
+            self._merged.append(chunk)
+
+        limit = trio.CapacityLimiter(16)
+        async with trio.open_nursery() as nursery:
+            for item in overlays:
+                nursery.start_soon(merge, *item)
+
+    async def _encode(self, chunks: list[DirtyChunk]) -> None:
+        todo = [chunk for chunk in chunks if id(chunk) not in self._encoding]
+        async with trio.open_nursery() as nursery:
+            for start in range(0, len(todo), BATCH):
+                nursery.start_soon(self._encode_batch, todo[start : start + BATCH])
+        while any(chunk.encoded is None for chunk in chunks):
+            again = [chunk for chunk in chunks if chunk.encoded is None and id(chunk) not in self._encoding]
+            if again:
+                await self._encode_batch(again)
+            else:
+                await self._encoded.wait()
+
+    async def _encode_batch(self, batch: list[DirtyChunk]) -> None:
+        versions = [chunk.version for chunk in batch]
+        plains = [bytes(chunk.data) if isinstance(chunk.data, bytearray) else chunk.data for chunk in batch]
+        self._encoding.update(map(id, batch))
+        try:
+            results = await trio.to_thread.run_sync(encode_many, plains, limiter=self._limiter)
+        finally:
+            self._encoding.difference_update(map(id, batch))
+            self._encoded.set()
+            self._encoded = trio.Event()
+        for chunk, version, result in zip(batch, versions, results, strict=True):
+            if chunk.version == version:
+                chunk.encoded = (result,)
+                if result is not None and len(result.payload) == result.plain:
+                    chunk.data = result.payload  # raw: one copy in memory is enough
+
+    async def _encode_early(self) -> None:
+        while True:
+            await self._queued.wait()
+            batch = []
+            while self._queue and len(batch) < BATCH:
+                chunk = self._queue.popleft()
+                if chunk.whole and chunk.encoded is None and id(chunk) not in self._encoding:
+                    batch.append(chunk)
+            if not self._queue:
+                self._queued = trio.Event()
+            if batch:
+                await self._encode_batch(batch)

@@ -1,0 +1,249 @@
+"""Reading: dirty data over the cache over the store, every stored block proved by its hash (DESIGN.md, "Reads")."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Protocol
+
+import trio
+
+from nnfs import codec
+from nnfs.blockio.cache import BlockCache
+from nnfs.blockio.dirty import Buffer, DirtyData
+from nnfs.errors import BlockDamaged, CodecError, NnfsError, TimedOut
+from nnfs.store.blocks import load_block
+from nnfs.store.env import Store
+from nnfs.store.schema import Block, Inode
+
+log = logging.getLogger(__name__)
+
+_TRIES = 16  # to find a consistent state while commits go on; each commit can spoil one
+_GONE = object()  # a block that a commit has removed since its number was looked up
+
+
+class ChunkMap(Protocol):
+    """What the reader needs of the filesystem."""
+
+    def block_numbers(self, inode: Inode, first: int, last: int) -> list[int]: ...
+
+
+class _Pending:
+    """A block that is being fetched, and who waits for it."""
+
+    __slots__ = ("done", "result", "waiters")
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.waiters = 0
+        self.result: object = None
+
+
+class Reader:
+    """Answers reads. `start` runs its fetch tasks in the daemon's nursery."""
+
+    def __init__(
+        self, store: Store, chunks: ChunkMap, data: DirtyData, *, cache_bytes: int, timeout: float, ahead: int = 16
+    ) -> None:
+        self.store, self.chunks, self.data = store, chunks, data
+        self.cache = BlockCache(cache_bytes)
+        self.timeout = timeout  # seconds within which a read ends
+        self.ahead = ahead  # chunks fetched ahead of a sequential reader
+        self.damaged: dict[int, str] = {}  # block numbers found damaged, for status and scrub
+        self._nursery: trio.Nursery | None = None
+        self._pending: dict[int, _Pending] = {}
+        self._next: dict[int, tuple[int, int]] = {}  # ino: where a sequential reader goes on, chunks ahead
+        self._hot = trio.CapacityLimiter(4)
+        self._slow = trio.CapacityLimiter(2)  # apart, so that slow codecs never hold up the hot tier
+
+    def start(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+
+    # -- requests
+
+    async def read(self, inode: Inode, offset: int, size: int) -> Buffer:
+        """Return the bytes [offset, offset + size) of a file, cut at its end.
+
+        Raises `BlockDamaged` (logged with file, offset and block), `RecordDamaged`, `TimedOut`.
+        """
+        end = min(offset + size, inode.size)
+        if offset >= end:
+            return b""
+        chunk_size = self.data.chunk_size
+        first, last = offset // chunk_size, (end - 1) // chunk_size
+        try:
+            with trio.fail_after(self.timeout):
+                if self.data.has(inode.ino):
+                    parts = [await self._chunk(inode, number) for number in range(first, last + 1)]
+                else:
+                    parts = await self.stored(inode, first, last)
+                    self._look_ahead(inode, offset, end, last)
+        except trio.TooSlowError:
+            log.error("inode %d, offset %d: read not answered within %g s", inode.ino, offset, self.timeout)
+            raise TimedOut(f"read not answered within {self.timeout:g} s") from None
+        except BlockDamaged as error:
+            log.error("inode %d, offset %d, block %d: %s", inode.ino, offset, error.block, error)
+            raise
+        return _join(parts, offset - first * chunk_size, end - offset, chunk_size)
+
+    async def _chunk(self, inode: Inode, number: int) -> Buffer:
+        """Return the content of a chunk of a file that has dirty data."""
+        for _ in range(_TRIES):
+            generation = self.data.generation
+            base: Buffer = b""
+            if self.data.layers(inode.ino, number)[1]:
+                base = (await self.stored(inode, number, number))[0]
+            if self.data.generation == generation:
+                layers, _ = self.data.layers(inode.ino, number)  # again: what lies on top may be newer by now
+                for chunk in reversed(layers):
+                    base = chunk.merge(base)
+                return base
+        raise TimedOut(f"inode {inode.ino}: chunk {number} changed with every try to read it")
+
+    async def stored(self, inode: Inode, first: int, last: int) -> list[Buffer]:
+        """Return the committed content of chunks first..last, holes as empty bytes."""
+        for _ in range(_TRIES):
+            numbers = self.chunks.block_numbers(inode, first, last)
+            plains = [self.cache.get(number) if number else b"" for number in numbers]
+            if None not in plains:
+                return plains  # type: ignore[return-value]
+            found = await self._fetch_all([n for n, plain in zip(numbers, plains, strict=True) if plain is None])
+            if found is not None:
+                return [found[n] if plain is None else plain for n, plain in zip(numbers, plains, strict=True)]
+        raise TimedOut(f"inode {inode.ino}: chunks {first}-{last} changed with every try to read them")
+
+    def _look_ahead(self, inode: Inode, offset: int, end: int, last: int) -> None:
+        expected, window = self._next.pop(inode.ino, (0, 0))
+        if offset > expected or end <= expected:
+            if offset:
+                return
+            window = 0
+        # A reader that goes on where it stopped: fetch twice as much ahead as last time.
+        window = min(self.ahead, max(2, 2 * window))
+        self._next[inode.ino] = (end, window)
+        if len(self._next) > 256:
+            del self._next[next(iter(self._next))]
+        until = min(last + window, (inode.size - 1) // self.data.chunk_size)
+        if until > last:
+            numbers = self.chunks.block_numbers(inode, last + 1, until)
+            self._begin([n for n in numbers if n and n not in self.cache and n not in self._pending])
+
+    # -- fetching
+
+    async def _fetch_all(self, numbers: list[int]) -> dict[int, bytes] | None:
+        """Fetch blocks; None when one of them is gone. Raises what went wrong with the first that failed."""
+        self._begin([n for n in dict.fromkeys(numbers) if n not in self._pending])
+        waiting = {number: self._pending[number] for number in numbers}
+        for pending in waiting.values():
+            pending.waiters += 1
+        try:
+            for pending in waiting.values():
+                await pending.done.wait()
+        finally:
+            for pending in waiting.values():
+                pending.waiters -= 1
+        found: dict[int, bytes] = {}
+        for number, pending in waiting.items():
+            if pending.result is _GONE:
+                return None
+            if isinstance(pending.result, Exception):
+                raise pending.result
+            assert isinstance(pending.result, bytes)
+            found[number] = pending.result
+        return found
+
+    def _begin(self, numbers: list[int]) -> None:
+        if not numbers:
+            return
+        assert self._nursery is not None
+        for number in numbers:
+            self._pending[number] = _Pending()
+        for start in range(0, len(numbers), 8):
+            self._nursery.start_soon(self._fetch, numbers[start : start + 8])
+
+    async def _fetch(self, numbers: list[int]) -> None:
+        try:
+            loaded = await trio.to_thread.run_sync(_load, self.store, numbers, limiter=self._hot)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the waiters' to know
+            loaded = [error] * len(numbers)
+        for number, result in zip(numbers, loaded, strict=True):
+            if isinstance(result, tuple):
+                assert self._nursery is not None
+                self._nursery.start_soon(self._decode_slowly, number, *result)
+            else:
+                self._finish(number, result)
+
+    async def _decode_slowly(self, number: int, block: Block, payload: bytes) -> None:
+        result: object
+        async with self._slow:
+            if self._pending[number].waiters == 0:
+                result = _GONE  # nobody waits any more: whoever comes later asks again
+            else:
+                result = TimedOut(f"block {number}: not decoded within {self.timeout:g} s")
+                with trio.move_on_after(self.timeout):
+                    try:
+                        result = await trio.to_thread.run_sync(
+                            decode_verified, number, block, payload, abandon_on_cancel=True
+                        )
+                    except Exception as error:  # noqa: BLE001 - see above
+                        result = error
+        self._finish(number, result)
+
+    def _finish(self, number: int, result: object) -> None:
+        pending = self._pending.pop(number)
+        pending.result = result
+        if isinstance(result, bytes):
+            self.cache.put(number, result)
+        elif isinstance(result, BlockDamaged):
+            self.damaged[number] = str(result)
+        pending.done.set()
+
+
+def _load(store: Store, numbers: Sequence[int]) -> list[object]:
+    """Fetch blocks in one read txn: plain bytes, or (header, payload) for slow codecs, or what went wrong."""
+    results: list[object] = []
+    snapshot = store.read()
+    try:
+        for number in numbers:
+            try:
+                block = load_block(snapshot, number)
+                if block is None:
+                    results.append(_GONE)
+                    continue
+                payload = snapshot.payload(block.payload, block.stored)
+                slow = block.codec >= codec.FIRST_COLD
+                results.append((block, payload) if slow else decode_verified(number, block, payload))
+            except NnfsError as error:
+                results.append(error)
+    finally:
+        snapshot.close()
+    return results
+
+
+def decode_verified(number: int, block: Block, payload: bytes) -> bytes:
+    """Return the plain bytes of a block. Raises `BlockDamaged` when they are not what was written."""
+    if len(payload) != block.stored:
+        raise BlockDamaged(number, f"{len(payload)} of {block.stored} stored bytes are there")
+    try:
+        plain = codec.decode(block.codec, payload, block.plain)
+    except CodecError as error:
+        raise BlockDamaged(number, str(error)) from error
+    if blake2b(plain).digest() != block.hash:
+        raise BlockDamaged(number, "its content does not have the BLAKE2b-512 of what was written")
+    return plain
+
+
+def _join(parts: Sequence[Buffer], skip: int, size: int, chunk_size: int) -> Buffer:
+    """Return `size` bytes from `skip` on of chunks, each zero-filled up to the chunk size."""
+    if len(parts) == 1:
+        piece = bytes(memoryview(parts[0])[skip : skip + size])
+        return piece if len(piece) == size else piece + bytes(size - len(piece))
+    out = bytearray(size)
+    position = 0
+    for part in parts:
+        piece = memoryview(part)[skip : skip + size - position]
+        out[position : position + len(piece)] = piece
+        position += chunk_size - skip
+        skip = 0
+    return out

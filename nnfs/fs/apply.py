@@ -1,0 +1,241 @@
+"""One epoch into one write transaction. Runs in the commit thread, on nothing but what it is given."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from nnfs.errors import StoreDamaged
+from nnfs.fs.epoch import Epoch
+from nnfs.store import schema
+from nnfs.store.blocks import BlockWriter, ChunkChanges, Encoded
+from nnfs.store.env import Store, WriteTxn
+from nnfs.store.schema import Inode, MapNode, State
+
+RELEASE_NODES = 256  # map nodes released per commit (16,384 chunks, 2 GiB), so that deleting a large file stalls nobody
+_MASK = (1 << 64) - 1
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Applied:
+    """What a commit did."""
+
+    state: State
+    maps: dict[int, tuple[int, int, int]] = field(default_factory=dict)  # ino: count, proof, stored
+    unfinished: set[int] = field(default_factory=set)  # releases to go on with in the next commit
+    failed: dict[int, StoreDamaged] = field(default_factory=dict)  # inodes whose chunks could not all be changed
+    inodes: int = 0  # change of the number of inodes
+
+
+class _Apply:
+    def __init__(self, txn: WriteTxn, epoch: Epoch, blocks: BlockWriter, state: State) -> None:
+        self.txn, self.epoch, self.blocks = txn, epoch, blocks
+        self.done = Applied(state)
+        self.budget = RELEASE_NODES
+
+    # -- chunk map
+
+    def change_chunks(self, ino: int, changes: ChunkChanges) -> None:
+        inode = self.load(ino)
+        if inode is None:
+            return
+        try:
+            if changes.cut is not None and inode.count:
+                self.cut(inode, changes.cut, changes.spare)
+        except StoreDamaged as error:
+            self.done.failed[ino] = error
+        by_node: dict[int, dict[int, Encoded | None]] = {}
+        for chunk, content in changes.chunks.items():
+            slots = by_node.setdefault(chunk // schema.NODE_SPAN, {})
+            slots[chunk % schema.NODE_SPAN] = content
+        for number in sorted(by_node):
+            try:
+                self.set_slots(inode, number, by_node[number])
+            except StoreDamaged as error:
+                self.done.failed[ino] = error
+        self.done.maps[ino] = (inode.count, inode.proof, inode.stored)
+        self.epoch.inodes[ino] = inode
+
+    def load(self, ino: int) -> Inode | None:
+        inode = self.epoch.inodes.get(ino)
+        if inode is None:
+            record = self.txn.get("inode", schema.KEY.pack(ino))
+            inode = Inode.unpack(ino, record) if record is not None else None
+        return inode
+
+    def set_slots(self, inode: Inode, number: int, slots: dict[int, Encoded | None]) -> None:
+        key = schema.KEY2.pack(inode.ino, number)
+        record = self.txn.get("map", key)
+        node = MapNode.unpack(key, record) if record is not None else MapNode({})
+        for slot, content in sorted(slots.items()):
+            if content is not None:  # before the old block goes: rewriting the same content keeps the block
+                block = self.blocks.add(content)
+                inode.stored += len(content.payload)
+                self.done.state.logical += content.plain
+            old = node.blocks.pop(slot, None)
+            if old is not None:
+                self.unmap(inode, old)
+            if content is not None:
+                node.blocks[slot] = block
+                inode.count += 1
+        self.put_node(inode, key, record, node)
+
+    def put_node(self, inode: Inode, key: bytes, old: bytes | None, node: MapNode) -> None:
+        """Store a changed node (delete an empty one) and keep the inode's proof true."""
+        new = None
+        if node.blocks:
+            node.commit = self.epoch.commit
+            new = node.pack(key)
+            self.txn.put("map", key, new)
+        elif old is not None:
+            self.txn.delete("map", key)
+        inode.proof += (schema.checksum_of(new) if new else 0) - (schema.checksum_of(old) if old else 0)
+        inode.proof &= _MASK
+
+    def unmap(self, inode: Inode, number: int) -> None:
+        inode.count -= 1
+        try:
+            block = self.blocks.unref(number)
+        except StoreDamaged as error:
+            # The new content is what matters; the count of a damaged block is fsck's to mend.
+            log.warning("inode %d: replaced a chunk whose block is damaged: %s", inode.ino, error)
+            return
+        inode.stored = max(0, inode.stored - block.stored)
+        self.done.state.logical = max(0, self.done.state.logical - block.plain)
+
+    def cut(self, inode: Inode, first: int, spare: int) -> None:
+        """Unmap chunks from `first` on; many whole nodes are handed to the orphan `spare` in place of being released now."""
+        span = schema.NODE_SPAN
+        if first % span:
+            key = schema.KEY2.pack(inode.ino, first // span)
+            record = self.txn.get("map", key)
+            if record is not None:
+                node = MapNode.unpack(key, record)
+                for slot in [slot for slot in node.blocks if slot >= first % span]:
+                    self.unmap(inode, node.blocks.pop(slot))
+                self.put_node(inode, key, record, node)
+        low = schema.KEY2.pack(inode.ino, -(-first // span))
+        nodes = list(self.txn.range("map", low, schema.KEY.pack(inode.ino + 1)))
+        if spare and len(nodes) > RELEASE_NODES:
+            self.hand_over(inode, nodes, spare)
+            return
+        for key, record in nodes:
+            self.release_node(inode, key, record)
+
+    def release_node(self, inode: Inode, key: bytes, record: bytes) -> None:
+        self.txn.delete("map", key)
+        inode.proof = (inode.proof - schema.checksum_of(record)) & _MASK
+        try:
+            node = MapNode.unpack(key, record)
+        except StoreDamaged as error:
+            log.warning("inode %d: removed a damaged map node, fsck will find its blocks: %s", inode.ino, error)
+            return
+        for number in node.blocks.values():
+            self.unmap(inode, number)
+
+    def hand_over(self, inode: Inode, nodes: list[tuple[bytes, bytes]], spare: int) -> None:
+        orphan = Inode(spare, stat.S_IFREG, 0, 0, inode.ctime)
+        orphan.nlink, orphan.commit = 0, self.epoch.commit
+        for key, record in nodes:
+            node = MapNode.unpack(key, record)
+            self.put_node(inode, key, record, MapNode({}))
+            moved = schema.KEY2.pack(spare, schema.KEY2.unpack(key)[1])
+            self.put_node(orphan, moved, None, node)
+            inode.count -= len(node.blocks)
+            orphan.count += len(node.blocks)
+        orphan.stored, inode.stored = inode.stored, 0  # which part went is not known without asking every block
+        self.epoch.inodes[spare] = orphan
+        self.epoch.orphans.add(spare)
+        self.epoch.release.add(spare)
+        self.done.inodes += 1
+
+    # -- release
+
+    def release(self, ino: int) -> None:
+        """Delete an inode with all that belongs to it, as far as this commit's budget goes."""
+        key = schema.KEY.pack(ino)
+        inode = self.load(ino)
+        if inode is None:
+            self.txn.delete("orphan", key)
+            return
+        if inode.count or inode.proof:
+            for node_key, record in list(self._first_nodes(key)):
+                self.release_node(inode, node_key, record)
+                self.budget -= 1
+        if self.budget <= 0 and any(True for _ in self.txn.prefix("map", key)):
+            inode.nlink, inode.commit = 0, self.epoch.commit
+            self.epoch.inodes[ino] = inode
+            self.epoch.orphans.add(ino)
+            self.done.unfinished.add(ino)
+            return
+        self.epoch.inodes.pop(ino, None)
+        self.epoch.orphans.discard(ino)
+        self.epoch.xattrs.pop(ino, None)
+        self.txn.delete("inode", key)
+        self.txn.delete("orphan", key)
+        if inode.flags & Inode.FLAG_XATTRS:
+            self.txn.delete_prefix("xattr", key)
+        self.done.inodes -= 1
+
+    def _first_nodes(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        nodes = []
+        for item in self.txn.prefix("map", prefix):
+            if len(nodes) >= self.budget:
+                break
+            nodes.append(item)
+        return nodes
+
+    # -- metadata
+
+    def write_metadata(self) -> None:
+        txn, epoch = self.txn, self.epoch
+        txn.put_many("inode", [(schema.KEY.pack(ino), epoch.inodes[ino].pack()) for ino in sorted(epoch.inodes)])
+        txn.put_many("dentry", [(key, record) for key, record in epoch.dentries.items() if record is not None])
+        for key, record in epoch.dentries.items():
+            if record is None:
+                txn.delete("dentry", key)
+        for ino, names in epoch.xattrs.items():
+            for name, value in names.items():
+                key = schema.KEY.pack(ino) + name
+                if value is None:
+                    txn.delete("xattr", key)
+                else:
+                    txn.put("xattr", key, schema.pack_xattr(key, value, epoch.commit))
+        for ino in epoch.orphans:
+            key = schema.KEY.pack(ino)
+            txn.put("orphan", key, schema.pack_orphan(key, epoch.commit))
+
+
+def apply(store: Store, frozen: Epoch, chunks: Mapping[int, ChunkChanges], now: int, room: int) -> tuple[Applied, int]:
+    """Commit an epoch; durable on return. Returns what was done and the room left in the payload table's last page.
+
+    `now` is unix seconds. Raises `OutOfSpace` and other `StoreError`s with nothing changed; a damaged map of a single
+    inode does not stop the commit but is reported in `Applied.failed`.
+    """
+    epoch = copy.copy(frozen)  # a failed try must leave the epoch as it was
+    epoch.inodes = {ino: copy.copy(inode) for ino, inode in frozen.inodes.items()}
+    epoch.xattrs, epoch.orphans, epoch.release = dict(frozen.xattrs), set(frozen.orphans), set(frozen.release)
+    state = copy.copy(store.state)
+    state.commit, state.next_ino, state.inodes = epoch.commit, epoch.state.next_ino, epoch.state.inodes
+    with store.write() as txn:
+        blocks = BlockWriter(txn, state, now, room)
+        work = _Apply(txn, epoch, blocks, state)
+        for ino in sorted(chunks):
+            if ino not in epoch.release:
+                work.change_chunks(ino, chunks[ino])
+        for ino in sorted(epoch.release):
+            if work.budget > 0:
+                work.release(ino)
+            else:
+                work.done.unfinished.add(ino)
+        work.write_metadata()
+        room = blocks.flush()
+        state.inodes += work.done.inodes
+        txn.put_state(state)
+    store.state = state
+    return work.done, room

@@ -1,0 +1,37 @@
+"""What was requested and is not committed yet (DESIGN.md, "Epochs")."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sortedcontainers import SortedDict
+
+from nnfs.store.schema import Inode, State
+
+
+@dataclass(slots=True)
+class Epoch:
+    """Metadata changes between two freezes. None in a mapping means: removed."""
+
+    commit: int  # the number that this epoch's commit will have
+    inodes: dict[int, Inode] = field(default_factory=dict)  # changed or new; the live objects until the freeze
+    dentries: SortedDict[bytes, bytes | None] = field(default_factory=SortedDict)  # key to sealed record
+    xattrs: dict[int, dict[bytes, bytes | None]] = field(default_factory=dict)
+    orphans: set[int] = field(default_factory=set)  # have lost their last name
+    release: set[int] = field(default_factory=set)  # nobody can reach them any more: to be deleted
+    state: State = field(default_factory=State)  # counters at the freeze
+
+    @property
+    def empty(self) -> bool:
+        return not (self.inodes or self.dentries or self.xattrs or self.orphans or self.release)
+
+    def absorb(self, later: Epoch) -> None:
+        """Add the changes of the epoch that follows: what a failed commit does before it tries again."""
+        self.commit = later.commit
+        self.inodes.update(later.inodes)
+        self.dentries.update(later.dentries)
+        for ino, names in later.xattrs.items():
+            self.xattrs.setdefault(ino, {}).update(names)
+        self.orphans |= later.orphans
+        self.release |= later.release
+        self.state = later.state

@@ -1,0 +1,231 @@
+"""Names: look-up, creation, removal, rename, listing. Permissions are the kernel's (default_permissions); semantics are ours."""
+
+from __future__ import annotations
+
+import errno
+import stat
+import time
+from collections.abc import Iterator
+
+from nnfs.errors import FsError, RecordDamaged
+from nnfs.fs import acl
+from nnfs.fs.filesystem import Filesystem
+from nnfs.fs.xattrs import ACL_ACCESS, ACL_DEFAULT, Xattrs
+from nnfs.store import schema
+from nnfs.store.schema import Dentry, Inode
+
+RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
+LINK_MAX = (1 << 31) - 1
+DOT, DOTDOT = 1, 2  # cookies of "." and ".."
+
+
+class Namespace:
+    """Operations on names. Each either happens wholly or raises `FsError` (or `StoreDamaged`) with nothing changed."""
+
+    def __init__(self, fs: Filesystem, xattrs: Xattrs) -> None:
+        self.fs = fs
+        self.xattrs = xattrs
+
+    def directory(self, ino: int) -> Inode:
+        """Return a directory's inode. Raises `FsError(ENOTDIR)`."""
+        inode = self.fs.inode(ino)
+        if not stat.S_ISDIR(inode.mode):
+            raise FsError(errno.ENOTDIR)
+        return inode
+
+    def _parent(self, ino: int, name: bytes) -> Inode:
+        if len(name) > schema.NAME_MAX:
+            raise FsError(errno.ENAMETOOLONG)
+        parent = self.directory(ino)
+        if parent.nlink == 0:
+            raise FsError(errno.ENOENT)  # removed while somebody stands in it
+        return parent
+
+    def _existing(self, parent: Inode, name: bytes) -> tuple[bytes, bytes, Dentry]:
+        found = self.fs.find(parent, name)
+        if found is None:
+            raise FsError(errno.ENOENT)
+        return found
+
+    def _target(self, dentry: Dentry) -> Inode:
+        try:
+            return self.fs.inode(dentry.ino)
+        except FsError as error:
+            raise RecordDamaged("inode", schema.KEY.pack(dentry.ino), f"missing, but named {dentry.name!r}") from error
+
+    def lookup(self, parent_ino: int, name: bytes) -> Inode | None:
+        """Return the inode of a name, None when there is no such name."""
+        if len(name) > schema.NAME_MAX:
+            raise FsError(errno.ENAMETOOLONG)
+        parent = self.directory(parent_ino)
+        if name == b".":
+            return parent
+        if name == b"..":
+            return self.fs.inode(parent.aux)
+        found = self.fs.find(parent, name)
+        return None if found is None else self._target(found[2])
+
+    def create(
+        self, parent_ino: int, name: bytes, mode: int, umask: int, uid: int, gid: int, *, rdev: int = 0, target: bytes = b""
+    ) -> Inode:
+        """Make a new inode of any type under a name.
+
+        The group and the setgid bit follow a setgid directory; the umask applies unless the directory has a default ACL.
+        """
+        parent = self._parent(parent_ino, name)
+        if self.fs.find(parent, name) is not None:
+            raise FsError(errno.EEXIST)
+        is_dir = stat.S_ISDIR(mode)
+        if parent.mode & stat.S_ISGID:
+            gid = parent.gid
+            mode |= stat.S_ISGID if is_dir else 0
+        default = None if stat.S_ISLNK(mode) else self.xattrs.get(parent, ACL_DEFAULT)
+        access = child_default = None
+        if default is not None:
+            mode, access, child_default = acl.inherit(default, mode, is_dir)
+        elif not stat.S_ISLNK(mode):
+            mode &= ~umask
+        inode = self.fs.new_inode(mode, uid, gid)
+        if is_dir:
+            inode.nlink, inode.aux = 2, parent_ino
+            parent.nlink += 1
+        elif stat.S_ISLNK(mode):
+            inode.target, inode.size = target, len(target)
+        else:
+            inode.aux = rdev
+        if access is not None:
+            self.xattrs.put(inode, ACL_ACCESS, access)
+        if child_default is not None:
+            self.xattrs.put(inode, ACL_DEFAULT, child_default)
+        self.fs.add_dentry(parent, name, inode.ino, stat.S_IFMT(mode) >> 12)
+        return inode
+
+    def link(self, ino: int, parent_ino: int, name: bytes) -> Inode:
+        """Give an inode another name."""
+        inode = self.fs.inode(ino)
+        parent = self._parent(parent_ino, name)
+        if stat.S_ISDIR(inode.mode):
+            raise FsError(errno.EPERM)
+        if inode.nlink == 0:
+            raise FsError(errno.ENOENT)
+        if inode.nlink >= LINK_MAX:
+            raise FsError(errno.EMLINK)
+        if self.fs.find(parent, name) is not None:
+            raise FsError(errno.EEXIST)
+        inode.nlink += 1
+        inode.ctime = time.time_ns()
+        self.fs.touch(inode)
+        self.fs.add_dentry(parent, name, ino, stat.S_IFMT(inode.mode) >> 12)
+        return inode
+
+    def unlink(self, parent_ino: int, name: bytes) -> None:
+        """Remove a name of something that is not a directory."""
+        parent = self._parent(parent_ino, name)
+        key, record, dentry = self._existing(parent, name)
+        inode = self._target(dentry)
+        if stat.S_ISDIR(inode.mode):
+            raise FsError(errno.EISDIR)
+        self.fs.remove_dentry(parent, key, record)
+        self.fs.drop_link(inode)
+
+    def rmdir(self, parent_ino: int, name: bytes) -> None:
+        """Remove an empty directory."""
+        parent = self._parent(parent_ino, name)
+        key, record, dentry = self._existing(parent, name)
+        inode = self._target(dentry)
+        self._check_removable_directory(inode)
+        self.fs.remove_dentry(parent, key, record)
+        parent.nlink -= 1
+        self.fs.drop_link(inode, links=inode.nlink)
+
+    @staticmethod
+    def _check_removable_directory(inode: Inode) -> None:
+        if not stat.S_ISDIR(inode.mode):
+            raise FsError(errno.ENOTDIR)
+        if inode.count:
+            raise FsError(errno.ENOTEMPTY)
+
+    def rename(self, old_parent_ino: int, old_name: bytes, new_parent_ino: int, new_name: bytes, flags: int) -> None:
+        """rename(2) with RENAME_NOREPLACE or RENAME_EXCHANGE."""
+        if flags not in (0, RENAME_NOREPLACE, RENAME_EXCHANGE):
+            raise FsError(errno.EINVAL)
+        old_parent, new_parent = self._parent(old_parent_ino, old_name), self._parent(new_parent_ino, new_name)
+        old = self._existing(old_parent, old_name)
+        new = self.fs.find(new_parent, new_name)
+        moved = self._target(old[2])
+        if new is not None and flags == RENAME_NOREPLACE:
+            raise FsError(errno.EEXIST)
+        if stat.S_ISDIR(moved.mode):
+            self._check_no_loop(moved, new_parent)
+        if flags == RENAME_EXCHANGE:
+            if new is None:
+                raise FsError(errno.ENOENT)
+            self._exchange(old_parent, old, new_parent, new)
+            return
+        if new is not None:
+            if new[2].ino == moved.ino:
+                return  # two names of one file: POSIX wants nothing done
+            self._replace(new_parent, new, moved)
+        self._move(old_parent, old, new_parent, new_name, moved)
+
+    def _check_no_loop(self, moved: Inode, into: Inode) -> None:
+        while into.ino != schema.ROOT_INO:
+            if into.ino == moved.ino:
+                raise FsError(errno.EINVAL)
+            into = self.fs.inode(into.aux)
+
+    def _replace(self, parent: Inode, new: tuple[bytes, bytes, Dentry], moved: Inode) -> None:
+        key, record, dentry = new
+        victim = self._target(dentry)
+        if stat.S_ISDIR(moved.mode):
+            self._check_removable_directory(victim)
+        elif stat.S_ISDIR(victim.mode):
+            raise FsError(errno.EISDIR)
+        self.fs.remove_dentry(parent, key, record)
+        if stat.S_ISDIR(victim.mode):
+            parent.nlink -= 1
+            self.fs.drop_link(victim, links=victim.nlink)
+        else:
+            self.fs.drop_link(victim)
+
+    def _move(self, old_parent: Inode, old: tuple[bytes, bytes, Dentry], new_parent: Inode, name: bytes, moved: Inode) -> None:
+        key, record, dentry = old
+        self.fs.remove_dentry(old_parent, key, record)
+        self.fs.add_dentry(new_parent, name, moved.ino, dentry.kind)
+        if stat.S_ISDIR(moved.mode) and old_parent is not new_parent:
+            old_parent.nlink -= 1
+            new_parent.nlink += 1
+            moved.aux = new_parent.ino
+        moved.ctime = time.time_ns()
+        self.fs.touch(moved)
+
+    def _exchange(
+        self, a_parent: Inode, a: tuple[bytes, bytes, Dentry], b_parent: Inode, b: tuple[bytes, bytes, Dentry]
+    ) -> None:
+        a_inode, b_inode = self._target(a[2]), self._target(b[2])
+        if stat.S_ISDIR(b_inode.mode):
+            self._check_no_loop(b_inode, a_parent)
+        for parent, entry in ((a_parent, a), (b_parent, b)):
+            self.fs.remove_dentry(parent, entry[0], entry[1])
+        self.fs.add_dentry(b_parent, b[2].name, a_inode.ino, a[2].kind)
+        self.fs.add_dentry(a_parent, a[2].name, b_inode.ino, b[2].kind)
+        for inode, source, into in ((a_inode, a_parent, b_parent), (b_inode, b_parent, a_parent)):
+            if stat.S_ISDIR(inode.mode) and source is not into:
+                source.nlink -= 1
+                into.nlink += 1
+                inode.aux = into.ino
+            inode.ctime = time.time_ns()
+            self.fs.touch(inode)
+
+    def entries(self, ino: int, after: int) -> Iterator[tuple[int, bytes, Inode]]:
+        """Yield (cookie, name, inode) of what follows the cookie `after` (0: from the beginning), "." and ".." included."""
+        directory = self.directory(ino)
+        self.fs.check_proof(directory, "dentry")
+        if after < DOT:
+            yield DOT, b".", directory
+        if after < DOTDOT:
+            yield DOTDOT, b"..", self.fs.inode(directory.aux) if directory.nlink else directory
+        # A first reply of the kernel's 4 KiB holds some 25 entries; more are merged only when they are asked for.
+        for cookie, key, record in self.fs.dentries(ino, max(after, DOTDOT), limit=64):
+            dentry = Dentry.unpack(key, record)
+            yield cookie, dentry.name, self._target(dentry)

@@ -1,0 +1,100 @@
+"""Extended attributes and attribute changes: ACLs and mode bits are two views of one thing and change together."""
+
+from __future__ import annotations
+
+import errno
+import stat
+import time
+
+from nnfs.errors import FsError
+from nnfs.fs import acl
+from nnfs.fs.filesystem import Filesystem
+from nnfs.store import schema
+from nnfs.store.schema import Inode
+
+ACL_ACCESS = b"system.posix_acl_access"
+ACL_DEFAULT = b"system.posix_acl_default"
+VIRTUAL = b"user.nnfs."
+_NAMESPACES = (b"user.", b"trusted.", b"security.", b"system.posix_acl_")
+
+
+class Xattrs:
+    """Stored attributes of inodes. Computed ones (`user.nnfs.*`) are the mount's and never come here."""
+
+    def __init__(self, fs: Filesystem) -> None:
+        self.fs = fs
+
+    def get(self, inode: Inode, name: bytes) -> bytes | None:
+        """Return a value, or None."""
+        if not inode.flags & Inode.FLAG_XATTRS:
+            return None  # the kernel asks for security.capability before every write: this answers it at once
+        for epoch in (self.fs.active, self.fs.frozen):
+            if epoch is not None:
+                names = epoch.xattrs.get(inode.ino)
+                if names is not None and name in names:
+                    return names[name]
+        key = schema.KEY.pack(inode.ino) + name
+        record = self.fs.snapshot.get("xattr", key)
+        return None if record is None else schema.unpack_xattr(key, record)
+
+    def names(self, inode: Inode) -> list[bytes]:
+        """Return the names of all stored attributes, sorted."""
+        if not inode.flags & Inode.FLAG_XATTRS:
+            return []
+        names = {key[8:]: True for key, _ in self.fs.snapshot.prefix("xattr", schema.KEY.pack(inode.ino))}
+        for epoch in (self.fs.frozen, self.fs.active):
+            if epoch is not None:
+                names.update((name, value is not None) for name, value in epoch.xattrs.get(inode.ino, {}).items())
+        return sorted(name for name, present in names.items() if present)
+
+    def put(self, inode: Inode, name: bytes, value: bytes | None) -> None:
+        """Store (None: remove) a value, without any of the meanings that `set` knows."""
+        self.fs.active.xattrs.setdefault(inode.ino, {})[name] = value
+        inode.flags |= Inode.FLAG_XATTRS
+        inode.ctime = time.time_ns()
+        self.fs.touch(inode)
+
+    def set(self, inode: Inode, name: bytes, value: bytes, *, keep_setgid: bool = True) -> None:
+        """setxattr(2). An access ACL changes the mode; one that says no more than the mode is not stored.
+
+        Raises `FsError`: EOPNOTSUPP for unknown namespaces, EPERM for computed names, EINVAL for a malformed ACL.
+        """
+        if name.startswith(VIRTUAL):
+            raise FsError(errno.EPERM)
+        if not name.startswith(_NAMESPACES):
+            raise FsError(errno.EOPNOTSUPP)
+        if name == ACL_DEFAULT and not stat.S_ISDIR(inode.mode):
+            raise FsError(errno.EACCES)
+        if name in (ACL_ACCESS, ACL_DEFAULT):
+            try:
+                entries = acl.parse(value)
+                if name == ACL_ACCESS:
+                    mode = acl.acl_to_mode(entries, inode.mode)
+                    inode.mode = mode if keep_setgid else mode & ~stat.S_ISGID
+                    if acl.is_equiv_mode(entries):
+                        self._drop(inode, name)
+                        return
+            except ValueError as error:
+                raise FsError(errno.EINVAL) from error
+        self.put(inode, name, value)
+
+    def remove(self, inode: Inode, name: bytes) -> None:
+        """removexattr(2). Raises `FsError(ENODATA)`."""
+        if name.startswith(VIRTUAL):
+            raise FsError(errno.EPERM)
+        if self.get(inode, name) is None:
+            raise FsError(errno.ENODATA)
+        self.put(inode, name, None)
+
+    def _drop(self, inode: Inode, name: bytes) -> None:
+        if self.get(inode, name) is not None:
+            self.put(inode, name, None)
+        inode.ctime = time.time_ns()
+        self.fs.touch(inode)
+
+    def chmod(self, inode: Inode, mode: int) -> None:
+        """Change the permission bits, and the ACL with them."""
+        inode.mode = stat.S_IFMT(inode.mode) | (mode & 0o7777)
+        access = self.get(inode, ACL_ACCESS)
+        if access is not None:
+            self.put(inode, ACL_ACCESS, acl.pack(acl.mode_to_acl(acl.parse(access), inode.mode)))

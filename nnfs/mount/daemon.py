@@ -1,0 +1,226 @@
+"""The daemon of one mount: opens the store, mounts, serves until it is unmounted, commits, closes."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from nnfs.blockio.commit import Committer
+from nnfs.blockio.dirty import DirtyData
+from nnfs.blockio.reader import Reader
+from nnfs.blockio.space import Space
+from nnfs.config import Options, parse_own
+from nnfs.errors import NnfsError, StoreDamaged
+from nnfs.fs import report
+from nnfs.fs.apply import apply
+from nnfs.fs.backup import backup
+from nnfs.fs.filesystem import Filesystem
+from nnfs.mount import control, notify
+from nnfs.mount.connection import Connection, connect
+from nnfs.mount.ops import Operations
+from nnfs.mount.options import MountOptions, parse_options
+from nnfs.store import env, verify
+from nnfs.store.env import Store
+
+log = logging.getLogger(__name__)
+
+SWITCH_INTERVAL = 0.0005  # s a data or commit thread may keep the GIL from the loop; Python's 5 ms shows in every request
+VERIFY_MAX = 64 << 20  # bytes of a data file that is verified page by page after an unclean stop; see `_check`
+MAX_TASKS = 4000  # requests in flight; the kernel allows 1,024 background ones, and as many processes as wait
+
+
+def run(store_path: Path, mountpoint: Path, options: list[str], ready: Callable[[], None]) -> int:
+    """Serve a store on a mount point until it is unmounted; create the store in an empty directory.
+
+    Returns the exit code. Raises `NnfsError` when the mount does not come about.
+    """
+    mount_options = parse_options(options, fsname=os.fspath(store_path))
+    own = parse_own(mount_options.own)
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    store = open_store(store_path)
+    try:
+        daemon = Daemon(store, mountpoint, mount_options, own, ready)
+        trio.run(daemon.main)
+        return daemon.exit_code
+    finally:
+        store.close()
+
+
+def open_store(path: Path) -> Store:
+    """Open a store, or make one where there is nothing. Checks it when it was not closed cleanly."""
+    if not path.exists() or (path.is_dir() and env.is_empty(path)):
+        log.info("creating a store in %s", path)
+        return Store.create(path)
+    unclean_file = path / env.DATA_FILE
+    store = Store.open(path)
+    try:
+        _check(store, unclean_file)
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+def _check(store: Store, data_file: Path) -> None:
+    """After an unclean stop look at LMDB's own pages, as far as that takes seconds; fsck does it for any size."""
+    for problem in store.problems:
+        log.warning("%s: the other copy is used; nnfs fsck --repair renews it", problem)
+    if store.state.clean_commit == store.state.commit:
+        return
+    log.info("%s was not cleanly unmounted: nothing is lost that was acknowledged", store.path)
+    if data_file.stat().st_size <= VERIFY_MAX:
+        problems = verify.page_damage(data_file)
+        if problems:
+            raise StoreDamaged(f"{store.path}: damaged pages after an unclean stop ({problems[0]}); run nnfs fsck")
+
+
+class Daemon:
+    """The parts of a running mount."""
+
+    def __init__(
+        self, store: Store, mountpoint: Path, mount_options: MountOptions, own: Options, ready: Callable[[], None]
+    ) -> None:
+        self.store, self.mountpoint, self.ready = store, mountpoint, ready
+        self.started = time.time()
+        self.exit_code = 0
+        self.own = own
+        self.data = DirtyData(store.superblock.chunk_size)
+        self.fs = Filesystem(store, on_release=self.data.drop)
+        self.reader = Reader(store, self.fs, self.data, cache_bytes=own.cache, timeout=own.read_timeout)
+        self.space = Space(store.path, own.dirty)
+        self.committer = Committer(store, self.fs, self.data, self.reader, self.space, self._apply)
+        read_only = mount_options.read_only or store.read_only
+        self.ops = Operations(
+            self.fs, self.data, self.reader, self.committer, read_only=read_only, atime=mount_options.atime
+        )
+        self.mount_options = mount_options
+        self.connection: Connection | None = None
+
+    def _apply(self, epoch: Any, changes: Any, now: int, room: int) -> Any:
+        return apply(self.store, epoch, changes, now, room)
+
+    async def main(self) -> None:
+        """Mount, serve, unmount, commit."""
+        self.connection = connect(self.ops, os.fspath(self.mountpoint), self.mount_options)
+        try:
+            async with trio.open_nursery() as nursery:
+                await self._start(nursery)
+                await self._serve(nursery)
+                notify.stopping("writing what is left")
+                await self._finish()
+                nursery.cancel_scope.cancel()
+        finally:
+            self.connection.close()
+            self.fs.close()
+        log.info("unmounted %s", self.mountpoint)
+
+    async def _start(self, nursery: trio.Nursery) -> None:
+        assert self.connection is not None
+        await self.connection.handshake()
+        # Fewer, larger reads; and no throttling of writers to 1 % of memory, which is meant for slow network servers.
+        self.connection.tune(read_ahead_kb=1024, max_ratio=100)
+        self.reader.start(nursery)
+        nursery.start_soon(self.committer.run, nursery)
+        handlers = {"df": self._df, "status": self._status, "stat": self._stat, "backup": self._backup}
+        await nursery.start(control.serve, self.store.path / control.SOCKET_NAME, handlers)
+        await nursery.start(self._on_signals)
+        if notify.watchdog_interval() is not None:
+            nursery.start_soon(self._watchdog)
+
+    async def _serve(self, nursery: trio.Nursery) -> None:
+        assert self.connection is not None
+        gc.freeze()  # what start-up made stays: collections need not look at it again
+        async with trio.open_nursery() as serving:
+            serving.start_soon(self.connection.serve, 2, MAX_TASKS)
+            log.info("mounted %s on %s", self.store.path, self.mountpoint)
+            self.ready()
+
+    async def _on_signals(self, *, task_status: trio.TaskStatus[None]) -> None:
+        assert self.connection is not None
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
+            async for number in signals:
+                log.info("%s: unmounting", signal.Signals(number).name)
+                notify.stopping("unmounting")
+                try:
+                    await self.connection.unmount()
+                except NnfsError as error:
+                    # Open files would hold it for ever; detached, it ends when the last one is closed, and a service
+                    # manager's second signal finds it here again.
+                    log.warning("%s: detached, ends when the last file is closed", error)
+                    await self.connection.unmount(lazy=True)
+
+    async def _watchdog(self) -> None:
+        while True:
+            notify.watchdog()
+            await trio.sleep(notify.watchdog_interval() or 1.0)
+
+    async def _finish(self) -> None:
+        """The last commits, and the mark that nothing came after them."""
+        with trio.CancelScope(shield=True):
+            try:
+                await self.committer.sync()
+                while not self.fs.active.empty:
+                    await self.committer.sync()  # releases that did not fit into one commit
+                await self.committer.settle()
+                await trio.to_thread.run_sync(self.store.mark_clean)
+            except NnfsError as error:
+                log.critical("the last commit failed, what was not synced is lost: %s", error)
+                self.exit_code = error.exit_code
+
+    # -- control socket
+
+    async def _settled(self) -> None:
+        try:
+            await self.committer.sync()
+        except NnfsError as error:
+            log.debug("answering from the last commit: %s", error)
+
+    async def _df(self, request: dict[str, Any]) -> dict[str, Any]:
+        await self._settled()
+        return await trio.to_thread.run_sync(report.df_report, self.store)
+
+    async def _stat(self, request: dict[str, Any]) -> dict[str, Any]:
+        await self._settled()
+        return await trio.to_thread.run_sync(self._stat_now, int(request["ino"]))
+
+    def _stat_now(self, ino: int) -> dict[str, Any]:
+        snapshot = self.store.read()
+        try:
+            return report.stat_report(snapshot, ino)
+        finally:
+            snapshot.close()
+
+    async def _backup(self, request: dict[str, Any]) -> dict[str, Any]:
+        await self.committer.sync()
+        return await trio.to_thread.run_sync(backup, self.store, Path(request["file"]))
+
+    async def _status(self, request: dict[str, Any]) -> dict[str, Any]:
+        failure = self.committer.failure
+        return {
+            "pid": os.getpid(),
+            "mountpoint": os.fspath(self.mountpoint),
+            "uptime": time.time() - self.started,
+            "read_only": self.ops.read_only or (str(failure) if failure else ""),
+            "commit": self.committer.durable,
+            "commits": self.committer.commits,
+            "dirty_bytes": self.data.bytes,
+            "free_bytes": self.space.free,
+            "no_space": self.committer.no_space is not None,
+            "inodes": self.fs.state.inodes,
+            "known_inodes": len(self.fs.lookups),
+            "cache_bytes": self.reader.cache.bytes,
+            "cache_hits": self.reader.cache.hits,
+            "cache_misses": self.reader.cache.misses,
+            "queue": 0,
+            "damaged_blocks": len(self.reader.damaged),
+        }

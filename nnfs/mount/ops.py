@@ -1,0 +1,393 @@
+"""The thin adapter between pyfuse3 and the rooms below: arguments in, attributes out, errors to errno. No decisions here.
+
+File and directory handles are inode numbers: no state belongs to a single handle. An inode's kernel look-up count
+outlives its open handles, so nothing else has to be counted.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import os
+import stat
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import pyfuse3
+from pyfuse3 import EntryAttributes, FUSEError, RequestContext, SetattrFields
+
+from nnfs.blockio.commit import Committer
+from nnfs.blockio.dirty import Buffer, DirtyData
+from nnfs.blockio.reader import Reader
+from nnfs.errors import FsError, NnfsError
+from nnfs.fs import report
+from nnfs.fs.apply import RELEASE_NODES
+from nnfs.fs.filesystem import Filesystem
+from nnfs.fs.namespace import Namespace
+from nnfs.fs.xattrs import ACL_ACCESS, VIRTUAL, Xattrs
+from nnfs.store import schema
+from nnfs.store.schema import Inode
+
+log = logging.getLogger(__name__)
+
+TIMEOUT = 3600.0  # seconds the kernel may trust names and attributes: nobody changes them but through it
+UNSETTLED = 1.0  # the same while an inode has dirty data, whose stored size is not known yet
+RELATIME = 24 * 3600 * 10**9  # ns
+RECORD_COST = 4096  # bytes of space that a new name or attribute is taken to need, generously
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def guard(
+    handler: Callable[Concatenate[Operations, P], Awaitable[T]],
+) -> Callable[Concatenate[Operations, P], Awaitable[T]]:
+    """Let nothing but FUSEError leave a handler: anything else would end the mount.
+
+    A bug is logged once with its traceback, answered with EIO, and turns the mount read-only.
+    """
+
+    @functools.wraps(handler)
+    async def guarded(self: Operations, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await handler(self, *args, **kwargs)
+        except FUSEError:
+            raise
+        except FsError as error:
+            raise FUSEError(error.errno) from None
+        except NnfsError as error:
+            log.debug("%s: %s", handler.__name__, error)
+            raise FUSEError(error.errno) from None
+        except MemoryError:
+            raise FUSEError(errno.ENOMEM) from None
+        except OSError as error:
+            raise FUSEError(error.errno or errno.EIO) from None
+        except Exception as bug:
+            self.trip(handler.__name__, bug)
+            raise FUSEError(errno.EIO) from None
+
+    return guarded
+
+
+class Operations(pyfuse3.Operations):
+    """FUSE requests on one store."""
+
+    enable_writeback_cache = True
+    enable_acl = True
+    supports_dot_lookup = True
+
+    def __init__(
+        self, fs: Filesystem, data: DirtyData, reader: Reader, committer: Committer, *, read_only: bool, atime: str
+    ) -> None:
+        super().__init__()
+        self.fs, self.data, self.reader, self.committer = fs, data, reader, committer
+        self.xattrs = Xattrs(fs)
+        self.names = Namespace(fs, self.xattrs)
+        self.read_only = "mounted read-only" if read_only else ""
+        self.atime = atime
+
+    def trip(self, where: str, bug: Exception) -> None:
+        """Turn the mount read-only because of a bug."""
+        if not self.read_only:
+            self.read_only = f"a bug in {where}: {bug!r}"
+        log.error("bug in %s, the mount is read-only from here on: unmount and mount again", where, exc_info=bug)
+
+    def _changing(self) -> None:
+        if self.read_only or self.committer.failure is not None:
+            raise FUSEError(errno.EROFS)
+
+    async def _growing(self) -> None:
+        """Before anything that makes the store larger."""
+        self._changing()
+        await self.committer.admit(RECORD_COST)
+
+    # -- attributes
+
+    def attributes(self, inode: Inode) -> EntryAttributes:
+        """Return what stat(2) shows, and count nothing."""
+        entry = EntryAttributes()
+        entry.st_ino = inode.ino
+        entry.st_mode = inode.mode
+        entry.st_nlink = inode.nlink
+        entry.st_uid = inode.uid
+        entry.st_gid = inode.gid
+        entry.st_size = inode.size
+        entry.st_atime_ns = inode.atime
+        entry.st_mtime_ns = inode.mtime
+        entry.st_ctime_ns = inode.ctime
+        entry.entry_timeout = entry.attr_timeout = TIMEOUT
+        kind = inode.mode & 0o170000
+        if kind == stat.S_IFREG:
+            stored = inode.stored
+            if self.data.has(inode.ino):
+                stored += self.data.dirty_bytes(inode.ino)
+                entry.attr_timeout = UNSETTLED
+            entry.st_blocks = -(-stored // 512)
+            entry.st_blksize = self.data.chunk_size
+        elif kind in (stat.S_IFBLK, stat.S_IFCHR):
+            entry.st_rdev = inode.aux
+        elif kind == stat.S_IFDIR:
+            entry.st_size = inode.count * 32
+        return entry
+
+    def _known(self, inode: Inode) -> EntryAttributes:
+        """Attributes for an answer by which the kernel takes note of the inode."""
+        self.fs.remember(inode.ino)
+        return self.attributes(inode)
+
+    @guard
+    async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        inode = self.names.lookup(parent_inode, name)
+        if inode is not None:
+            return self._known(inode)
+        absent = EntryAttributes()
+        absent.st_ino = 0  # a negative answer that the kernel may keep
+        absent.entry_timeout = TIMEOUT
+        return absent
+
+    @guard
+    async def forget(self, inode_list: list[tuple[int, int]]) -> None:
+        for ino, count in inode_list:
+            self.fs.forget(ino, count)
+
+    @guard
+    async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
+        return self.attributes(self.fs.inode(inode))
+
+    @guard
+    async def setattr(
+        self, inode: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
+    ) -> EntryAttributes:
+        self._changing()
+        found = self.fs.inode(inode)
+        if fields.update_size:
+            await self._resize(found, attr.st_size)
+        if fields.update_mode:
+            self.xattrs.chmod(found, attr.st_mode)
+        if fields.update_uid:
+            found.uid = attr.st_uid
+        if fields.update_gid:
+            found.gid = attr.st_gid
+        now = time.time_ns()
+        nothing = not (fields.update_mode or fields.update_atime or fields.update_mtime or fields.update_ctime)
+        if fields.update_uid or fields.update_gid or (nothing and ctx.uid != 0):
+            self._drop_privileges(found)
+        if fields.update_atime:
+            found.atime = _clamp(attr.st_atime_ns)
+        if fields.update_mtime:
+            found.mtime = _clamp(attr.st_mtime_ns)
+        elif fields.update_size:
+            found.mtime = now
+        found.ctime = _clamp(attr.st_ctime_ns) if fields.update_ctime else now
+        self.fs.touch(found)
+        return self.attributes(found)
+
+    @staticmethod
+    def _drop_privileges(inode: Inode) -> None:
+        """What FUSE_HANDLE_KILLPRIV_V2 asks for (see connection.py): suid goes, sgid where it means execution."""
+        if stat.S_ISREG(inode.mode):
+            inode.mode &= ~stat.S_ISUID
+            if inode.mode & stat.S_IXGRP:
+                inode.mode &= ~stat.S_ISGID
+
+    async def _resize(self, inode: Inode, size: int) -> None:
+        if stat.S_ISDIR(inode.mode):
+            raise FUSEError(errno.EISDIR)
+        if not stat.S_ISREG(inode.mode):
+            raise FUSEError(errno.EINVAL)
+        spare = self.fs.new_ino() if size < inode.size and inode.count > RELEASE_NODES * schema.NODE_SPAN else 0
+        self.data.truncate(inode.ino, inode.size, size, spare)
+        inode.size = size
+        self.fs.touch(inode)
+
+    @guard
+    async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
+        return self.fs.inode(inode).target
+
+    @guard
+    async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
+        unit = 4096
+        free = max(0, self.committer.space.free - self.data.bytes) // unit
+        used = self.fs.store.physical_bytes() // unit
+        result = pyfuse3.StatvfsData()
+        result.f_bsize = result.f_frsize = unit
+        result.f_blocks = used + free
+        result.f_bfree = result.f_bavail = free
+        result.f_files = self.fs.state.inodes + free
+        result.f_ffree = result.f_favail = free
+        result.f_namemax = schema.NAME_MAX
+        return result
+
+    # -- names
+
+    async def _create(
+        self, parent: int, name: bytes, mode: int, ctx: RequestContext, *, rdev: int = 0, target: bytes = b""
+    ) -> Inode:
+        await self._growing()
+        return self.names.create(parent, name, mode, ctx.umask, ctx.uid, ctx.gid, rdev=rdev, target=target)
+
+    @guard
+    async def mknod(self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
+        return self._known(await self._create(parent_inode, name, mode, ctx, rdev=rdev))
+
+    @guard
+    async def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
+        return self._known(await self._create(parent_inode, name, mode | stat.S_IFDIR, ctx))
+
+    @guard
+    async def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
+        if len(target) > schema.SYMLINK_MAX:
+            raise FUSEError(errno.ENAMETOOLONG)
+        return self._known(await self._create(parent_inode, name, stat.S_IFLNK | 0o777, ctx, target=target))
+
+    @guard
+    async def create(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
+    ) -> tuple[pyfuse3.FileInfo, EntryAttributes]:
+        inode = await self._create(parent_inode, name, mode | stat.S_IFREG, ctx)
+        return pyfuse3.FileInfo(fh=inode.ino), self._known(inode)
+
+    @guard
+    async def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext) -> EntryAttributes:
+        await self._growing()
+        return self._known(self.names.link(inode, new_parent_inode, new_name))
+
+    @guard
+    async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        self._changing()
+        self.names.unlink(parent_inode, name)
+
+    @guard
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        self._changing()
+        self.names.rmdir(parent_inode, name)
+
+    @guard
+    async def rename(
+        self, parent_inode_old: int, name_old: bytes, parent_inode_new: int, name_new: bytes, flags: int, ctx: RequestContext
+    ) -> None:
+        self._changing()
+        self.names.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
+
+    @guard
+    async def opendir(self, inode: int, ctx: RequestContext) -> int:
+        self.names.directory(inode)
+        return inode
+
+    @guard
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        self._accessed(self.fs.inode(fh))
+        for cookie, name, inode in self.names.entries(fh, start_id):
+            if not pyfuse3.readdir_reply(token, name, self.attributes(inode), cookie):
+                break
+            if name not in (b".", b".."):
+                self.fs.remember(inode.ino)
+
+    @guard
+    async def releasedir(self, fh: int) -> None:
+        pass
+
+    @guard
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        await self.committer.sync()
+
+    # -- content
+
+    @guard
+    async def open(self, inode: int, flags: int, ctx: RequestContext) -> pyfuse3.FileInfo:
+        found = self.fs.inode(inode)
+        if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
+            self._changing()
+        if flags & os.O_TRUNC and stat.S_ISREG(found.mode):
+            await self._resize(found, 0)
+            if ctx.uid != 0:
+                self._drop_privileges(found)
+            found.mtime = found.ctime = time.time_ns()
+        return pyfuse3.FileInfo(fh=inode)
+
+    @guard
+    async def read(self, fh: int, offset: int, size: int) -> Buffer:
+        inode = self.fs.inode(fh)
+        self._accessed(inode)
+        return await self.reader.read(inode, offset, size)
+
+    @guard
+    async def write(self, fh: int, offset: int, buf: bytes) -> int:
+        self._changing()
+        await self.committer.admit(len(buf))
+        inode = self.fs.inode(fh)
+        self.committer.offer(self.data.write(fh, offset, buf, inode.size))
+        inode.size = max(inode.size, offset + len(buf))
+        inode.mtime = inode.ctime = time.time_ns()
+        self.fs.touch(inode)
+        return len(buf)
+
+    def _accessed(self, inode: Inode) -> None:
+        if self.atime == "noatime" or self.read_only:
+            return
+        now = time.time_ns()
+        if self.atime == "strictatime" or inode.atime <= max(inode.mtime, inode.ctime) or now - inode.atime > RELATIME:
+            inode.atime = now
+            self.fs.touch(inode)
+
+    @guard
+    async def flush(self, fh: int) -> None:
+        error = self.committer.inode_errors.pop(fh, None)
+        if error is not None:
+            raise error
+
+    @guard
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        await self.committer.sync_inode(fh)
+
+    @guard
+    async def release(self, fh: int) -> None:
+        pass
+
+    # -- extended attributes
+
+    @guard
+    async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
+        found = self.fs.inode(inode)
+        value = self._computed(found, name) if name.startswith(VIRTUAL) else self.xattrs.get(found, name)
+        if value is None:
+            raise FUSEError(errno.ENODATA)
+        return value
+
+    @guard
+    async def listxattr(self, inode: int, ctx: RequestContext) -> list[bytes]:
+        return self.xattrs.names(self.fs.inode(inode))
+
+    @guard
+    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        await self._growing()
+        found = self.fs.inode(inode)
+        keep = True
+        if name == ACL_ACCESS and found.mode & stat.S_ISGID and ctx.uid != 0 and ctx.gid != found.gid:
+            keep = found.gid in pyfuse3.get_sup_groups(ctx.pid)
+        self.xattrs.set(found, name, value, keep_setgid=keep)
+
+    @guard
+    async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
+        self._changing()
+        self.xattrs.remove(self.fs.inode(inode), name)
+
+    def _computed(self, inode: Inode, name: bytes) -> bytes | None:
+        """Values of `user.nnfs.*`: readable by name, never listed (or rsync -X would try to copy them)."""
+        what = name[len(VIRTUAL) :]
+        if what == b"store":
+            return os.fsencode(self.fs.store.path)
+        if what == b"ino":
+            return str(inode.ino).encode()
+        if what == b"stored_bytes":
+            return str(inode.stored).encode()
+        if what == b"codecs" and stat.S_ISREG(inode.mode):
+            lines: list[dict[str, Any]] = report.stat_report(self.fs.snapshot, inode.ino)["codecs"]
+            return " ".join(f"{line['codec']}:{line['chunks']}" for line in lines).encode()
+        return None
+
+
+def _clamp(ns: int) -> int:
+    return max(-(1 << 63), min((1 << 63) - 1, ns))
