@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
+import select
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests import harness
+from tests.conftest import why_no_mount
 
 REPO = Path(__file__).resolve().parent.parent
 TORCH = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]["optional-dependencies"]["neural"][0]
@@ -234,6 +241,108 @@ def test_umount_helper_waits_for_nnfs_unless_forced(installed: Checkout) -> None
     assert len(installed.calls_of("nnfs")) == 1
     installed.recorder(installed.root / ".venv/bin/python", "nnfs", status=9)
     assert helper(installed, "umount", "/mnt/nn") == 32
+
+
+# -------------------------------------------------------------------------------------------------- mount(8), for real
+
+
+class Place:
+    """A store and a mount point, and an fstab that names them."""
+
+    def __init__(self, base: Path) -> None:
+        self.base, self.store, self.mnt, self.fstab = base, base / "store", base / "mnt", base / "fstab"
+        self.store.mkdir()
+        self.mnt.mkdir()
+        self.fstab.write_text(f"{self.store} {self.mnt} fuse.nnfs noatime,nofail,x-systemd.automount,_netdev 0 0\n")
+
+    def run(self, *argv: str | Path) -> int:
+        """The status of a command; the daemon it leaves behind must not hold our pipes, or pytest would wait for it."""
+        return subprocess.run(argv, stdin=subprocess.DEVNULL, timeout=120).returncode
+
+    @property
+    def pid(self) -> int:
+        return int(json.loads(harness.nnfs("status", str(self.mnt), "--json").stdout)["pid"])
+
+    @property
+    def options(self) -> set[str]:
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+        (line,) = (line.split() for line in lines if line.split()[4] == str(self.mnt))
+        return set(line[5].split(","))
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    if why := why_no_mount():
+        pytest.skip(f"mounting {why}")
+    is_ours = Path("/sbin/mount.fuse.nnfs").resolve().is_relative_to(REPO)
+    if Path(sys.prefix) == REPO / ".venv":
+        assert is_ours, "tools/test links the helpers of its checkout"
+    elif not is_ours:
+        pytest.skip("the helpers in /sbin belong to another checkout, or to none: tools/test installs them")
+    place = Place(harness.work_dir())
+    try:
+        yield place
+    finally:
+        while harness.mounted_at(place.mnt):
+            harness.umount(place.mnt, harness.MNT_FORCE | harness.MNT_DETACH)
+        shutil.rmtree(place.base)
+
+
+@pytest.mark.mount
+@pytest.mark.parametrize("kind", ["fuse.nnfs", "nnfs"])
+def test_mount_8_and_umount_8(place: Place, kind: str) -> None:
+    assert place.run("mount", "-t", kind, place.store, place.mnt, "-o", "noatime") == 0
+    assert harness.mounted_at(place.mnt)
+    assert "noatime" in place.options
+    (place.mnt / "file").write_bytes(b"content")
+    daemon = os.pidfd_open(place.pid)
+    assert place.run("umount", place.mnt) == 0
+    assert select.select([daemon], [], [], 0)[0] == [daemon], "umount returned before the daemon had ended"
+    os.close(daemon)
+    assert place.run("mount", "-t", kind, place.store, place.mnt, "-o", "ro") == 0
+    assert (place.mnt / "file").read_bytes() == b"content"
+    assert place.run("umount", place.mnt) == 0
+
+
+@pytest.mark.mount
+def test_an_fstab_line(place: Place) -> None:
+    for _ in range(2):  # the second time it is mounted already
+        assert place.run("mount", "--all", "--fstab", place.fstab) == 0
+        assert "noatime" in place.options  # one line only: not mounted twice
+    assert place.run("umount", place.mnt) == 0
+
+
+@pytest.mark.mount
+def test_remount_read_only_and_back(place: Place) -> None:
+    assert place.run("mount", "-t", "fuse.nnfs", place.store, place.mnt) == 0
+    assert place.run("mount", "-o", "remount,ro", place.mnt) == 0
+    with pytest.raises(OSError, match="Read-only"):
+        (place.mnt / "file").touch()
+    assert place.run("mount", "-o", "remount,rw", place.mnt) == 0
+    (place.mnt / "file").touch()
+    assert place.run("umount", place.mnt) == 0
+
+
+@pytest.mark.mount
+def test_failures_have_the_status_of_mount_8(place: Place) -> None:
+    (place.store / "something else").touch()
+    assert place.run("mount", "-t", "fuse.nnfs", place.store, place.mnt) == 32
+    assert not harness.mounted_at(place.mnt)
+
+
+@pytest.mark.mount
+def test_after_a_crash_umount_and_mount_work(place: Place) -> None:
+    mount = ("mount", "-t", "fuse.nnfs", place.store, place.mnt)
+    for clean_up in [("umount", place.mnt), ("umount", "-l", place.mnt), mount]:
+        assert place.run(*mount) == 0
+        pid = place.pid
+        daemon = os.pidfd_open(pid)
+        os.kill(pid, signal.SIGKILL)
+        assert select.select([daemon], [], [], 60)[0] == [daemon]
+        os.close(daemon)
+        assert place.run(*clean_up) == 0
+    assert (place.mnt / ".").is_dir()
+    assert place.run("umount", place.mnt) == 0
 
 
 # ------------------------------------------------------------------------------------------------------------ contracts
