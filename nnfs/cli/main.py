@@ -85,7 +85,7 @@ def _add_mounting(commands: Any) -> None:
         "--chunk-size", type=byte_count, metavar="N", help="for a new store: 16K to 1M, a power of two (128K)"
     )
     parser.add_argument(
-        "--log", type=absolute, metavar="FILE", help="log to FILE (not to stderr with -f, the journal, or /var/log/nnfs)"
+        "--log", type=absolute, metavar="FILE", help="log here (not to the journal or /var/log/nnfs; with -f to stderr)"
     )
     parser.add_argument(
         "--log-level", choices=["debug", "info", "warning", "error"], default="info", help="what to log (info)"

@@ -6,12 +6,17 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nnfs.cli import client, tables
 from nnfs.cli.locate import locate, mount_of
 from nnfs.errors import NnfsError, UsageError
 
-FSCK_CORRECTED, FSCK_LEFT, FSCK_FAILED = 1, 4, 8  # as in fsck(8)
+if TYPE_CHECKING:
+    from nnfs.fs.fsck import Report
+
+FSCK_FAILED = 8  # as in fsck(8)
+PATHS_SHOWN = 20  # of one problem
 
 
 def mkfs(args: argparse.Namespace) -> int:
@@ -94,3 +99,27 @@ class _Progress:
     def clear(self) -> None:
         if self._last:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def print_report(report: Report) -> None:
+    """Problems with the files they concern, notes, and a last line that sums up."""
+    for problem in report.problems:
+        mark = "fixed" if problem.fixed else "error"
+        print(f"{mark}: {shown(problem.message)}")
+        for path in problem.paths[:PATHS_SHOWN]:
+            print(f"    {shown(path)}")
+        if len(problem.paths) > PATHS_SHOWN:
+            print(f"    and {len(problem.paths) - PATHS_SHOWN} more (--json lists them)")
+    for kind, number in report.omitted.items():
+        print(f"error: {number} more of the kind {kind}")
+    for note in report.notes:
+        print(f"note: {note}")
+    found, fixed = len(report.problems) + report.omitted.total(), sum(problem.fixed for problem in report.problems)
+    counts = report.counts
+    looked = f"{counts['inode']} inodes, {counts['dentry']} names, {counts['block']} blocks"
+    print(f"{looked}: {'clean' if not found else f'{found} errors, {fixed} of them repaired'}")
+
+
+def shown(text: str) -> str:
+    """Text with the control characters and broken encodings of file names made visible."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)

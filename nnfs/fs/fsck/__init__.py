@@ -1,0 +1,203 @@
+"""fsck: every invariant of FORMAT.md, and repair of what can be repaired honestly.
+
+What is derived (counts, sums, the hash index, link counts, second copies) is computed anew; what has no name gets one
+in /lost+found; entries that lead nowhere go. Content is never made up: a damaged block or map node stays, reading it
+stays an error, and the files that it belongs to are named.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+from nnfs.errors import RecordDamaged, StoreDamaged, UsageError
+from nnfs.fs.fsck.blocks import Blocks
+from nnfs.fs.fsck.context import Context, Problem, Progress, Report
+from nnfs.fs.fsck.repair import Fixer, mend
+from nnfs.fs.fsck.tree import DIR, Entries, check_directories, check_inodes, check_links, check_orphans, check_xattrs
+from nnfs.store import schema
+from nnfs.store.env import DATA_FILE, Snapshot, Store, load_twice, lock_directory
+from nnfs.store.schema import Dentry, State, Superblock
+from nnfs.store.verify import page_damage
+
+__all__ = ["Problem", "Report", "check", "run"]
+
+ROUNDS = 4  # a repair can bring to light what it has to repair next
+
+
+def run(path: Path, *, data: bool, repair: bool, progress: Progress) -> Report:
+    """Check the store in a directory from its pages upwards.
+
+    Raises `NotAStore`, `StoreBusy`, `StoreTooNew`, `UsageError`: all that keeps it from being checked.
+    """
+    damage = _page_damage(path, progress)
+    if not damage:
+        try:
+            store = Store.open(path)
+        except StoreDamaged as error:
+            return Report([Problem("store", str(error))])
+        try:
+            return check(store, data=data, repair=repair, progress=progress)
+        finally:
+            store.close()
+    report = _in_child(path, data, progress)
+    report.problems[:0] = [Problem("page", line) for line in damage]
+    report.notes.append(
+        "pages of data.mdb are damaged: nothing was repaired; mount read-only (-o ro) to copy what can be read, "
+        "or restore a backup"
+    )
+    return report
+
+
+def _page_damage(path: Path, progress: Progress) -> list[str]:
+    data_file = path / DATA_FILE
+    if not data_file.is_file():
+        return []  # Store.open says it better
+    lock = lock_directory(path)
+    try:
+        progress("pages", 0, 1)
+        return page_damage(data_file)
+    finally:
+        os.close(lock)
+
+
+def _in_child(path: Path, data: bool, progress: Progress) -> Report:
+    """Check what the engine can still read in a child process: damaged pages may crash it."""
+    ours, theirs = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(ours)
+            store = Store.open(path)
+            found = check(store, data=data, repair=False, progress=progress)
+            with open(theirs, "w", encoding="utf-8") as pipe:
+                json.dump(found.as_dict(), pipe)
+        except StoreDamaged as error:
+            with open(theirs, "w", encoding="utf-8") as pipe:
+                json.dump(Report([Problem("store", str(error))]).as_dict(), pipe)
+        finally:
+            os._exit(0)
+    os.close(theirs)
+    with open(ours, encoding="utf-8") as pipe:
+        text = pipe.read()
+    os.waitpid(child, 0)
+    report = Report()
+    if not text:
+        report.notes.append("the records could not be checked: the engine fails on the damaged pages")
+        return report
+    answer = json.loads(text)
+    for found in answer["errors"]:
+        report.problems.append(Problem(found["kind"], found["message"], tuple(found["inodes"]), paths=found["paths"]))
+    report.notes, report.counts = answer["notes"], Counter(answer["counts"])
+    return report
+
+
+def check(store: Store, *, data: bool, repair: bool, progress: Progress) -> Report:
+    """Check an open store that nobody else changes; with `repair` mend it and check it again."""
+    if repair and store.read_only:
+        raise UsageError(f"{store.path} has features that this nnfs does not know: it cannot be repaired by it")
+    context = _round(store, data, progress)
+    if not repair or context.unreadable:
+        return context.report
+    fixed: list[Problem] = []
+    done: list[str] = []
+    carried = [problem for problem in context.report.problems if problem.kind == "data"]
+    for _ in range(ROUNDS):
+        done += mend(store, context)
+        mended = [problem for problem in context.report.problems if problem.fixed]
+        if not mended:
+            break
+        fixed += mended
+        context = _round(store, False, progress)
+    report = context.report
+    left = [problem for problem in report.problems if problem.kind != "data"]
+    report.problems = fixed + carried + left
+    report.notes += done
+    return report
+
+
+def _round(store: Store, data: bool, progress: Progress) -> Context:
+    snapshot = store.read()
+    try:
+        context = Context(store, snapshot, store.state, data=data, progress=progress)
+        for key, unpack in ((schema.SUPER_KEY, Superblock.unpack), (schema.STATE_KEY, State.unpack)):
+            for line in load_twice(snapshot, key, unpack)[1]:
+                context.problem("copies", line, fix=lambda _: None)  # every repair writes both copies
+        check_inodes(context)
+        check_orphans(context)
+        Entries(context).run()
+        check_directories(context)
+        check_links(context)
+        check_xattrs(context)
+        Blocks(context).run()
+        _check_state(context)
+        _name_files(context, snapshot)
+    finally:
+        snapshot.close()
+    return context
+
+
+def _check_state(c: Context) -> None:
+    there = len(c.nodes) + len(c.damaged_inodes)
+    if c.unreadable:
+        return
+    if c.state.inodes != there:
+        fix = partial(Fixer.set_state, name="inodes", value=there)
+        c.problem("state", f"number of inodes {c.state.inodes}, not {there}", fix=fix, derived=True)
+    last = max([*c.nodes, *c.damaged_inodes], default=0)
+    if c.state.next_ino <= last or c.state.next_ino < schema.FIRST_FREE_INO:
+        fix = partial(Fixer.set_state, name="next_ino", value=max(last + 1, schema.FIRST_FREE_INO))
+        c.problem("state", f"next inode number {c.state.next_ino}, but there is {last}", fix=fix, derived=True)
+    used = max((int.from_bytes(key[:8], "big") for key in map(c.snapshot.last, ("block", "payload")) if key), default=0)
+    if c.state.next_number <= used:
+        fix = partial(Fixer.set_state, name="next_number", value=used + 1)
+        c.problem("state", f"next block number {c.state.next_number}, but there is {used}", fix=fix, derived=True)
+    if c.state.clean_commit > c.state.commit:
+        fix = partial(Fixer.set_state, name="clean_commit", value=0)
+        c.problem("state", f"clean unmount at commit {c.state.clean_commit}, after the last", fix=fix, derived=True)
+
+
+def _name_files(c: Context, snapshot: Snapshot) -> None:
+    """Give problems the paths of their inodes: directories are known, files are looked for in one more scan."""
+    wanted = {ino for problem in c.report.problems for ino in (*problem.inodes, *(ino for ino, _ in problem.chunks))}
+    files = wanted - {ino for ino in wanted if ino in c.nodes and c.nodes[ino].kind == DIR}
+    names: dict[int, tuple[int, bytes]] = {}
+    if files:
+        for key, record in snapshot.range("dentry", b""):
+            try:
+                dentry = Dentry.unpack(key, record)
+            except RecordDamaged:
+                continue
+            if dentry.ino in files:
+                names[dentry.ino] = (schema.KEY2.unpack(key)[0], dentry.name)
+    for problem in c.report.problems:
+        for ino in dict.fromkeys(problem.inodes):
+            problem.paths.append(_path(c, snapshot, names, ino))
+        size = c.store.superblock.chunk_size
+        for ino, chunk in problem.chunks:
+            problem.paths.append(f"{_path(c, snapshot, names, ino)} at {chunk * size}")
+
+
+def _path(c: Context, snapshot: Snapshot, names: dict[int, tuple[int, bytes]], ino: int) -> str:
+    parts: list[bytes] = []
+    seen: set[int] = set()
+    while ino != schema.ROOT_INO and ino not in seen:
+        seen.add(ino)
+        node = c.nodes.get(ino)
+        if ino in names:
+            ino, name = names[ino]
+        elif node is not None and node.kind == DIR and node.parent:
+            key = schema.KEY2.pack(node.parent, node.cookie)
+            record = snapshot.get("dentry", key)
+            ino, name = node.parent, Dentry.unpack(key, record).name if record else b"?"
+        else:
+            parts.append(b"<inode %d>" % ino)
+            return os.fsdecode(b"/".join(reversed(parts)))
+        parts.append(name)
+    return os.fsdecode(b"/" + b"/".join(reversed(parts)))
