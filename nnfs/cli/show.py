@@ -30,9 +30,13 @@ def _answer(place: Place, command: str, offline: Callable[[Store], dict[str, Any
 
 def df(args: argparse.Namespace) -> int:
     """Space: logical, stored, physical, by codec."""
-    from nnfs.fs import report
 
-    answer = _answer(locate(args.path), "df", report.df_report)
+    def offline(store: Store) -> dict[str, Any]:
+        from nnfs.fs import report
+
+        return report.df_report(store)
+
+    answer = _answer(locate(args.path), "df", offline)
     if args.json:
         tables.printed_json(answer)
         return 0
@@ -96,12 +100,12 @@ def _flat(answer: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 def stat(args: argparse.Namespace) -> int:
     """One file: chunks, codecs, stored bytes; of a directory the sum of all below it."""
-    from nnfs.fs import report
-
     place = locate(args.path)
     ino = os.lstat(place.path).st_ino if place.is_inside else ROOT_INO
 
     def offline(store: Store) -> dict[str, Any]:
+        from nnfs.fs import report
+
         snapshot = store.read()
         try:
             return report.stat_report(snapshot, ino)

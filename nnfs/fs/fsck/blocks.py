@@ -221,7 +221,7 @@ class Blocks:
             if node.proof:
                 self.c.uncertain.add(ino)
                 lost = f"{node.count} chunks are lost" if node.count > 0 else "its chunk map is not the one it proves"
-                self.c.problem("proof", f"inode {ino}: {lost}; its holes read as errors, its other chunks are sound", ino)
+                self.c.problem("proof", f"inode {ino}: {lost}; its holes read as errors, other chunks are sound", ino)
             elif node.count:
                 self.c.problem(
                     "count", f"inode {ino}: its count of chunks is {node.count} too high", ino,
