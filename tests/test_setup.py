@@ -188,14 +188,10 @@ def installed(checkout: Checkout) -> Checkout:
     return checkout
 
 
-def helper(checkout: Checkout, name: str, *args: str, env: dict[str, str] | None = None) -> int:
+def helper(checkout: Checkout, name: str, *args: str) -> int:
     """The status of /sbin/NAME.fuse.nnfs ARGS, called with as bare an environment as an init system's."""
-    command = checkout.root / f"sbin/{name}.fuse.nnfs"
-    return subprocess.run([command, *args], env=env or {}, cwd="/", stderr=subprocess.DEVNULL).returncode
-
-
-def bin_path(checkout: Checkout) -> dict[str, str]:
-    return {"PATH": f"{checkout.root}/bin:/usr/bin:/bin"}
+    command, env = checkout.root / f"sbin/{name}.fuse.nnfs", {"PATH": f"{checkout.root}/bin:/usr/bin:/bin"}
+    return subprocess.run([command, *args], env=env, cwd="/", stderr=subprocess.DEVNULL).returncode
 
 
 @pytest.mark.parametrize(
@@ -224,20 +220,28 @@ def test_mount_helper_fakes_refuses_and_remounts(installed: Checkout) -> None:
     assert helper(installed, "mount", "/data", "/mnt/nn", "-N", "1") == 1
     assert helper(installed, "mount", "/data", "/mnt/nn", "-X") == 1
     assert helper(installed, "mount", "/data") == 1
-    assert helper(installed, "mount", "/data", "/mnt/nn", "-o", "ro,remount", env=bin_path(installed)) == 0
+    assert helper(installed, "mount", "/data", "/mnt/nn", "-o", "ro,remount") == 0
     assert installed.calls_of("nnfs") == []
     assert installed.calls_of("mount") == ["-i -o ro,remount /mnt/nn"]
 
 
+def test_mount_helper_leaves_word_for_umount(installed: Checkout) -> None:
+    target = str(installed.root)
+    assert helper(installed, "mount", "/data", target, "-o", "ro,_netdev") == 0
+    entry = f"--internal-only --fake -t fuse.nnfs -o ro,_netdev,uhelper=fuse.nnfs /data {target}"
+    assert installed.calls_of("mount") == [entry]
+    installed.recorder(installed.root / "bin/mount", "mount", status=16)
+    assert helper(installed, "mount", "/data", target) == 0
+
+
 def test_umount_helper_waits_for_nnfs_unless_forced(installed: Checkout) -> None:
-    env = bin_path(installed)
     assert helper(installed, "umount", "/mnt/n n", "-v", "-t", "fuse.nnfs") == 0
     assert installed.calls_of("nnfs") == ["-I -m nnfs umount /mnt/n n"]
-    assert helper(installed, "umount", "/mnt/nn", "-l", "-f", env=env) == 0
+    assert helper(installed, "umount", "/mnt/nn", "-l", "-f" == 0
     (installed.root / ".venv/bin/python").unlink()
-    assert helper(installed, "umount", "/mnt/nn", env=env) == 0
+    assert helper(installed, "umount", "/mnt/nn" == 0
     assert installed.calls_of("umount") == ["-i -l -f /mnt/nn", "-i /mnt/nn"]
-    assert helper(installed, "umount", "/mnt/nn", "-N", "1", env=env) == 1
+    assert helper(installed, "umount", "/mnt/nn", "-N", "1" == 1
     assert len(installed.calls_of("nnfs")) == 1
     installed.recorder(installed.root / ".venv/bin/python", "nnfs", status=9)
     assert helper(installed, "umount", "/mnt/nn") == 32
