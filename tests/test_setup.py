@@ -237,11 +237,11 @@ def test_mount_helper_leaves_word_for_umount(installed: Checkout) -> None:
 def test_umount_helper_waits_for_nnfs_unless_forced(installed: Checkout) -> None:
     assert helper(installed, "umount", "/mnt/n n", "-v", "-t", "fuse.nnfs") == 0
     assert installed.calls_of("nnfs") == ["-I -m nnfs umount /mnt/n n"]
-    assert helper(installed, "umount", "/mnt/nn", "-l", "-f" == 0
+    assert helper(installed, "umount", "/mnt/nn", "-l", "-f") == 0
     (installed.root / ".venv/bin/python").unlink()
     assert helper(installed, "umount", "/mnt/nn" == 0
     assert installed.calls_of("umount") == ["-i -l -f /mnt/nn", "-i /mnt/nn"]
-    assert helper(installed, "umount", "/mnt/nn", "-N", "1" == 1
+    assert helper(installed, "umount", "/mnt/nn", "-N", "1") == 1
     assert len(installed.calls_of("nnfs")) == 1
     installed.recorder(installed.root / ".venv/bin/python", "nnfs", status=9)
     assert helper(installed, "umount", "/mnt/nn") == 32
