@@ -239,7 +239,7 @@ def test_umount_helper_waits_for_nnfs_unless_forced(installed: Checkout) -> None
     assert installed.calls_of("nnfs") == ["-I -m nnfs umount /mnt/n n"]
     assert helper(installed, "umount", "/mnt/nn", "-l", "-f") == 0
     (installed.root / ".venv/bin/python").unlink()
-    assert helper(installed, "umount", "/mnt/nn" == 0
+    assert helper(installed, "umount", "/mnt/nn") == 0
     assert installed.calls_of("umount") == ["-i -l -f /mnt/nn", "-i /mnt/nn"]
     assert helper(installed, "umount", "/mnt/nn", "-N", "1") == 1
     assert len(installed.calls_of("nnfs")) == 1
