@@ -122,7 +122,8 @@ class Blocks:
         prefix, parts, expected = schema.KEY.pack(block.payload), [], 0
         in_order = True
         for key, fragment in self.c.snapshot.prefix("payload", prefix):
-            in_order &= key == schema.FRAGMENT_KEY.pack(block.payload, expected) and 1 <= len(fragment) <= FRAGMENT_MAX
+            in_order &= key == schema.FRAGMENT_KEY.pack(block.payload, expected) and len(fragment) > 0
+            in_order &= expected == 0 or len(fragment) <= FRAGMENT_MAX
             parts.append(fragment)
             expected += 1
         self.fragments += expected
