@@ -13,7 +13,7 @@ import os
 import stat
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 import pyfuse3
 from pyfuse3 import EntryAttributes, FUSEError, RequestContext, SetattrFields
@@ -22,7 +22,7 @@ from nnfs.blockio.commit import Committer
 from nnfs.blockio.dirty import Buffer, DirtyData
 from nnfs.blockio.reader import Reader
 from nnfs.errors import FsError, NnfsError
-from nnfs.fs import report
+from nnfs.fs import virtual
 from nnfs.fs.apply import RELEASE_NODES
 from nnfs.fs.filesystem import Filesystem
 from nnfs.fs.namespace import Namespace
@@ -171,8 +171,8 @@ class Operations(pyfuse3.Operations):
         if fields.update_gid:
             found.gid = attr.st_gid
         now = time.time_ns()
-        nothing = not (fields.update_mode or fields.update_atime or fields.update_mtime or fields.update_ctime)
-        if fields.update_uid or fields.update_gid or (nothing and ctx.uid != 0):
+        plain = not (fields.update_mode or fields.update_atime or fields.update_mtime or fields.update_ctime)
+        if fields.update_uid or fields.update_gid or ((fields.update_size or plain) and ctx.uid != 0):
             self._drop_privileges(found)
         if fields.update_atime:
             found.atime = _clamp(attr.st_atime_ns)
@@ -351,7 +351,7 @@ class Operations(pyfuse3.Operations):
     @guard
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
         found = self.fs.inode(inode)
-        value = self._computed(found, name) if name.startswith(VIRTUAL) else self.xattrs.get(found, name)
+        value = virtual.computed(self.fs, found, name) if name.startswith(VIRTUAL) else self.xattrs.get(found, name)
         if value is None:
             raise FUSEError(errno.ENODATA)
         return value
@@ -373,20 +373,6 @@ class Operations(pyfuse3.Operations):
     async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
         self._changing()
         self.xattrs.remove(self.fs.inode(inode), name)
-
-    def _computed(self, inode: Inode, name: bytes) -> bytes | None:
-        """Values of `user.nnfs.*`: readable by name, never listed (or rsync -X would try to copy them)."""
-        what = name[len(VIRTUAL) :]
-        if what == b"store":
-            return os.fsencode(self.fs.store.path)
-        if what == b"ino":
-            return str(inode.ino).encode()
-        if what == b"stored_bytes":
-            return str(inode.stored).encode()
-        if what == b"codecs" and stat.S_ISREG(inode.mode):
-            lines: list[dict[str, Any]] = report.stat_report(self.fs.snapshot, inode.ino)["codecs"]
-            return " ".join(f"{line['codec']}:{line['chunks']}" for line in lines).encode()
-        return None
 
 
 def _clamp(ns: int) -> int:

@@ -53,7 +53,7 @@ class BlockWriter:
         self._born = born
         self._room = room  # left in the payload table's last leaf page, as far as known
         self._headers: dict[int, Block | None] = {}  # None: to be deleted
-        self._payloads: list[tuple[bytes, bytes]] = []
+        self._payloads: dict[int, list[tuple[bytes, bytes]]] = {}  # added in this txn, in ascending order
         self._index: dict[bytes, int] = {}
         self._totals: dict[bytes, Total] = {}
 
@@ -94,8 +94,7 @@ class BlockWriter:
             chunk.codec, chunk.model, chunk.plain, len(chunk.payload), self._born,
             xxh3_64_intdigest(chunk.payload), number, 1, chunk.hash,
         )  # fmt: skip
-        items, self._room = cut_payload(number, chunk.payload, self._room)
-        self._payloads += items
+        self._payloads[number], self._room = cut_payload(number, chunk.payload, self._room)
         prefix = chunk.hash[: schema.INDEX_SIZE]
         if prefix not in self._index and self._txn.get("hash", prefix) is None:
             self._index[prefix] = number
@@ -116,10 +115,8 @@ class BlockWriter:
             del self._index[prefix]
         elif self._txn.get("hash", prefix) == schema.KEY.pack(number):
             self._txn.delete("hash", prefix)
-        payload = schema.KEY.pack(block.payload)
-        if self._payloads and self._payloads[-1][0][:8] >= payload:  # may have been added in this very txn
-            self._payloads = [item for item in self._payloads if item[0][:8] != payload]
-        self._txn.delete_prefix("payload", payload)
+        if self._payloads.pop(block.payload, None) is None:
+            self._txn.delete_prefix("payload", schema.KEY.pack(block.payload))
         self._headers[number] = None
         self._count(block.codec, block.model, -1, -block.plain, -block.stored)
 
@@ -145,7 +142,7 @@ class BlockWriter:
                 block.commit = commit
                 headers.append((key, block.pack(key)))
         self._txn.put_many("block", headers)
-        self._txn.put_many("payload", self._payloads)
+        self._txn.put_many("payload", [item for items in self._payloads.values() for item in items])
         self._txn.put_many("hash", sorted((prefix, schema.KEY.pack(n)) for prefix, n in self._index.items()))
         for key, total in self._totals.items():
             total.commit = commit

@@ -27,7 +27,7 @@ MIN_CHUNK_SIZE, MAX_CHUNK_SIZE = 16 * 1024, 1024 * 1024
 NAME_MAX = 255
 SYMLINK_MAX = 4095
 XATTR_MAX = 65536
-FRAGMENT_MAX = 2020  # two payload fragments with their node headers fill a 4 KiB leaf page of LMDB to the byte
+FRAGMENT_MAX = 2020  # two such fragments with their node headers fill a 4 KiB leaf page of LMDB to the byte
 HASH_SIZE = 64  # BLAKE2b-512
 INDEX_SIZE = 16  # bytes of the hash that key the hash index
 

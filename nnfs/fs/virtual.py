@@ -1,0 +1,28 @@
+"""Computed extended attributes, `user.nnfs.*`: readable by name, never listed (or rsync -X would try to copy them)."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from nnfs.fs import report
+from nnfs.fs.filesystem import Filesystem
+from nnfs.store.schema import Inode
+
+STORE, INO = b"user.nnfs.store", b"user.nnfs.ino"
+STORED, CODECS = b"user.nnfs.stored_bytes", b"user.nnfs.codecs"
+COMPUTED = (STORE, INO, STORED, CODECS)
+
+
+def computed(fs: Filesystem, inode: Inode, name: bytes) -> bytes | None:
+    """Return the value of a computed attribute as of the last commit, None when there is no such one."""
+    if name == STORE:
+        return os.fsencode(fs.store.path)
+    if name == INO:
+        return str(inode.ino).encode()
+    if name == STORED and stat.S_ISREG(inode.mode):
+        return str(inode.stored).encode()
+    if name == CODECS and stat.S_ISREG(inode.mode):
+        lines = report.stat_report(fs.snapshot, inode.ino)["codecs"] if inode.commit else []
+        return " ".join(f"{line['codec']}:{line['chunks']}" for line in lines).encode() or b"-"
+    return None
