@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -111,7 +111,8 @@ def test_full_and_free_again() -> None:
             assert size > 50 * MIB, "full much too early"
             assert free(mount.path) < 4 * MIB, "df promises room that is not there"
             assert mount.alive
-            mount.drop_caches()
+            with suppress(OSError):  # syncfs reports the writes that failed, once
+                mount.drop_caches()
             verify(old)
             verify(stored)
 

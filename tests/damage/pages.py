@@ -10,7 +10,7 @@ PAGE = 4096
 _HEADER = Struct("=QHHHH")  # number, pad, flags, lower, upper (of an overflow page: the last two are its length)
 _NODE = Struct("=HHHH")  # of a leaf: size low, size high, flags, key size; of a branch the first three are the child
 _DB = Struct("=IHHQQQQQ")  # pad, flags, depth, branch, leaf, overflow pages, entries, root
-_META_DBS, _META_TXN = 40, 136  # offsets in a meta page: free list and main table, number of the last txn
+_META_DBS, _META_TXN = 40, 144  # offsets in a meta page: free list and main table, number of the last txn
 BRANCH, LEAF, OVERFLOW = 1, 2, 4
 BIG, SUB = 1, 2  # node flags
 NO_PAGE = (1 << 64) - 1

@@ -39,3 +39,13 @@ def test_walk_finds_every_record_and_page(tmp_path: Path) -> None:
     assert 0 < free <= last + 1 - sum(pages.values())
     assert all(0 <= span.start <= span.end <= len(content) for span in walk.spans)
     assert len(content) // PAGE == last + 1
+
+
+def test_newest_meta_page_is_found(tmp_path: Path) -> None:
+    with lmdb.open(str(tmp_path), map_size=1 << 28, max_dbs=4, lib_version=0) as env:
+        for n in range(5):
+            with env.begin(write=True) as txn:
+                txn.put(b"k", b"%d" % n)
+            content = (tmp_path / "data.mdb").read_bytes()
+            [record] = Walk(content).of("main")
+            assert content[record.start : record.end] == b"%d" % n

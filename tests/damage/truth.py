@@ -59,9 +59,17 @@ class Mounted:
         fd = os.open(self.root / path, os.O_RDONLY)
         try:
             for offset in range(0, os.fstat(fd).st_size, READ_SIZE):
-                yield lambda offset=offset: os.pread(fd, READ_SIZE, offset)
+                yield lambda offset=offset: _pread_all(fd, READ_SIZE, offset)
         finally:
             os.close(fd)
+
+
+def _pread_all(fd: int, size: int, offset: int) -> bytes:
+    """pread(2) ends short of a page that cannot be read; going on from there gives the error."""
+    parts = b""
+    while len(parts) < size and (part := os.pread(fd, size - len(parts), offset + len(parts))):
+        parts += part
+    return parts
 
 
 class Offline:
@@ -104,7 +112,11 @@ class Offline:
         async def read(offset: int) -> bytes:
             async with trio.open_nursery() as nursery:
                 self.reader.start(nursery)
-                return bytes(await self.reader.read(inode, offset, READ_SIZE))
+                try:
+                    return bytes(await self.reader.read(inode, offset, READ_SIZE))
+                except NnfsError as error:  # raised here it would leave the nursery as a group
+                    failure = error
+            raise failure
 
         for offset in range(0, inode.size, READ_SIZE):
             yield lambda offset=offset: trio.run(read, offset)
