@@ -15,7 +15,7 @@ from nnfs import codec
 from nnfs.errors import CodecError, RecordDamaged
 from nnfs.fs.fsck.context import MASK, Context, Node, Problem
 from nnfs.fs.fsck.repair import Fixer
-from nnfs.fs.fsck.tree import FILE
+from nnfs.fs.fsck.tree import DIR, FILE
 from nnfs.store import schema
 from nnfs.store.blocks import load_block
 from nnfs.store.schema import FRAGMENT_MAX, Block, MapNode, Total
@@ -216,8 +216,9 @@ class Blocks:
         """Chunk counts and proofs of files, after the map has been subtracted."""
         for ino, node in self.c.nodes.items():
             if node.kind != FILE or ino in self.c.uncertain:
-                if node.kind != FILE and node.kind != 4 and (node.count or node.proof):
-                    self.c.problem("proof", f"inode {ino} is no file and proves chunks", ino)
+                if node.kind not in (FILE, DIR) and (node.count or node.proof):
+                    fix = partial(Fixer.clear_proof, ino=ino)
+                    self.c.problem("proof", f"inode {ino} is no file and proves chunks", ino, fix=fix, derived=True)
                 continue
             if node.proof:
                 self.c.uncertain.add(ino)

@@ -101,6 +101,11 @@ class Fixer:
         if inode is not None:
             inode.nlink = nlink
 
+    def clear_proof(self, ino: int) -> None:
+        inode = self.inode(ino)
+        if inode is not None:
+            inode.count = inode.proof = 0
+
     def set_parent(self, ino: int, parent: int) -> None:
         inode = self.inode(ino)
         if inode is not None:

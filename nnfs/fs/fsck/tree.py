@@ -93,11 +93,9 @@ class Entries:
 
     def run(self) -> None:
         for key, record in self.c.scan("dentry"):
-            drop = partial(Fixer.drop_dentry, key=key)
+            drop = partial(Fixer.delete, table="dentry", key=key)
             if len(key) != 16:
-                self.c.problem(
-                    "key", f"dentry table has a key {key.hex()}", fix=partial(Fixer.delete, table="dentry", key=key)
-                )
+                self.c.problem("key", f"dentry table has a key {key.hex()}", fix=drop)
                 continue
             directory, cookie = schema.KEY2.unpack(key)
             node = self.c.nodes.get(directory)
@@ -110,6 +108,7 @@ class Entries:
             try:
                 dentry = Dentry.unpack(key, record)
             except RecordDamaged as error:
+                drop = partial(Fixer.drop_dentry, key=key)
                 self.c.problem("dentry", f"directory {directory} has a damaged entry: {error}", directory, fix=drop)
                 continue
             self.entry(key, directory, cookie, dentry, node)
