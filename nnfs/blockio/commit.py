@@ -15,7 +15,7 @@ from nnfs.blockio.dirty import DirtyChunk, DirtyData, Layer
 from nnfs.blockio.encode import encode_many
 from nnfs.blockio.reader import Reader
 from nnfs.blockio.space import Space
-from nnfs.errors import NnfsError, OutOfSpace, StoreDamaged
+from nnfs.errors import NnfsError, OutOfSpace, StoreDamaged, TimedOut
 from nnfs.store.blocks import ChunkChanges
 from nnfs.store.env import Store
 from nnfs.store.schema import Inode
@@ -262,9 +262,15 @@ class Committer:
                 try:
                     with trio.fail_after(self.reader.timeout):
                         base = (await self.reader.stored(self.meta.inode(ino), number, number))[0]
-                except (NnfsError, trio.TooSlowError) as error:
-                    log.error("inode %d, chunk %d: its old content cannot be read, new bytes in it are lost: %s", ino, number, error)
-                    self.inode_errors[ino] = error if isinstance(error, NnfsError) else StoreDamaged("decode timed out")
+                except (TimedOut, trio.TooSlowError):
+                    log.warning("inode %d, chunk %d: waits for the decoding of its old content", ino, number)
+                    self.data.defer(ino, number, chunk)
+                    self.inode_errors[ino] = TimedOut("a chunk's old content is still being decoded")
+                    skipped.add(id(chunk))
+                    return
+                except NnfsError as error:
+                    log.error("inode %d, chunk %d: old content unreadable, new bytes in it are lost: %s", ino, number, error)
+                    self.inode_errors[ino] = error
                     skipped.add(id(chunk))
                     return
             if not chunk.extents and len(base) <= chunk.base_limit:

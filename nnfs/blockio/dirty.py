@@ -240,6 +240,16 @@ class DirtyData:
                 below[number] = chunk
         lower.bytes = sum(len(chunk.data) for chunks in lower.chunks.values() for chunk in chunks.values())
 
+    def defer(self, ino: int, number: int, chunk: DirtyChunk) -> None:
+        """Move an overlay of the frozen layer, whose base is not to be had in time, to the active one."""
+        if self.active.cut_before(ino, number):
+            return
+        chunks = self.active.chunks.setdefault(ino, {})
+        over = chunks.get(number)
+        if over is None or not over.whole:
+            chunks[number] = chunk if over is None else _stack(over, chunk)
+            self.active.bytes += len(chunks[number].data) - (len(over.data) if over else 0)
+
     def committed(self) -> None:
         """Drop the frozen layer: the store has it."""
         self.frozen = None

@@ -50,6 +50,7 @@ class Reader:
         self.cache = BlockCache(cache_bytes)
         self.timeout = timeout  # seconds within which a read ends
         self.ahead = ahead  # chunks fetched ahead of a sequential reader
+        self.waiting = 0  # reads that are being answered
         self.damaged: dict[int, str] = {}  # block numbers found damaged, for status and scrub
         self._nursery: trio.Nursery | None = None
         self._pending: dict[int, _Pending] = {}
@@ -72,6 +73,7 @@ class Reader:
             return b""
         chunk_size = self.data.chunk_size
         first, last = offset // chunk_size, (end - 1) // chunk_size
+        self.waiting += 1
         try:
             with trio.fail_after(self.timeout):
                 if self.data.has(inode.ino):
@@ -85,6 +87,8 @@ class Reader:
         except BlockDamaged as error:
             log.error("inode %d, offset %d, block %d: %s", inode.ino, offset, error.block, error)
             raise
+        finally:
+            self.waiting -= 1
         return _join(parts, offset - first * chunk_size, end - offset, chunk_size)
 
     async def _chunk(self, inode: Inode, number: int) -> Buffer:

@@ -239,5 +239,6 @@ class Daemon:
             "cache_hits": self.reader.cache.hits,
             "cache_misses": self.reader.cache.misses,
             "queue": 0,
+            "reads_waiting": self.reader.waiting,
             "damaged_blocks": len(self.reader.damaged),
         }
