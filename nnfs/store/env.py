@@ -192,6 +192,7 @@ class Store:
         self._tables = tables
         self.superblock = Superblock(b"", 0, 0, 0)
         self.state = State()
+        self._punched: dict[int, int] = {}  # freed pages that have been given back
         self.problems: list[str] = []  # of the copies of superblock and state, found at opening
 
     @classmethod
@@ -328,7 +329,8 @@ class Store:
         `keep` pages stay for the next commits, at most `budget` holes are punched. To be called by the one thread that
         commits, with no write txn open.
         """
-        return freepages.give_back(self._env, self.path / DATA_FILE, keep=keep, budget=budget)
+        data = self.path / DATA_FILE
+        return freepages.give_back(self._env, data, keep=keep, budget=budget, seen=self._punched)
 
     def backup(self, descriptor: int) -> None:
         """Write a compact, consistent copy of the data file to an open file."""
