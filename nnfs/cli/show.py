@@ -122,7 +122,7 @@ def stat(args: argparse.Namespace) -> int:
         ("path", answer["path"]),
         ("inode", f"{answer['ino']}, {answer['type']}"),
         ("size", tables.size(answer["size"])),
-        *([("files", str(answer["files"]))] if "files" in answer else []),
+        *([("below it", f"{answer['inodes']} inodes")] if "inodes" in answer else []),
         ("chunks", f"{chunks} of up to {piece}, {answer['shared']} of them shared, {answer['holes']} holes"),
         ("stored", f"{tables.size(stored)} for {tables.size(plain)}; ratio {tables.ratio(plain, stored)}"),
     ]

@@ -106,7 +106,7 @@ def _load(snapshot: Snapshot, ino: int) -> Inode:
     return Inode.unpack(ino, record)
 
 
-def _files_below(snapshot: Snapshot, root: int) -> Iterator[Inode]:
+def _below(snapshot: Snapshot, root: int) -> Iterator[Inode]:
     """Every inode below a directory, each once."""
     pending, seen = [root], {root}
     while pending:
@@ -125,9 +125,9 @@ def stat_report(snapshot: Snapshot, ino: int) -> dict[str, Any]:
     superblock: Superblock = load_twice(snapshot, schema.SUPER_KEY, Superblock.unpack)[0]
     top = _load(snapshot, ino)
     is_tree = stat.S_ISDIR(top.mode)
-    tally, files, size, holes, damaged_nodes = _Tally(), 0, 0, 0, 0
-    for inode in _files_below(snapshot, ino) if is_tree else [top]:
-        files += 1
+    tally, found, size, holes, damaged_nodes = _Tally(), 0, 0, 0, 0
+    for inode in _below(snapshot, ino) if is_tree else [top]:
+        found += 1
         if not stat.S_ISREG(inode.mode):
             continue
         size += inode.size
@@ -150,7 +150,7 @@ def stat_report(snapshot: Snapshot, ino: int) -> dict[str, Any]:
         "damaged": tally.damaged + damaged_nodes,
         "plain_bytes": sum(tally.plain.values()),
         "stored_bytes": sum(tally.stored.values()),
-        **({"files": files} if is_tree else {}),
+        **({"inodes": found} if is_tree else {}),
         "codecs": [
             _codec_line(snapshot, *kind, tally.codecs[kind], tally.plain[kind], tally.stored[kind])
             for kind in sorted(tally.codecs)
