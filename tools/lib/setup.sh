@@ -12,14 +12,14 @@ root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../.." && pwd -P)
 venv=$root/.venv
 log=$root/.setup.log
 
-# What must be there, each with the Debian package that brings it: "test command|package".
+# What must be there, each with the Debian package that brings it: "command that tells|package".
 run_needs=(
     "command -v gcc|gcc"
     "test -e /usr/include/stdio.h|libc6-dev"
     "command -v pkg-config|pkg-config"
     "pkg-config --exists 'fuse3 >= 3.2'|libfuse3-dev"
     "command -v fusermount3|fuse3"
-    "command -v modprobe|kmod"
+    "test -e /dev/fuse || command -v modprobe|kmod"
     "test -e /etc/ssl/certs/ca-certificates.crt -o -e /etc/pki/tls/certs|ca-certificates"
 )
 test_needs=(
@@ -58,7 +58,7 @@ show_log() {
 missing_packages() { # missing_packages NEED...: one package name per line
     local need
     for need in "$@"; do
-        eval "${need%%|*}" >/dev/null 2>&1 || printf '%s\n' "${need##*|}"
+        eval "${need%|*}" >/dev/null 2>&1 || printf '%s\n' "${need##*|}"
     done
 }
 
