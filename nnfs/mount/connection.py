@@ -354,4 +354,10 @@ def _wait_cheaply(fd: int) -> None:
     pyfuse3._wait_fuse_readable = wait  # type: ignore[attr-defined]
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """An answer that nobody waits for any more (an unmount overtook a release, a process was killed) is no error."""
+    return "fuse_reply_* failed with No such file" not in record.getMessage()
+
+
+logging.getLogger("pyfuse3").addFilter(_is_news)
 _original_wait = pyfuse3._wait_fuse_readable  # type: ignore[attr-defined]

@@ -126,9 +126,10 @@ class BlockWriter:
         if total is None:
             record = self._txn.get("total", key)
             total = self._totals[key] = Total.unpack(key, record) if record else Total()
-        total.blocks += blocks
-        total.plain += plain
-        total.stored += stored
+        # A store that fsck has yet to mend may count too little; that must not keep anybody from committing.
+        total.blocks = max(0, total.blocks + blocks)
+        total.plain = max(0, total.plain + plain)
+        total.stored = max(0, total.stored + stored)
 
     def flush(self) -> int:
         """Write everything gathered; return the room left in the payload table's last page."""
