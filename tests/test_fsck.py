@@ -593,6 +593,11 @@ def map_node_of_yesterday(txn: WriteTxn, store: Store) -> None:
     txn.put("map", key, MapNode({0: block_of(txn, FILE, 0), 2: block_of(txn, FILE, 200)}, 1).pack(key))
 
 
+@lasting("tail")
+def chunk_longer_than_the_file(txn: WriteTxn, store: Store) -> None:
+    edit_inode(txn, FILE, size=200 * CHUNK + 99)
+
+
 @lasting("xattr")
 def xattr_damaged(txn: WriteTxn, store: Store) -> None:
     damage(txn, "xattr", schema.inode_key(FILE) + b"user.colour", byte=9)

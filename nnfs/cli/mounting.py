@@ -16,7 +16,7 @@ from pathlib import Path
 import nnfs
 from nnfs.cli import client
 from nnfs.cli.locate import FSTYPE, MountEntry, Place, locate, mount_of, mounts
-from nnfs.errors import MountError, StoreError, UsageError
+from nnfs.errors import MountError, StoreBusy, StoreError, UsageError
 
 MNT_FORCE, MNT_DETACH = 1, 2
 READY = b"+"
@@ -137,7 +137,22 @@ def umount(args: argparse.Namespace) -> int:
     finally:
         if waiter is not None:
             os.close(waiter)
+    _check_clean(place.store)
     return 0
+
+
+def _check_clean(store: Path) -> None:
+    """The daemon is no child of ours, so its exit status is not to be had: the store tells whether it ended in order."""
+    from nnfs.store.env import Store
+
+    try:
+        opened = Store.open(store)
+    except StoreBusy:
+        return  # mounted again already
+    is_clean = opened.state.clean_commit == opened.state.commit
+    opened.close()
+    if not is_clean:
+        raise MountError(f"{store}: the daemon could not write all that was left, or was killed: see its log")
 
 
 def _mounted_place(text: str) -> Place:
