@@ -21,6 +21,7 @@ from pathlib import Path
 
 LAZY = "lazy"
 EXCHANGE = 2  # RENAME_EXCHANGE
+BULK_EVERY = 60  # steps
 
 
 @dataclass(slots=True)
@@ -269,11 +270,18 @@ class Generator:
         for step in made:
             apply(self.tree, step)
         while len(made) < count:
+            if len(made) % BULK_EVERY == BULK_EVERY // 2 and count - len(made) >= 5:
+                made += self._bulk()
             step = self._draw()
             if step is not None:
                 apply(self.tree, step)
                 made.append(step)
         return made
+
+    def _bulk(self) -> list[Step]:
+        """A file that comes and goes, so that there are free pages to reuse and to punch out."""
+        write = Step("write", "bulk", data=self.rng.randbytes(2_000_000), how="fsync")
+        return [Step("create", "bulk", number=0o600), write, Step("unlink", "bulk"), Step("fsync", LAZY)]
 
     def _paths(self, kinds: str) -> list[str]:
         return sorted(p for p, n in self.tree.items() if n.kind in kinds and not p.startswith(LAZY))

@@ -33,11 +33,11 @@ class Round:
         lazy = {path: entry.data or b"" for path, entry in seen.items() if path.startswith(LAZY + "/")}
         return cls(steps, history(copy.deepcopy(tree), steps), lazy)
 
-    def run(self, root: Path, scratch: Path, log: Path) -> bool:
-        """Whether all steps were answered; False when the daemon went away. Acknowledgements go to `log`."""
+    def run(self, root: Path, scratch: Path, log: Path, first: int = 0, last: int | None = None) -> bool:
+        """Whether the steps were answered; False when the daemon went away. Acknowledgements go to `log`."""
         file = scratch / "steps"
-        file.write_bytes(pickle.dumps(self.steps))
-        command = [sys.executable, "-m", "tests.crash.workload", str(root), str(file), str(log)]
+        file.write_bytes(pickle.dumps(self.steps[first:last]))
+        command = [sys.executable, "-m", "tests.crash.workload", str(root), str(file), str(log), str(first)]
         done = subprocess.run(command, cwd=REPO, env=environment(), timeout=WORKLOAD_S, capture_output=True, text=True)
         assert done.returncode in (0, 3), done.stderr
         return done.returncode == 0

@@ -1,7 +1,8 @@
 """Runs steps on a mount until they are done or the daemon is gone; notes each answered step.
 
-Usage: python -m tests.crash.workload MNT STEPS LOG: STEPS is a pickled list of `Step`; each answered one is appended to
-LOG as a record of the journal (one write each), so LOG may be the journal of the shim itself.
+Usage: python -m tests.crash.workload MNT STEPS LOG FIRST: STEPS is a pickled list of `Step`, the first of them has
+number FIRST + 1. Each answered one is appended to LOG as a record of the journal (one write each), so LOG may be the
+journal of the shim itself.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ def main() -> None:
     acks = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     runner = Runner(root)
     os.umask(0)
-    for number, step in enumerate(steps, start=1):
+    for number, step in enumerate(steps, start=int(sys.argv[4]) + 1):
         try:
             runner.run(step)
         except OSError as error:

@@ -7,14 +7,17 @@ import os
 import pickle
 import signal
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar, cast
 
 from nnfs.errors import NnfsError
 from nnfs.store.env import Store
 from tests.damage.truth import Offline, Truth, Verdict, judge
 
 LIMIT_S = 60
+T = TypeVar("T")
 
 
 @dataclass
@@ -46,8 +49,16 @@ def look(store: Path, truth: Truth) -> Outcome:
     return outcome
 
 
-def examine(store: Path, truth: Truth) -> Outcome:
-    """`look` in a child process with a time limit."""
+class Killed(Exception):
+    """The child was ended by a signal."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"ended by signal {signal_number}")
+        self.signal = signal_number
+
+
+def in_child(work: Callable[[], T]) -> T:
+    """What `work` returns in a child process with a time limit. Raises `Killed`; AssertionError for what it raised."""
     ours, theirs = os.pipe()
     child = os.fork()
     if child == 0:
@@ -55,8 +66,12 @@ def examine(store: Path, truth: Truth) -> Outcome:
             os.close(ours)
             faulthandler.disable()
             signal.alarm(LIMIT_S)
+            try:
+                answer: object = (work(), "")
+            except BaseException:  # noqa: BLE001  the parent raises it
+                answer = (None, traceback.format_exc())
             with open(theirs, "wb") as pipe:
-                pickle.dump(look(store, truth), pipe)
+                pickle.dump(answer, pipe)
         finally:
             os._exit(0)
     os.close(theirs)
@@ -64,7 +79,16 @@ def examine(store: Path, truth: Truth) -> Outcome:
         answer = pipe.read()
     status = os.waitpid(child, 0)[1]
     if os.WIFSIGNALED(status):
-        return Outcome(killed=os.WTERMSIG(status))
-    outcome = pickle.loads(answer)
-    assert isinstance(outcome, Outcome)
-    return outcome
+        raise Killed(os.WTERMSIG(status))
+    result, error = pickle.loads(answer)
+    if error:
+        raise AssertionError(error)
+    return cast("T", result)
+
+
+def examine(store: Path, truth: Truth) -> Outcome:
+    """`look` in a child process."""
+    try:
+        return in_child(lambda: look(store, truth))
+    except Killed as error:
+        return Outcome(killed=error.signal)
