@@ -68,20 +68,23 @@ class Xattrs:
         if name in (ACL_ACCESS, ACL_DEFAULT):
             try:
                 entries = acl.parse(value)
-                if name == ACL_ACCESS:
-                    mode = acl.acl_to_mode(entries, inode.mode)
-                    inode.mode = mode if keep_setgid else mode & ~stat.S_ISGID
-                    if acl.is_equiv_mode(entries):
-                        self._drop(inode, name)
-                        return
             except ValueError as error:
                 raise FsError(errno.EINVAL) from error
+            if name == ACL_ACCESS:
+                mode = acl.acl_to_mode(entries, inode.mode)
+                inode.mode = mode if keep_setgid else mode & ~stat.S_ISGID
+            if not entries or (name == ACL_ACCESS and acl.is_equiv_mode(entries)):
+                self._drop(inode, name)
+                return
         self.put(inode, name, value)
 
     def remove(self, inode: Inode, name: bytes) -> None:
-        """removexattr(2). Raises `FsError(ENODATA)`."""
+        """removexattr(2). Raises `FsError(ENODATA)`, but not for ACLs: removing one that is not there is no error."""
         if name.startswith(VIRTUAL):
             raise FsError(errno.EPERM)
+        if name in (ACL_ACCESS, ACL_DEFAULT):
+            self._drop(inode, name)
+            return
         if self.get(inode, name) is None:
             raise FsError(errno.ENODATA)
         self.put(inode, name, None)
