@@ -238,7 +238,7 @@ set_up() { # set_up run|test [auto|cpu|cuda|none]
 
 set_up_now() { # set_up_now run|test TORCH
     local kind=$1 torch=$2 needs=("${run_needs[@]}") packages
-    : >"$log" || die "cannot write to $root. Call again with sudo."
+    { : >"$log"; } 2>/dev/null || die "cannot write to $root. Call again with sudo."
     if [[ $kind == test ]]; then needs+=("${test_needs[@]}"); fi
     mapfile -t packages < <(missing_packages "${needs[@]}")
     install_packages "${packages[@]}"
