@@ -63,6 +63,8 @@ class Xattrs:
             raise FsError(errno.EPERM)
         if not name.startswith(_NAMESPACES):
             raise FsError(errno.EOPNOTSUPP)
+        if name in _NAMESPACES:
+            raise FsError(errno.EINVAL)  # nothing behind the dot
         if name == ACL_DEFAULT and not stat.S_ISDIR(inode.mode):
             raise FsError(errno.EACCES)
         if name in (ACL_ACCESS, ACL_DEFAULT):

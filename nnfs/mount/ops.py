@@ -187,7 +187,7 @@ class Operations(pyfuse3.Operations):
     @staticmethod
     def _drop_privileges(inode: Inode) -> None:
         """What FUSE_HANDLE_KILLPRIV_V2 asks for (see connection.py): suid goes, sgid where it means execution."""
-        if stat.S_ISREG(inode.mode):
+        if not stat.S_ISDIR(inode.mode):
             inode.mode &= ~stat.S_ISUID
             if inode.mode & stat.S_IXGRP:
                 inode.mode &= ~stat.S_ISGID
