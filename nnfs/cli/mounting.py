@@ -142,7 +142,7 @@ def umount(args: argparse.Namespace) -> int:
 
 
 def _check_clean(store: Path) -> None:
-    """The daemon is no child of ours, so its exit status is not to be had: the store tells whether it ended in order."""
+    """The daemon is no child of ours, its exit status is not to be had: the store tells whether it ended in order."""
     from nnfs.store.env import Store
 
     try:

@@ -207,7 +207,7 @@ class Blocks:
                 self.found[at] += 1
                 self.logical += self.plain[at]
                 if chunk * self.c.store.superblock.chunk_size + self.plain[at] > size:
-                    self.c.problem("tail", f"inode {ino}: its last chunk, {chunk}, reaches beyond its end at {size}", ino)
+                    self.c.problem("tail", f"inode {ino}: chunk {chunk} reaches beyond its end at {size}", ino)
         if beyond:
             self.c.problem(
                 "beyond", f"inode {ino}: {beyond} chunks beyond its end at {size}", ino,
