@@ -152,6 +152,9 @@ class Plain:
         """Nothing to mount again here: the caches are dropped."""
         self.drop_caches()
 
+    def revive(self) -> None:
+        """Nothing that could have died."""
+
     def deadline(self, seconds: float) -> None:
         """Nothing to guard."""
 
@@ -266,6 +269,18 @@ class Mount:
     def remount(self) -> None:
         """Unmount cleanly and mount again: everything is read from the store."""
         self.unmount()
+        self.mount()
+
+    def revive(self) -> None:
+        """After a failed example: a fresh daemon when this one is gone or has turned read-only."""
+        if self.alive and not os.statvfs(self.path).f_flag & os.ST_RDONLY:
+            with contextlib.suppress(OSError):
+                probe = self.path / ".probe"
+                probe.touch()
+                probe.unlink()
+                return
+        if self._child is not None:
+            self.kill()
         self.mount()
 
     def kill(self) -> None:

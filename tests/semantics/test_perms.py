@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -296,6 +297,18 @@ def test_roots_chown_clears_suid_sgid_and_capabilities(
     assert mode(f) == 0o755
     with fails(errno.ENODATA):
         os.getxattr(f, CAPS)
+
+
+def test_chown_clears_suid_of_what_is_no_directory(mnt: Path, mounted: Mount | Plain) -> None:
+    """Found by the random walk beside tmpfs: a fifo kept its bits."""
+    for kind in (stat.S_IFIFO, stat.S_IFCHR, stat.S_IFSOCK, stat.S_IFREG):
+        n = mnt / f"n{kind}"
+        os.mknod(n, kind | 0o600, 0)
+        os.chmod(n, 0o6770)
+        os.chown(n, ALICE, CREW)
+        assert mode(n) == 0o770
+        mounted.drop_caches()
+        assert mode(n) == 0o770
 
 
 def test_a_users_chgrp_clears_suid(mnt: Path) -> None:

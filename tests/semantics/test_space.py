@@ -127,10 +127,14 @@ def test_space_comes_back_while_mounted(lower: Lower, how: str) -> None:
 
 
 def test_inodes_are_counted(mounted: Mount | Plain, mnt: Path) -> None:
-    before = os.statvfs(mnt)
+    def used() -> int:
+        st = os.statvfs(mnt)
+        assert 0 <= st.f_ffree <= st.f_files
+        return st.f_files - st.f_ffree
+
+    before = used()
     for i in range(100):
         (mnt / f"f{i}").touch()
     mounted.drop_caches()
-    after = os.statvfs(mnt)
-    assert before.f_files == 0 or after.f_ffree < before.f_ffree
-    assert after.f_ffree <= after.f_files
+    # A filesystem shared with others (the target) may move by more; btrfs says 0 and 0.
+    assert used() - before == 100 if mounted.is_nnfs else used() >= 0

@@ -106,6 +106,9 @@ def test_blocks_count_what_is_stored(mnt: Path, mounted: Mount | Plain) -> None:
 def test_blocks_of_compressible_data_are_fewer(mnt: Path, mounted: Mount | Plain) -> None:
     (mnt / "zeros").write_bytes(bytes(1 << 20))
     (mnt / "text").write_bytes(b"the same line again and again\n" * 35_000)
+    for name in ("zeros", "text"):
+        with (mnt / name).open("rb") as f:
+            os.fsync(f.fileno())
     mounted.drop_caches()
     assert blocks(mnt / "zeros") < 1 << 18
     assert 0 < blocks(mnt / "text") < 1 << 18

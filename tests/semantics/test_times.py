@@ -36,7 +36,7 @@ def stamps(path: Path) -> tuple[int, int, int]:
         2**32 * NS - 1,
         2**32 * NS,
         4294967296 * NS + 999_999_999,
-        3 * 2**32 * NS + 1,
+        6_000_000_000 * NS + 1,
     ],
 )
 def test_ns_before_1970_and_after_2106(mnt: Path, mounted: Mount | Plain, ns: int) -> None:
