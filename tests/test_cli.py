@@ -298,6 +298,25 @@ def test_the_control_socket_is_the_owners_only(mount: Mount) -> None:
 
 @needs_mount
 @pytest.mark.mount
+def test_others_are_told_that_they_may_not(mount: Mount) -> None:
+    child = os.fork()
+    if child == 0:  # no exec: the interpreter may lie where others cannot read
+        status = 99
+        try:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            client.ask(mount.store, "df")
+        except errors.DaemonError as error:
+            status = error.exit_code if "only the owner" in str(error) else 98
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == errors.DaemonError.exit_code
+    assert mounted_at(mount.path)
+
+
+@needs_mount
+@pytest.mark.mount
 def test_a_second_mount_is_refused(mount: Mount, tmp_path: Path) -> None:
     done = nnfs("mount", str(mount.store), str(tmp_path), check=False)
     assert done.returncode == errors.StoreBusy.exit_code

@@ -25,8 +25,10 @@ def _connect(store: Path, timeout: float | None) -> socket.socket:
             sock.connect(f"/proc/self/fd/{directory}/{SOCKET_NAME}")
         finally:
             os.close(directory)
-    except BaseException:
+    except BaseException as error:
         sock.close()
+        if isinstance(error, PermissionError):
+            raise DaemonError(f"only the owner of the store {store} may ask its daemon: use sudo") from error
         raise
     return sock
 
@@ -44,7 +46,7 @@ def daemon_pid(store: Path) -> int | None:
 def ask(store: Path, command: str, *, timeout: float | None = TIMEOUT_S, **args: Any) -> dict[str, Any]:
     """Send one command and return the answer.
 
-    Raises `DaemonError`, when the daemon answered an error with that error's exit code, and PermissionError.
+    Raises `DaemonError`, with another error's exit code when the daemon answered one.
     """
     try:
         with _connect(store, timeout) as sock, sock.makefile("rwb") as stream:
