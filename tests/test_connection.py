@@ -516,7 +516,7 @@ def test_blocked_reads_do_not_stop_others(place: Path) -> None:
 def test_umount_from_outside_ends_serve(place: Path, lazy: bool) -> None:
     def look(client: Client) -> None:
         (client.path / "f").write_bytes(b"dirty" * 1000)
-        subprocess.run(["umount", *(["-l"] if lazy else []), client.path], check=True)
+        subprocess.run(["umount", "-i", *(["-l"] if lazy else []), client.path], check=True)
 
     fs = mounted(place / "m", look, unmount=False)
     assert bytes(fs.nodes[2].data) == b"dirty" * 1000  # the kernel wrote it back before it let go
@@ -567,13 +567,13 @@ def test_mount_of_a_killed_daemon_is_taken_off(place: Path) -> None:
 @mounting
 def test_unmount_leaves_other_mounts_on_the_same_path(place: Path) -> None:
     def look(client: Client) -> None:
-        subprocess.run(["umount", client.path], check=True)
+        subprocess.run(["umount", "-i", client.path], check=True)
         subprocess.run(["mount", "-t", "tmpfs", "other", client.path], check=True)
         try:
             trio.from_thread.run(client.connection.unmount, trio_token=client.token)
             assert any(mount.mountpoint == str(client.path) and mount.source == "other" for mount in mounts())
         finally:
-            subprocess.run(["umount", client.path], check=True)
+            subprocess.run(["umount", "-i", client.path], check=True)
 
     mounted(place / "m", look, unmount=False)
 
