@@ -54,7 +54,9 @@ class Committer:
     turns read-only then. `inode_errors` holds what went wrong with single files, until a sync of that file reports it.
     """
 
-    def __init__(self, store: Store, meta: Metadata, data: DirtyData, reader: Reader, space: Space, apply: Apply) -> None:
+    def __init__(
+        self, store: Store, meta: Metadata, data: DirtyData, reader: Reader, space: Space, apply: Apply
+    ) -> None:
         self.store, self.meta, self.data, self.reader, self.space = store, meta, data, reader, space
         self._apply = apply
         self.failure: NnfsError | None = None
@@ -112,19 +114,24 @@ class Committer:
         """Wait until `size` more dirty bytes may be taken in. Raises `OutOfSpace` when they would not fit the disk."""
         if self.failure is not None:
             raise self.failure
-        if not self.space.fits(self.data.bytes + size):
+        if not self.space.fits(self.data.size + size):
             await self.make_room()
-            if not self.space.fits(self.data.bytes + size):
+            if not self.space.fits(self.data.size + size):
                 raise OutOfSpace("the filesystem below the store is full")
-        if self.data.active.bytes + size > COMMIT_BYTES:
+        if self.data.active.size + size > COMMIT_BYTES:
             self._wanted = max(self._wanted, self.meta.active.commit)
             self._wake.set()
-        while self.data.bytes + size > self.space.dirty_limit and self.data.bytes:
+        while self.data.size + size > self.space.dirty_limit and self.data.size:
             self._wanted = max(self._wanted, self.meta.active.commit)
             self._wake.set()
             await self._changed.wait()
-            if self.failure or self.no_space:
-                raise self.failure or self.no_space or AssertionError
+            self._raise_trouble()
+
+    def _raise_trouble(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+        if self.no_space is not None:
+            raise self.no_space
 
     async def make_room(self) -> None:
         """Commit what there is and give free pages back, so that deleted space counts at once."""
@@ -176,7 +183,7 @@ class Committer:
             await self._wake.wait()
 
     async def settle(self) -> None:
-        """Punch free pages. Those of the newest commit are still the previous meta page's: an empty commit frees them."""
+        """Punch free pages, after an empty commit: what the newest one freed still belongs to the previous meta page."""
         await self._commit(empty=True)
         await self._punch(KEEP_IDLE)
 
@@ -252,7 +259,9 @@ class Committer:
         changes: Changes = {}
         for ino in layer.chunks.keys() | layer.cuts.keys():
             cut = layer.cuts.get(ino)
-            chunks = {n: c.encoded[0] for n, c in layer.chunks.get(ino, {}).items() if c.encoded and id(c) not in skipped}
+            chunks = {
+                n: c.encoded[0] for n, c in layer.chunks.get(ino, {}).items() if c.encoded and id(c) not in skipped
+            }
             changes[ino] = ChunkChanges(cut.first if cut else None, cut.spare if cut else 0, chunks)
         return changes
 
@@ -269,7 +278,7 @@ class Committer:
                     skipped.add(id(chunk))
                     return
                 except NnfsError as error:
-                    log.error("inode %d, chunk %d: old content unreadable, new bytes in it are lost: %s", ino, number, error)
+                    log.error("inode %d, chunk %d: unreadable, new bytes in it are lost: %s", ino, number, error)
                     self.inode_errors[ino] = error
                     skipped.add(id(chunk))
                     return
@@ -316,7 +325,7 @@ class Committer:
     async def _encode_early(self) -> None:
         while True:
             await self._queued.wait()
-            batch = []
+            batch: list[DirtyChunk] = []
             while self._queue and len(batch) < BATCH:
                 chunk = self._queue.popleft()
                 if chunk.whole and chunk.encoded is None and id(chunk) not in self._encoding:

@@ -1,8 +1,8 @@
 """Written data that is not in the store yet: chunks of the active and the frozen epoch.
 
-A dirty chunk either stands alone (`whole`) or is an overlay over what lies below it: extents of new bytes, and `base_limit`,
-how much of the base a truncation has left visible. Overlays are merged by `merge` when somebody reads them, and before the
-commit that stores them; a write never waits for its base.
+A dirty chunk either stands alone (`whole`) or is an overlay over what lies below it: extents of new bytes, and
+`base_limit`, how much of the base a truncation has left visible. Overlays are merged by `merge` when somebody reads
+them, and before the commit that stores them; a write never waits for its base.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Layer:
 
     chunks: dict[int, dict[int, DirtyChunk]] = field(default_factory=dict)
     cuts: dict[int, Cut] = field(default_factory=dict)
-    bytes: int = 0
+    size: int = 0  # bytes held by its chunks
 
     @property
     def empty(self) -> bool:
@@ -116,9 +116,9 @@ class DirtyData:
         self.generation = 0  # of freezes and commits: content resolved under another one may be out of date
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
         """Bytes of memory held by dirty chunks of both layers, about."""
-        return self.active.bytes + (self.frozen.bytes if self.frozen else 0)
+        return self.active.size + (self.frozen.size if self.frozen else 0)
 
     def has(self, ino: int) -> bool:
         """Whether anything of an inode is dirty."""
@@ -158,7 +158,7 @@ class DirtyData:
                 chunk = DirtyChunk(bytearray(), [], whole=whole, base_limit=0 if whole else self.chunk_size)
                 chunk.write(start, piece)
             chunks[number] = chunk
-            self.active.bytes += len(chunk.data)
+            self.active.size += len(chunk.data)
             return chunk
         before = len(chunk.data)
         if start == 0 and end >= max(visible, before):
@@ -168,7 +168,7 @@ class DirtyData:
             chunk.write(start, piece)
             if not chunk.whole and chunk.covers(visible):
                 chunk.whole, chunk.extents, chunk.base_limit = True, [], 0
-        self.active.bytes += len(chunk.data) - before
+        self.active.size += len(chunk.data) - before
         return chunk
 
     def truncate(self, ino: int, old: int, new: int, spare: int) -> None:
@@ -178,7 +178,7 @@ class DirtyData:
         first, rest = -(-new // self.chunk_size), new % self.chunk_size
         chunks = self.active.chunks.setdefault(ino, {})
         for number in [number for number in chunks if number >= first]:
-            self.active.bytes -= len(chunks.pop(number).data)
+            self.active.size -= len(chunks.pop(number).data)
         cut = self.active.cuts.get(ino)
         self.active.cuts[ino] = Cut(min(first, cut.first), cut.spare or spare) if cut else Cut(first, spare)
         if rest:
@@ -190,16 +190,16 @@ class DirtyData:
                 chunk = chunks[number] = DirtyChunk(bytearray(), [], whole=False, base_limit=self.chunk_size)
             before = len(chunk.data)
             chunk.cut(rest)
-            self.active.bytes += len(chunk.data) - before
+            self.active.size += len(chunk.data) - before
 
     def drop(self, ino: int) -> None:
         """Forget what an inode has in the active layer: nobody can reach it any more."""
         for chunk in self.active.chunks.pop(ino, {}).values():
-            self.active.bytes -= len(chunk.data)
+            self.active.size -= len(chunk.data)
         self.active.cuts.pop(ino, None)
 
     def layers(self, ino: int, number: int) -> tuple[list[DirtyChunk], bool]:
-        """Return the dirty chunks that make up a chunk's content, topmost first, and whether the store's is below them."""
+        """Return the dirty chunks that make up a chunk, topmost first, and whether the store's is below them."""
         found = []
         for layer in (self.active, self.frozen):
             if layer is None:
@@ -238,7 +238,7 @@ class DirtyData:
                 if under is not None and not chunk.whole:
                     chunk = _stack(chunk, under)
                 below[number] = chunk
-        lower.bytes = sum(len(chunk.data) for chunks in lower.chunks.values() for chunk in chunks.values())
+        lower.size = sum(len(chunk.data) for chunks in lower.chunks.values() for chunk in chunks.values())
 
     def defer(self, ino: int, number: int, chunk: DirtyChunk) -> None:
         """Move an overlay of the frozen layer, whose base is not to be had in time, to the active one."""
@@ -248,7 +248,7 @@ class DirtyData:
         over = chunks.get(number)
         if over is None or not over.whole:
             chunks[number] = chunk if over is None else _stack(over, chunk)
-            self.active.bytes += len(chunks[number].data) - (len(over.data) if over else 0)
+            self.active.size += len(chunks[number].data) - (len(over.data) if over else 0)
 
     def committed(self) -> None:
         """Drop the frozen layer: the store has it."""

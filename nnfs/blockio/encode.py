@@ -1,4 +1,4 @@
-"""Plain chunk to stored form: hash, then the hot codecs. Plain functions for data threads: they release the GIL inside."""
+"""Plain chunk to stored form: hash, then the hot codecs. For data threads: the GIL is released inside."""
 
 from __future__ import annotations
 

@@ -241,8 +241,8 @@ def decode_verified(number: int, block: Block, payload: bytes) -> bytes:
 def _join(parts: Sequence[Buffer], skip: int, size: int, chunk_size: int) -> Buffer:
     """Return `size` bytes from `skip` on of chunks, each zero-filled up to the chunk size."""
     if len(parts) == 1:
-        piece = bytes(memoryview(parts[0])[skip : skip + size])
-        return piece if len(piece) == size else piece + bytes(size - len(piece))
+        whole = bytes(memoryview(parts[0])[skip : skip + size])
+        return whole if len(whole) == size else whole + bytes(size - len(whole))
     out = bytearray(size)
     position = 0
     for part in parts:

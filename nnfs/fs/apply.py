@@ -109,7 +109,7 @@ class _Apply:
         self.done.state.logical = max(0, self.done.state.logical - block.plain)
 
     def cut(self, inode: Inode, first: int, spare: int) -> None:
-        """Unmap chunks from `first` on; many whole nodes are handed to the orphan `spare` in place of being released now."""
+        """Unmap chunks from `first` on; many whole nodes are handed to the orphan `spare` to be released later."""
         span = schema.NODE_SPAN
         if first % span:
             key = schema.KEY2.pack(inode.ino, first // span)
@@ -183,7 +183,7 @@ class _Apply:
         self.done.inodes -= 1
 
     def _first_nodes(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
-        nodes = []
+        nodes: list[tuple[bytes, bytes]] = []
         for item in self.txn.prefix("map", prefix):
             if len(nodes) >= self.budget:
                 break

@@ -115,13 +115,14 @@ class Filesystem:
 
     def dentry_record(self, key: bytes) -> bytes | None:
         """Return the sealed dentry at a key, as of now."""
+        record: bytes | None
         if key in self.active.dentries:
-            record: bytes | None = self.active.dentries[key]
-            return record
-        if self.frozen is not None and key in self.frozen.dentries:
+            record = self.active.dentries[key]
+        elif self.frozen is not None and key in self.frozen.dentries:
             record = self.frozen.dentries[key]
-            return record
-        return self.snapshot.get("dentry", key)
+        else:
+            record = self.snapshot.get("dentry", key)
+        return record
 
     def dentries(self, ino: int, after: int, limit: int = 256) -> Iterator[tuple[int, bytes, bytes]]:
         """Yield (cookie, key, sealed record) of a directory's entries with cookies above `after`, in order.

@@ -1,4 +1,4 @@
-"""Names: look-up, creation, removal, rename, listing. Permissions are the kernel's (default_permissions); semantics are ours."""
+"""Names: look-up, creation, removal, rename, listing. Permissions are the kernel's, semantics are ours."""
 
 from __future__ import annotations
 
@@ -66,11 +66,20 @@ class Namespace:
         return None if found is None else self._target(found[2])
 
     def create(
-        self, parent_ino: int, name: bytes, mode: int, umask: int, uid: int, gid: int, *, rdev: int = 0, target: bytes = b""
+        self,
+        parent_ino: int,
+        name: bytes,
+        mode: int,
+        umask: int,
+        uid: int,
+        gid: int,
+        *,
+        rdev: int = 0,
+        target: bytes = b"",
     ) -> Inode:
         """Make a new inode of any type under a name.
 
-        The group and the setgid bit follow a setgid directory; the umask applies unless the directory has a default ACL.
+        Group and setgid bit follow a setgid directory; the umask applies unless the directory has a default ACL.
         """
         parent = self._parent(parent_ino, name)
         if self.fs.find(parent, name) is not None:
@@ -188,7 +197,9 @@ class Namespace:
         else:
             self.fs.drop_link(victim)
 
-    def _move(self, old_parent: Inode, old: tuple[bytes, bytes, Dentry], new_parent: Inode, name: bytes, moved: Inode) -> None:
+    def _move(
+        self, old_parent: Inode, old: tuple[bytes, bytes, Dentry], new_parent: Inode, name: bytes, moved: Inode
+    ) -> None:
         key, record, dentry = old
         self.fs.remove_dentry(old_parent, key, record)
         self.fs.add_dentry(new_parent, name, moved.ino, dentry.kind)
@@ -218,7 +229,7 @@ class Namespace:
             self.fs.touch(inode)
 
     def entries(self, ino: int, after: int) -> Iterator[tuple[int, bytes, Inode]]:
-        """Yield (cookie, name, inode) of what follows the cookie `after` (0: from the beginning), "." and ".." included."""
+        """Yield (cookie, name, inode) of what follows the cookie `after` (0: the beginning), "." and ".." included."""
         directory = self.directory(ino)
         self.fs.check_proof(directory, "dentry")
         if after < DOT:

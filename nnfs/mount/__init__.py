@@ -1,0 +1,1 @@
+"""The daemon: FUSE requests, life cycle, control socket."""

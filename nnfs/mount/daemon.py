@@ -35,14 +35,14 @@ from nnfs.store.env import Store
 
 log = logging.getLogger(__name__)
 
-SWITCH_INTERVAL = 0.0005  # s a data or commit thread may keep the GIL from the loop; Python's 5 ms shows in every request
+SWITCH_INTERVAL = 0.0005  # seconds that a thread may keep the GIL from the loop: Python's 5 ms shows in requests
 VERIFY_MAX = 64 << 20  # bytes of a data file that is verified page by page after an unclean stop; see `_check`
 MIN_TASKS = 32  # idle ones kept: starting and ending tasks all the time shows in profiles
 MAX_TASKS = 4000  # requests in flight; the kernel allows 1,024 background ones, and as many processes as wait
 
 
 def _keep_buffers() -> None:
-    """Let glibc reuse the memory of request buffers: by default every buffer of 1 MiB is mapped, faulted in and unmapped again.
+    """Let glibc reuse the memory of request buffers: by default each 1 MiB is mapped, faulted in and unmapped again.
 
     40 % of the CPU time of a sequential write went there. Few arenas, so that what threads free is found again.
     """
@@ -230,7 +230,7 @@ class Daemon:
             "read_only": self.ops.read_only or (str(failure) if failure else ""),
             "commit": self.committer.durable,
             "commits": self.committer.commits,
-            "dirty_bytes": self.data.bytes,
+            "dirty_bytes": self.data.size,
             "free_bytes": self.space.free,
             "no_space": self.committer.no_space is not None,
             "inodes": self.fs.state.inodes,

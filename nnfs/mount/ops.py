@@ -1,4 +1,4 @@
-"""The thin adapter between pyfuse3 and the rooms below: arguments in, attributes out, errors to errno. No decisions here.
+"""The thin adapter between pyfuse3 and the rooms below: arguments in, attributes out, errors to errno.
 
 File and directory handles are inode numbers: no state belongs to a single handle. An inode's kernel look-up count
 outlives its open handles, so nothing else has to be counted.
@@ -12,14 +12,14 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Awaitable, Callable
-from typing import Concatenate, ParamSpec, TypeVar
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar, cast
 
 import pyfuse3
 from pyfuse3 import EntryAttributes, FUSEError, RequestContext, SetattrFields
 
 from nnfs.blockio.commit import Committer
-from nnfs.blockio.dirty import Buffer, DirtyData
+from nnfs.blockio.dirty import DirtyData
 from nnfs.blockio.reader import Reader
 from nnfs.errors import FsError, NnfsError
 from nnfs.fs import virtual
@@ -39,11 +39,10 @@ RECORD_COST = 4096  # bytes of space that a new name or attribute is taken to ne
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Handler: TypeAlias = "Callable[Concatenate[Operations, P], Coroutine[Any, Any, T]]"
 
 
-def guard(
-    handler: Callable[Concatenate[Operations, P], Awaitable[T]],
-) -> Callable[Concatenate[Operations, P], Awaitable[T]]:
+def guard(handler: Handler[P, T]) -> Handler[P, T]:
     """Let nothing but FUSEError leave a handler: anything else would end the mount.
 
     A bug is logged once with its traceback, answered with EIO, and turns the mount read-only.
@@ -64,11 +63,11 @@ def guard(
             raise FUSEError(errno.ENOMEM) from None
         except OSError as error:
             raise FUSEError(error.errno or errno.EIO) from None
-        except Exception as bug:
+        except Exception as bug:  # noqa: BLE001 - that is the point
             self.trip(handler.__name__, bug)
             raise FUSEError(errno.EIO) from None
 
-    return guarded
+    return guarded  # type: ignore[return-value]  # functools.wraps makes a type of its own
 
 
 class Operations(pyfuse3.Operations):
@@ -148,7 +147,7 @@ class Operations(pyfuse3.Operations):
         return absent
 
     @guard
-    async def forget(self, inode_list: list[tuple[int, int]]) -> None:
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         for ino, count in inode_list:
             self.fs.forget(ino, count)
 
@@ -209,7 +208,7 @@ class Operations(pyfuse3.Operations):
     @guard
     async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
         unit = 4096
-        free = max(0, self.committer.space.free - self.data.bytes) // unit
+        free = max(0, self.committer.space.free - self.data.size) // unit
         used = self.fs.store.physical_bytes() // unit
         result = pyfuse3.StatvfsData()
         result.f_bsize = result.f_frsize = unit
@@ -266,7 +265,13 @@ class Operations(pyfuse3.Operations):
 
     @guard
     async def rename(
-        self, parent_inode_old: int, name_old: bytes, parent_inode_new: int, name_new: bytes, flags: int, ctx: RequestContext
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: RequestContext,
     ) -> None:
         self._changing()
         self.names.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
@@ -308,10 +313,10 @@ class Operations(pyfuse3.Operations):
         return pyfuse3.FileInfo(fh=inode)
 
     @guard
-    async def read(self, fh: int, offset: int, size: int) -> Buffer:
+    async def read(self, fh: int, offset: int, size: int) -> bytes:
         inode = self.fs.inode(fh)
         self._accessed(inode)
-        return await self.reader.read(inode, offset, size)
+        return cast(bytes, await self.reader.read(inode, offset, size))  # pyfuse3 takes any buffer
 
     @guard
     async def write(self, fh: int, offset: int, buf: bytes) -> int:

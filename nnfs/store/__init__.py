@@ -1,0 +1,1 @@
+"""The LMDB store: records, blocks, free pages. FORMAT.md is normative."""

@@ -58,7 +58,7 @@ class BlockWriter:
         self._totals: dict[bytes, Total] = {}
 
     def get(self, number: int) -> Block:
-        """Return a block's header as this txn sees it. Raises `RecordDamaged` when a map names a block that is not there."""
+        """Return a block's header as this txn sees it. Raises `RecordDamaged` when it is not there."""
         if number not in self._headers:
             self._headers[number] = load_block(self._txn, number)
         block = self._headers[number]

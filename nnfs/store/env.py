@@ -1,7 +1,7 @@
 """The LMDB environment of a store: create, open, lock, read and write transactions.
 
-The only module that touches lmdb. Engine errors leave it as errors of `nnfs.errors`. Rules of the house: one write txn at
-a time, begun and ended in one thread; commits are durable (LMDB's defaults: data pages, fdatasync, meta page through an
+Engine errors leave it as errors of `nnfs.errors`. Rules of the house: one write txn at a time, begun and ended in one
+thread; commits are durable (LMDB's defaults: data pages, fdatasync, meta page through an
 O_DSYNC descriptor), because simulated power cuts broke every other setting (19 of 40 with metasync=False).
 """
 
@@ -77,7 +77,7 @@ class Snapshot:
             raise translate(error) from error
 
     def payload(self, number: int, stored: int) -> bytes:
-        """Return the stored bytes of payload `number`: its fragments joined, `stored` bytes or fewer if some are lost."""
+        """Return the stored bytes of payload `number`, its fragments joined: fewer than `stored` if some are lost."""
         prefix, parts, length = schema.KEY.pack(number), [], 0
         try:
             with self._txn.cursor(self._tables["payload"]) as cursor:
@@ -234,7 +234,9 @@ class Store:
         if not path.is_dir():
             raise errors.NotAStore(f"{path} is not a directory")
         if not data.exists():
-            raise errors.NotAStore(f"{path} holds no nnfs store (no {DATA_FILE}); nnfs mkfs makes one in an empty directory")
+            raise errors.NotAStore(
+                f"{path} holds no nnfs store (no {DATA_FILE}); nnfs mkfs makes one in an empty directory"
+            )
         lock = lock_directory(path)
         try:
             freepages.check_data_file(data)
@@ -374,8 +376,8 @@ def cut_payload(number: int, payload: bytes, room: int) -> tuple[list[tuple[byte
     """Cut stored bytes into an extent that fills whole pages of its own, and fragments that fill up leaf pages.
 
     One value per chunk would waste half a page each (5 % of a 40 KiB payload); fragments alone would cost 65 calls for
-    128 KiB, each giving up the GIL. `room` is what is left in the last leaf page. Returns the (key, bytes) items and the room
-    left after them; it is an estimate that only the fill of pages depends on.
+    128 KiB, each giving up the GIL. `room` is what is left in the last leaf page. Returns the (key, bytes) items and
+    the room left after them; it is an estimate that only the fill of pages depends on.
     """
     items: list[tuple[bytes, bytes]] = []
     start = 0

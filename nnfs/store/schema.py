@@ -1,4 +1,4 @@
-"""Records of the store: byte layouts, checksums, keys. `FORMAT.md` is the normative description; a test holds both together.
+"""Records of the store: byte layouts, checksums, keys. `FORMAT.md` is normative; a test holds both together.
 
 All integers are big-endian. A *sealed* record ends in the XXH3-64 of (table tag, key, body): it covers the key, so
 a record that turns up under another key, or in another table, is found out. Every sealed record holds the number of the
@@ -150,9 +150,10 @@ class State:
 class Inode:
     """One inode record; also the object that the filesystem works on.
 
-    `aux` is the device number of a device node and the parent's inode number of a directory. `count` and `proof` prove the set
-    of records that belong to the inode: mapped chunks and the sum (mod 2^64) of the checksums of its map nodes for a file,
-    entries and the sum of the checksums of its dentries for a directory. `stored` is the bytes of its mapped blocks' payloads.
+    `aux` is the device number of a device node and the parent's inode number of a directory. `count` and `proof` prove
+    the set of records that belong to the inode: mapped chunks and the sum (mod 2^64) of the checksums of its map nodes
+    for a file, entries and the sum of the checksums of its dentries for a directory. `stored` is the bytes of its
+    mapped blocks' payloads.
     """
 
     __slots__ = (
@@ -211,10 +212,12 @@ class Dentry:
 
 
 def pack_xattr(key: bytes, value: bytes, commit: int) -> bytes:
+    """Seal the value of an extended attribute."""
     return seal("xattr", key, _COMMIT.pack(commit) + value)
 
 
 def unpack_xattr(key: bytes, record: bytes) -> bytes:
+    """Return the value of a sealed extended attribute. Raises `RecordDamaged`."""
     return _fields("xattr", key, record, _COMMIT)[1]
 
 
@@ -290,10 +293,12 @@ class Total:
 
 
 def pack_orphan(key: bytes, commit: int) -> bytes:
+    """Seal the record of an inode without names."""
     return seal("orphan", key, _COMMIT.pack(commit))
 
 
 def unpack_orphan(key: bytes, record: bytes) -> int:
+    """Return the commit of an orphan record. Raises `RecordDamaged`."""
     return _fields("orphan", key, record, _COMMIT)[0][0]
 
 
@@ -303,6 +308,7 @@ def pack_queue(key: bytes, due: int, commit: int) -> bytes:
 
 
 def unpack_queue(key: bytes, record: bytes) -> int:
+    """Return the due time (unix ns) of a queue record. Raises `RecordDamaged`."""
     return _fields("queue", key, record, _QUEUE)[0][0]
 
 
@@ -312,6 +318,7 @@ def pack_model(key: bytes, fingerprint: bytes, commit: int) -> bytes:
 
 
 def unpack_model(key: bytes, record: bytes) -> bytes:
+    """Return the fingerprint in a model record. Raises `RecordDamaged`."""
     body = unseal("model", key, record)
     if len(body) != _MODEL.size:
         raise RecordDamaged("model", key, "wrong length")

@@ -1,4 +1,4 @@
-"""A daemon with one more codec, 200 "gated": its payload is the plain content, and decoding waits for a FIFO to be opened.
+"""A daemon with one more codec, 200 "gated": payloads are plain content, decoding waits for a FIFO to be opened.
 
 `python slow_daemon.py FIFO STORE MNT OPTIONS` runs in the foreground.
 """
@@ -35,4 +35,5 @@ class Gated:
 if __name__ == "__main__":
     codec.register(Gated(sys.argv[1]))
     logs.configure(Path(sys.argv[2]), foreground=True)
-    sys.exit(daemon.run(Path(sys.argv[2]), Path(sys.argv[3]), [word for word in sys.argv[4:] if word != "-o"], lambda: None))
+    options = [word for word in sys.argv[4:] if word != "-o"]
+    sys.exit(daemon.run(Path(sys.argv[2]), Path(sys.argv[3]), options, lambda: None))

@@ -85,7 +85,7 @@ def test_a_whole_chunk_is_not_copied() -> None:
     full = data.write(1, 0, request, 0)
     assert [number for number, _ in full] == [0, 1, 2]
     assert all(isinstance(chunk.data, memoryview) and chunk.data.obj is request for _, chunk in full)
-    assert data.bytes == len(request)
+    assert data.size == len(request)
 
 
 def test_drop_gives_the_memory_back() -> None:
@@ -93,5 +93,5 @@ def test_drop_gives_the_memory_back() -> None:
     data.write(1, 5, b"x" * 40, 0)
     data.truncate(1, 45, 20, 0)
     data.drop(1)
-    assert data.bytes == 0
+    assert data.size == 0
     assert data.active.empty

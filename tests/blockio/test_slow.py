@@ -1,4 +1,4 @@
-"""Reads that wait for a slow or stuck decoder: the rest of the mount must not notice (issue: "never freezes the mount")."""
+"""Reads that wait for a slow or stuck decoder: the rest of the mount must not notice."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def make_store(path: Path) -> None:
             block = Block.unpack(key, record)
             block.codec, block.stored = GATED, block.plain
             txn.delete_prefix("payload", schema.KEY.pack(block.payload))
-            number = next(n for n in range(1, FILES + 1) if block.plain == SIZE and blake2b(content(n)).digest() == block.hash)
+            number = next(n for n in range(1, FILES + 1) if blake2b(content(n)).digest() == block.hash)
             txn.put("payload", schema.FRAGMENT_KEY.pack(block.payload, 0), content(number))
             txn.put("block", key, block.pack(key))
     store.close()
@@ -108,9 +108,8 @@ def test_a_stuck_read_ends_within_its_bound(tmp_path: Path) -> None:
     with gated(tmp_path, "read_timeout=0.2") as (mount, _):
         mount.expect_log("not answered within 0.2 s|waits for the decoding")
         for number in range(3):
-            with pytest.raises(OSError) as caught:
+            with pytest.raises(OSError, match="Input/output error"):
                 (mount.path / f"slow{number}").read_bytes()
-            assert caught.value.errno == errno.EIO
         assert (mount.path / "hot").read_bytes() == b"hot" * 1000
 
 
@@ -122,9 +121,8 @@ def test_an_overlay_waits_for_its_base_in_memory(tmp_path: Path) -> None:
         mount.expect_log("not answered within|waits for the decoding")
         descriptor = os.open(mount.path / "slow0", os.O_WRONLY)
         os.pwrite(descriptor, page, 4096)  # a whole page: the kernel need not read before it writes
-        with pytest.raises(OSError) as caught:
+        with pytest.raises(OSError, match="Input/output error"):
             os.fsync(descriptor)
-        assert caught.value.errno == errno.EIO
         (mount.path / "other").write_bytes(b"other")
         with ThreadPoolExecutor(1) as pool:
             future = pool.submit(wait_for, "the overlay to be stored", lambda: stored(descriptor), 60)
