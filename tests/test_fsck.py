@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import random
 import stat
 from collections.abc import Callable
 from hashlib import blake2b
@@ -21,6 +22,7 @@ from nnfs.store import schema
 from nnfs.store.blocks import BlockWriter, Encoded, load_block
 from nnfs.store.env import DATA_FILE, Snapshot, Store, WriteTxn
 from nnfs.store.schema import Dentry, Inode, MapNode, State, Total
+from tests.harness import FULL
 
 CHUNK = 16384
 ROOT, DIRECTORY, SUB, FILE, SECOND, LINK, FIFO = 1, 16, 17, 18, 19, 20, 21
@@ -913,3 +915,49 @@ def test_block_headers_of_other_payload_numbers_are_followed(store: Store) -> No
     assert check(store, data=True).problems == []
 
 
+TABLES = ("inode", "dentry", "xattr", "map", "block", "payload", "hash", "total", "orphan")
+
+
+def everything(snapshot: Snapshot) -> dict[str, list[tuple[bytes, bytes]]]:
+    """All that must not change unnoticed: the format has nothing that proves an attribute which is gone."""
+    return {
+        table: list(snapshot.range(table, b""))
+        for table in TABLES
+        if table != "xattr" or any(snapshot.range(table, b""))
+    }
+
+
+def break_at_random(txn: WriteTxn, draw: random.Random) -> None:
+    """Flip, delete, move or swap some record of some table."""
+    table = draw.choice(TABLES)
+    records = list(txn.range(table, b""))
+    if not records:
+        return
+    key, record = draw.choice(records)
+    how = draw.randrange(4)
+    if how == 0:
+        damage(txn, table, key, draw.randrange(len(record)))
+    elif how == 1:
+        txn.delete(table, key)
+    elif how == 2:
+        txn.put(table, draw.choice(records)[0], record)
+    else:
+        txn.delete(table, key)
+        txn.put(table, draw.randbytes(len(key)), record)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(400 if FULL else 40))
+def test_random_damage_never_confuses_a_repair(store: Store, seed: int) -> None:
+    draw = random.Random(seed)
+    with store.write() as txn:
+        before = everything(txn)
+        for _ in range(draw.choice((1, 1, 2, 5))):
+            break_at_random(txn, draw)
+        after = everything(txn)
+        is_changed = any(after[table] != before[table] for table in after)
+    assert bool(check(store, data=True).problems) == is_changed
+    first = check(store, data=True, repair=True)
+    again = check(store, data=True, repair=True)
+    assert not any(problem.fixed for problem in again.problems), [p.message for p in again.problems if p.fixed]
+    assert {p.message for p in again.problems} <= {p.message for p in first.problems if not p.fixed}
