@@ -102,9 +102,7 @@ class Context:
         self.unreadable = False  # a table could not be read to its end: what is lost is not known
         self._kept: Counter[str] = Counter()
 
-    def problem(
-        self, kind: str, message: str, *inodes: int, fix: Fix | None = None, derived: bool = False
-    ) -> Problem:
+    def problem(self, kind: str, message: str, *inodes: int, fix: Fix | None = None, derived: bool = False) -> Problem:
         problem = Problem(kind, message, inodes, fix, derived)
         self._kept[kind] += 1
         if self._kept[kind] <= KEPT:
