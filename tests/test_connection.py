@@ -476,7 +476,7 @@ def test_blocked_reads_do_not_stop_others(place: Path) -> None:
     def look(client: Client) -> None:
         names = [client.path / f"f{n}" for n in range(300)]
         for name in names:
-            name.write_bytes(b"x" * 20_000)  # several pages: readahead, which the kernel counts as background
+            name.write_bytes(b"x" * 200_000)  # several pages: readahead, which the kernel counts as background
         fast = client.path / "fast"
         fast.write_bytes(b"y" * 100_000)
         inodes = {name.stat().st_ino for name in names}
@@ -499,7 +499,7 @@ def test_blocked_reads_do_not_stop_others(place: Path) -> None:
                 assert not any(result.done() for result in results)
             finally:
                 client.in_loop(client.fs.gate.set)
-            assert {result.result() for result in results} == {b"x" * 20_000}
+            assert {result.result() for result in results} == {b"x" * 200_000}
 
         def idle() -> bool:
             """Tasks that pyfuse3 has ended are not counted as waiting ones, or the daemon stays slow for ever."""
