@@ -78,6 +78,7 @@ class Committer:
         self._last = 0.0  # time of the last commit
         self._lock = trio.Lock()  # commits and punching: the write txn is one, and punching must not meet it
         self._room_lock = trio.Lock()
+        self._finished = False
         self._merged: list[DirtyChunk] = []  # rewritten in part: likely bases of the next partial writes
 
     # -- requests
@@ -150,6 +151,16 @@ class Committer:
         if full:
             self._queued.set()
 
+    async def finish(self) -> None:
+        """The last commits, releases included, and the mark that nothing came after them. Raises why they fail."""
+        await self.sync()
+        while not self.meta.active.empty:
+            await self.sync()  # a release that did not fit into one commit
+        await self.settle()
+        async with self._lock:
+            self._finished = True
+            await trio.to_thread.run_sync(self.store.mark_clean)
+
     # -- tasks
 
     async def run(self, nursery: trio.Nursery) -> None:
@@ -183,12 +194,14 @@ class Committer:
             await self._wake.wait()
 
     async def settle(self) -> None:
-        """Punch free pages, after an empty commit: what the newest one freed still belongs to the previous meta page."""
+        """Punch free pages, after an empty commit: what the last one freed still belongs to the previous meta page."""
         await self._commit(empty=True)
         await self._punch(KEEP_IDLE)
 
     async def _punch(self, keep: int) -> None:
         async with self._lock:
+            if self._finished:
+                return
             try:
                 await trio.to_thread.run_sync(self.store.punch, keep, PUNCH_BUDGET)
             except NnfsError as error:
@@ -199,7 +212,7 @@ class Committer:
     async def _commit(self, *, empty: bool = False) -> None:
         async with self._lock:
             nothing = self.meta.active.empty and self.data.active.empty and self.meta.frozen is None
-            if self.failure or (nothing and not empty):
+            if self.failure or self._finished or (nothing and not empty):
                 return
             epoch, layer = self.meta.freeze(), self.data.freeze()
             try:

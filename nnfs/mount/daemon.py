@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 SWITCH_INTERVAL = 0.0005  # seconds that a thread may keep the GIL from the loop: Python's 5 ms shows in requests
 VERIFY_MAX = 64 << 20  # bytes of a data file that is verified page by page after an unclean stop; see `_check`
 MIN_TASKS = 32  # idle ones kept: starting and ending tasks all the time shows in profiles
+LAST_COMMIT = 300.0  # seconds that a service manager is asked for at the end
 MAX_TASKS = 4000  # requests in flight; the kernel allows 1,024 background ones, and as many processes as wait
 
 
@@ -183,13 +184,10 @@ class Daemon:
 
     async def _finish(self) -> None:
         """The last commits, and the mark that nothing came after them."""
+        notify.extend_timeout(LAST_COMMIT)
         with trio.CancelScope(shield=True):
             try:
-                await self.committer.sync()
-                while not self.fs.active.empty:
-                    await self.committer.sync()  # releases that did not fit into one commit
-                await self.committer.settle()
-                await trio.to_thread.run_sync(self.store.mark_clean)
+                await self.committer.finish()
             except NnfsError as error:
                 log.critical("the last commit failed, what was not synced is lost: %s", error)
                 self.exit_code = error.exit_code
