@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import socket
 import stat
+import struct
 from pathlib import Path
 
 import pytest
 
-from tests.harness import Mount, Plain
-from tests.semantics.kit import ALICE, BOB, as_user, fails, mode, pattern
+from tests.harness import Mount, Plain, libc
+from tests.semantics.kit import ALICE, AT_FDCWD, BOB, as_user, checked, fails, mode, pattern
 
 KINDS = {"file": stat.S_IFREG, "fifo": stat.S_IFIFO, "char": stat.S_IFCHR, "block": stat.S_IFBLK, "sock": stat.S_IFSOCK}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_mknod_keeps_type_mode_and_number(mnt: Path, mounted: Mount | Plain, kind: str) -> None:
-    device = os.makedev(259, 70000) if kind in ("char", "block") else 0
-    os.mknod(mnt / "n", KINDS[kind] | 0o640, device)
+def test_mknod_keeps_type_mode_and_number(mnt: Path, mounted: Mount | Plain) -> None:
+    devices = {kind: os.makedev(259, 70000) if kind in ("char", "block") else 0 for kind in KINDS}
+    for kind, device in devices.items():
+        os.mknod(mnt / kind, KINDS[kind] | 0o640, device)
     mounted.remount()
-    st = os.lstat(mnt / "n")
-    assert stat.S_IFMT(st.st_mode) == KINDS[kind]
-    assert stat.S_IMODE(st.st_mode) == 0o640
-    assert st.st_rdev == device
-    assert (st.st_nlink, st.st_size, st.st_blocks) == (1, 0, 0)
-    with fails(errno.EEXIST):
-        os.mknod(mnt / "n", KINDS[kind] | 0o600, device)
-    os.unlink(mnt / "n")
+    for kind, device in devices.items():
+        st = os.lstat(mnt / kind)
+        assert stat.S_IFMT(st.st_mode) == KINDS[kind]
+        assert stat.S_IMODE(st.st_mode) == 0o640
+        assert st.st_rdev == device
+        assert (st.st_nlink, st.st_size, st.st_blocks) == (1, 0, 0)
+        with fails(errno.EEXIST):
+            os.mknod(mnt / kind, KINDS[kind] | 0o600, device)
+        os.unlink(mnt / kind)
     assert os.listdir(mnt) == []
 
 
@@ -76,15 +79,16 @@ def test_only_root_makes_devices(mnt: Path) -> None:
     assert os.lstat(mnt / "f").st_uid == ALICE
 
 
-@pytest.mark.parametrize("size", [1, 59, 60, 1000, 4094])
-def test_symlink_target_of_any_length(mnt: Path, mounted: Mount | Plain, size: int) -> None:
-    target = (b"\xff/target" * 600)[:size]
-    os.symlink(target, os.fsencode(mnt / "l"))
-    assert os.readlink(os.fsencode(mnt / "l")) == target
+def test_symlink_target_of_any_length(mnt: Path, mounted: Mount | Plain) -> None:
+    targets = {size: (b"\xff/target" * 600)[:size] for size in (1, 59, 60, 1000, 4094)}
+    for size, target in targets.items():
+        os.symlink(target, os.fsencode(mnt / f"l{size}"))
+        assert os.readlink(os.fsencode(mnt / f"l{size}")) == target
     mounted.remount()
-    assert os.readlink(os.fsencode(mnt / "l")) == target
-    st = os.lstat(mnt / "l")
-    assert (stat.S_IFMT(st.st_mode), st.st_size) == (stat.S_IFLNK, size)
+    for size, target in targets.items():
+        assert os.readlink(os.fsencode(mnt / f"l{size}")) == target
+        st = os.lstat(mnt / f"l{size}")
+        assert (stat.S_IFMT(st.st_mode), st.st_size) == (stat.S_IFLNK, size)
 
 
 @pytest.mark.beyond("ext4")
@@ -331,6 +335,32 @@ def test_whole_path_longer_than_path_max(mnt: Path) -> None:
     os.close(os.open("leaf", os.O_CREAT | os.O_WRONLY, dir_fd=here))
     assert os.listdir(here) == ["leaf"]
     os.close(here)
+
+
+def test_a_file_is_found_by_its_handle(mnt: Path, mounted: Mount | Plain) -> None:
+    """name_to_handle_at(2), as an NFS server uses it: the handle works after every cache has gone, or is ESTALE."""
+    (mnt / "d").mkdir()
+    (mnt / "d" / "f").write_bytes(b"found")
+
+    def handle(path: Path) -> ctypes.Array[ctypes.c_char]:
+        buffer = ctypes.create_string_buffer(struct.pack("Ii", 128, 0), 136)
+        checked(libc.name_to_handle_at(AT_FDCWD, os.fsencode(path), buffer, ctypes.byref(ctypes.c_int()), 0))
+        return buffer
+
+    file, directory = handle(mnt / "d" / "f"), handle(mnt / "d")
+    mounted.drop_caches()
+    base = os.open(mnt, os.O_RDONLY)
+    fd = checked(libc.open_by_handle_at(base, file, os.O_RDONLY))
+    assert os.read(fd, 100) == b"found"
+    os.close(fd)
+    fd = checked(libc.open_by_handle_at(base, directory, os.O_RDONLY | os.O_DIRECTORY))
+    assert os.listdir(fd) == ["f"]
+    os.close(fd)
+    os.unlink(mnt / "d" / "f")
+    mounted.drop_caches()
+    with fails(errno.ESTALE):
+        checked(libc.open_by_handle_at(base, file, os.O_RDONLY))
+    os.close(base)
 
 
 def test_fallocate_is_kept_or_refused(mnt: Path) -> None:

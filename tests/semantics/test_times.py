@@ -21,42 +21,29 @@ def stamps(path: Path) -> tuple[int, int, int]:
     return st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns
 
 
-@pytest.mark.parametrize(
-    "ns",
-    [
-        0,
-        1,
-        -1,
-        -NS,
-        -NS + 1,
-        999_999_999,
-        -2_147_483_000 * NS,
-        -2_147_483_000 * NS + 7,
-        2**31 * NS + 5,
-        2**32 * NS - 1,
-        2**32 * NS,
-        4294967296 * NS + 999_999_999,
-        6_000_000_000 * NS + 1,
-    ],
-)
-def test_ns_before_1970_and_after_2106(mnt: Path, mounted: Mount | Plain, ns: int) -> None:
-    for name, make in {"f": Path.touch, "d": Path.mkdir}.items():
-        make(mnt / name)
-        os.utime(mnt / name, ns=(ns, ns + 1))
-        assert stamps(mnt / name)[:2] == (ns, ns + 1)
-    os.symlink("f", mnt / "l")
-    os.utime(mnt / "l", ns=(ns, ns + 1), follow_symlinks=False)
-    mounted.remount()
-    assert {name: stamps(mnt / name)[:2] for name in "fdl"} == dict.fromkeys("fdl", (ns, ns + 1))
+PRESENT = [0, 1, -1, -NS, -NS + 1, 999_999_999, -2_147_483_000 * NS, -2_147_483_000 * NS + 7, 2**31 * NS + 5]
+FUTURE = [2**32 * NS - 1, 2**32 * NS, 2**32 * NS + 999_999_999, 6_000_000_000 * NS + 1]
+
+
+def test_ns_before_1970_and_after_2106(mnt: Path, mounted: Mount | Plain) -> None:
+    keep_times(mnt, mounted, PRESENT + FUTURE)
 
 
 @pytest.mark.beyond("ext4")
-@pytest.mark.parametrize("second", [-9_000_000_000, -(2**33), 2**33 + 3, 9_200_000_000])
-def test_from_1684_to_2261(mnt: Path, mounted: Mount | Plain, second: int) -> None:
-    (mnt / "f").touch()
-    os.utime(mnt / "f", ns=(second * NS + 1, second * NS + 999_999_999))
+def test_from_1684_to_2261(mnt: Path, mounted: Mount | Plain) -> None:
+    keep_times(mnt, mounted, [s * NS + 1 for s in (-9_000_000_000, -(2**33), 2**33 + 3, 9_200_000_000)])
+
+
+def keep_times(mnt: Path, mounted: Mount | Plain, times: list[int]) -> None:
+    """Of files, directories and symlinks, at once and after a remount."""
+    nodes = [(mnt / f"{kind}{i}", ns) for i, ns in enumerate(times) for kind in "fdl"]
+    for path, ns in nodes:
+        {"f": path.touch, "d": path.mkdir, "l": lambda path=path: os.symlink("t", path)}[path.name[0]]()
+        os.utime(path, ns=(ns, ns + 1), follow_symlinks=False)
+        assert stamps(path)[:2] == (ns, ns + 1)
     mounted.remount()
-    assert stamps(mnt / "f")[:2] == (second * NS + 1, second * NS + 999_999_999)
+    for path, ns in nodes:
+        assert stamps(path)[:2] == (ns, ns + 1)
 
 
 def test_now_and_omit(mnt: Path) -> None:
@@ -119,6 +106,22 @@ def test_content_changes_mtime_and_ctime(mnt: Path, mounted: Mount | Plain, chan
     assert after[2] >= before[2]
     mounted.remount()
     assert stamps(f)[1:] == after[1:]
+
+
+def test_truncate_to_the_same_size_is_a_change(mnt: Path) -> None:
+    f = mnt / "f"
+    for size in (7, 0):
+        f.write_bytes(b"c" * size)
+        os.utime(f, ns=(OLD, OLD))
+        os.truncate(f, size)
+        assert stamps(f)[1] > OLD
+        with f.open("r+b") as handle:
+            os.utime(f, ns=(OLD, OLD))
+            handle.truncate(size)
+            assert stamps(f)[1] > OLD
+    os.utime(f, ns=(OLD, OLD))
+    os.close(os.open(f, os.O_WRONLY | os.O_TRUNC))
+    assert stamps(f)[1] > OLD
 
 
 METADATA: dict[str, Callable[[Path], object]] = {
@@ -204,7 +207,7 @@ def test_entries_change_the_directorys_times(mnt: Path, mounted: Mount | Plain, 
     after = stamps(d)
     assert after[1] > OLD + NS
     assert after[2] >= before[2]
-    mounted.remount()
+    mounted.drop_caches()
     assert stamps(d)[1:] == after[1:]
 
 
