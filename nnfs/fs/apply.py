@@ -178,7 +178,7 @@ class _Apply:
         self.epoch.xattrs.pop(ino, None)
         self.txn.delete("inode", key)
         self.txn.delete("orphan", key)
-        if inode.flags & Inode.FLAG_XATTRS:
+        if inode.xattrs:
             self.txn.delete_prefix("xattr", key)
         self.done.inodes -= 1
 
@@ -200,12 +200,12 @@ class _Apply:
             if record is None:
                 txn.delete("dentry", key)
         for ino, names in epoch.xattrs.items():
-            for name, value in names.items():
+            for name, record in names.items():
                 key = schema.KEY.pack(ino) + name
-                if value is None:
+                if record is None:
                     txn.delete("xattr", key)
                 else:
-                    txn.put("xattr", key, schema.pack_xattr(key, value, epoch.commit))
+                    txn.put("xattr", key, record)
         for ino in epoch.orphans:
             key = schema.KEY.pack(ino)
             txn.put("orphan", key, schema.pack_orphan(key, epoch.commit))

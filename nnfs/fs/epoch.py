@@ -16,7 +16,7 @@ class Epoch:
     commit: int  # the number that this epoch's commit will have
     inodes: dict[int, Inode] = field(default_factory=dict)  # changed or new; the live objects until the freeze
     dentries: SortedDict[bytes, bytes | None] = field(default_factory=SortedDict)  # key to sealed record
-    xattrs: dict[int, dict[bytes, bytes | None]] = field(default_factory=dict)
+    xattrs: dict[int, dict[bytes, bytes | None]] = field(default_factory=dict)  # ino: name: sealed record
     orphans: set[int] = field(default_factory=set)  # have lost their last name
     release: set[int] = field(default_factory=set)  # nobody can reach them any more: to be deleted
     state: State = field(default_factory=State)  # counters at the freeze

@@ -36,7 +36,7 @@ class Filesystem:
         self.lookups: dict[int, int] = {}
         self.on_release = on_release
         self._inodes: dict[int, Inode] = {}
-        self._sound: set[int] = set()  # inodes whose proof was checked since they were loaded
+        self._sound: dict[int, set[str]] = {}  # tables whose proof was checked since the inode was loaded
         self._orphans: set[int] = set()  # without names, still looked up
         self.active.release.update(schema.KEY.unpack(key)[0] for key, _ in self.snapshot.range("orphan", b""))
 
@@ -60,7 +60,7 @@ class Filesystem:
         for ino in list(self._inodes):
             if ino not in pinned:
                 del self._inodes[ino]
-                self._sound.discard(ino)
+                self._sound.pop(ino, None)
             if len(self._inodes) <= CACHED_INODES:
                 break
 
@@ -197,19 +197,21 @@ class Filesystem:
         self.touch(parent)
 
     def check_proof(self, inode: Inode, table: str) -> None:
-        """Check once per load that no map node or dentry of an inode is lost. Raises `RecordDamaged`."""
-        if inode.ino in self._sound:
+        """Check once per load that no map node, dentry or xattr of an inode is lost. Raises `RecordDamaged`."""
+        sound = self._sound.setdefault(inode.ino, set())
+        if table in sound:
             return
         key = schema.KEY.pack(inode.ino)
-        committed = self.snapshot.get("inode", key)
-        if committed is not None:
-            proof = 0
-            for found, record in self.snapshot.prefix(table, key):
-                schema.unseal(table, found, record)  # a record under another key would keep the sum and lose the name
-                proof += schema.checksum_of(record)
-            if proof % (1 << 64) != Inode.unpack(inode.ino, committed).proof:
+        record = self.snapshot.get("inode", key)
+        if record is not None:
+            total = 0
+            for found, element in self.snapshot.prefix(table, key):
+                schema.unseal(table, found, element)  # a record under another key would keep the sum and lose the name
+                total += schema.checksum_of(element)
+            committed = Inode.unpack(inode.ino, record)
+            if total % (1 << 64) != (committed.xattrs if table == "xattr" else committed.proof):
                 raise RecordDamaged(table, key, f"inode {inode.ino} proves other {table} records than there are")
-        self._sound.add(inode.ino)
+        sound.add(table)
 
     # -- chunk map
 
@@ -258,7 +260,7 @@ class Filesystem:
                     inode.count, inode.proof, inode.stored = count, proof, stored
         for ino in frozen.release - applied.unfinished:
             self._inodes.pop(ino, None)
-            self._sound.discard(ino)
+            self._sound.pop(ino, None)
             self.active.inodes.pop(ino, None)
             self.active.xattrs.pop(ino, None)
         self.active.release |= applied.unfinished

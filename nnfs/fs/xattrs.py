@@ -25,32 +25,42 @@ class Xattrs:
         self.fs = fs
 
     def get(self, inode: Inode, name: bytes) -> bytes | None:
-        """Return a value, or None."""
-        if not inode.flags & Inode.FLAG_XATTRS:
-            return None  # the kernel asks for security.capability before every write: this answers it at once
+        """Return a value, or None when the inode provably lacks it."""
+        if not inode.xattrs:
+            return None  # the kernel asks for security.capability all the time: this answers it at once
+        record = self._record(inode, name)
+        if record is None:
+            self.fs.check_proof(inode, "xattr")
+            return None
+        return schema.unpack_xattr(schema.KEY.pack(inode.ino) + name, record)
+
+    def _record(self, inode: Inode, name: bytes) -> bytes | None:
         for epoch in (self.fs.active, self.fs.frozen):
             if epoch is not None:
                 names = epoch.xattrs.get(inode.ino)
                 if names is not None and name in names:
                     return names[name]
-        key = schema.KEY.pack(inode.ino) + name
-        record = self.fs.snapshot.get("xattr", key)
-        return None if record is None else schema.unpack_xattr(key, record)
+        return self.fs.snapshot.get("xattr", schema.KEY.pack(inode.ino) + name)
 
     def names(self, inode: Inode) -> list[bytes]:
         """Return the names of all stored attributes, sorted."""
-        if not inode.flags & Inode.FLAG_XATTRS:
+        if not inode.xattrs:
             return []
+        self.fs.check_proof(inode, "xattr")
         names = {key[8:]: True for key, _ in self.fs.snapshot.prefix("xattr", schema.KEY.pack(inode.ino))}
         for epoch in (self.fs.frozen, self.fs.active):
             if epoch is not None:
-                names.update((name, value is not None) for name, value in epoch.xattrs.get(inode.ino, {}).items())
+                names.update((name, record is not None) for name, record in epoch.xattrs.get(inode.ino, {}).items())
         return sorted(name for name, present in names.items() if present)
 
     def put(self, inode: Inode, name: bytes, value: bytes | None) -> None:
         """Store (None: remove) a value, without any of the meanings that `set` knows."""
-        self.fs.active.xattrs.setdefault(inode.ino, {})[name] = value
-        inode.flags |= Inode.FLAG_XATTRS
+        key = schema.KEY.pack(inode.ino) + name
+        old = self._record(inode, name) if inode.xattrs else None
+        new = None if value is None else schema.pack_xattr(key, value, self.fs.active.commit)
+        self.fs.active.xattrs.setdefault(inode.ino, {})[name] = new
+        change = (schema.checksum_of(new) if new else 0) - (schema.checksum_of(old) if old else 0)
+        inode.xattrs = (inode.xattrs + change) % (1 << 64)
         inode.ctime = time.time_ns()
         self.fs.touch(inode)
 

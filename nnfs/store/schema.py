@@ -41,7 +41,7 @@ TOTAL_KEY = Struct(">BH")
 
 _SUPER = Struct(">4sII16sIIQQQqQ")  # magic version engine uuid chunk_size reserved compat ro incompat created seed
 _STATE = Struct(">QQQQQQQB")  # commit next_ino next_number inodes logical queue_mark clean_commit flags
-_INODE = Struct(">IIIIIQQqqqqQQQQ")
+_INODE = Struct(">IIIIIQQqqqqQQQQQ")
 _DENTRY = Struct(">QBQ")  # ino type commit
 _COMMIT = Struct(">Q")
 _MAP = Struct(">QQ")  # bitmap commit
@@ -152,22 +152,21 @@ class Inode:
 
     `aux` is the device number of a device node and the parent's inode number of a directory. `count` and `proof` prove
     the set of records that belong to the inode: mapped chunks and the sum (mod 2^64) of the checksums of its map nodes
-    for a file, entries and the sum of the checksums of its dentries for a directory. `stored` is the bytes of its
-    mapped blocks' payloads.
+    for a file, entries and the sum of the checksums of its dentries for a directory. `xattrs` is the same sum over its
+    extended attributes, 0 when it has none. `stored` is the bytes of its mapped blocks' payloads.
     """
 
     __slots__ = (
         "ino", "mode", "uid", "gid", "nlink", "flags", "size", "aux",
-        "atime", "mtime", "ctime", "btime", "count", "proof", "stored", "commit", "target",
+        "atime", "mtime", "ctime", "btime", "count", "proof", "xattrs", "stored", "commit", "target",
     )  # fmt: skip
 
     FLAG_COLLISIONS = 1  # a directory that held two names of one hash: an absent first cookie proves nothing
-    FLAG_XATTRS = 2  # has had extended attributes: without it no look-up is needed to know that there are none
 
     def __init__(self, ino: int, mode: int, uid: int, gid: int, now: int) -> None:
         self.ino, self.mode, self.uid, self.gid = ino, mode, uid, gid
         self.nlink = 1
-        self.flags = self.size = self.aux = self.count = self.proof = self.stored = self.commit = 0
+        self.flags = self.size = self.aux = self.count = self.proof = self.xattrs = self.stored = self.commit = 0
         self.atime = self.mtime = self.ctime = self.btime = now
         self.target = b""
 
@@ -175,7 +174,8 @@ class Inode:
         """Sealed record for the key `inode_key(self.ino)`."""
         body = _INODE.pack(
             self.mode, self.uid, self.gid, self.nlink, self.flags, self.size, self.aux,
-            self.atime, self.mtime, self.ctime, self.btime, self.count, self.proof, self.stored, self.commit,
+            self.atime, self.mtime, self.ctime, self.btime,
+            self.count, self.proof, self.xattrs, self.stored, self.commit,
         )  # fmt: skip
         return seal("inode", KEY.pack(self.ino), body + self.target)
 
@@ -187,7 +187,8 @@ class Inode:
         inode.ino = ino
         (
             inode.mode, inode.uid, inode.gid, inode.nlink, inode.flags, inode.size, inode.aux,
-            inode.atime, inode.mtime, inode.ctime, inode.btime, inode.count, inode.proof, inode.stored, inode.commit,
+            inode.atime, inode.mtime, inode.ctime, inode.btime,
+            inode.count, inode.proof, inode.xattrs, inode.stored, inode.commit,
         ) = fields  # fmt: skip
         inode.target = target
         return inode
