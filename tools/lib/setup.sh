@@ -8,7 +8,7 @@
 set -euo pipefail
 PATH=${PATH:-/usr/bin:/bin}:/usr/sbin:/sbin # a login by `su` lacks mkfs, modprobe, ...
 
-root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../.." && pwd -P)
+root=$(cd "${BASH_SOURCE[0]%/*}/../.." && pwd -P)
 venv=$root/.venv
 log=$root/.setup.log
 
@@ -204,21 +204,18 @@ install_helpers() { # as root: mount(8) and umount(8) find nnfs by /sbin/[u]moun
 
 # ---------------------------------------------------------------------------------------------------------------- set up
 
-current_key() { # what a set-up depends on: the checkout's place, the interpreter, the packages, this file
-    { cat "$root/pyproject.toml" "$root/tools/lib/setup.sh" && printf '%s\n' "$root" && readlink -f "$venv/bin/python"; } |
-        sha256sum
+current_key() { # what a set-up depends on: the packages, this file, the checkout's place, the interpreter
+    sha256sum "$root/pyproject.toml" "$root/tools/lib/setup.sh" && readlink -f "$venv/bin/python"
 }
 
 is_set_up() { # is_set_up run|test TORCH
-    local key=
-    [[ -x $venv/bin/python && -f $venv/stamp-$1 ]] && read -r key <"$venv/stamp-$1" &&
-        [[ $key == "$(current_key)" ]] && torch_is_chosen "$2" && helpers_work
+    [[ -x $venv/bin/python && -f $venv/stamp-$1 && $(<"$venv/stamp-$1") == "$(current_key)" ]] &&
+        torch_is_chosen "$2" && helpers_work
 }
 
 set_up() { # is_set_up run|test TORCH
-    local key=
-    [[ -x $venv/bin/python && -f $venv/stamp-$1 ]] && read -r key <"$venv/stamp-$1" &&
-        [[ $key == "$(current_key)" ]] && torch_is_chosen "$2" && helpers_work
+    [[ -x $venv/bin/python && -f $venv/stamp-$1 && $(<"$venv/stamp-$1") == "$(current_key)" ]] &&
+        torch_is_chosen "$2" && helpers_work
 }
 
 stamped() { # stamped: whether .venv belongs to this place and works
