@@ -362,7 +362,10 @@ class Operations(pyfuse3.Operations):
 
     @guard
     async def listxattr(self, inode: int, ctx: RequestContext) -> list[bytes]:
-        return self.xattrs.names(self.fs.inode(inode))
+        names = self.xattrs.names(self.fs.inode(inode))
+        if ctx.uid != 0:  # who may not read them is not shown them, as on ext4: cp -a would fail otherwise
+            names = [name for name in names if not name.startswith(b"trusted.")]
+        return names
 
     @guard
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
