@@ -175,10 +175,10 @@ class _Apply:
             return
         self.epoch.inodes.pop(ino, None)
         self.epoch.orphans.discard(ino)
-        self.epoch.xattrs.pop(ino, None)
+        changed = self.epoch.xattrs.pop(ino, None)
         self.txn.delete("inode", key)
         self.txn.delete("orphan", key)
-        if inode.xattrs:
+        if inode.xattrs or changed:  # removed in this very epoch: the store still has them
             self.txn.delete_prefix("xattr", key)
         self.done.inodes -= 1
 

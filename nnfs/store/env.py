@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,8 @@ from nnfs.store.schema import Inode, State, Superblock
 
 MAP_SIZE = 1 << 44  # 16 TiB of address space, sparse: the file grows by what is written
 DATA_FILE = "data.mdb"
-IGNORED_IN_EMPTY = {"lost+found"}  # of a freshly made ext4
+DRAFT = ".creating"  # where a new store is made
+IGNORED_IN_EMPTY = {"lost+found", DRAFT}  # of a freshly made ext4; of a creation that was cut short
 
 
 def translate(error: lmdb.Error) -> errors.NnfsError:
@@ -208,21 +210,32 @@ class Store:
             raise errors.NotAStore(f"{path} is not empty and holds no nnfs store: choose an empty directory")
         lock = lock_directory(path)
         try:
-            store = cls._open_env(path, lock, create=True)
+            cls._create_beside(path, lock, chunk_size)
+        finally:
+            os.close(lock)
+        return cls.open(path)
+
+    @classmethod
+    def _create_beside(cls, path: Path, lock: int, chunk_size: int) -> None:
+        """Make the data file in a directory of its own and move it when it is whole: a store is there or it is not."""
+        draft = path / DRAFT
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir()
+        store = cls._open_env(draft, os.dup(lock), create=True)
+        try:
             now = time.time_ns()
             seed = int.from_bytes(os.urandom(8), "big")
-            store.superblock = Superblock(uuid.uuid4().bytes, chunk_size, now, seed)
             root = Inode(schema.ROOT_INO, 0o040755, 0, 0, now)
             root.nlink, root.aux = 2, schema.ROOT_INO
-            store.state.inodes = 1
             with store.write() as txn:
-                txn.put_superblock(store.superblock)
+                txn.put_superblock(Superblock(uuid.uuid4().bytes, chunk_size, now, seed))
                 txn.put("inode", schema.inode_key(root.ino), root.pack())
-                txn.put_state(store.state)
-        except BaseException:
-            os.close(lock)
-            raise
-        return store
+                txn.put_state(State(inodes=1))
+        finally:
+            store.close()
+        os.rename(draft / DATA_FILE, path / DATA_FILE)
+        os.fsync(lock)
+        shutil.rmtree(draft)
 
     @classmethod
     def open(cls, path: Path) -> Store:
