@@ -1,6 +1,7 @@
 /* LD_PRELOAD library that sees every operation of a process on one file, the store's data.mdb.
  *
- *   SHIM_STORE    absolute path of the file
+ *   SHIM_STORE    absolute path of the file; without a journal also files of that name in directories beside it, because
+ *                 a store may be made there and moved into place
  *   SHIM_JOURNAL  append a record for every completed operation to this file (O_APPEND: other processes may append, too)
  *   SHIM_CONTROL  a file of four 64-bit words in native order, mapped shared, so that they can be read and set at any time:
  *                 [0] number of writes so far
@@ -97,6 +98,12 @@ static void written(void) {
 
 static enum state state_of(int fd) { return store && fd >= 0 && fd < MAX_FD ? fds[fd] : OTHER; }
 
+static int is_ours(const char *path) {
+    const char *name = strrchr(store, '/'), *last = strrchr(path, '/');
+    if (journal >= 0 || !last) return !strcmp(path, store);
+    return !strcmp(last, name) && !strncmp(path, store, name + 1 - store);
+}
+
 static int opened(int fd, int flags_given) {
     char link[64], target[4096];
     if (!store || fd < 0 || fd >= MAX_FD) return fd;
@@ -105,7 +112,7 @@ static int opened(int fd, int flags_given) {
     ssize_t n = readlink(link, target, sizeof target - 1);
     target[n < 0 ? 0 : n] = 0;
     int flags = syscall(SYS_fcntl, fd, F_GETFL);
-    fds[fd] = strcmp(target, store) ? OTHER : flags & O_DSYNC ? STORE_DSYNC : STORE;
+    fds[fd] = !is_ours(target) ? OTHER : flags & O_DSYNC ? STORE_DSYNC : STORE;
     if (fds[fd] && flags_given & O_TRUNC) {
         pthread_mutex_lock(&lock);
         note(TRUNCATE, 0, 0, 0, NULL, 0);

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 from nnfs.errors import NnfsError
+from nnfs.fs import fsck
 from nnfs.store.env import Store
 from tests.damage.truth import Offline, Truth, Verdict, judge
 
@@ -92,3 +93,11 @@ def examine(store: Path, truth: Truth) -> Outcome:
         return in_child(lambda: look(store, truth))
     except Killed as error:
         return Outcome(killed=error.signal)
+
+
+def fsck_code(store: Path) -> int:
+    """Exit code of `nnfs fsck --data`; a signal of the engine counts as noticed (-1)."""
+    try:
+        return in_child(lambda: fsck.run(store, data=True, repair=False, progress=lambda *_: None).exit_code)
+    except Killed:
+        return -1
