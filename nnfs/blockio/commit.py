@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 INTERVAL = 5.0  # seconds: what nobody synced is durable after so long
 COMMIT_BYTES = 16 << 20  # of dirty chunks begin a commit; LMDB holds about as much again in dirty pages meanwhile
+RECORD_BYTES = 1024  # of memory that a changed inode or dentry takes, about
 BATCH = 8  # chunks per hop to an encoder thread
 ENCODERS = 2
 PUNCH_AFTER = 1.0  # seconds without a commit, then free pages go back to the filesystem below
@@ -119,14 +120,30 @@ class Committer:
             await self.make_room()
             if not self.space.fits(self.data.size + size):
                 raise OutOfSpace("the filesystem below the store is full")
-        if self.data.active.size + size > COMMIT_BYTES:
-            self._wanted = max(self._wanted, self.meta.active.commit)
-            self._wake.set()
-        while self.data.size + size > self.space.dirty_limit and self.data.size:
-            self._wanted = max(self._wanted, self.meta.active.commit)
-            self._wake.set()
-            await self._changed.wait()
+        await self.throttle(size)
+
+    async def throttle(self, size: int = 0) -> None:
+        """Wait while memory is full of what is not committed yet: the bound of everything that requests leave behind."""
+        if self._active_size() + size <= COMMIT_BYTES:
+            return
+        self._want_commit()
+        while self.data.size + self._metadata_size() + size > self.space.dirty_limit:
             self._raise_trouble()
+            if self.data.size + self._metadata_size() == 0:
+                return
+            self._want_commit()
+            await self._changed.wait()
+
+    def _metadata_size(self) -> int:
+        epochs = [epoch for epoch in (self.meta.active, self.meta.frozen) if epoch is not None]
+        return RECORD_BYTES * sum(len(epoch.inodes) + len(epoch.dentries) for epoch in epochs)
+
+    def _active_size(self) -> int:
+        return self.data.active.size + RECORD_BYTES * (len(self.meta.active.inodes) + len(self.meta.active.dentries))
+
+    def _want_commit(self) -> None:
+        self._wanted = max(self._wanted, self.meta.active.commit)
+        self._wake.set()
 
     def _raise_trouble(self) -> None:
         if self.failure is not None:

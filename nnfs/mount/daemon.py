@@ -116,7 +116,9 @@ class Daemon:
         self.reader = Reader(store, self.fs, self.data, cache_bytes=own.cache, timeout=own.read_timeout)
         self.space = Space(store.path, own.dirty)
         self.committer = Committer(store, self.fs, self.data, self.reader, self.space, self._apply)
-        read_only = mount_options.read_only or store.read_only
+        self.read_only = read_only = mount_options.read_only or store.read_only
+        if read_only:
+            self.fs.active.release.clear()  # orphans are for a mount that may write
         self.ops = Operations(
             self.fs, self.data, self.reader, self.committer, read_only=read_only, atime=mount_options.atime
         )
@@ -147,7 +149,8 @@ class Daemon:
         # Fewer, larger reads; and no throttling of writers to 1 % of memory, which is meant for slow network servers.
         self.connection.tune(read_ahead_kb=1024, max_ratio=100)
         self.reader.start(nursery)
-        nursery.start_soon(self.committer.run, nursery)
+        if not self.read_only:
+            nursery.start_soon(self.committer.run, nursery)
         handlers = {"df": self._df, "status": self._status, "stat": self._stat, "backup": self._backup}
         await nursery.start(control.serve, self.store.path / control.SOCKET_NAME, handlers)
         await nursery.start(self._on_signals)
@@ -157,6 +160,7 @@ class Daemon:
     async def _serve(self, nursery: trio.Nursery) -> None:
         assert self.connection is not None
         gc.freeze()  # what start-up made stays: collections need not look at it again
+        gc.set_threshold(50_000, 20, 50)  # requests leave no cycles behind but for errors
         async with trio.open_nursery() as serving:
             serving.start_soon(self.connection.serve, MIN_TASKS, MAX_TASKS)
             log.info("mounted %s on %s", self.store.path, self.mountpoint)
@@ -184,6 +188,8 @@ class Daemon:
 
     async def _finish(self) -> None:
         """The last commits, and the mark that nothing came after them."""
+        if self.read_only:
+            return
         notify.extend_timeout(LAST_COMMIT)
         with trio.CancelScope(shield=True):
             try:

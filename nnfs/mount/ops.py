@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar, cast
 
 import pyfuse3
+import trio
 from pyfuse3 import EntryAttributes, FUSEError, RequestContext, SetattrFields
 
 from nnfs.blockio.commit import Committer
@@ -24,7 +25,7 @@ from nnfs.blockio.reader import Reader
 from nnfs.errors import FsError, NnfsError
 from nnfs.fs import virtual
 from nnfs.fs.apply import RELEASE_NODES
-from nnfs.fs.filesystem import Filesystem
+from nnfs.fs.filesystem import Filesystem, prove
 from nnfs.fs.namespace import Namespace
 from nnfs.fs.xattrs import ACL_ACCESS, VIRTUAL, Xattrs
 from nnfs.store import schema
@@ -138,6 +139,7 @@ class Operations(pyfuse3.Operations):
 
     @guard
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        await self._prove(parent_inode)
         inode = self.names.lookup(parent_inode, name)
         if inode is not None:
             return self._known(inode)
@@ -159,10 +161,10 @@ class Operations(pyfuse3.Operations):
     async def setattr(
         self, inode: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
     ) -> EntryAttributes:
-        self._changing()
+        await self._shrinking()
         found = self.fs.inode(inode)
         if fields.update_size:
-            await self._resize(found, attr.st_size)
+            self._resize(found, attr.st_size)
         if fields.update_mode:
             self.xattrs.chmod(found, attr.st_mode)
         if fields.update_uid:
@@ -191,7 +193,7 @@ class Operations(pyfuse3.Operations):
             if inode.mode & stat.S_IXGRP:
                 inode.mode &= ~stat.S_ISGID
 
-    async def _resize(self, inode: Inode, size: int) -> None:
+    def _resize(self, inode: Inode, size: int) -> None:
         if stat.S_ISDIR(inode.mode):
             raise FUSEError(errno.EISDIR)
         if not stat.S_ISREG(inode.mode):
@@ -221,10 +223,32 @@ class Operations(pyfuse3.Operations):
 
     # -- names
 
+    async def _prove(self, ino: int) -> None:
+        """Have a large directory checked in a thread before the loop's own check would stand still for it."""
+        directory = self.fs.inode(ino)
+        if self.fs.large_and_unproved(directory, "dentry"):
+            await trio.to_thread.run_sync(self._prove_now, ino)
+            self.fs.proved(ino, "dentry")
+
+    def _prove_now(self, ino: int) -> None:
+        snapshot = self.fs.store.read()
+        try:
+            prove(snapshot, ino, "dentry")
+        finally:
+            snapshot.close()
+
+    async def _shrinking(self, *directories: int) -> None:
+        """Before anything that changes names and needs no space to speak of: works on a full disk, too."""
+        self._changing()
+        await self.committer.throttle()
+        for ino in directories:
+            await self._prove(ino)
+
     async def _create(
         self, parent: int, name: bytes, mode: int, ctx: RequestContext, *, rdev: int = 0, target: bytes = b""
     ) -> Inode:
         await self._growing()
+        await self._prove(parent)
         return self.names.create(parent, name, mode, ctx.umask, ctx.uid, ctx.gid, rdev=rdev, target=target)
 
     @guard
@@ -251,16 +275,17 @@ class Operations(pyfuse3.Operations):
     @guard
     async def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext) -> EntryAttributes:
         await self._growing()
+        await self._prove(new_parent_inode)
         return self._known(self.names.link(inode, new_parent_inode, new_name))
 
     @guard
     async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
-        self._changing()
+        await self._shrinking(parent_inode)
         self.names.unlink(parent_inode, name)
 
     @guard
     async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
-        self._changing()
+        await self._shrinking(parent_inode)
         self.names.rmdir(parent_inode, name)
 
     @guard
@@ -273,7 +298,7 @@ class Operations(pyfuse3.Operations):
         flags: int,
         ctx: RequestContext,
     ) -> None:
-        self._changing()
+        await self._shrinking(parent_inode_old, parent_inode_new)
         self.names.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
 
     @guard
@@ -283,6 +308,7 @@ class Operations(pyfuse3.Operations):
 
     @guard
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        await self._prove(fh)
         self._accessed(self.fs.inode(fh))
         for cookie, name, inode in self.names.entries(fh, start_id):
             if not pyfuse3.readdir_reply(token, name, self.attributes(inode), cookie):
@@ -306,7 +332,7 @@ class Operations(pyfuse3.Operations):
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
             self._changing()
         if flags & os.O_TRUNC and stat.S_ISREG(found.mode):
-            await self._resize(found, 0)
+            self._resize(found, 0)
             if ctx.uid != 0:
                 self._drop_privileges(found)
             found.mtime = found.ctime = time.time_ns()
