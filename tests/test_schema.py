@@ -34,8 +34,8 @@ totals = st.builds(Total, u64, u64, u64, u64)
 
 INODE_FIELDS = {
     "mode": u32, "uid": u32, "gid": u32, "nlink": u32, "flags": u32, "size": u64, "aux": u64,
-    "atime": s64, "mtime": s64, "ctime": s64, "btime": s64, "count": u64, "proof": u64, "stored": u64, "commit": u64,
-    "target": st.binary(max_size=schema.SYMLINK_MAX),
+    "atime": s64, "mtime": s64, "ctime": s64, "btime": s64, "count": u64, "proof": u64, "xattrs": u64,
+    "stored": u64, "commit": u64, "target": st.binary(max_size=schema.SYMLINK_MAX),
 }  # fmt: skip
 
 

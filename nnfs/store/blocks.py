@@ -56,6 +56,7 @@ class BlockWriter:
         self._payloads: dict[int, list[tuple[bytes, bytes]]] = {}  # added in this txn, in ascending order
         self._index: dict[bytes, int] = {}
         self._totals: dict[bytes, Total] = {}
+        self._any_queued = txn.last("queue") is not None
 
     def get(self, number: int) -> Block:
         """Return a block's header as this txn sees it. Raises `RecordDamaged` when it is not there."""
@@ -117,6 +118,8 @@ class BlockWriter:
             self._txn.delete("hash", prefix)
         if self._payloads.pop(block.payload, None) is None:
             self._txn.delete_prefix("payload", schema.KEY.pack(block.payload))
+        if self._any_queued:
+            self._txn.delete("queue", schema.KEY.pack(number))
         self._headers[number] = None
         self._count(block.codec, block.model, -1, -block.plain, -block.stored)
 

@@ -316,7 +316,6 @@ class Blocks:
         return any(self.index_of(number) is None for number in self.bad)
 
     def check_queue(self) -> None:
-        gone = 0
         for key, record in self.c.scan("queue"):
             drop = partial(Fixer.delete, table="queue", key=key)
             try:
@@ -326,7 +325,5 @@ class Blocks:
                 continue
             if len(key) != 8:
                 self.c.problem("queue", f"queue has a key {key.hex()}", fix=drop)
-            elif self.index_of(int.from_bytes(key, "big")) is None:
-                gone += 1
-        if gone:
-            self.c.note(f"{gone} queued blocks are gone: recompression skips them")
+            elif self.index_of(number := schema.KEY.unpack(key)[0]) is None and number not in self.bad:
+                self.c.problem("queue", f"block {number} waits for recompression, but is gone", fix=drop)

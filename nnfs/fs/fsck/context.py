@@ -74,7 +74,7 @@ class Report:
 
 @dataclass(slots=True)
 class Node:
-    """Summary of one inode. `count` and `proof` are what is still missing: each record found is subtracted."""
+    """Summary of one inode. `count`, `proof` and `xattrs` are what is still missing: records found are subtracted."""
 
     kind: int  # mode >> 12
     nlink: int
@@ -83,6 +83,7 @@ class Node:
     aux: int
     count: int
     proof: int
+    xattrs: int
     links: int = 0  # dentries that name it
     subdirs: int = 0
     parent: int = 0  # of a directory: the one whose dentry names it

@@ -120,8 +120,12 @@ class Fixer:
         """Count and proof of the entries that are there."""
         inode = self.inode(ino)
         if inode is not None:
-            sums = [schema.checksum_of(record) for _, record in self.txn.prefix("dentry", schema.inode_key(ino))]
-            inode.count, inode.proof = len(sums), sum(sums) & MASK
+            inode.count, inode.proof = self._prove("dentry", ino)
+
+    def _prove(self, table: str, ino: int) -> tuple[int, int]:
+        """Number and sum of the records of an inode that are there."""
+        sums = [schema.checksum_of(record) for _, record in self.txn.prefix(table, schema.inode_key(ino))]
+        return len(sums), sum(sums) & MASK
 
     def make_orphan(self, ino: int) -> None:
         key = schema.inode_key(ino)
@@ -144,7 +148,7 @@ class Fixer:
         kind = self.context.damaged_inodes.get(ino, 0)
         is_dir = kind == DIR or ino == schema.ROOT_INO or any(True for _ in self.txn.prefix("dentry", key))
         inode = Inode(ino, (stat.S_IFDIR | 0o700) if is_dir else (stat.S_IFREG | 0o600), 0, 0, time.time_ns())
-        inode.flags = Inode.FLAG_COLLISIONS | Inode.FLAG_XATTRS
+        inode.xattrs = self._prove("xattr", ino)[1]
         if is_dir:
             self._settle_directory(inode)
         else:
@@ -157,8 +161,7 @@ class Fixer:
         """The parent and the link count are left to the next round, which knows them."""
         inode.flags |= Inode.FLAG_COLLISIONS
         inode.nlink = 2
-        sums = [schema.checksum_of(record) for _, record in self.txn.prefix("dentry", schema.inode_key(inode.ino))]
-        inode.count, inode.proof = len(sums), sum(sums) & MASK
+        inode.count, inode.proof = self._prove("dentry", inode.ino)
 
     def _settle_file(self, inode: Inode) -> None:
         chunk_size = self.store.superblock.chunk_size
@@ -179,6 +182,34 @@ class Fixer:
         except RecordDamaged:
             block = None
         return block.plain if block is not None else self.store.superblock.chunk_size
+
+    # -- extended attributes
+
+    def recount_xattrs(self, ino: int) -> None:
+        """The sum of the attributes that are there."""
+        inode = self.inode(ino)
+        if inode is not None:
+            if inode.xattrs:  # 0: nothing was proved, so nothing is missing
+                self._tell_lost(ino, "an extended attribute")
+            inode.xattrs = self._prove("xattr", ino)[1]
+
+    def drop_xattr(self, key: bytes) -> None:
+        """Remove an attribute that cannot be anybody's."""
+        record = self.txn.get("xattr", key)
+        if record is None:
+            return
+        inode = self.inode(schema.KEY.unpack(key[:8])[0]) if len(key) >= 8 else None
+        if inode is not None:
+            inode.xattrs = (inode.xattrs - schema.checksum_of(record)) & MASK
+        self.txn.delete("xattr", key)
+
+    def lose_xattr(self, key: bytes) -> None:
+        """Remove a damaged attribute: it would keep its inode from answering for the others."""
+        self._tell_lost(schema.KEY.unpack(key[:8])[0], f"attribute {key[8:]!r}")
+        self.drop_xattr(key)
+
+    def _tell_lost(self, ino: int, what: str) -> None:
+        self.notes.append(f"inode {ino} has lost {what}: if that was an ACL, only its mode says now who may do what")
 
     # -- names
 
@@ -293,6 +324,7 @@ class Fixer:
             return
         self.txn.delete("block", schema.KEY.pack(number))
         self.txn.delete_prefix("payload", schema.KEY.pack(block.payload))
+        self.txn.delete("queue", schema.KEY.pack(number))
         self.delete_stray_index(block.hash[: schema.INDEX_SIZE], schema.KEY.pack(number))
         key = schema.TOTAL_KEY.pack(block.codec, block.model)
         record = self.txn.get("total", key)

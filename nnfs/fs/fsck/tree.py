@@ -30,7 +30,7 @@ def check_inodes(c: Context) -> None:
             c.problem("inode", f"inode {ino}: {error}", ino, fix=partial(Fixer.rebuild_inode, ino=ino))
             continue
         c.nodes[ino] = Node(
-            inode.mode >> 12, inode.nlink, inode.flags, inode.size, inode.aux, inode.count, inode.proof
+            inode.mode >> 12, inode.nlink, inode.flags, inode.size, inode.aux, inode.count, inode.proof, inode.xattrs
         )  # fmt: skip
         for why in _wrong_in(c, inode, record):
             c.problem("inode", f"inode {ino}: {why}", ino)
@@ -239,29 +239,31 @@ def _check_cycles(c: Context) -> None:
 
 
 def check_xattrs(c: Context) -> None:
-    """Extended attributes belong to inodes that know of them."""
-    flagged: set[int] = set()
+    """Extended attributes belong to inodes, which prove them."""
     for key, record in c.scan("xattr"):
-        drop = partial(Fixer.delete, table="xattr", key=key)
+        drop = partial(Fixer.drop_xattr, key=key)
         if not 9 <= len(key) <= 8 + schema.NAME_MAX:
             c.problem("key", f"xattr table has a key {key.hex()}", fix=drop)
             continue
         ino, name = schema.KEY.unpack(key[:8])[0], key[8:]
         node = c.nodes.get(ino)
-        if node is None and ino not in c.damaged_inodes:
+        if node is not None:
+            node.xattrs = (node.xattrs - schema.checksum_of(record)) & MASK
+        elif ino not in c.damaged_inodes:
             c.problem("xattr", f"attribute {name!r} of inode {ino}, which is not there", fix=drop)
             continue
         try:
             value = schema.unpack_xattr(key, record)
-            c.check_commit(f"attribute {name!r} of inode {ino}", int.from_bytes(record[:8], "big"), ino)
         except RecordDamaged as error:
-            c.problem("xattr", f"inode {ino}, attribute {name!r}: {error}", ino)
+            lose = partial(Fixer.lose_xattr, key=key)
+            c.problem("xattr", f"inode {ino}, attribute {name!r}: {error}", ino, fix=lose)
             continue
+        c.check_commit(f"attribute {name!r} of inode {ino}", int.from_bytes(record[:8], "big"), ino)
         if len(value) > schema.XATTR_MAX:
             c.problem("xattr", f"inode {ino}, attribute {name!r}: {len(value)} bytes long", ino)
-        if node is not None and not node.flags & Inode.FLAG_XATTRS and ino not in flagged:
-            flagged.add(ino)
+    for ino, node in c.nodes.items():
+        if node.xattrs:
             c.problem(
-                "flags", f"inode {ino}: has attributes, but not the flag that says so", ino,
-                fix=partial(Fixer.set_flag, ino=ino, flag=Inode.FLAG_XATTRS), derived=True,
+                "proof", f"inode {ino}: its extended attributes are not those that it proves", ino,
+                fix=partial(Fixer.recount_xattrs, ino=ino), derived=True,
             )  # fmt: skip
