@@ -66,6 +66,7 @@ def mounted(request: pytest.FixtureRequest) -> Iterator[Mount | Plain]:
 def mnt(request: pytest.FixtureRequest, mounted: Mount | Plain) -> Iterator[Path]:
     """A fresh empty directory on the module's mount, open to all users; the guard gives the test a bounded time."""
     skip_marked(request.node, mounted)
+    mounted.revive()
     mounted.deadline(TEST_S)
     name = re.sub(r"[^A-Za-z0-9_]+", "_", request.node.name)[:60]
     path = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=mounted.path))

@@ -189,6 +189,7 @@ class Mount:
         self._argv = list(argv) if argv else None
         self._chunk_size = chunk_size
         self._expected: list[re.Pattern[str]] = []
+        self._read = 0  # characters of the log that `unexpected` has looked at
         self._child: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
 
@@ -272,7 +273,7 @@ class Mount:
         self.mount()
 
     def revive(self) -> None:
-        """After a failed example: a fresh daemon when this one is gone or has turned read-only."""
+        """After a failed test: a fresh daemon when this one is gone or has turned read-only."""
         if self.alive and not os.statvfs(self.path).f_flag & os.ST_RDONLY:
             with contextlib.suppress(OSError):
                 probe = self.path / ".probe"
@@ -281,6 +282,7 @@ class Mount:
                 return
         if self._child is not None:
             self.kill()
+        self._read = len(self.log())  # what it says is the failed test's
         self.mount()
 
     def kill(self) -> None:
@@ -330,8 +332,13 @@ class Mount:
         self._expected.append(re.compile(pattern))
 
     def unexpected(self) -> list[str]:
-        """Troubled records that nobody announced; a record is a line with a level and all that follows it."""
-        records = re.split(RECORD, self.log(), flags=re.MULTILINE)
+        """Troubled records that nobody announced; a record is a line with a level and all that follows it.
+
+        Each is told once: the next test on the same mount starts with a clean slate.
+        """
+        log = self.log()
+        records = re.split(RECORD, log[self._read :], flags=re.MULTILINE)
+        self._read = len(log)
         return [r for r in records if TROUBLE.search(r) and not any(p.search(r) for p in self._expected)]
 
     def check_log(self) -> None:

@@ -64,6 +64,22 @@ def test_many_small_writes_in_any_order(mnt: Path, mounted: Mount | Plain) -> No
     assert f.read_bytes() == want
 
 
+def test_equal_chunks_in_one_file(mnt: Path, mounted: Mount | Plain) -> None:
+    """They share a block; reading ahead meets it more than once."""
+    f = mnt / "f"
+    want = pattern(3 * CHUNK) + b"same".ljust(CHUNK, b"1") * 20 + b"same".ljust(CHUNK, b"2") * 20 + pattern(CHUNK)
+    f.write_bytes(want)
+    mounted.remount()
+    assert f.read_bytes() == want
+    # Past the page cache: each request comes alone, so all that is read ahead is the daemon's doing.
+    mounted.remount()
+    fd, buffer = os.open(f, os.O_RDONLY | os.O_DIRECT), mmap.mmap(-1, CHUNK)
+    for offset in range(0, len(want), CHUNK):
+        assert os.preadv(fd, [buffer], offset) == CHUNK
+        assert buffer[:] == want[offset : offset + CHUNK]
+    os.close(fd)
+
+
 def test_two_handles_see_each_other(mnt: Path) -> None:
     with (mnt / "f").open("w+b", buffering=0) as a, (mnt / "f").open("r+b", buffering=0) as b:
         a.write(b"from a")
