@@ -163,7 +163,8 @@ class Mount:
     """`nnfs mount STORE MNT -f` as a child process; a context manager that leaves nothing behind.
 
     *store*: a store (or an empty directory) to use, kept at the end; by default a new one that goes at the end.
-    *chunk_size*: makes the store with `nnfs mkfs --chunk-size`. *env*: added to the daemon's environment.
+    *chunk_size*: makes the store with `nnfs mkfs --chunk-size`. *env*: added to the daemon's environment. *argv*: what
+    to start instead of `nnfs mount`.
     On leaving without an exception the daemon must have ended with status 0 and logged no ERROR and no traceback
     that `expect_log` did not announce.
     """
@@ -178,7 +179,7 @@ class Mount:
         options: Sequence[str] = (),
         chunk_size: int | None = None,
         env: dict[str, str] | None = None,
-        argv: Sequence[str] | None = None,
+        argv: Callable[[Mount], list[str]] | None = None,
     ) -> None:
         self.base = work_dir()
         self.store = store or self.base / "store"
@@ -186,7 +187,7 @@ class Mount:
         self.logfile = self.base / "daemon.log"
         self.options = list(options)
         self.env = env
-        self._argv = list(argv) if argv else None
+        self._argv = argv
         self._chunk_size = chunk_size
         self._expected: list[re.Pattern[str]] = []
         self._read = 0  # characters of the log that `unexpected` has looked at
@@ -224,7 +225,7 @@ class Mount:
     def mount(self) -> None:
         """Start the daemon and wait until the kernel shows the mount."""
         assert self._child is None, "mounted already"
-        argv = self._argv or command("mount", str(self.store), str(self.path), "-f")
+        argv = self._argv(self) if self._argv else command("mount", str(self.store), str(self.path), "-f")
         if self.options:
             argv = [*argv, "-o", ",".join(self.options)]
         with self.logfile.open("ab") as log:
@@ -274,8 +275,8 @@ class Mount:
 
     def revive(self) -> None:
         """After a failed test: a fresh daemon when this one is gone or has turned read-only."""
-        if self.alive and not os.statvfs(self.path).f_flag & os.ST_RDONLY:
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            if self.alive and mounted_at(self.path):
                 probe = self.path / ".probe"
                 probe.touch()
                 probe.unlink()
