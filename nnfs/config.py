@@ -14,8 +14,8 @@ _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 class Options:
     """Limits of one mount."""
 
-    cache: int = 48 << 20  # bytes of decoded blocks kept; the kernel's page cache holds what was read besides
-    dirty: int = 48 << 20  # bytes of written data not committed yet, at which writers wait
+    cache: int = 32 << 20  # bytes of decoded blocks kept; the kernel's page cache holds what was read besides
+    dirty: int = 24 << 20  # bytes of written data not committed yet, at which writers wait
     read_timeout: float = 60.0  # seconds within which every read ends
 
 

@@ -581,7 +581,7 @@ def test_unmount_leaves_other_mounts_on_the_same_path(place: Path) -> None:
 @mounting
 def test_tune(place: Path) -> None:
     def look(client: Client) -> None:
-        client.connection.tune(read_ahead_kb=2048)
+        client.connection.tune(read_ahead_kb=2048, max_bytes=32 << 20)
         bdi = Path("/sys/class/bdi") / client.connection.mount.device
         assert (bdi / "read_ahead_kb").read_text() == "2048\n"
 

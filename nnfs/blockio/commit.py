@@ -23,7 +23,7 @@ from nnfs.store.schema import Inode
 log = logging.getLogger(__name__)
 
 INTERVAL = 5.0  # seconds: what nobody synced is durable after so long
-COMMIT_BYTES = 16 << 20  # of dirty chunks begin a commit; LMDB holds about as much again in dirty pages meanwhile
+COMMIT_BYTES = 12 << 20  # of dirty chunks begin a commit; LMDB holds about as much again in dirty pages meanwhile
 RECORD_BYTES = 1024  # of memory that a changed inode or dentry takes, about
 BATCH = 8  # chunks per hop to an encoder thread
 ENCODERS = 2
@@ -123,7 +123,7 @@ class Committer:
         await self.throttle(size)
 
     async def throttle(self, size: int = 0) -> None:
-        """Wait while memory is full of what is not committed yet: the bound of everything that requests leave behind."""
+        """Wait while memory is full of what is not committed: the bound of all that requests leave behind."""
         if self._active_size() + size <= COMMIT_BYTES:
             return
         self._want_commit()

@@ -9,14 +9,13 @@ from pathlib import Path
 RESERVE = 16 << 20  # bytes kept free so that deleting, which copies tree pages first, always works
 RESERVE_SHARE = 64  # of a small filesystem: at most 1/64 of it
 PER_COMMIT = 1 << 20  # tree pages that a commit may copy
-DIRTY_LIMIT = 48 << 20
 _RETRY = 1.0  # seconds between two attempts to make room
 
 
 class Space:
     """Free space below the store, looked up after each commit, and the limits that follow from it."""
 
-    def __init__(self, path: Path, dirty_limit: int = DIRTY_LIMIT) -> None:
+    def __init__(self, path: Path, dirty_limit: int) -> None:
         self.path = path
         self.dirty_limit = dirty_limit
         self.free = 0  # bytes for new data, the reserve taken off

@@ -10,7 +10,7 @@ from nnfs.codec.base import ZSTD
 from nnfs.errors import CodecError
 
 LEVEL = 3
-POOR_LEVEL = -1  # for chunks that look poor: random data costs 12 us per 128 KiB, other poor data a third of level 3
+PROBE = -10  # finds whatever repeats in 128 KiB within 14-55 us, where level 3 takes up to 500 us to find nothing
 SAMPLE = 4096  # bytes; three of them are tried before a large chunk is compressed whole
 SAMPLED_FROM = 32 * 1024
 POOR = 0.88  # of the sample's size
@@ -34,14 +34,18 @@ class Zstd:
         return compressor
 
     def encode(self, plain: bytes) -> bytes | None:
-        level = LEVEL if len(plain) < SAMPLED_FROM or self._sample_is_rich(plain) else POOR_LEVEL
-        payload = self._compressor(level).compress(plain)
+        if len(plain) >= SAMPLED_FROM and not self._promising(plain):
+            return None
+        payload = self._compressor(LEVEL).compress(plain)
         return payload if len(payload) < len(plain) * WORTH else None
 
-    def _sample_is_rich(self, plain: bytes) -> bool:
-        middle = len(plain) // 2
+    def _promising(self, plain: bytes) -> bool:
+        middle, probe = len(plain) // 2, self._compressor(PROBE)
         sample = plain[:SAMPLE] + plain[middle : middle + SAMPLE] + plain[-SAMPLE:]
-        return len(self._compressor(POOR_LEVEL).compress(sample)) < len(sample) * POOR
+        return (
+            len(self._compressor(LEVEL).compress(sample)) < len(sample) * POOR
+            or len(probe.compress(plain)) < len(plain) * WORTH
+        )
 
     def decode(self, payload: bytes, plain_length: int) -> bytes:
         decompressor = getattr(self._local, "decompressor", None)

@@ -264,15 +264,15 @@ class Connection:
         if (where := self.mountpoint()) is not None:
             await trio.to_thread.run_sync(lambda: unmount_path(where, lazy=lazy))
 
-    def tune(self, *, read_ahead_kb: int | None = None, max_ratio: int | None = None) -> None:
-        """Set the mount's readahead and its share of dirty memory; quietly nothing where sysfs cannot be written."""
-        wanted = {"read_ahead_kb": read_ahead_kb, "max_ratio": max_ratio}
-        if max_ratio is not None:
-            wanted["strict_limit"] = 0
-        for name, value in wanted.items():
-            if value is not None:
-                with contextlib.suppress(OSError):
-                    Path(f"/sys/class/bdi/{self.mount.device}/{name}").write_text(str(value))
+    def tune(self, *, read_ahead_kb: int, max_bytes: int) -> None:
+        """Set the mount's readahead and a bound for its dirty pages; quietly nothing where sysfs cannot be written.
+
+        The bound is strict, as FUSE has it by default (with 1 % of memory): without it the kernel sends up to
+        MAX_BACKGROUND writes of 1 MiB at once, and the daemon grew to 1.8 GB (tools/LOG.md).
+        """
+        for name, value in {"read_ahead_kb": read_ahead_kb, "strict_limit": 1, "max_bytes": max_bytes}.items():
+            with contextlib.suppress(OSError):
+                Path(f"/sys/class/bdi/{self.mount.device}/{name}").write_text(str(value))
 
     def close(self) -> None:
         """Cut the connection and take the mount off if it is still there; to be called once :meth:`serve` has ended.
