@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,11 @@ TEST_S = float(os.environ.get("NNFS_TEST_DEADLINE_S", "120"))
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--target`."""
     parser.addoption("--target", metavar="DIR", help="run the semantics tests in DIR, not on an nnfs mount")
+
+
+def pytest_configure() -> None:
+    """timeout(1) and CI end a run with SIGTERM: fixtures clean up as after ^C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

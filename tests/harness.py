@@ -36,10 +36,11 @@ STOP_S = float(os.environ.get("NNFS_TEST_STOP_S", "120"))
 RECORD = r"^(?=(?:\S+ ){0,5}(?:DEBUG|INFO|WARNING|ERROR|CRITICAL)\b)"
 TROUBLE = re.compile(r"Traceback \(most recent call last\)|\b(ERROR|CRITICAL)\b")
 
-# argv: daemon pid, mount point. stdin: lines "SECONDS\n" (new deadline from now); end of file: pytest is gone.
+# argv: daemon pid, mount point, directory of both. stdin: lines "SECONDS\n" (new deadline from now), or "q\n"; end of
+# file: pytest is gone, nobody else will clear up.
 GUARD = """
-import ctypes, os, select, signal, sys, time
-pid, where, deadline = int(sys.argv[1]), sys.argv[2].encode(), None
+import ctypes, os, select, shutil, signal, sys, time
+pid, where, base, deadline = int(sys.argv[1]), sys.argv[2].encode(), sys.argv[3], None
 while True:
     wait = None if deadline is None else max(0, deadline - time.monotonic())
     ready, _, _ = select.select([0], [], [], wait)
@@ -55,6 +56,8 @@ while True:
     except ProcessLookupError:
         pass
     ctypes.CDLL(None).umount2(where, 3)
+    if ready:
+        shutil.rmtree(base, ignore_errors=True)
     sys.exit(3)
 """
 
@@ -239,7 +242,7 @@ class Mount:
                 start_new_session=True,
             )
         self._guard = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", GUARD, str(self._child.pid), str(self.path)],
+            [sys.executable, "-I", "-S", "-c", GUARD, str(self._child.pid), str(self.path), str(self.base)],
             stdin=subprocess.PIPE,
             start_new_session=True,
         )
