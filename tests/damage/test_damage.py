@@ -159,6 +159,21 @@ def test_pages_of_the_engine(folder: Path, sample: Sample, walk: Walk, what: str
 
 
 @pytest.mark.parametrize("table", SEEN)
+@pytest.mark.parametrize("factor", [2, 1 / 2])
+def test_separators(folder: Path, sample: Sample, walk: Walk, table: str, factor: float) -> None:
+    """A branch page that leads look-ups to a leaf beside the right one: the record is there, and not found."""
+    spans = [s for s in walk.spans if s.what == "branch node" and s.table == table and s.end - s.start > 8]
+    for span in random.Random(table).sample(spans, min(len(spans), ROUNDS * 2)):
+        key = int.from_bytes(sample.content[span.start + 8 : span.end], "big")
+        wrong = max(1, min(int(key * factor), 256 ** (span.end - span.start - 8) - 1))
+        content = bytearray(sample.content)
+        content[span.start + 8 : span.end] = wrong.to_bytes(span.end - span.start - 8, "big")
+        outcome = outcome_of(folder, sample, bytes(content))
+        no_lies(outcome, f"{span} leads elsewhere")
+        fsck_notices(folder, f"{span} leads elsewhere")
+
+
+@pytest.mark.parametrize("table", SEEN)
 def test_free_list_and_lost_pages(folder: Path, sample: Sample, walk: Walk, table: str) -> None:
     """Whole pages of a table: zeroed, random, or another page in their place."""
     leaves = [s for s in walk.spans if s.what == "leaf header" and s.table == table]
