@@ -56,9 +56,9 @@ def gated(tmp_path: Path, *options: str) -> Iterator[tuple[Mount, Path]]:
     store, fifo = tmp_path / "store", tmp_path / "gate"
     make_store(store)
     os.mkfifo(fifo)
-    mount = Mount(store, options=options)
-    mount._argv = [sys.executable, str(SCRIPT), str(fifo), str(store), str(mount.path)]
-    with mount:
+    with Mount(
+        store, options=options, argv=lambda m: [sys.executable, str(SCRIPT), str(fifo), str(m.store), str(m.path)]
+    ) as mount:
         yield mount, fifo
 
 

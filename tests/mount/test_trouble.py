@@ -1,0 +1,96 @@
+"""What the daemon does when something goes wrong in it: it answers, it says so, it stays."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from nnfs.config import Options, parse_own
+from nnfs.errors import UsageError
+from tests.harness import Mount, mounted_at, nnfs, wait_for
+
+SCRIPT = Path(__file__).with_name("buggy_daemon.py")
+
+
+@pytest.mark.mount
+def test_a_bug_turns_the_mount_read_only_and_ends_nothing(tmp_path: Path) -> None:
+    mount = Mount(tmp_path / "store", argv=lambda m: [sys.executable, str(SCRIPT), str(m.store), str(m.path)])
+    mount.expect_log("ZeroDivisionError")
+    with mount:
+        (mount.path / "before").write_bytes(b"kept")
+        with pytest.raises(OSError, match="Input/output error"):
+            os.link(mount.path / "before", mount.path / "after")
+        with pytest.raises(OSError, match="Read-only file system"):
+            (mount.path / "new").write_bytes(b"")
+        with pytest.raises(OSError, match="Read-only file system"):
+            os.unlink(mount.path / "before")
+        mount.drop_caches()
+        assert (mount.path / "before").read_bytes() == b"kept"
+        assert os.listdir(mount.path) == ["before"]
+        assert "a bug in link" in nnfs("status", str(mount.path)).stdout
+        assert mount.log().count("Traceback") == 1
+    nnfs("fsck", str(tmp_path / "store"), "--data")
+
+
+@pytest.mark.mount
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_unmount_cleanly(fresh_mount: Mount, number: signal.Signals) -> None:
+    (fresh_mount.path / "f").write_bytes(b"x" * 100_000)
+    os.kill(fresh_mount.pid, number)
+    wait_for("the daemon's end", lambda: not fresh_mount.alive, 60)
+    assert not mounted_at(fresh_mount.path)
+    fresh_mount.unmount()
+    fresh_mount.mount()
+    assert (fresh_mount.path / "f").read_bytes() == b"x" * 100_000
+    assert "not cleanly unmounted" not in fresh_mount.log()
+
+
+@pytest.mark.mount
+def test_sigterm_with_open_files_detaches(fresh_mount: Mount) -> None:
+    """The mount point is free at once; the daemon goes on until the last file is closed, and loses nothing."""
+    with open(fresh_mount.path / "f", "wb") as file:
+        file.write(b"before ")
+        file.flush()
+        os.kill(fresh_mount.pid, signal.SIGTERM)
+        wait_for("the mount to go", lambda: not mounted_at(fresh_mount.path), 60)
+        assert fresh_mount.alive
+        file.write(b"after")
+    wait_for("the daemon's end", lambda: not fresh_mount.alive, 60)
+    fresh_mount.unmount()
+    fresh_mount.mount()
+    assert (fresh_mount.path / "f").read_bytes() == b"before after"
+
+
+@pytest.mark.mount
+def test_a_second_mount_of_a_store_is_refused(fresh_mount: Mount, tmp_path: Path) -> None:
+    done = nnfs("mount", str(fresh_mount.store), str(tmp_path), "-f", check=False)
+    assert done.returncode == 5
+    assert "in use" in done.stderr
+    assert (fresh_mount.path).is_dir()
+
+
+@pytest.mark.mount
+def test_a_store_that_holds_something_else_is_refused(tmp_path: Path) -> None:
+    store, where = tmp_path / "store", tmp_path / "mnt"
+    store.mkdir()
+    where.mkdir()
+    (store / "thesis.tex").write_text("x")
+    done = nnfs("mount", str(store), str(where), check=False)
+    assert done.returncode == 4
+    assert "thesis" not in done.stderr
+    assert os.listdir(store) == ["thesis.tex"]
+    assert not mounted_at(where)
+
+
+def test_options() -> None:
+    assert parse_own({}) == Options()
+    assert parse_own({"cache": "64M", "dirty": "1G", "read_timeout": "2.5"}) == Options(64 << 20, 1 << 30, 2.5)
+    for bad in ({"cach": "1"}, {"cache": "x"}, {"dirty": "1M"}, {"read_timeout": "0"}, {"cache": "-1"}):
+        with pytest.raises(UsageError):
+            parse_own(bad)
+    assert UsageError.errno == errno.EINVAL
