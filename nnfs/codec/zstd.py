@@ -10,8 +10,9 @@ from nnfs.codec.base import ZSTD
 from nnfs.errors import CodecError
 
 LEVEL = 3
+SAMPLE_LEVEL = 1
 PROBE = -10  # finds whatever repeats in 128 KiB within 14-55 us, where level 3 takes up to 500 us to find nothing
-SAMPLE = 4096  # bytes; three of them are tried before a large chunk is compressed whole
+SAMPLE = 4096  # bytes; two of them are tried before a large chunk is compressed whole
 SAMPLED_FROM = 32 * 1024
 POOR = 0.88  # of the sample's size
 WORTH = 0.9  # of the plain size: a smaller gain is not worth a decompression per read, and the cold tier comes later
@@ -40,11 +41,11 @@ class Zstd:
         return payload if len(payload) < len(plain) * WORTH else None
 
     def _promising(self, plain: bytes) -> bool:
-        middle, probe = len(plain) // 2, self._compressor(PROBE)
-        sample = plain[:SAMPLE] + plain[middle : middle + SAMPLE] + plain[-SAMPLE:]
+        # Level 1 sees what Huffman coding alone gains (base64, samples of sound), which the probe's level does not try.
+        sample = plain[:SAMPLE] + plain[len(plain) // 2 : len(plain) // 2 + SAMPLE]
         return (
-            len(self._compressor(LEVEL).compress(sample)) < len(sample) * POOR
-            or len(probe.compress(plain)) < len(plain) * WORTH
+            len(self._compressor(SAMPLE_LEVEL).compress(sample)) < len(sample) * POOR
+            or len(self._compressor(PROBE).compress(plain)) < len(plain) * WORTH
         )
 
     def decode(self, payload: bytes, plain_length: int) -> bytes:
