@@ -18,7 +18,8 @@ from lmdb import verify as lmdb_verify
 
 from nnfs.errors import NotAStore, StoreDamaged, StoreTooNew
 from nnfs.store import freepages
-from nnfs.store.freepages import FreeDb, check_data_file, give_back, oldest_reader, restore_meta, reusable, runs
+from nnfs.store.freepages import FreeDb, check_data_file, give_back, oldest_reader, reusable, runs
+from nnfs.store.restore import restore_meta
 
 verify: Any = lmdb_verify.verify
 verifier: Any = lmdb_verify._Verifier
@@ -354,16 +355,23 @@ def test_only_free_pages_may_be_missing_at_the_end(env: Any) -> None:
 
 @pytest.mark.parametrize("number", [0, 1])
 @pytest.mark.parametrize(
-    ("offset", "data"), [(0, b"\7"), (10, b"\0"), (16, b"\0"), (20, b"\0"), (40, b"\1"), (136, bytes(8))]
-)
+    ("offset", "data"),
+    [(0, b"\7"), (10, b"\0"), (16, b"\0"), (20, b"\0"), (20, b"\2"), (40, b"\1"), (44, b"\4"), (92, b"\4"),
+     (144, b"\x77"), (128, bytes(8)), (136, bytes(8)), (0, bytes(PAGE)), (0, b"\xff" * PAGE)],
+)  # fmt: skip
 def test_damaged_meta_page_is_found_and_restored(sound: Path, number: int, offset: int, data: bytes) -> None:
     newest = check_data_file(sound)
     overwrite(sound, number * PAGE + offset, data)
     with pytest.raises(StoreDamaged, match="meta page"):
         check_data_file(sound)
-    assert restore_meta(sound)
+    before = sound.read_bytes()
+    told = restore_meta(sound, dry_run=True)
+    assert sound.read_bytes() == before
+    assert restore_meta(sound) == told
     restored = check_data_file(sound)
-    assert restored.txnid == (newest.txnid if newest.txnid % 2 != number else newest.txnid - 1)
+    is_back = newest.txnid % 2 == number and (offset in (128, 136) or len(data) == PAGE)
+    assert restored.txnid == newest.txnid - is_back
+    assert is_back <= ("undone" in told)
     assert verify(os.fspath(sound)) == []
     with open_env(sound.parent) as env:
         assert contents(env)[b"big"] == (b"y" if restored.txnid == 3 else b"x" * 30_000)
@@ -383,6 +391,9 @@ def test_both_meta_pages_damaged(sound: Path) -> None:
 
 def test_later_formats(sound: Path, tmp_path: Path) -> None:
     overwrite(sound, 20, b"\2")
+    with pytest.raises(StoreDamaged):  # only one page says so
+        check_data_file(sound)
+    overwrite(sound, PAGE + 20, b"\2")
     with pytest.raises(StoreTooNew):
         check_data_file(sound)
     later = tmp_path / "later"

@@ -34,13 +34,22 @@ MAGIC = 0xBEEFC0DE
 DATA_VERSION = 1
 P_BRANCH, P_LEAF, P_OVERFLOW, P_META = 0x01, 0x02, 0x04, 0x08
 F_BIGDATA = 0x01
+INTEGER_KEYS = 0x08
 NO_PAGE = (1 << 64) - 1
 MAX_DEPTH = 32  # CURSOR_STACK: LMDB itself goes no deeper
 
 _HEADER = struct.Struct("=QHHHH")  # pgno, pad, flags, lower, upper (overflow: number of pages in place of the last two)
 _META = struct.Struct("=IIQQ48s48sQQ")  # magic, version, address, mapsize, freeDB, main DB, last page, txnid
 _DB = struct.Struct("=IHHQQQQQ")  # pad (freeDB: page size), flags, depth, branch, leaf, overflow pages, entries, root
+TXNID = _HEADER.size + _META.size - 8  # offset of the last field
 _NODE = struct.Struct("=HHHH")  # low, high half of the size (branch: of the page number), flags, key size
+
+
+_CONTRADICTION = "the meta pages of the data file contradict each other; run: nnfs fsck --repair"
+
+
+class _FreeListDamaged(StoreDamaged):
+    """Costs space, but no data."""
 
 
 class PunchUnsupported(StoreError):
@@ -69,11 +78,11 @@ class Record(NamedTuple):
 
 
 class FreeDb:
-    """The freeDB of an open data file, as the newest meta page sees it."""
+    """The freeDB of an open data file, as the newest (or another) meta page sees it."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, meta: Meta | None = None) -> None:
         self.fd = fd
-        self.meta = read_meta(fd)
+        self.meta = read_meta(fd) if meta is None else meta
 
     def records(self) -> Iterator[Record]:
         """All records, by ascending txnid. Raises `StoreDamaged`."""
@@ -135,7 +144,7 @@ class FreeDb:
 
     @staticmethod
     def _damaged(why: str) -> StoreDamaged:
-        return StoreDamaged(f"the list of free pages is damaged: {why}; restore it from a backup")
+        return _FreeListDamaged(f"the list of free pages is damaged: {why}; restore it from a backup")
 
 
 # --- before the file is opened ----------------------------------------------------------------------------------------
@@ -143,26 +152,69 @@ class FreeDb:
 
 def read_meta(fd: int) -> Meta:
     """The newer of the two meta pages, chosen as `mdb_env_pick_meta` does. Raises `StoreDamaged`, `StoreTooNew`."""
-    first = _parse_meta(os.pread(fd, 1 << 12, 0), 0)
-    second = _parse_meta(os.pread(fd, 1 << 12, first.page_size), 1)
-    if first.page_size != second.page_size:
-        raise StoreDamaged("the meta pages of the data file contradict each other; run: nnfs fsck --repair")
+    first, second = _both_metas(fd)
     return second if first.txnid < second.txnid else first
 
 
-def _parse_meta(page: bytes, number: int) -> Meta:
+def _both_metas(fd: int) -> tuple[Meta, Meta]:
+    try:
+        first = parse_meta(os.pread(fd, 1 << 12, 0), 0)
+        second = parse_meta(os.pread(fd, 1 << 12, first.page_size), 1)
+    except StoreTooNew:
+        if sound_metas(fd):  # no other engine writes one page like that, and one like this
+            raise StoreDamaged("a meta page of the data file has a wrong version; run: nnfs fsck --repair") from None
+        raise
+    if first.page_size != second.page_size:
+        raise StoreDamaged(_CONTRADICTION)
+    return first, second
+
+
+def sound_metas(fd: int) -> dict[int, Meta]:
+    """The meta pages that are sound by themselves, by number; the second one is looked for wherever it may begin."""
+    sound: dict[int, Meta] = {}
+    for number in (0, 1):
+        for shift in range(9, 16) if number else (0,):
+            with contextlib.suppress(StoreDamaged, StoreTooNew):
+                meta = parse_meta(os.pread(fd, 1 << 12, number << shift), number)
+                if not number or meta.page_size == 1 << shift:
+                    sound[number] = meta
+    return sound
+
+
+def in_order(metas: Sequence[Meta], newest: Sequence[int]) -> bool:
+    """Whether the numbers of the two last txns fit: a damaged one would silently take the older tree for the newer.
+
+    Txn n goes to page n % 2 after txn n - 1; `newest` are the last records of both freeDBs: a txn leaves what the one
+    before it has freed.
+    """
+    first, second = metas
+    step = second.txnid - first.txnid
+    if first.txnid % 2 or (step != 0 and second.txnid % 2 == 0) or abs(step) > 1 or (step == 0 and first.txnid):
+        return False
+    return newest[0] <= newest[1] if step > 0 else newest[0] >= newest[1]
+
+
+def newest_records(fd: int, metas: Sequence[Meta]) -> list[int]:
+    """The last txnid in the freeDB of each meta page. Raises `StoreDamaged`."""
+    return [max((record.txnid for record in FreeDb(fd, meta).records()), default=0) for meta in metas]
+
+
+def parse_meta(page: bytes, number: int) -> Meta:
+    """One meta page by itself. Raises `StoreDamaged`, `StoreTooNew`."""
     if len(page) < _HEADER.size + _META.size:
         raise StoreDamaged(f"the data file ends within meta page {number}; restore it from a backup")
     magics = [struct.unpack_from("=I", page, offset)[0] == MAGIC for offset in (16, 24)]  # 0.9; 1.0 has longer headers
     found, _, flags, _, _ = _HEADER.unpack_from(page)
-    magic, version, _, _, free_db, _, last_page, txnid = _META.unpack_from(page, _HEADER.size)
+    magic, version, _, _, free_db, main_db, last_page, txnid = _META.unpack_from(page, _HEADER.size)
     if magics[1] or (magics[0] and version > DATA_VERSION and flags & P_META):
         raise StoreTooNew("the data file is of a later LMDB format than 0.9; use a newer nnfs")
-    page_size, _, _, _, _, _, _, root = _DB.unpack(free_db)
+    page_size, free_flags, _, _, _, _, _, root = _DB.unpack(free_db)
+    _, main_flags, _, _, _, _, _, main_root = _DB.unpack(main_db)
     plausible = page_size & (page_size - 1) == 0 and 512 <= page_size <= 1 << 15
+    plausible = plausible and (free_flags, main_flags) == (INTEGER_KEYS, 0)
     if magic != MAGIC or version != DATA_VERSION or not flags & P_META or found != number or not plausible:
         raise StoreDamaged(f"meta page {number} of the data file is damaged; run: nnfs fsck --repair")
-    if last_page < 1 or (root != NO_PAGE and not 2 <= root <= last_page):
+    if last_page < 1 or any(page != NO_PAGE and not 2 <= page <= last_page for page in (root, main_root)):
         raise StoreDamaged(f"meta page {number} of the data file points outside of it; run: nnfs fsck --repair")
     return Meta(page_size, last_page, txnid, root)
 
@@ -181,39 +233,15 @@ def check_data_file(path: Path) -> Meta:
     try:
         if not _has_magic(os.pread(fd, 1 << 17, 0)):
             raise NotAStore(f"{path} is not a data file of nnfs (LMDB 0.9); remove it, or give another directory")
+        metas = _both_metas(fd)
+        with contextlib.suppress(_FreeListDamaged):  # costs no data, and the length may be right
+            if not in_order(metas, newest_records(fd, metas)):
+                raise StoreDamaged(_CONTRADICTION)
         free_db = FreeDb(fd)
         _check_length(free_db, os.fstat(fd).st_size)
         return free_db.meta
     except (StoreDamaged, StoreTooNew) as error:
         raise type(error)(f"{path}: {error}") from None
-    finally:
-        os.close(fd)
-
-
-def restore_meta(path: Path) -> bool:
-    """Where one of the two meta pages is damaged, write it anew from the other; True when that was done.
-
-    If the damaged one was the newer, this goes back by one commit, whose pages nobody has used since: see above. To be
-    called with the store locked and not open; the caller then verifies the whole file.
-    """
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        sound: list[tuple[int, Meta]] = []
-        for number in (0, 1):
-            for shift in range(9, 16) if number else (0,):
-                with contextlib.suppress(StoreDamaged):
-                    meta = _parse_meta(os.pread(fd, 1 << 12, number << shift), number)
-                    if not number or meta.page_size == 1 << shift:
-                        sound.append((number, meta))
-        if len(sound) != 1:
-            return False
-        ((number, meta),) = sound
-        page = bytearray(os.pread(fd, meta.page_size, number * meta.page_size))
-        struct.pack_into("=Q", page, 0, 1 - number)
-        struct.pack_into("=Q", page, _HEADER.size + _META.size - 8, max(0, meta.txnid - 1))
-        os.pwrite(fd, page, (1 - number) * meta.page_size)
-        os.fsync(fd)
-        return True
     finally:
         os.close(fd)
 

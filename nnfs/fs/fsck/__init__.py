@@ -14,18 +14,20 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
-from nnfs.errors import RecordDamaged, StoreDamaged, UsageError
+from nnfs.errors import NnfsError, RecordDamaged, StoreDamaged, UsageError
 from nnfs.fs.fsck.blocks import Blocks
 from nnfs.fs.fsck.context import Context, Problem, Progress, Report
 from nnfs.fs.fsck.repair import Fixer, mend
 from nnfs.fs.fsck.tree import DIR, Entries, check_directories, check_inodes, check_links, check_orphans, check_xattrs
 from nnfs.store import schema
 from nnfs.store.env import DATA_FILE, Snapshot, Store, load_twice, lock_directory
+from nnfs.store.restore import restore_meta
 from nnfs.store.schema import Dentry, State, Superblock
 from nnfs.store.verify import page_damage
 
 __all__ = ["Problem", "Report", "check", "run"]
 
+ADVICE = "restore a backup, or copy what can still be read from a mount with -o ro; keep a copy of the store before"
 ROUNDS = 4  # a repair can bring to light what it has to repair next
 
 
@@ -34,33 +36,37 @@ def run(path: Path, *, data: bool, repair: bool, progress: Progress) -> Report:
 
     Raises `NotAStore`, `StoreBusy`, `StoreTooNew`, `UsageError`: all that keeps it from being checked.
     """
-    damage = _page_damage(path, progress)
-    if not damage:
+    meta, damage = _pages(path, repair, progress)
+    if meta and not repair:
+        return Report(meta, ["nothing else could be checked: run nnfs fsck --repair, which begins with the meta page"])
+    if damage:
+        report = _in_child(path, data, progress)
+        report.problems[:0] = [Problem("page", line) for line in damage]
+        report.notes.append(f"pages of {DATA_FILE} are damaged, its records were not repaired: {ADVICE}")
+    else:
         try:
             store = Store.open(path)
         except StoreDamaged as error:
-            return Report([Problem("store", str(error))])
+            return Report([*meta, Problem("store", str(error))])
         try:
-            return check(store, data=data, repair=repair, progress=progress)
+            report = check(store, data=data, repair=repair, progress=progress)
         finally:
             store.close()
-    report = _in_child(path, data, progress)
-    report.problems[:0] = [Problem("page", line) for line in damage]
-    report.notes.append(
-        "pages of data.mdb are damaged: nothing was repaired; mount read-only (-o ro) to copy what can be read, "
-        "or restore a backup"
-    )
+    report.problems[:0] = meta
     return report
 
 
-def _page_damage(path: Path, progress: Progress) -> list[str]:
+def _pages(path: Path, repair: bool, progress: Progress) -> tuple[list[Problem], list[str]]:
+    """Damage of a meta page that can be (and with `repair` was) mended from the other one, and of all other pages."""
     data_file = path / DATA_FILE
     if not data_file.is_file():
-        return []  # Store.open says it better
+        return [], []  # Store.open says it better
     lock = lock_directory(path)
     try:
+        what = restore_meta(data_file, dry_run=not repair)
+        meta = [Problem("meta", what, fix=lambda _: None, fixed=repair)] if what else []
         progress("pages", 0, 1)
-        return page_damage(data_file)
+        return meta, page_damage(data_file)
     finally:
         os.close(lock)
 
@@ -78,7 +84,7 @@ def _in_child(path: Path, data: bool, progress: Progress) -> Report:
             found = check(store, data=data, repair=False, progress=progress)
             with open(theirs, "w", encoding="utf-8") as pipe:
                 json.dump(found.as_dict(), pipe)
-        except StoreDamaged as error:
+        except NnfsError as error:
             with open(theirs, "w", encoding="utf-8") as pipe:
                 json.dump(Report([Problem("store", str(error))]).as_dict(), pipe)
         finally:
