@@ -99,8 +99,9 @@ def test_records(folder: Path, sample: Sample, walk: Walk, table: str, what: str
         no_lies(outcome, story)
         assert outcome.killed == 0, f"{story}: signal {outcome.killed}"
         assert outcome.refused == 0, f"{story}: one record refuses the whole store: {outcome.message}"
-        if (what, table) != ("key", "payload"):  # the number of a single fragment matters to nobody
-            assert outcome.verdict.errors > 0, f"{story}: nobody noticed"
+        # The number of a single fragment matters to nobody, and some bits of a zstd frame mean nothing.
+        assert outcome.verdict.errors > 0 or table == "payload", f"{story}: nobody noticed"
+        if (what, table) != ("key", "payload"):
             fsck_notices(folder, story)
 
 
