@@ -124,7 +124,7 @@ class Committer:
 
     async def throttle(self, size: int = 0) -> None:
         """Wait while memory is full of what is not committed: the bound of all that requests leave behind."""
-        if self._active_size() + size <= COMMIT_BYTES:
+        if self._active_size() + size <= min(COMMIT_BYTES, self.space.dirty_limit // 2):
             return
         self._want_commit()
         while self.data.size + self._metadata_size() + size > self.space.dirty_limit:
@@ -231,6 +231,7 @@ class Committer:
             nothing = self.meta.active.empty and self.data.active.empty and self.meta.frozen is None
             if self.failure or self._finished or (nothing and not empty):
                 return
+            self._merged.clear()  # of a failed commit: the numbers its blocks had got will be others'
             epoch, layer = self.meta.freeze(), self.data.freeze()
             try:
                 changes = await self._changes(layer)

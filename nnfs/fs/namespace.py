@@ -164,6 +164,8 @@ class Namespace:
         moved = self._target(old[2])
         if new is not None and flags == RENAME_NOREPLACE:
             raise FsError(errno.EEXIST)
+        if new is not None and new[2].ino == moved.ino:
+            return  # two names of one file: POSIX wants nothing done
         if stat.S_ISDIR(moved.mode):
             self._check_no_loop(moved, new_parent)
         if flags == RENAME_EXCHANGE:
@@ -172,8 +174,6 @@ class Namespace:
             self._exchange(old_parent, old, new_parent, new)
             return
         if new is not None:
-            if new[2].ino == moved.ino:
-                return  # two names of one file: POSIX wants nothing done
             self._replace(new_parent, new, moved)
         self._move(old_parent, old, new_parent, new_name, moved)
 
