@@ -50,8 +50,8 @@ def read(target: Target, quick: bool) -> Values:
     target.cool()
     common = ("--rw=read", "--bs=1M", "--invalidate=0", size(quick))
     cold = mib(target, "read", *common)
-    mib(target, "read", *common)
-    return {"read_cold": cold, "read_warm": mib(target, "read", *common)}
+    # The best of five: whoever drops the machine's caches meanwhile (tests do) makes a pass cold.
+    return {"read_cold": cold, "read_warm": max(mib(target, "read", *common) for _ in range(5))}
 
 
 def random_read(target: Target, quick: bool) -> Values:
