@@ -449,7 +449,7 @@ def test_side_by_side_with_tmpfs(mounted: Mount | Plain, shm: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("seed", range(100 if FULL else 4))
+@pytest.mark.parametrize("seed", range(30 if FULL else 4))
 def test_random_walk(mounted: Mount | Plain, shm: Path, seed: int) -> None:
     """Longer than the examples of the state machine, so trees grow; a failure names its steps."""
 

@@ -13,8 +13,8 @@ import pytest
 from tests.harness import FULL, Mount, Plain
 from tests.semantics.kit import CHUNK
 
-OPERATIONS = 5000 if FULL else 400
-SEEDS = range(60) if FULL else range(6)
+OPERATIONS = 4000 if FULL else 400
+SEEDS = range(30) if FULL else range(6)
 MAX_SIZE = 14 * CHUNK + 1234
 PAGE = 4096
 
