@@ -38,11 +38,11 @@ INTEGER_KEYS = 0x08
 NO_PAGE = (1 << 64) - 1
 MAX_DEPTH = 32  # CURSOR_STACK: LMDB itself goes no deeper
 
-_HEADER = struct.Struct("=QHHHH")  # pgno, pad, flags, lower, upper (overflow: number of pages in place of the last two)
+HEADER = struct.Struct("=QHHHH")  # pgno, pad, flags, lower, upper (overflow: number of pages in place of the last two)
 _META = struct.Struct("=IIQQ48s48sQQ")  # magic, version, address, mapsize, freeDB, main DB, last page, txnid
 _DB = struct.Struct("=IHHQQQQQ")  # pad (freeDB: page size), flags, depth, branch, leaf, overflow pages, entries, root
-TXNID = _HEADER.size + _META.size - 8  # offset of the last field
-_NODE = struct.Struct("=HHHH")  # low, high half of the size (branch: of the page number), flags, key size
+TXNID = HEADER.size + _META.size - 8  # offset of the last field
+NODE = struct.Struct("=HHHH")  # low, high half of the size (branch: of the page number), flags, key size
 
 
 _CONTRADICTION = "the meta pages of the data file contradict each other; run: nnfs fsck --repair"
@@ -66,6 +66,7 @@ class Meta:
     last_page: int
     txnid: int
     free_root: int
+    main_root: int
 
 
 class Record(NamedTuple):
@@ -93,7 +94,7 @@ class FreeDb:
         """The page numbers of a record, descending as LMDB keeps them. Raises `StoreDamaged`."""
         data = record.head
         if record.page:
-            data = self._read(record.page * self.meta.page_size + _HEADER.size, record.size)
+            data = self._read(record.page * self.meta.page_size + HEADER.size, record.size)
         numbers = array.array("Q", data)
         if len(numbers) == 0 or numbers.pop(0) != len(numbers):
             raise self._damaged(f"record {record.txnid} has a wrong count")
@@ -104,16 +105,16 @@ class FreeDb:
 
     def _walk(self, page: int, depth: int) -> Iterator[Record]:
         buffer = self._read(page * self.meta.page_size, self.meta.page_size)
-        number, _, flags, lower, _ = _HEADER.unpack_from(buffer)
-        if number != page or depth == 0 or flags not in (P_BRANCH, P_LEAF) or not _HEADER.size <= lower <= len(buffer):
+        number, _, flags, lower, _ = HEADER.unpack_from(buffer)
+        if number != page or depth == 0 or flags not in (P_BRANCH, P_LEAF) or not HEADER.size <= lower <= len(buffer):
             raise self._damaged(f"page {page} is no page of the freeDB")
         try:
-            for (offset,) in struct.iter_unpack("=H", buffer[_HEADER.size : lower]):
-                low, high, node_flags, key_size = _NODE.unpack_from(buffer, offset)
+            for (offset,) in struct.iter_unpack("=H", buffer[HEADER.size : lower]):
+                low, high, node_flags, key_size = NODE.unpack_from(buffer, offset)
                 if flags == P_BRANCH:
                     yield from self._walk(low | high << 16 | node_flags << 32, depth - 1)
                 elif key_size == 8:
-                    yield self._record(buffer, offset + _NODE.size, low | high << 16, node_flags)
+                    yield self._record(buffer, offset + NODE.size, low | high << 16, node_flags)
                 else:
                     raise self._damaged(f"page {page} has a key of {key_size} bytes")
         except struct.error:
@@ -131,9 +132,9 @@ class FreeDb:
         head = self._read(page * self.meta.page_size, self.meta.page_size)
         number, _, page_flags = struct.unpack_from("=QHH", head)
         (pages,) = struct.unpack_from("=I", head, 12)
-        if number != page or page_flags != P_OVERFLOW or pages * self.meta.page_size < size + _HEADER.size:
+        if number != page or page_flags != P_OVERFLOW or pages * self.meta.page_size < size + HEADER.size:
             raise self._damaged(f"page {page} is not the overflow page of record {txnid}")
-        return Record(txnid, size, page, head[_HEADER.size :])
+        return Record(txnid, size, page, head[HEADER.size :])
 
     def _read(self, offset: int, size: int) -> bytes:
         end = (self.meta.last_page + 1) * self.meta.page_size
@@ -201,11 +202,11 @@ def newest_records(fd: int, metas: Sequence[Meta]) -> list[int]:
 
 def parse_meta(page: bytes, number: int) -> Meta:
     """One meta page by itself. Raises `StoreDamaged`, `StoreTooNew`."""
-    if len(page) < _HEADER.size + _META.size:
+    if len(page) < HEADER.size + _META.size:
         raise StoreDamaged(f"the data file ends within meta page {number}; restore it from a backup")
     magics = [struct.unpack_from("=I", page, offset)[0] == MAGIC for offset in (16, 24)]  # 0.9; 1.0 has longer headers
-    found, _, flags, _, _ = _HEADER.unpack_from(page)
-    magic, version, _, _, free_db, main_db, last_page, txnid = _META.unpack_from(page, _HEADER.size)
+    found, _, flags, _, _ = HEADER.unpack_from(page)
+    magic, version, _, _, free_db, main_db, last_page, txnid = _META.unpack_from(page, HEADER.size)
     if magics[1] or (magics[0] and version > DATA_VERSION and flags & P_META):
         raise StoreTooNew("the data file is of a later LMDB format than 0.9; use a newer nnfs")
     page_size, free_flags, _, _, _, _, _, root = _DB.unpack(free_db)
@@ -216,7 +217,7 @@ def parse_meta(page: bytes, number: int) -> Meta:
         raise StoreDamaged(f"meta page {number} of the data file is damaged; run: nnfs fsck --repair")
     if last_page < 1 or any(page != NO_PAGE and not 2 <= page <= last_page for page in (root, main_root)):
         raise StoreDamaged(f"meta page {number} of the data file points outside of it; run: nnfs fsck --repair")
-    return Meta(page_size, last_page, txnid, root)
+    return Meta(page_size, last_page, txnid, root, main_root)
 
 
 def check_data_file(path: Path) -> Meta:

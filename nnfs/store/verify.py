@@ -8,17 +8,31 @@ from typing import Any
 
 from lmdb import verify as lmdb_verify
 
+from nnfs.errors import StoreDamaged
+from nnfs.store.separators import misleading_separators
+
 _verify: Any = lmdb_verify.verify  # has no annotations
 
 
 def page_damage(data_file: Path) -> list[str]:
     """Return what is wrong with the B-trees of an LMDB data file. Nobody may change it meanwhile.
 
-    Reads every page once, in Python: 85,000 pages (330 MiB) a second here.
+    Reads every page twice, in Python: 20,000 to 60,000 pages (80 to 240 MiB) a second here.
     """
     try:
-        return [str(problem) for problem in _verify(os.fspath(data_file), subdir=False)]
+        found = [str(problem) for problem in _verify(os.fspath(data_file), subdir=False)]
     except lmdb_verify.VerifyError as error:
         return [str(error)]
     except Exception as error:  # noqa: BLE001 a walker of arbitrary bytes that fails has found damage
         return [f"the page walker failed: {type(error).__name__}: {error}"]
+    return found or _separators(data_file)
+
+
+def _separators(data_file: Path) -> list[str]:
+    fd = os.open(data_file, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return list(misleading_separators(fd))
+    except StoreDamaged as error:
+        return [str(error)]
+    finally:
+        os.close(fd)
