@@ -209,6 +209,8 @@ class Daemon:
 
     async def _df(self, request: dict[str, Any]) -> dict[str, Any]:
         await self._settled()
+        if not self.read_only and self.committer.failure is None:
+            await self.committer.settle()  # what was freed is not occupied
         return await trio.to_thread.run_sync(report.df_report, self.store)
 
     async def _stat(self, request: dict[str, Any]) -> dict[str, Any]:
