@@ -280,8 +280,9 @@ class Generator:
 
     def _bulk(self) -> list[Step]:
         """A file that comes and goes, so that there are free pages to reuse and to punch out."""
-        write = Step("write", "bulk", data=self.rng.randbytes(2_000_000), how="fsync")
-        return [Step("create", "bulk", number=0o600), write, Step("unlink", "bulk"), Step("fsync", LAZY)]
+        path = next(name for n in range(1000) if (name := f"bulk{n}") not in self.tree)  # a crash may have left one
+        write = Step("write", path, data=self.rng.randbytes(2_000_000), how="fsync")
+        return [Step("create", path, number=0o600), write, Step("unlink", path), Step("fsync", LAZY)]
 
     def _paths(self, kinds: str) -> list[str]:
         return sorted(p for p, n in self.tree.items() if n.kind in kinds and not p.startswith(LAZY))

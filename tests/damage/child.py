@@ -17,7 +17,7 @@ from nnfs.fs import fsck
 from nnfs.store.env import Store
 from tests.damage.truth import Offline, Truth, Verdict, judge
 
-LIMIT_S = 60
+LIMIT_S = 30
 T = TypeVar("T")
 
 
