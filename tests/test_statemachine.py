@@ -31,7 +31,7 @@ MODES = [0o644, 0o600, 0o000, 0o755, 0o4755, 0o2755, 0o6711, 0o1777, 0o2770, 0o2
 # Not both -1: FUSE does not pass that on when the daemon clears suid itself, as libfuse has it.
 UIDS, GIDS = [0, 12001], [0, 12100, -1]
 # Times that no clock gives: such an mtime is compared, any other one only moves.
-STRANGE_NS = [1, -7 * 10**9 + 3, 999_999_999, 2**33 * 10**9 + 5, -(2**33) * 10**9]
+STRANGE_NS = [1, -7 * 10**9 + 3, 999_999_999, 2**33 * 10**9 + 5, -(2**30) * 10**9]
 XATTRS = ["user.a", "user.b", "trusted.t", "security.test"]
 ACLS = [acl(7, 5, 0, mask=7, users={12001: 7}), acl(7, 7, 1), acl(6, 0, 0, mask=4, groups={12100: 6})]
 
