@@ -332,7 +332,7 @@ class SideBySide(RuleBasedStateMachine):
         path = self.node(pick)
         self.both(lambda base: os.utime(base / path, ns=(ns, ns), follow_symlinks=False))
 
-    @operation(pick=PICK, name=XATTRS, size=[0, 5, 300, 3000], flags=[0, 0, 1, 2])
+    @operation(pick=PICK, name=XATTRS, size=[0, 5, 300, 700], flags=[0, 0, 1, 2])
     def setxattr(self, pick: int, name: str, size: int, flags: int) -> None:
         path, value = self.node(pick), self.data(size)[:size]
         self.both(lambda base: os.setxattr(base / path, name, value, flags, follow_symlinks=False))
