@@ -155,8 +155,8 @@ class Committer:
         """Commit what there is and give free pages back, so that deleted space counts at once."""
         async with self._room_lock:
             self.space.refresh()
-            if not self.space.may_try():
-                return
+            if not (self._unpunched or self.meta.active.release or self.space.may_try()):
+                return  # nothing was deleted since the last try
             with contextlib.suppress(OutOfSpace):  # the caller asks `fits` again and finds out
                 await self.sync()
                 await self.settle()
@@ -212,6 +212,7 @@ class Committer:
 
     async def settle(self) -> None:
         """Punch free pages, after an empty commit: what the last one freed still belongs to the previous meta page."""
+        await self._commit()  # else the one that is to be empty has the deletions, and their pages stay
         await self._commit(empty=True)
         await self._punch(KEEP_IDLE)
 

@@ -296,11 +296,10 @@ class Connection:
 def connect(ops: pyfuse3.Operations, mountpoint: str, options: MountOptions) -> Connection:
     """Mount *ops* on *mountpoint*. When this returns, it is mounted; it answers after :meth:`Connection.handshake`."""
     path = _check_mountpoint(mountpoint)
-    before = {mount.device for mount in mounts()}
     kernel = (_mount_as_root if os.geteuid() == 0 else _mount_as_user)(path, options)
     libfuse, relay = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        mount = next(m for m in reversed(mounts()) if m.mountpoint == path and m.device not in before)
+        mount = next(m for m in reversed(mounts()) if m.mountpoint == path)  # ours: the newest there
         pyfuse3.init(ops, f"/dev/fd/{libfuse.fileno()}", {"allow_root"} if options.allow_root else set())
     except BaseException as problem:
         libfuse.close()

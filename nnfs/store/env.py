@@ -49,15 +49,39 @@ class Snapshot:
         """Return the record, or None. Raises `StoreDamaged`."""
         try:
             value: bytes | None = self._txn.get(key, db=self._tables[table])
+            if value is None:
+                with self._txn.cursor(self._tables[table]) as cursor:
+                    self._seek(cursor, table, key, absent=True)
         except lmdb.Error as error:
             raise translate(error) from error
         return value
+
+    @staticmethod
+    def _seek(cursor: Any, table: str, low: bytes, *, absent: bool = False) -> bool:
+        """Set a cursor on the first key from `low` on; False when there is none.
+
+        A damaged branch page leads to a leaf beside the right one, and the engine never notices. So the neighbours must
+        lie on both sides of `low`. Raises `RecordDamaged`.
+        """
+        found: bool = cursor.set_range(low)
+        if found:
+            sound = cursor.key() > low if absent else cursor.key() >= low
+            if cursor.prev():
+                sound = sound and cursor.key() < low
+                cursor.next()
+            else:
+                cursor.first()
+        else:
+            sound = not cursor.last() or cursor.key() < low
+        if not sound:
+            raise errors.RecordDamaged(table, low, "the tree leads elsewhere")
+        return found
 
     def range(self, table: str, low: bytes, high: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
         """Yield (key, record) for low <= key < high in order. The txn must not be changed meanwhile."""
         try:
             with self._txn.cursor(self._tables[table]) as cursor:
-                if not cursor.set_range(low):
+                if not self._seek(cursor, table, low):
                     return
                 for key, value in cursor:
                     if high is not None and key >= high:
