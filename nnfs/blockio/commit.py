@@ -6,7 +6,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import trio
@@ -183,7 +183,20 @@ class Committer:
     async def run(self, nursery: trio.Nursery) -> None:
         """Commit whenever it is time, until cancelled."""
         for _ in range(ENCODERS):
-            nursery.start_soon(self._encode_early)
+            nursery.start_soon(self._survive, self._encode_early)
+        await self._survive(self._commit_in_time)
+
+    async def _survive(self, task: Callable[[], Awaitable[None]]) -> None:
+        """Run a task whose bug must not end the mount: everybody is told that nothing can be committed any more."""
+        try:
+            await task()
+        except Exception as bug:
+            log.exception("a bug in %s, the mount turns read-only", task.__name__)
+            self.failure = StoreDamaged(f"a bug in {task.__name__}: {bug!r}; see the log")
+            self._changed.set()
+            self._changed = trio.Event()
+
+    async def _commit_in_time(self) -> None:
         while True:
             self._wake = trio.Event()
             if self._wanted <= self.durable or self.failure:

@@ -131,7 +131,7 @@ class Reader:
         until = min(last + window, (inode.size - 1) // self.data.chunk_size)
         if until > last:
             numbers = self.chunks.block_numbers(inode, last + 1, until)
-            self._begin([n for n in numbers if n and n not in self.cache and n not in self._pending])
+            self._begin([n for n in numbers if n and n not in self.cache])
 
     # -- fetching
 
@@ -144,7 +144,7 @@ class Reader:
                 # thread and back. Several at a time are better off on several cores, slow codecs in their own queue.
                 self._note(numbers[0], result)
                 return _collect({numbers[0]: result})
-        self._begin([n for n in dict.fromkeys(numbers) if n not in self._pending])
+        self._begin(numbers)
         waiting = {number: self._pending[number] for number in numbers}
         for pending in waiting.values():
             pending.waiters += 1
@@ -156,9 +156,9 @@ class Reader:
                 pending.waiters -= 1
         return _collect({number: pending.result for number, pending in waiting.items()})
 
-    def _begin(self, numbers: list[int]) -> None:
-        if not numbers:
-            return
+    def _begin(self, numbers: Sequence[int]) -> None:
+        """Start fetching what nobody fetches yet. Numbers may repeat: equal chunks share a block."""
+        numbers = [number for number in dict.fromkeys(numbers) if number not in self._pending]
         assert self._nursery is not None
         for number in numbers:
             self._pending[number] = _Pending()

@@ -57,9 +57,12 @@ class Namespace:
         """Return the inode of a name, None when there is no such name."""
         if len(name) > schema.NAME_MAX:
             raise FsError(errno.ENAMETOOLONG)
+        if name == b".":  # of a file, too: so the kernel finds inodes by their handles (open_by_handle_at, NFS)
+            inode = self.fs.inode(parent_ino)
+            if inode.nlink == 0:
+                raise FsError(errno.ESTALE)  # may be on its way out
+            return inode
         parent = self.directory(parent_ino)
-        if name == b".":
-            return parent
         if name == b"..":
             return self.fs.inode(parent.aux)
         found = self.fs.find(parent, name)
