@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 import trio
 
-from nnfs.blockio.dirty import DirtyChunk, DirtyData, Layer
+from nnfs.blockio.dirty import Buffer, DirtyChunk, DirtyData, Layer
 from nnfs.blockio.encode import encode_many
 from nnfs.blockio.reader import Reader
 from nnfs.blockio.space import Space
-from nnfs.errors import NnfsError, OutOfSpace, StoreDamaged, TimedOut
+from nnfs.errors import FsError, NnfsError, OutOfSpace, StoreDamaged, TimedOut
 from nnfs.store.blocks import ChunkChanges
 from nnfs.store.env import Store
 from nnfs.store.schema import Inode
@@ -27,6 +27,7 @@ COMMIT_BYTES = 12 << 20  # of dirty chunks begin a commit; LMDB holds about as m
 RECORD_BYTES = 1024  # of memory that a changed inode or dentry takes, about
 BATCH = 8  # chunks per hop to an encoder thread
 ENCODERS = 2
+FINAL_TRIES = 3  # at an unmount, to merge what is written in part
 PUNCH_AFTER = 1.0  # seconds without a commit, then free pages go back to the filesystem below
 PUNCH_BUDGET = 4096  # holes per turn
 KEEP_IDLE, KEEP_BUSY = 64, 8192  # free pages left for the next commits
@@ -74,6 +75,7 @@ class Committer:
         self._encoded = trio.Event()
         self._room = 0
         self._limiter = trio.CapacityLimiter(ENCODERS)
+        self._commit_thread = trio.CapacityLimiter(1)
         self._unpunched = 0  # commits since free pages were punched
         self._attempts = 0
         self._last = 0.0  # time of the last commit
@@ -136,10 +138,15 @@ class Committer:
 
     def _metadata_size(self) -> int:
         epochs = [epoch for epoch in (self.meta.active, self.meta.frozen) if epoch is not None]
-        return RECORD_BYTES * sum(len(epoch.inodes) + len(epoch.dentries) for epoch in epochs)
+        return sum(self._epoch_size(epoch) for epoch in epochs)
+
+    @staticmethod
+    def _epoch_size(epoch: Any) -> int:
+        size: int = epoch.xattr_bytes + RECORD_BYTES * (len(epoch.inodes) + len(epoch.dentries))
+        return size
 
     def _active_size(self) -> int:
-        return self.data.active.size + RECORD_BYTES * (len(self.meta.active.inodes) + len(self.meta.active.dentries))
+        return self.data.active.size + self._epoch_size(self.meta.active)
 
     def _want_commit(self) -> None:
         self._wanted = max(self._wanted, self.meta.active.commit)
@@ -173,6 +180,12 @@ class Committer:
         await self.sync()
         while not self.meta.active.empty:
             await self.sync()  # a release that did not fit into one commit
+        for _ in range(FINAL_TRIES):
+            if self.data.active.empty:
+                break
+            await self.sync()  # an overlay whose base was slow
+        if not self.data.active.empty:
+            raise TimedOut("chunks written in part could not be merged with their old content in time")
         await self.settle()
         async with self._lock:
             self._finished = True
@@ -205,6 +218,8 @@ class Committer:
             dirty = not (self.meta.active.empty and self.data.active.empty) or self.meta.frozen is not None
             if self.failure:
                 continue
+            if not dirty:
+                self._wanted = self.durable  # what was to be committed has been, or came to nothing
             if self._wanted > self.durable or (dirty and self._due()):
                 await self._commit()
                 if self.no_space:
@@ -234,8 +249,8 @@ class Committer:
             if self._finished:
                 return
             try:
-                await trio.to_thread.run_sync(self.store.punch, keep, PUNCH_BUDGET)
-            except NnfsError as error:
+                await trio.to_thread.run_sync(self.store.punch, keep, PUNCH_BUDGET, limiter=self._commit_thread)
+            except (NnfsError, OSError) as error:
                 log.warning("free pages are not given back: %s", error)
         self._unpunched = 0
         self.space.refresh()
@@ -248,25 +263,35 @@ class Committer:
             self._merged.clear()  # of a failed commit: the numbers its blocks had got will be others'
             epoch, layer = self.meta.freeze(), self.data.freeze()
             try:
-                changes = await self._changes(layer)
-                now = int(time.time())
-                applied, self._room = await trio.to_thread.run_sync(self._apply, epoch, changes, now, self._room)
-            except OutOfSpace as error:
-                if self.no_space is None:
-                    log.error("commit %d: %s: kept in memory until there is space", epoch.commit, error)
-                self.no_space = error
+                changes = await self._changes(epoch, layer)
+                applied, self._room = await trio.to_thread.run_sync(
+                    self._apply, epoch, changes, int(time.time()), self._room, limiter=self._commit_thread
+                )
+                self._finish(epoch.commit, applied)
+            except (OutOfSpace, MemoryError) as error:
+                self._keep(epoch.commit, error)
+            except ExceptionGroup as group:
+                if group.split(MemoryError)[1] is None:
+                    self._keep(epoch.commit, MemoryError("while encoding"))
+                else:
+                    log.exception("commit %d failed by a bug, the mount turns read-only", epoch.commit)
+                    self.failure = StoreDamaged(f"a bug in a commit: {group!r}; see the log")
             except NnfsError as error:
                 log.error("commit %d failed, the mount turns read-only: %s", epoch.commit, error)
                 self.failure = error
             except Exception as error:
                 log.exception("commit %d failed by a bug, the mount turns read-only", epoch.commit)
                 self.failure = StoreDamaged(f"a bug in a commit: {error!r}; see the log")
-            else:
-                self._finish(epoch.commit, applied)
             self._attempts += 1
             self._last = time.monotonic()
             self._changed.set()
             self._changed = trio.Event()
+
+    def _keep(self, commit: int, error: Exception) -> None:
+        """Note a commit that failed for want of something: its epoch stays, and is tried again."""
+        if self.no_space is None:
+            log.error("commit %d: %s: kept in memory until there is space", commit, error)
+        self.no_space = error if isinstance(error, OutOfSpace) else OutOfSpace(f"no memory for a commit ({error})")
 
     def _finish(self, commit: int, applied: Any) -> None:
         for chunk in self._merged:
@@ -288,13 +313,13 @@ class Committer:
 
     # -- encoding
 
-    async def _changes(self, layer: Layer) -> Changes:
+    async def _changes(self, epoch: Any, layer: Layer) -> Changes:
         """Return the encoded content of a frozen layer. Chunks whose base cannot be read are left out and reported."""
         overlays = [
             (ino, number, chunk)
             for ino, chunks in layer.chunks.items()
             for number, chunk in chunks.items()
-            if not chunk.whole
+            if not chunk.whole and ino not in epoch.release
         ]
         skipped: set[int] = set()
         if overlays:
@@ -315,12 +340,17 @@ class Committer:
             async with limit:
                 try:
                     with trio.fail_after(self.reader.timeout):
-                        base = (await self.reader.stored(self.meta.inode(ino), number, number))[0]
+                        base: Buffer = b""  # what this layer has cut off must not come back
+                        if not layer.cut_before(ino, number):
+                            base = (await self.reader.stored(self.meta.inode(ino), number, number))[0]
                 except (TimedOut, trio.TooSlowError):
                     log.warning("inode %d, chunk %d: waits for the decoding of its old content", ino, number)
                     self.data.defer(ino, number, chunk)
                     self.inode_errors[ino] = TimedOut("a chunk's old content is still being decoded")
                     skipped.add(id(chunk))
+                    return
+                except FsError:
+                    skipped.add(id(chunk))  # the inode is gone
                     return
                 except NnfsError as error:
                     log.error("inode %d, chunk %d: unreadable, new bytes in it are lost: %s", ino, number, error)
@@ -378,4 +408,7 @@ class Committer:
             if not self._queue:
                 self._queued = trio.Event()
             if batch:
-                await self._encode_batch(batch)
+                try:
+                    await self._encode_batch(batch)
+                except Exception:
+                    log.exception("chunks could not be encoded early; the commit tries again")

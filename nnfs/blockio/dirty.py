@@ -27,6 +27,11 @@ class DirtyChunk:
         self.version = 0  # of the content: an encoding made of an older one is thrown away
         self.encoded: tuple[Encoded | None] | None = None  # what the encoder made of this version
 
+    @property
+    def cost(self) -> int:
+        """Bytes of memory that the chunk will take: an overlay grows to its base's size when it is merged."""
+        return max(len(self.data), self.base_limit)
+
     def changed(self) -> None:
         self.version += 1
         self.encoded = None
@@ -158,17 +163,17 @@ class DirtyData:
                 chunk = DirtyChunk(bytearray(), [], whole=whole, base_limit=0 if whole else self.chunk_size)
                 chunk.write(start, piece)
             chunks[number] = chunk
-            self.active.size += len(chunk.data)
+            self.active.size += chunk.cost
             return chunk
-        before = len(chunk.data)
-        if start == 0 and end >= max(visible, before):
+        before = chunk.cost
+        if start == 0 and end >= max(visible, len(chunk.data)):
             chunk.data, chunk.extents, chunk.whole, chunk.base_limit = piece, [], True, 0
             chunk.changed()
         else:
             chunk.write(start, piece)
             if not chunk.whole and chunk.covers(visible):
                 chunk.whole, chunk.extents, chunk.base_limit = True, [], 0
-        self.active.size += len(chunk.data) - before
+        self.active.size += chunk.cost - before
         return chunk
 
     def truncate(self, ino: int, old: int, new: int, spare: int) -> None:
@@ -178,7 +183,7 @@ class DirtyData:
         first, rest = -(-new // self.chunk_size), new % self.chunk_size
         chunks = self.active.chunks.setdefault(ino, {})
         for number in [number for number in chunks if number >= first]:
-            self.active.size -= len(chunks.pop(number).data)
+            self.active.size -= chunks.pop(number).cost
         cut = self.active.cuts.get(ino)
         self.active.cuts[ino] = Cut(min(first, cut.first), cut.spare or spare) if cut else Cut(first, spare)
         if rest:
@@ -188,14 +193,15 @@ class DirtyData:
                 if self.active.cut_before(ino, number):
                     return
                 chunk = chunks[number] = DirtyChunk(bytearray(), [], whole=False, base_limit=self.chunk_size)
-            before = len(chunk.data)
+                self.active.size += chunk.cost
+            before = chunk.cost
             chunk.cut(rest)
-            self.active.size += len(chunk.data) - before
+            self.active.size += chunk.cost - before
 
     def drop(self, ino: int) -> None:
         """Forget what an inode has in the active layer: nobody can reach it any more."""
         for chunk in self.active.chunks.pop(ino, {}).values():
-            self.active.size -= len(chunk.data)
+            self.active.size -= chunk.cost
         self.active.cuts.pop(ino, None)
 
     def layers(self, ino: int, number: int) -> tuple[list[DirtyChunk], bool]:
@@ -238,7 +244,7 @@ class DirtyData:
                 if under is not None and not chunk.whole:
                     chunk = _stack(chunk, under)
                 below[number] = chunk
-        lower.size = sum(len(chunk.data) for chunks in lower.chunks.values() for chunk in chunks.values())
+        lower.size = sum(chunk.cost for chunks in lower.chunks.values() for chunk in chunks.values())
 
     def defer(self, ino: int, number: int, chunk: DirtyChunk) -> None:
         """Move an overlay of the frozen layer, whose base is not to be had in time, to the active one."""
@@ -248,7 +254,7 @@ class DirtyData:
         over = chunks.get(number)
         if over is None or not over.whole:
             chunks[number] = chunk if over is None else _stack(over, chunk)
-            self.active.size += len(chunks[number].data) - (len(over.data) if over else 0)
+            self.active.size += chunks[number].cost - (over.cost if over else 0)
 
     def committed(self) -> None:
         """Drop the frozen layer: the store has it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -12,7 +13,7 @@ import trio
 from nnfs import codec
 from nnfs.blockio.cache import BlockCache
 from nnfs.blockio.dirty import Buffer, DirtyData
-from nnfs.errors import BlockDamaged, CodecError, NnfsError, TimedOut
+from nnfs.errors import BlockDamaged, CodecError, NnfsError, StoreDamaged, TimedOut
 from nnfs.store.blocks import load_block
 from nnfs.store.env import Store
 from nnfs.store.schema import Block, Inode
@@ -56,7 +57,8 @@ class Reader:
         self._pending: dict[int, _Pending] = {}
         self._next: dict[int, tuple[int, int]] = {}  # ino: where a sequential reader goes on, chunks ahead
         self._hot = trio.CapacityLimiter(4)
-        self._slow = trio.CapacityLimiter(2)  # apart, so that slow codecs never hold up the hot tier
+        self._slow = trio.Semaphore(2)  # apart, so that slow codecs never hold up the hot tier
+        self._slow_threads = trio.CapacityLimiter(1000)  # those given up on included: nobody else's are used up
 
     def start(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
@@ -80,7 +82,8 @@ class Reader:
                     parts = [await self._chunk(inode, number) for number in range(first, last + 1)]
                 else:
                     parts = await self.stored(inode, first, last)
-                    self._look_ahead(inode, offset, end, last)
+                    with contextlib.suppress(StoreDamaged):  # of what nobody has asked for yet
+                        self._look_ahead(inode, offset, end, last)
         except trio.TooSlowError:
             log.error("inode %d, offset %d: read not answered within %g s", inode.ino, offset, self.timeout)
             raise TimedOut(f"read not answered within {self.timeout:g} s") from None
@@ -99,7 +102,9 @@ class Reader:
             if self.data.layers(inode.ino, number)[1]:
                 base = (await self.stored(inode, number, number))[0]
             if self.data.generation == generation:
-                layers, _ = self.data.layers(inode.ino, number)  # again: what lies on top may be newer by now
+                layers, below = self.data.layers(inode.ino, number)  # again: what lies on top may be newer by now
+                if not below:
+                    base = b""
                 for chunk in reversed(layers):
                     base = chunk.merge(base)
                 return base
@@ -187,7 +192,7 @@ class Reader:
                 with trio.move_on_after(self.timeout):
                     try:
                         result = await trio.to_thread.run_sync(
-                            decode_verified, number, block, payload, abandon_on_cancel=True
+                            decode_verified, number, block, payload, abandon_on_cancel=True, limiter=self._slow_threads
                         )
                     except Exception as error:  # noqa: BLE001 - see above
                         result = error

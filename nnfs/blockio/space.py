@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 RESERVE = 16 << 20  # bytes kept free so that deleting, which copies tree pages first, always works
 RESERVE_SHARE = 64  # of a small filesystem: at most 1/64 of it
@@ -24,7 +27,11 @@ class Space:
 
     def refresh(self) -> None:
         """Ask the filesystem below."""
-        lower = os.statvfs(self.path)
+        try:
+            lower = os.statvfs(self.path)
+        except OSError as error:
+            log.warning("free space below %s is not known: %s", self.path, error)
+            return
         reserve = min(RESERVE, lower.f_blocks * lower.f_frsize // RESERVE_SHARE) + PER_COMMIT
         self.free = lower.f_bavail * lower.f_frsize - reserve
 

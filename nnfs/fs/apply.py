@@ -41,7 +41,11 @@ class _Apply:
     # -- chunk map
 
     def change_chunks(self, ino: int, changes: ChunkChanges) -> None:
-        inode = self.load(ino)
+        try:
+            inode = self.load(ino)
+        except StoreDamaged as error:
+            self.done.failed[ino] = error
+            return
         if inode is None:
             return
         try:
@@ -72,17 +76,17 @@ class _Apply:
         key = schema.KEY2.pack(inode.ino, number)
         record = self.txn.get("map", key)
         node = MapNode.unpack(key, record) if record is not None else MapNode({})
-        for slot, content in sorted(slots.items()):
-            if content is not None:  # before the old block goes: rewriting the same content keeps the block
-                block = self.blocks.add(content)
-                inode.stored += len(content.payload)
-                self.done.state.logical += content.plain
+        # First what can fail, then what cannot; and the new before the old goes: the same content keeps its block.
+        added = {slot: self.blocks.add(content) for slot, content in sorted(slots.items()) if content is not None}
+        for slot, content in slots.items():
             old = node.blocks.pop(slot, None)
             if old is not None:
                 self.unmap(inode, old)
             if content is not None:
-                node.blocks[slot] = block
+                node.blocks[slot] = added[slot]
                 inode.count += 1
+                inode.stored += len(content.payload)
+                self.done.state.logical += content.plain
         self.put_node(inode, key, record, node)
 
     def put_node(self, inode: Inode, key: bytes, old: bytes | None, node: MapNode) -> None:
@@ -141,14 +145,15 @@ class _Apply:
     def hand_over(self, inode: Inode, nodes: list[tuple[bytes, bytes]], spare: int) -> None:
         orphan = Inode(spare, stat.S_IFREG, 0, 0, inode.ctime)
         orphan.nlink, orphan.commit = 0, self.epoch.commit
-        for key, record in nodes:
-            node = MapNode.unpack(key, record)
+        before = inode.count
+        for key, record, node in [(key, record, MapNode.unpack(key, record)) for key, record in nodes]:
             self.put_node(inode, key, record, MapNode({}))
             moved = schema.KEY2.pack(spare, schema.KEY2.unpack(key)[1])
             self.put_node(orphan, moved, None, node)
             inode.count -= len(node.blocks)
             orphan.count += len(node.blocks)
-        orphan.stored, inode.stored = inode.stored, 0  # which part went is not known without asking every block
+        orphan.stored = inode.stored * orphan.count // max(1, before)  # about: exact would be asking every block
+        inode.stored -= orphan.stored
         self.epoch.inodes[spare] = orphan
         self.epoch.orphans.add(spare)
         self.epoch.release.add(spare)
@@ -159,7 +164,11 @@ class _Apply:
     def release(self, ino: int) -> None:
         """Delete an inode with all that belongs to it, as far as this commit's budget goes."""
         key = schema.KEY.pack(ino)
-        inode = self.load(ino)
+        try:
+            inode = self.load(ino)
+        except StoreDamaged as error:
+            log.error("inode %d cannot be released, fsck can see to it: %s", ino, error)
+            inode = None
         if inode is None:
             self.txn.delete("orphan", key)
             return

@@ -17,6 +17,7 @@ class Epoch:
     inodes: dict[int, Inode] = field(default_factory=dict)  # changed or new; the live objects until the freeze
     dentries: SortedDict[bytes, bytes | None] = field(default_factory=SortedDict)  # key to sealed record
     xattrs: dict[int, dict[bytes, bytes | None]] = field(default_factory=dict)  # ino: name: sealed record
+    xattr_bytes: int = 0  # of memory
     orphans: set[int] = field(default_factory=set)  # have lost their last name
     release: set[int] = field(default_factory=set)  # nobody can reach them any more: to be deleted
     state: State = field(default_factory=State)  # counters at the freeze
@@ -32,6 +33,7 @@ class Epoch:
         self.dentries.update(later.dentries)
         for ino, names in later.xattrs.items():
             self.xattrs.setdefault(ino, {}).update(names)
+        self.xattr_bytes += later.xattr_bytes
         self.orphans |= later.orphans
         self.release |= later.release
         self.state = later.state

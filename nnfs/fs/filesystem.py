@@ -248,8 +248,8 @@ class Filesystem:
         """Drop the frozen epoch, whose commit is durable, and look at the store anew."""
         frozen, self.frozen = self.frozen, None
         assert frozen is not None
-        self.snapshot.close()
-        self.snapshot = self.store.read()
+        old, self.snapshot = self.snapshot, self.store.read()
+        old.close()
         self.state.commit = frozen.commit
         self.state.next_number, self.state.logical = applied.state.next_number, applied.state.logical
         self.state.inodes += applied.inodes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import stat
 import time
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from nnfs.fs.filesystem import Filesystem
 from nnfs.fs.xattrs import ACL_ACCESS, ACL_DEFAULT, Xattrs
 from nnfs.store import schema
 from nnfs.store.schema import Dentry, Inode
+
+log = logging.getLogger(__name__)
 
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
 LINK_MAX = (1 << 31) - 1
@@ -231,8 +234,11 @@ class Namespace:
             inode.ctime = time.time_ns()
             self.fs.touch(inode)
 
-    def entries(self, ino: int, after: int) -> Iterator[tuple[int, bytes, Inode]]:
-        """Yield (cookie, name, inode) of what follows the cookie `after` (0: the beginning), "." and ".." included."""
+    def entries(self, ino: int, after: int) -> Iterator[tuple[int, bytes, Inode | Dentry]]:
+        """Yield (cookie, name, inode) of what follows the cookie `after` (0: the beginning), "." and ".." included.
+
+        In place of an inode that is damaged there is its dentry.
+        """
         directory = self.directory(ino)
         self.fs.check_proof(directory, "dentry")
         if after < DOT:
@@ -242,4 +248,9 @@ class Namespace:
         # A first reply of the kernel's 4 KiB holds some 25 entries; more are merged only when they are asked for.
         for cookie, key, record in self.fs.dentries(ino, max(after, DOTDOT), limit=64):
             dentry = Dentry.unpack(key, record)
-            yield cookie, dentry.name, self._target(dentry)
+            try:
+                target: Inode | Dentry = self._target(dentry)
+            except RecordDamaged as error:
+                log.error("%s", error)
+                target = dentry  # one damaged inode must not hide the rest of its directory
+            yield cookie, dentry.name, target

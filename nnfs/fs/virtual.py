@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import stat
 
+from nnfs.errors import UsageError
 from nnfs.fs import report
 from nnfs.fs.filesystem import Filesystem
+from nnfs.store.env import Store
 from nnfs.store.schema import Inode
 
 STORE, INO = b"user.nnfs.store", b"user.nnfs.ino"
@@ -15,14 +17,23 @@ COMPUTED = (STORE, INO, STORED, CODECS)
 
 
 def computed(fs: Filesystem, inode: Inode, name: bytes) -> bytes | None:
-    """Return the value of a computed attribute as of the last commit, None when there is no such one."""
+    """Return the value of a computed attribute but `CODECS`, None when there is no such one."""
     if name == STORE:
         return os.fsencode(fs.store.path)
     if name == INO:
         return str(inode.ino).encode()
     if name == STORED and stat.S_ISREG(inode.mode):
         return str(inode.stored).encode()
-    if name == CODECS and stat.S_ISREG(inode.mode):
-        lines = report.stat_report(fs.snapshot, inode.ino)["codecs"] if inode.commit else []
-        return " ".join(f"{line['codec']}:{line['chunks']}" for line in lines).encode() or b"-"
     return None
+
+
+def codecs(store: Store, ino: int) -> bytes:
+    """Return the value of `CODECS`: visits all of a file's blocks, so not on the loop."""
+    snapshot = store.read()
+    try:
+        lines = report.stat_report(snapshot, ino)["codecs"]
+    except UsageError:
+        lines = []  # not committed yet
+    finally:
+        snapshot.close()
+    return " ".join(f"{line['codec']}:{line['chunks']}" for line in lines).encode() or b"-"

@@ -59,6 +59,7 @@ class Xattrs:
         old = self._record(inode, name) if inode.xattrs else None
         new = None if value is None else schema.pack_xattr(key, value, self.fs.active.commit)
         self.fs.active.xattrs.setdefault(inode.ino, {})[name] = new
+        self.fs.active.xattr_bytes += len(new or b"") + len(key)
         change = (schema.checksum_of(new) if new else 0) - (schema.checksum_of(old) if old else 0)
         inode.xattrs = (inode.xattrs + change) % (1 << 64)
         inode.ctime = time.time_ns()
@@ -82,6 +83,7 @@ class Xattrs:
                 entries = acl.parse(value)
             except ValueError as error:
                 raise FsError(errno.EINVAL) from error
+            self.get(inode, name)  # fails now, if it does
             if name == ACL_ACCESS:
                 mode = acl.acl_to_mode(entries, inode.mode)
                 inode.mode = mode if keep_setgid else mode & ~stat.S_ISGID
@@ -109,7 +111,7 @@ class Xattrs:
 
     def chmod(self, inode: Inode, mode: int) -> None:
         """Change the permission bits, and the ACL with them."""
+        access = self.get(inode, ACL_ACCESS)  # first: it may fail
         inode.mode = stat.S_IFMT(inode.mode) | (mode & 0o7777)
-        access = self.get(inode, ACL_ACCESS)
         if access is not None:
             self.put(inode, ACL_ACCESS, acl.pack(acl.mode_to_acl(acl.parse(access), inode.mode)))

@@ -176,11 +176,14 @@ class Daemon:
                 notify.stopping("unmounting")
                 try:
                     await self.connection.unmount()
-                except NnfsError as error:
+                except (NnfsError, OSError) as error:
                     # Open files would hold it for ever; detached, it ends when the last one is closed, and a service
                     # manager's second signal finds it here again.
                     log.warning("%s: detached, ends when the last file is closed", error)
-                    await self.connection.unmount(lazy=True)
+                    try:
+                        await self.connection.unmount(lazy=True)
+                    except (NnfsError, OSError) as again:
+                        log.error("not unmounted: %s", again)
 
     async def _watchdog(self) -> None:
         while True:

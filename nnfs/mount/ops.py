@@ -29,7 +29,7 @@ from nnfs.fs.filesystem import Filesystem, prove
 from nnfs.fs.namespace import Namespace
 from nnfs.fs.xattrs import ACL_ACCESS, VIRTUAL, Xattrs
 from nnfs.store import schema
-from nnfs.store.schema import Inode
+from nnfs.store.schema import Dentry, Inode
 
 log = logging.getLogger(__name__)
 
@@ -98,10 +98,10 @@ class Operations(pyfuse3.Operations):
         if self.read_only or self.committer.failure is not None:
             raise FUSEError(errno.EROFS)
 
-    async def _growing(self) -> None:
-        """Before anything that makes the store larger."""
+    async def _growing(self, size: int = 0) -> None:
+        """Before anything that makes the store larger, by `size` bytes beside a record."""
         self._changing()
-        await self.committer.admit(RECORD_COST)
+        await self.committer.admit(RECORD_COST + size)
 
     # -- attributes
 
@@ -124,7 +124,7 @@ class Operations(pyfuse3.Operations):
             if self.data.has(inode.ino):
                 stored += self.data.dirty_bytes(inode.ino)
                 entry.attr_timeout = UNSETTLED
-            entry.st_blocks = -(-stored // 512)
+            entry.st_blocks = max(-(-stored // 512), inode.count > 0)  # 0 would say that there is nothing but a hole
             entry.st_blksize = self.data.chunk_size
         elif kind in (stat.S_IFBLK, stat.S_IFCHR):
             entry.st_rdev = inode.aux
@@ -310,11 +310,12 @@ class Operations(pyfuse3.Operations):
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         await self._prove(fh)
         self._accessed(self.fs.inode(fh))
-        for cookie, name, inode in self.names.entries(fh, start_id):
-            if not pyfuse3.readdir_reply(token, name, self.attributes(inode), cookie):
+        for cookie, name, found in self.names.entries(fh, start_id):
+            entry = _unknown(found) if isinstance(found, Dentry) else self.attributes(found)
+            if not pyfuse3.readdir_reply(token, name, entry, cookie):
                 break
-            if name not in (b".", b".."):
-                self.fs.remember(inode.ino)
+            if entry.st_ino and name not in (b".", b".."):
+                self.fs.remember(found.ino)
 
     @guard
     async def releasedir(self, fh: int) -> None:
@@ -381,6 +382,8 @@ class Operations(pyfuse3.Operations):
     @guard
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
         found = self.fs.inode(inode)
+        if name == virtual.CODECS and stat.S_ISREG(found.mode):
+            return await trio.to_thread.run_sync(virtual.codecs, self.fs.store, inode)
         value = virtual.computed(self.fs, found, name) if name.startswith(VIRTUAL) else self.xattrs.get(found, name)
         if value is None:
             raise FUSEError(errno.ENODATA)
@@ -395,7 +398,7 @@ class Operations(pyfuse3.Operations):
 
     @guard
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
-        await self._growing()
+        await self._growing(len(value))
         found = self.fs.inode(inode)
         keep = True
         if name == ACL_ACCESS and found.mode & stat.S_ISGID and ctx.uid != 0 and ctx.gid != found.gid:
@@ -406,6 +409,14 @@ class Operations(pyfuse3.Operations):
     async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
         self._changing()
         self.xattrs.remove(self.fs.inode(inode), name)
+
+
+def _unknown(dentry: Dentry) -> EntryAttributes:
+    """For a name whose inode is damaged: inode number 0 tells the kernel to take note of nothing but the name."""
+    entry = EntryAttributes()
+    entry.st_ino = 0
+    entry.st_mode = dentry.kind << 12
+    return entry
 
 
 def _clamp(ns: int) -> int:

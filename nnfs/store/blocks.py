@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 
 from xxhash import xxh3_64_intdigest
@@ -10,6 +11,8 @@ from nnfs.errors import RecordDamaged
 from nnfs.store import schema
 from nnfs.store.env import Snapshot, WriteTxn, cut_payload
 from nnfs.store.schema import Block, State, Total
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -86,7 +89,10 @@ class BlockWriter:
         """Store a chunk, or find the equal one, and count one reference. Returns the block's number."""
         number = self.find(chunk.hash)
         if number is not None:
-            self.get(number).refs += 1
+            block = self.get(number)
+            if not self._intact(block):
+                self._heal(number, block, chunk)
+            block.refs += 1
             chunk.number = number
             return number
         number = chunk.number = self._state.next_number
@@ -101,6 +107,24 @@ class BlockWriter:
             self._index[prefix] = number
         self._count(chunk.codec, chunk.model, 1, chunk.plain, len(chunk.payload))
         return number
+
+    def _intact(self, block: Block) -> bool:
+        if block.payload in self._payloads:
+            return True
+        payload = self._txn.payload(block.payload, block.stored)
+        return len(payload) == block.stored and xxh3_64_intdigest(payload) == block.xxh3
+
+    def _heal(self, number: int, block: Block, chunk: Encoded) -> None:
+        """Give a block whose stored bytes have rotted those of an equal chunk, for all files that share it."""
+        log.warning("block %d was damaged and is whole again: its content was written once more", number)
+        self._txn.delete_prefix("payload", schema.KEY.pack(block.payload))
+        self._count(block.codec, block.model, -1, -block.plain, -block.stored)
+        block.codec, block.model, block.stored = chunk.codec, chunk.model, len(chunk.payload)
+        block.xxh3 = xxh3_64_intdigest(chunk.payload)
+        block.payload = self._state.next_number
+        self._state.next_number += 1
+        self._payloads[block.payload], self._room = cut_payload(block.payload, chunk.payload, self._room)
+        self._count(block.codec, block.model, 1, block.plain, block.stored)
 
     def unref(self, number: int) -> Block:
         """Drop one reference; the last one deletes the block. Returns the header."""
@@ -128,7 +152,11 @@ class BlockWriter:
         total = self._totals.get(key)
         if total is None:
             record = self._txn.get("total", key)
-            total = self._totals[key] = Total.unpack(key, record) if record else Total()
+            try:
+                total = Total.unpack(key, record) if record else Total()
+            except RecordDamaged:
+                total = Total()  # statistics: fsck counts anew; no write fails for them
+            self._totals[key] = total
         # A store that fsck has yet to mend may count too little; that must not keep anybody from committing.
         total.blocks = max(0, total.blocks + blocks)
         total.plain = max(0, total.plain + plain)

@@ -33,6 +33,8 @@ def translate(error: lmdb.Error) -> errors.NnfsError:
     """Return the error of our tree for one of the engine's."""
     if isinstance(error, lmdb.MapFullError | lmdb.DiskError | lmdb.TxnFullError):
         return errors.OutOfSpace(f"no space left for the store ({error})")
+    if isinstance(error, lmdb.MemoryError):
+        return errors.OutOfSpace(f"no memory left for a commit ({error})")
     if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.PanicError | lmdb.InvalidError):
         return errors.StoreDamaged(f"LMDB finds damaged pages ({error}); unmount and run nnfs fsck")
     return errors.StoreError(f"LMDB: {error}")
@@ -369,7 +371,10 @@ class Store:
         commits, with no write txn open.
         """
         data = self.path / DATA_FILE
-        return freepages.give_back(self._env, data, keep=keep, budget=budget, seen=self._punched)
+        try:
+            return freepages.give_back(self._env, data, keep=keep, budget=budget, seen=self._punched)
+        except lmdb.Error as error:
+            raise translate(error) from error
 
     def backup(self, descriptor: int) -> None:
         """Write a compact, consistent copy of the data file to an open file."""
