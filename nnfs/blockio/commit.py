@@ -15,6 +15,7 @@ from nnfs.blockio.dirty import Buffer, DirtyChunk, DirtyData, Layer
 from nnfs.blockio.encode import encode_many
 from nnfs.blockio.reader import Reader
 from nnfs.blockio.space import Space
+from nnfs.blockio.threads import run_fairly
 from nnfs.errors import FsError, NnfsError, OutOfSpace, StoreDamaged, TimedOut
 from nnfs.store.blocks import ChunkChanges
 from nnfs.store.env import Store
@@ -249,7 +250,7 @@ class Committer:
             if self._finished:
                 return
             try:
-                await trio.to_thread.run_sync(self.store.punch, keep, PUNCH_BUDGET, limiter=self._commit_thread)
+                await run_fairly(self.store.punch, keep, PUNCH_BUDGET, limiter=self._commit_thread)
             except (NnfsError, OSError) as error:
                 log.warning("free pages are not given back: %s", error)
         self._unpunched = 0
@@ -264,7 +265,7 @@ class Committer:
             epoch, layer = self.meta.freeze(), self.data.freeze()
             try:
                 changes = await self._changes(epoch, layer)
-                applied, self._room = await trio.to_thread.run_sync(
+                applied, self._room = await run_fairly(
                     self._apply, epoch, changes, int(time.time()), self._room, limiter=self._commit_thread
                 )
                 self._finish(epoch.commit, applied)

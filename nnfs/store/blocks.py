@@ -75,7 +75,7 @@ class BlockWriter:
         prefix = digest[: schema.INDEX_SIZE]
         number = self._index.get(prefix)
         if number is None:
-            record = self._txn.get("hash", prefix)
+            record = self._txn.hint("hash", prefix)
             if record is None or len(record) != schema.KEY.size:
                 return None
             number = schema.KEY.unpack(record)[0]
@@ -103,7 +103,7 @@ class BlockWriter:
         )  # fmt: skip
         self._payloads[number], self._room = cut_payload(number, chunk.payload, self._room)
         prefix = chunk.hash[: schema.INDEX_SIZE]
-        if prefix not in self._index and self._txn.get("hash", prefix) is None:
+        if prefix not in self._index and self._txn.hint("hash", prefix) is None:
             self._index[prefix] = number
         self._count(chunk.codec, chunk.model, 1, chunk.plain, len(chunk.payload))
         return number
@@ -138,7 +138,7 @@ class BlockWriter:
         prefix = block.hash[: schema.INDEX_SIZE]
         if self._index.get(prefix) == number:
             del self._index[prefix]
-        elif self._txn.get("hash", prefix) == schema.KEY.pack(number):
+        elif self._txn.hint("hash", prefix) == schema.KEY.pack(number):
             self._txn.delete("hash", prefix)
         if self._payloads.pop(block.payload, None) is None:
             self._txn.delete_prefix("payload", schema.KEY.pack(block.payload))

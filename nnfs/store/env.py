@@ -58,6 +58,14 @@ class Snapshot:
             raise translate(error) from error
         return value
 
+    def hint(self, table: str, key: bytes) -> bytes | None:
+        """Return a record of a derived table, whose absence proves nothing."""
+        try:
+            value: bytes | None = self._txn.get(key, db=self._tables[table])
+        except lmdb.Error as error:
+            raise translate(error) from error
+        return value
+
     @staticmethod
     def _seek(cursor: Any, table: str, low: bytes, *, absent: bool = False) -> bool:
         """Set a cursor on the first key from `low` on; False when there is none.

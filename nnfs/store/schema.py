@@ -8,7 +8,7 @@ commit that last changed it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from struct import Struct
+from struct import Struct, pack, unpack
 
 from xxhash import xxh3_64_digest, xxh3_64_intdigest
 
@@ -170,6 +170,13 @@ class Inode:
         self.atime = self.mtime = self.ctime = self.btime = now
         self.target = b""
 
+    def __copy__(self) -> Inode:
+        """A quarter of the time that copy.copy takes with slots: every dirty inode is copied for its commit."""
+        twin = Inode.__new__(Inode)
+        for name in Inode.__slots__:
+            setattr(twin, name, getattr(self, name))
+        return twin
+
     def pack(self) -> bytes:
         """Sealed record for the key `inode_key(self.ino)`."""
         body = _INODE.pack(
@@ -230,10 +237,9 @@ class MapNode:
     commit: int = 0
 
     def pack(self, key: bytes) -> bytes:
-        bitmap = 0
-        for slot in self.blocks:
-            bitmap |= 1 << slot
-        ids = b"".join(KEY.pack(self.blocks[slot]) for slot in sorted(self.blocks))
+        slots = sorted(self.blocks)
+        bitmap = sum(1 << slot for slot in slots)
+        ids = pack(f">{len(slots)}Q", *[self.blocks[slot] for slot in slots])
         return seal("map", key, _MAP.pack(bitmap, self.commit) + ids)
 
     @classmethod
@@ -241,8 +247,10 @@ class MapNode:
         (bitmap, commit), ids = _fields("map", key, record, _MAP)
         if bitmap.bit_count() * 8 != len(ids):
             raise RecordDamaged("map", key, "length and bitmap disagree")
-        slots = [slot for slot in range(NODE_SPAN) if bitmap >> slot & 1]
-        return cls({slot: KEY.unpack_from(ids, 8 * n)[0] for n, slot in enumerate(slots)}, commit)
+        numbers = unpack(f">{len(ids) // 8}Q", ids)
+        full = len(numbers) == NODE_SPAN
+        slots = range(NODE_SPAN) if full else [slot for slot in range(NODE_SPAN) if bitmap >> slot & 1]
+        return cls(dict(zip(slots, numbers, strict=True)), commit)
 
 
 @dataclass(slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from nnfs.fs.apply import apply
 from nnfs.fs.filesystem import Filesystem
 from nnfs.fs.namespace import Namespace
 from nnfs.fs.xattrs import Xattrs
+from nnfs.mount.daemon import SWITCH_INTERVAL
 from nnfs.store import schema
 from nnfs.store.env import Store, WriteTxn
 from nnfs.store.schema import Inode
@@ -55,6 +57,7 @@ class Volume:
 @asynccontextmanager
 async def running(path: Path) -> AsyncIterator[Volume]:
     volume = Volume(path)
+    sys.setswitchinterval(SWITCH_INTERVAL)
     async with trio.open_nursery() as nursery:
         volume.reader.start(nursery)
         nursery.start_soon(volume.committer.run, nursery)
