@@ -387,7 +387,7 @@ class Committer:
         plains = [bytes(chunk.data) if isinstance(chunk.data, bytearray) else chunk.data for chunk in batch]
         self._encoding.update(map(id, batch))
         try:
-            results = await trio.to_thread.run_sync(encode_many, plains, limiter=self._limiter)
+            results = await run_fairly(encode_many, plains, limiter=self._limiter)
         finally:
             self._encoding.difference_update(map(id, batch))
             self._encoded.set()

@@ -11,15 +11,17 @@ import trio
 Args = TypeVarTuple("Args")
 T = TypeVar("T")
 
-GIVE_WAY_EVERY, GIVE_WAY = 0.002, 0.0001  # seconds
+GIVE_WAY_EVERY, GIVE_WAY_MOST = 0.0005, 0.002  # seconds
+GIVE_WAY_SHARE = 1 / 200  # of the time that the work has taken so far
 
 
 async def run_fairly(function: Callable[[*Args], T], *args: *Args, limiter: trio.CapacityLimiter | None = None) -> T:
     """`trio.to_thread.run_sync` for work that needs the GIL often, such as a commit.
 
     A loop thread that gives the GIL up for microseconds at a time (an LMDB get, a look at a descriptor) takes it back
-    before a waiting thread has woken up, and each time the waiter's switch interval begins anew: a commit of 4 ms took
-    1.7 s beside a loop that never rested. So the loop rests for 0.1 ms every 2 ms while the work goes on.
+    before a waiting thread has woken up, and the waiter's switch interval begins anew: a commit of 4 ms took seconds
+    beside a loop that never rested. So the loop rests every 0.5 ms while the work goes on, the longer the longer it
+    takes: a usual commit costs next to nothing, one that starves gets the GIL for itself.
     """
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
@@ -35,6 +37,8 @@ async def run_fairly(function: Callable[[*Args], T], *args: *Args, limiter: trio
 
 
 async def _give_way() -> None:
+    started = time.monotonic()
     while True:
-        time.sleep(GIVE_WAY)  # noqa: ASYNC251 - blocks the loop on purpose, without the GIL
         await trio.sleep(GIVE_WAY_EVERY)
+        rest = min(GIVE_WAY_MOST, (time.monotonic() - started) * GIVE_WAY_SHARE)
+        time.sleep(rest)  # noqa: ASYNC251 - blocks the loop on purpose, without the GIL

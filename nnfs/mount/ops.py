@@ -314,7 +314,7 @@ class Operations(pyfuse3.Operations):
             entry = _unknown(found) if isinstance(found, Dentry) else self.attributes(found)
             if not pyfuse3.readdir_reply(token, name, entry, cookie):
                 break
-            if entry.st_ino and name not in (b".", b".."):
+            if name not in (b".", b".."):
                 self.fs.remember(found.ino)
 
     @guard
@@ -412,10 +412,11 @@ class Operations(pyfuse3.Operations):
 
 
 def _unknown(dentry: Dentry) -> EntryAttributes:
-    """For a name whose inode is damaged: inode number 0 tells the kernel to take note of nothing but the name."""
+    """For a name whose inode is damaged: it is listed; whoever looks closer asks again and gets EIO."""
     entry = EntryAttributes()
-    entry.st_ino = 0
+    entry.st_ino = dentry.ino
     entry.st_mode = dentry.kind << 12
+    entry.entry_timeout = entry.attr_timeout = 0
     return entry
 
 

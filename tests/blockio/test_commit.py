@@ -188,7 +188,7 @@ async def test_reads_while_commits_go_on(tmp_path: Path) -> None:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(look)
-            for version in range(2, 60):
+            for version in range(2, 30):
                 volume.write(inode, 0, bytes([version]) * CHUNK)
                 await volume.committer.sync()
             stop = True
