@@ -11,8 +11,8 @@ import trio
 Args = TypeVarTuple("Args")
 T = TypeVar("T")
 
-GIVE_WAY_EVERY, GIVE_WAY_MOST = 0.0005, 0.002  # seconds
-GIVE_WAY_SHARE = 1 / 200  # of the time that the work has taken so far
+GIVE_WAY_EVERY, GIVE_WAY_MOST = 0.005, 0.002  # seconds
+GIVE_WAY_SHARE = 1 / 50  # of the time that the work has taken so far
 
 
 async def run_fairly(function: Callable[[*Args], T], *args: *Args, limiter: trio.CapacityLimiter | None = None) -> T:
@@ -20,8 +20,8 @@ async def run_fairly(function: Callable[[*Args], T], *args: *Args, limiter: trio
 
     A loop thread that gives the GIL up for microseconds at a time (an LMDB get, a look at a descriptor) takes it back
     before a waiting thread has woken up, and the waiter's switch interval begins anew: a commit of 4 ms took seconds
-    beside a loop that never rested. So the loop rests every 0.5 ms while the work goes on, the longer the longer it
-    takes: a usual commit costs next to nothing, one that starves gets the GIL for itself.
+    beside a loop that never rested. So the loop rests every 5 ms while the work goes on, the longer the longer it
+    takes: what ends sooner costs nothing, what starves gets the GIL for itself.
     """
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
