@@ -192,3 +192,40 @@ async def test_reads_while_commits_go_on(tmp_path: Path) -> None:
                 volume.write(inode, 0, bytes([version]) * CHUNK)
                 await volume.committer.sync()
             stop = True
+
+
+async def test_what_a_failed_commit_cut_stays_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An overlay written after the truncation must not be merged over what the store still has."""
+    async with running(tmp_path / "s") as volume:
+        inode = volume.create(b"f")
+        volume.write(inode, 0, b"old" * (CHUNK // 3))
+        await volume.committer.sync()
+        volume.data.truncate(inode.ino, inode.size, 0, 0)
+        inode.size = 0
+        volume.fs.touch(inode)
+        await failing(volume, monkeypatch, OutOfSpace("full"))
+        inode.size = CHUNK  # ftruncate up again
+        volume.fs.touch(inode)
+        volume.write(inode, 5000, b"new" * 30)
+        expected = bytes(5000) + b"new" * 30 + bytes(CHUNK - 5090)
+        assert await volume.content(inode) == expected
+        await volume.committer.sync()
+        volume.reader.cache.clear()
+        assert await volume.content(inode) == expected
+
+
+async def test_equal_chunks_are_read_ahead_once(tmp_path: Path) -> None:
+    async with running(tmp_path / "s") as volume:
+        inode = volume.create(b"f")
+        volume.write(inode, 0, b"a" * CHUNK + b"b" * CHUNK * 10)
+        await volume.committer.sync()
+        assert bytes(await volume.reader.read(inode, 0, CHUNK)) == b"a" * CHUNK
+        assert await volume.content(inode) == b"a" * CHUNK + b"b" * CHUNK * 10
+
+
+async def test_nothing_to_commit_is_no_reason_to_spin(tmp_path: Path) -> None:
+    async with running(tmp_path / "s") as volume:
+        volume.committer._want_commit()
+        for _ in range(50):
+            await trio.lowlevel.checkpoint()
+        assert volume.committer._wanted <= volume.committer.durable

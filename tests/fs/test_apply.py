@@ -189,3 +189,45 @@ def test_names_of_one_hash(files: Files, monkeypatch: pytest.MonkeyPatch) -> Non
     files.commit()
     assert not files.names.lookup(schema.ROOT_INO, b"other")
     monkeypatch.setattr(schema, "cookie_of", real)
+
+
+def damage(store: Store, table: str, key: bytes, at: int = 3) -> None:
+    with store.write() as txn:
+        record = bytearray(txn.get(table, key) or b"")
+        record[at] ^= 1
+        txn.put(table, key, bytes(record))
+
+
+def test_damaged_statistics_fail_no_write(files: Files) -> None:
+    inode = files.create(b"f")
+    files.commit({inode.ino: ChunkChanges(chunks=chunks(1, 2))})
+    damage(files.store, "total", schema.TOTAL_KEY.pack(0, 0))
+    applied = files.commit({inode.ino: ChunkChanges(chunks={1: None, 2: chunk(9), 3: chunk(3)})})
+    assert not applied.failed
+    assert [bool(number) for number in files.fs.block_numbers(inode, 1, 3)] == [False, True, True]
+
+
+def test_writing_the_same_again_heals_a_rotten_block(files: Files) -> None:
+    one, two = files.create(b"one"), files.create(b"two")
+    files.commit({one.ino: ChunkChanges(chunks=chunks(5))})
+    [number] = files.fs.block_numbers(one, 5, 5)
+    damage(files.store, "payload", schema.FRAGMENT_KEY.pack(number, 0))
+    files.commit({two.ino: ChunkChanges(chunks=chunks(5))})
+    assert files.fs.block_numbers(two, 5, 5) == [number]
+    files.check()
+
+
+def test_a_damaged_orphan_stops_no_commit(files: Files) -> None:
+    inode = files.create(b"f")
+    files.fs.remember(inode.ino)
+    files.commit({inode.ino: ChunkChanges(chunks=chunks(1))})
+    files.names.unlink(schema.ROOT_INO, b"f")
+    files.commit()
+    damage(files.store, "inode", schema.KEY.pack(inode.ino))
+    files.fs.close()
+    files.fs = Filesystem(files.store)
+    files.names = Namespace(files.fs, Xattrs(files.fs))
+    files.create(b"g")
+    files.commit()
+    assert files.store.entries("orphan") == 0
+    assert files.names.lookup(schema.ROOT_INO, b"g")
