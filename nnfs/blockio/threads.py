@@ -15,7 +15,7 @@ GIVE_WAY_EVERY, GIVE_WAY_MOST = 0.005, 0.002  # seconds
 GIVE_WAY_SHARE = 1 / 50  # of the time that the work has taken so far
 
 
-async def run_fairly(function: Callable[[*Args], T], *args: *Args, limiter: trio.CapacityLimiter | None = None) -> T:
+async def run_fairly(function: Callable[[*Args], T], *args: *Args, limiter: trio.CapacityLimiter) -> T:
     """`trio.to_thread.run_sync` for work that needs the GIL often, such as a commit.
 
     A loop thread that gives the GIL up for microseconds at a time (an LMDB get, a look at a descriptor) takes it back
@@ -24,10 +24,11 @@ async def run_fairly(function: Callable[[*Args], T], *args: *Args, limiter: trio
     takes: what ends sooner costs nothing, what starves gets the GIL for itself.
     """
     failure: Exception | None = None
-    async with trio.open_nursery() as nursery:
+    # The limiter first: who only queues must not make the loop rest (hundreds of small batches did, and stopped it).
+    async with limiter, trio.open_nursery() as nursery:
         nursery.start_soon(_give_way)
         try:
-            result = await trio.to_thread.run_sync(function, *args, limiter=limiter)
+            result = await trio.to_thread.run_sync(function, *args)
         except Exception as error:  # noqa: BLE001 - raised below: a nursery would wrap it
             failure = error
         nursery.cancel_scope.cancel()
