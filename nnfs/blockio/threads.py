@@ -11,8 +11,8 @@ import trio
 Args = TypeVarTuple("Args")
 T = TypeVar("T")
 
-GIVE_WAY_EVERY, GIVE_WAY_MOST = 0.005, 0.002  # seconds
-GIVE_WAY_SHARE = 1 / 50  # of the time that the work has taken so far
+GIVE_WAY_EVERY, GIVE_WAY_MOST = 0.005, 0.001  # seconds
+GIVE_WAY_SHARE = 1 / 200  # of the time that the work has taken so far
 
 
 async def run_fairly(function: Callable[[*Args], T], *args: *Args, limiter: trio.CapacityLimiter) -> T:
