@@ -67,7 +67,7 @@ def run(store_path: Path, mountpoint: Path, options: list[str], ready: Callable[
     own = parse_own(mount_options.own)
     sys.setswitchinterval(SWITCH_INTERVAL)
     _keep_buffers()
-    store = open_store(store_path)
+    store = open_store(store_path, read_only=mount_options.read_only)
     try:
         daemon = Daemon(store, mountpoint, mount_options, own, ready)
         trio.run(daemon.main)
@@ -76,7 +76,7 @@ def run(store_path: Path, mountpoint: Path, options: list[str], ready: Callable[
         store.close()
 
 
-def open_store(path: Path) -> Store:
+def open_store(path: Path, *, read_only: bool = False) -> Store:
     """Open a store, or make one where there is nothing. Checks it when it was not closed cleanly."""
     if not path.exists() or (path.is_dir() and env.is_empty(path)):
         log.info("creating a store in %s", path)
@@ -84,14 +84,14 @@ def open_store(path: Path) -> Store:
     unclean_file = path / env.DATA_FILE
     store = Store.open(path)
     try:
-        _check(store, unclean_file)
+        _check(store, unclean_file, read_only=read_only)
     except BaseException:
         store.close()
         raise
     return store
 
 
-def _check(store: Store, data_file: Path) -> None:
+def _check(store: Store, data_file: Path, *, read_only: bool) -> None:
     """After an unclean stop look at LMDB's own pages, as far as that takes seconds; fsck does it for any size."""
     for problem in store.problems:
         log.warning("%s: the other copy is used; nnfs fsck --repair renews it", problem)
@@ -100,7 +100,9 @@ def _check(store: Store, data_file: Path) -> None:
     log.info("%s was not cleanly unmounted: nothing is lost that was acknowledged", store.path)
     if data_file.stat().st_size <= VERIFY_MAX:
         problems = verify.page_damage(data_file)
-        if problems:
+        if problems and read_only:
+            log.error("%s: damaged pages (%s); what can be read is read", store.path, problems[0])
+        elif problems:
             raise StoreDamaged(f"{store.path}: damaged pages after an unclean stop ({problems[0]}); run nnfs fsck")
 
 
