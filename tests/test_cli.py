@@ -85,7 +85,7 @@ def test_every_command_has_help_with_examples(name: str, capsys: pytest.CaptureF
         (["umount", "/etc"], 2, "not mounted"),
         (["umount", "/proc"], 2, "a mount of type proc"),
         (["fsck", "/nowhere"], 8, "not a directory"),
-        (["backup", "/etc", "/tmp/x"], 2, "neither a store"),
+        (["backup", "/etc", "/tmp/copy.mdb"], 2, "neither a store"),
     ],
 )
 def test_wrong_arguments(args: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
