@@ -29,11 +29,9 @@ def computed(fs: Filesystem, inode: Inode, name: bytes) -> bytes | None:
 
 def codecs(store: Store, ino: int) -> bytes:
     """Return the value of `CODECS`: visits all of a file's blocks, so not on the loop."""
-    snapshot = store.read()
-    try:
-        lines = report.stat_report(snapshot, ino)["codecs"]
-    except UsageError:
-        lines = []  # not committed yet
-    finally:
-        snapshot.close()
+    with store.read() as snapshot:
+        try:
+            lines = report.stat_report(snapshot, ino)["codecs"]
+        except UsageError:
+            lines = []  # not committed yet
     return " ".join(f"{line['codec']}:{line['chunks']}" for line in lines).encode() or b"-"

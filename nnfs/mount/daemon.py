@@ -21,7 +21,7 @@ from nnfs.blockio.dirty import DirtyData
 from nnfs.blockio.reader import Reader
 from nnfs.blockio.space import Space
 from nnfs.config import Options, parse_own
-from nnfs.errors import NnfsError, StoreDamaged
+from nnfs.errors import MountError, NnfsError, StoreDamaged
 from nnfs.fs import report
 from nnfs.fs.apply import apply
 from nnfs.fs.backup import backup
@@ -144,6 +144,7 @@ class Daemon:
                 except Exception:
                     # The connection was aborted, or there is a bug below the handlers: what is in memory is saved.
                     log.exception("requests are not served any more; unmounting")
+                    self.exit_code = MountError.exit_code
                 notify.stopping("writing what is left")
                 await self._finish()
                 nursery.cancel_scope.cancel()
@@ -228,11 +229,8 @@ class Daemon:
         return await trio.to_thread.run_sync(self._stat_now, int(request["ino"]))
 
     def _stat_now(self, ino: int) -> dict[str, Any]:
-        snapshot = self.store.read()
-        try:
+        with self.store.read() as snapshot:
             return report.stat_report(snapshot, ino)
-        finally:
-            snapshot.close()
 
     async def _backup(self, request: dict[str, Any]) -> dict[str, Any]:
         await self.committer.sync()

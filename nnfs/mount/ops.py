@@ -231,11 +231,8 @@ class Operations(pyfuse3.Operations):
             self.fs.proved(ino, "dentry")
 
     def _prove_now(self, ino: int) -> None:
-        snapshot = self.fs.store.read()
-        try:
+        with self.fs.store.read() as snapshot:
             prove(snapshot, ino, "dentry")
-        finally:
-            snapshot.close()
 
     async def _shrinking(self, *directories: int) -> None:
         """Before anything that changes names and needs no space to speak of: works on a full disk, too."""

@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import lmdb
 
@@ -128,6 +128,12 @@ class Snapshot:
         except lmdb.Error as error:
             raise translate(error) from error
         return b"".join(parts)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         self._txn.abort()
@@ -315,12 +321,9 @@ class Store:
         return cls(path, lock, env, tables)
 
     def _load(self) -> None:
-        snapshot = self.read()
-        try:
+        with self.read() as snapshot:
             self.superblock, wrong = load_twice(snapshot, schema.SUPER_KEY, Superblock.unpack)
             self.state, more = load_twice(snapshot, schema.STATE_KEY, State.unpack)
-        finally:
-            snapshot.close()
         self.problems = wrong + more
         if self.superblock.version > schema.FORMAT_VERSION or self.superblock.incompat:
             raise errors.StoreTooNew(
