@@ -226,8 +226,7 @@ def _collect(results: dict[int, object]) -> dict[int, bytes] | None:
 def _load(store: Store, numbers: Sequence[int]) -> list[object]:
     """Fetch blocks in one read txn: plain bytes, or (header, payload) for slow codecs, or what went wrong."""
     results: list[object] = []
-    snapshot = store.read()
-    try:
+    with store.read() as snapshot:
         for number in numbers:
             try:
                 block = load_block(snapshot, number)
@@ -239,8 +238,6 @@ def _load(store: Store, numbers: Sequence[int]) -> list[object]:
                 results.append((block, payload) if slow else decode_verified(number, block, payload))
             except NnfsError as error:
                 results.append(error)
-    finally:
-        snapshot.close()
     return results
 
 

@@ -106,11 +106,8 @@ def stat(args: argparse.Namespace) -> int:
     def offline(store: Store) -> dict[str, Any]:
         from nnfs.fs import report
 
-        snapshot = store.read()
-        try:
+        with store.read() as snapshot:
             return report.stat_report(snapshot, ino)
-        finally:
-            snapshot.close()
 
     answer = {"path": os.fspath(place.path), **_answer(place, "stat", offline, ino=ino)}
     if args.json:

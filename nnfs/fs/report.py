@@ -45,16 +45,13 @@ def _codec_line(snapshot: Snapshot, number: int, model: int, chunks: int, plain:
 
 def df_report(store: Store) -> dict[str, Any]:
     """Bytes of the whole store as of its last commit: logical (per file), stored (payloads), physical (on disk)."""
-    snapshot = store.read()
-    try:
+    with store.read() as snapshot:
         state: State = load_twice(snapshot, schema.STATE_KEY, State.unpack)[0]
         codecs = []
         for key, record in snapshot.range("total", b""):
             total, (number, model) = Total.unpack(key, record), schema.TOTAL_KEY.unpack(key)
             if total.blocks:
                 codecs.append(_codec_line(snapshot, number, model, total.blocks, total.plain, total.stored))
-    finally:
-        snapshot.close()
     return {
         "store": str(store.path),
         "uuid": store.superblock.uuid.hex(),

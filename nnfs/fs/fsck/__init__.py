@@ -129,8 +129,7 @@ def check(store: Store, *, data: bool, repair: bool, progress: Progress) -> Repo
 
 
 def _round(store: Store, data: bool, progress: Progress) -> Context:
-    snapshot = store.read()
-    try:
+    with store.read() as snapshot:
         context = Context(store, snapshot, store.state, data=data, progress=progress)
         for key, unpack in ((schema.SUPER_KEY, Superblock.unpack), (schema.STATE_KEY, State.unpack)):
             for line in load_twice(snapshot, key, unpack)[1]:
@@ -144,8 +143,6 @@ def _round(store: Store, data: bool, progress: Progress) -> Context:
         Blocks(context).run()
         _check_state(context)
         _name_files(context, snapshot)
-    finally:
-        snapshot.close()
     return context
 
 
