@@ -1,0 +1,130 @@
+"""The codecs by name, all with one interface: many chunks in, many payloads out, and back.
+
+Settings of the classical ones: zstd: one frame with content size, no checksum; xz: preset 9e, .xz container with CRC64;
+PPMd: variant H, order 6, 16 MB, the raw stream; brotli: quality 11, lgwin 24.
+"""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+from collections.abc import Callable, Sequence
+from typing import Any
+
+Payload = bytes | None  # None: does not become smaller, so it is stored as it is
+
+
+class Missing(Exception):
+    """A codec that this machine has not: says what to install."""
+
+
+class Simple:
+    """A codec that takes chunks one by one."""
+
+    at_once = 1
+
+    def __init__(self, encode: Callable[[bytes], Payload], decode: Callable[[bytes, int], bytes]) -> None:
+        self._encode, self._decode = encode, decode
+
+    def encode(self, plains: Sequence[bytes]) -> list[Payload]:
+        return [self._encode(plain) for plain in plains]
+
+    def decode(self, payloads: Sequence[tuple[bytes, int]]) -> list[bytes]:
+        return [self._decode(payload, length) for payload, length in payloads]
+
+
+class Batched:
+    """A cold codec of nnfs: all chunks of a path at once."""
+
+    at_once = 1 << 30
+
+    def __init__(self, codec: Any) -> None:
+        self._codec = codec
+
+    def encode(self, plains: Sequence[bytes]) -> list[Payload]:
+        return list(self._codec.encode_many(list(plains)))
+
+    def decode(self, payloads: Sequence[tuple[bytes, int]]) -> list[bytes]:
+        plains = self._codec.decode_many(list(payloads))
+        for plain in plains:
+            if isinstance(plain, Exception):
+                raise plain
+        return list(plains)
+
+
+def _raw() -> Simple:
+    return Simple(lambda plain: plain, lambda payload, length: payload[:length])
+
+
+def _zstd() -> Simple:
+    import zstandard
+
+    coder, decoder = zstandard.ZstdCompressor(level=19), zstandard.ZstdDecompressor()
+    return Simple(coder.compress, lambda payload, length: decoder.decompress(payload, max_output_size=length))
+
+
+def _xz() -> Simple:
+    return Simple(
+        lambda plain: lzma.compress(plain, check=lzma.CHECK_CRC64, preset=9 | lzma.PRESET_EXTREME),
+        lambda payload, _length: lzma.decompress(payload),
+    )
+
+
+def _bzip2() -> Simple:
+    return Simple(lambda plain: bz2.compress(plain, 9), lambda payload, _length: bz2.decompress(payload))
+
+
+def _ppmd() -> Simple:
+    import pyppmd
+
+    order, memory = 6, 16 << 20
+
+    def encode(plain: bytes) -> bytes:
+        encoder = pyppmd.Ppmd7Encoder(order, memory)
+        return bytes(encoder.encode(plain) + encoder.flush())
+
+    def decode(payload: bytes, length: int) -> bytes:
+        decoder = pyppmd.Ppmd7Decoder(order, memory)
+        plain = decoder.decode(payload, length)
+        if len(plain) < length:  # the last symbols may need bytes that the encoder did not have to write
+            plain += decoder.decode(b"\0", length - len(plain))
+        return bytes(plain)
+
+    return Simple(encode, decode)
+
+
+def _brotli() -> Simple:
+    import brotli
+
+    return Simple(
+        lambda plain: bytes(brotli.compress(plain, quality=11, lgwin=24)),
+        lambda payload, _length: bytes(brotli.decompress(payload)),
+    )
+
+
+CLASSICAL: dict[str, Callable[[], Simple]] = {
+    "raw": _raw,
+    "zstd-19": _zstd,
+    "xz": _xz,
+    "bzip2": _bzip2,
+    "ppmd": _ppmd,
+    "brotli": _brotli,
+}
+
+
+def named(name: str, device: str, threads: int) -> Simple | Batched:
+    """The codec of this name, ready to code. Raises `Missing`."""
+    if name in CLASSICAL:
+        try:
+            return CLASSICAL[name]()
+        except ImportError as error:
+            raise Missing(f"{error.name} is not installed (pip install '.[bench]')") from error
+    try:
+        from nnfs.codec.catalogue import Catalogue
+    except ImportError as error:
+        raise Missing(str(error)) from error
+    try:
+        codec = Catalogue(device, threads).named(name)
+    except (ImportError, KeyError) as error:
+        raise Missing(str(error)) from error
+    return Batched(codec) if hasattr(codec, "encode_many") else Simple(codec.encode, codec.decode)
