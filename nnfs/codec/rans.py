@@ -1,0 +1,126 @@
+"""Binary range-asymmetric numeral systems (rANS, Duda 2013): bits with 16-bit probabilities, 32-bit states, 16-bit words.
+
+Bits come in the coding order of a chunk cut into lanes: column by column, in a column bit 7 to bit 0, of each bit lane by lane;
+the bits of lane i go through state i mod `states`. The encoder runs through them backwards, so that the decoder can follow
+forwards, one column at a time.
+
+Stream: the states, then the words in the order in which the decoder takes them, all big-endian.
+
+- One state: the encoder starts from 0 and the decoder takes a word whenever its state is below 2^16 and there are words left. Nothing is
+  lost but the rounding to a byte: the state takes 3 or 4 bytes, told apart by the stream's length (words are even), and fewer when
+  there is no word at all.
+- More states: each starts from 2^16, so that it is always known which state takes the next word; a bitmap of one bit per state (high bit first) tells
+  whether it takes 3 or 4 bytes.
+
+The final states must be the starting ones and no word may be left over: a check of 16 bits per state and more.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from nnfs.errors import CodecError
+
+MAX_STATES = 256
+LOW = 1 << 16  # a state below takes a word
+
+Words = npt.NDArray[np.uint8]
+States = npt.NDArray[np.int64]
+
+
+@njit(cache=True, nogil=True)
+def decode_bit(states, w, p1, stream, cursor):  # type: ignore[no-untyped-def]
+    """Return the next bit of state `w`, given its probability of being 1. Never reads beyond the stream; `cursor[0]` is where it stands."""
+    x = states[w]
+    low = x & 0xFFFF
+    if low < p1:
+        bit = 1
+        x = p1 * (x >> 16) + low
+    else:
+        bit = 0
+        x = (65536 - p1) * (x >> 16) + low - p1
+    if x < 65536:
+        at = cursor[0]
+        if at + 2 <= stream.size:
+            x = x << 16 | np.int64(stream[at]) << 8 | np.int64(stream[at + 1])
+            cursor[0] = at + 2
+    states[w] = x
+    return bit
+
+
+@njit(cache=True, nogil=True)
+def _encode(plain, lanes, probs, states, words):  # type: ignore[no-untyped-def]
+    """Encode backwards. `probs` (columns, lanes, 8). Returns where the first word starts: `words` is filled from its end."""
+    size = plain.size
+    columns = (size + lanes - 1) // lanes
+    width = states.size
+    at = words.size
+    for t in range(columns - 1, -1, -1):
+        active = (size - t + columns - 1) // columns
+        for k in range(7, -1, -1):
+            for lane in range(active - 1, -1, -1):
+                bit = plain[lane * columns + t] >> (7 - k) & 1
+                p1 = np.int64(probs[t, lane, k])
+                x = states[lane % width]
+                if bit:
+                    f, start = p1, np.int64(0)
+                else:
+                    f, start = 65536 - p1, p1
+                if x >= f << 16:
+                    at -= 2
+                    words[at] = x >> 8 & 255
+                    words[at + 1] = x & 255
+                    x >>= 16
+                states[lane % width] = (x // f) << 16 | (x % f + start)
+    return at
+
+
+def encode(plain: npt.NDArray[np.uint8], lanes: int, probs: npt.NDArray[np.uint16], states: int = 1) -> bytes:
+    """Return the stream of a chunk whose bits have these probabilities, `probs` (columns, lanes, 8) in [1, 65535]."""
+    values = np.full(states, LOW if states > 1 else 0, np.int64)
+    words = np.empty(2 * 8 * plain.size + 2, np.uint8)  # a bit costs at most 16
+    at = _encode(plain, lanes, probs, values, words)
+    body = words[at:].tobytes()
+    if states == 1:
+        x = int(values[0])
+        if body:
+            return x.to_bytes(3 if x < 1 << 24 else 4, "big") + body
+        return x.to_bytes((x.bit_length() + 7) // 8, "big")
+    wide = [int(x) >= 1 << 24 for x in values]
+    bitmap = bytearray((states + 7) // 8)
+    for i, four in enumerate(wide):
+        bitmap[i // 8] |= four << (7 - i % 8)
+    return bytes(bitmap) + b"".join(int(x).to_bytes(3 + four, "big") for x, four in zip(values, wide, strict=True)) + body
+
+
+def start(stream: bytes, states: int = 1) -> tuple[States, Words, npt.NDArray[np.int64]]:
+    """Return (states, words, cursor) to decode with. Raises `CodecError` when the stream is too short for its states."""
+    if not 1 <= states <= MAX_STATES:
+        raise CodecError(f"rANS: {states} states")
+    if states == 1:
+        head = len(stream) if len(stream) <= 2 else 4 - len(stream) % 2
+        sizes, at = [head], 0
+    else:
+        at = (states + 7) // 8
+        bitmap = stream[:at]
+        if len(bitmap) < at:
+            raise CodecError("rANS: stream ends in its head")
+        sizes = [3 + (bitmap[i // 8] >> (7 - i % 8) & 1) for i in range(states)]
+    if len(stream) < at + sum(sizes):
+        raise CodecError("rANS: stream ends in its head")
+    values = np.empty(states, np.int64)
+    for i, n in enumerate(sizes):
+        values[i] = int.from_bytes(stream[at : at + n], "big")
+        at += n
+    if states > 1 and values.min() < LOW:
+        raise CodecError("rANS: impossible state")
+    return values, np.frombuffer(stream, np.uint8, offset=at), np.zeros(1, np.int64)
+
+
+def finish(values: States, words: Words, cursor: npt.NDArray[np.int64]) -> None:
+    """Check that decoding ended where encoding began. Raises `CodecError`."""
+    begin = LOW if values.size > 1 else 0
+    if int(cursor[0]) != words.size or (values != begin).any():
+        raise CodecError("rANS: the stream does not end as it was begun")

@@ -1,0 +1,77 @@
+"""What the mixer conditions on: per lane a small record of the past, from it the hashes of the contexts of the next byte.
+
+All of it is integers (64 bit, wrapping). A lane sees its own past only here; what other lanes have seen reaches it through the shared tables.
+"""
+
+from __future__ import annotations
+
+from numba import njit
+
+CONTEXTS = 13
+RECORD = 12  # fields of a lane's record:
+LAST, WORD, WORD_BEFORE, LINE, LINE_BEFORE = 0, 1, 2, 3, 4  # last 8 bytes, word hashes, first columns of this line and the one before
+POINT, LENGTH, MISSES = 5, 6, 7  # of the match models: two of each, at POINT + 3 m
+
+_A = 0x2545F4914F6CDD1D
+_B = 0x1B873593CC9E2D51
+_WORD = 0x2F0B4C47
+
+
+@njit(cache=True, nogil=True)
+def _hash(value, index):  # type: ignore[no-untyped-def]
+    h = (value + index * _B + 1) * _A
+    h ^= h >> 31
+    return h * _B
+
+
+@njit(cache=True, nogil=True)
+def hashes(plain, base, t, stride, record, out):  # type: ignore[no-untyped-def]
+    """Set the 13 context hashes of column t of a lane whose bytes start at `base`."""
+    c8 = record[LAST]
+    c1 = c8 & 0xFF
+    word, before = record[WORD], record[WORD_BEFORE]
+    column = t - record[LINE]
+    at = record[LINE_BEFORE] + column
+    above = 0
+    if at < record[LINE]:
+        above = plain[base + at]
+    out[0] = 0
+    out[1] = _hash(c1, 1)
+    out[2] = _hash(c8 & 0xFFFF, 2)
+    out[3] = _hash(c8 & 0xFFFFFF, 3)
+    out[4] = _hash(c8 & 0xFFFFFFFF, 4)
+    out[5] = _hash(c8 & 0xFFFFFFFFFF, 5)
+    out[6] = _hash(c8 & 0xFFFFFFFFFFFF, 6)
+    out[7] = _hash(word * 256 + c1, 7)
+    out[8] = _hash((word + before * 0x9E3779B1) * 256 + c1, 8)
+    out[9] = _hash(c8 & 0xFFFF00, 9)
+    out[10] = _hash(c8 & 0xF8F8F8FF | (t & 3) << 40, 10)
+    if stride > 0:
+        up = 0
+        up2 = 0
+        if t >= stride:
+            up = plain[base + t - stride]
+        if t >= 2 * stride:
+            up2 = plain[base + t - 2 * stride]
+        out[11] = _hash(c1 << 8 | up, 11)
+        out[12] = _hash((t % stride) << 16 | up << 8 | up2, 12)
+    else:
+        out[11] = _hash(above << 8 | c1, 11)
+        out[12] = _hash(above << 8 | min(column, 255), 12)
+
+
+@njit(cache=True, nogil=True)
+def advance(t, byte, record):  # type: ignore[no-untyped-def]
+    """Take the byte of column t into the record (its match models apart)."""
+    record[LAST] = record[LAST] << 8 | byte
+    letter = byte
+    if 65 <= byte <= 90:
+        letter = byte + 32
+    if byte >= 128 or 97 <= letter <= 122:
+        record[WORD] = (record[WORD] + letter + 1) * _WORD & 0x3FFFFFFFFFFF
+    elif record[WORD] != 0:
+        record[WORD_BEFORE] = record[WORD]
+        record[WORD] = 0
+    if byte == 10:
+        record[LINE_BEFORE] = record[LINE]
+        record[LINE] = t + 1

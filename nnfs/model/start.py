@@ -1,0 +1,57 @@
+"""The values that the mixer starts from: trained offline (`nnfs.train.mixing`), kept beside this module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class StartValues:
+    """One set: with a network or without."""
+
+    maps: npt.NDArray[np.uint32]  # (contexts, 256)
+    match_maps: npt.NDArray[np.uint32]  # (matches, 512)
+    weights: npt.NDArray[np.int32]  # (weights, inputs)
+    weights_last: npt.NDArray[np.int32]  # (256, sets)
+    refine: npt.NDArray[np.uint32]  # (maps, buckets)
+
+    def rates(self, lanes: int) -> tuple[int, ...]:
+        """Return the parameters of learning for a chunk of this many lanes."""
+        return (600 if lanes == 1 else 300, 20, 255, 255)
+
+
+@cache
+def start_values(network: bool) -> StartValues:
+    """Return the start values with or without a network."""
+    return untrained(network)
+
+
+def untrained(network: bool) -> StartValues:
+    """Return plausible values to train from."""
+    from nnfs.model import mixing as m
+    from nnfs.model.history import COUNTS
+    from nnfs.model.logistic import LIMIT, SQUASH
+
+    counts = COUNTS.astype(np.int64)
+    p = (counts[:, 1] * 10 + 4) * 4194303 // (counts.sum(1) * 10 + 8)
+    maps = np.repeat((p << 10)[None], m.CONTEXTS, 0).astype(np.uint32)
+    length = np.arange(512) >> 4
+    right = 4194303 - 4194303 // (length * 2 + 3)
+    match_maps = np.where(np.arange(512) & 1, right, 4194303 - right) << 10
+    weights = np.zeros((m.WEIGHTS, m.INPUTS), np.int32)
+    weights[:, : m.CONTEXTS] = 8192 if network else 16384
+    weights[:, 2 * m.CONTEXTS : 2 * m.CONTEXTS + 2 * m.MATCHES : 2] = 8192 if network else 16384
+    weights[:, m.NETWORK] = 49152 if network else 0
+    steps = np.clip(np.arange(m.CERTAIN) * 180 - 2880, -LIMIT, LIMIT)
+    refine = np.repeat(((SQUASH[steps + LIMIT].astype(np.int64) << 16) | 6)[None], m.REFINED, 0)
+    return StartValues(
+        maps,
+        np.repeat(match_maps[None], m.MATCHES, 0).astype(np.uint32),
+        weights,
+        np.full((256, m.SETS), 65536 // m.SETS, np.int32),
+        refine.astype(np.uint32),
+    )
