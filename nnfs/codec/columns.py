@@ -35,7 +35,7 @@ def decode_column(stack, c, t, frequencies, states, words, cursor):  # type: ign
     so_far = np.ones(active, np.int64)
     totals = np.zeros(active, np.int64)
     for lane in range(active):
-        begin(s, lanes, columns, lane, t)
+        begin(s, columns, lane, t)
         if network:
             total = np.int64(0)
             for i in range(256):
@@ -57,7 +57,7 @@ def decode_column(stack, c, t, frequencies, states, words, cursor):  # type: ign
     for lane in range(active):
         s.plain[lane * columns + t] = so_far[lane] & 255
     for lane in range(active):
-        learn(s, lanes, columns, lane, t)
+        learn(s, columns, lane, t)
 
 
 @njit(cache=True, nogil=True)

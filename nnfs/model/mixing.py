@@ -124,7 +124,7 @@ def _find_or_make(s, h, c0):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _match(s, lanes, columns, lane, t, m):  # type: ignore[no-untyped-def]
+def _match(s, columns, lane, t, m):  # type: ignore[no-untyped-def]
     """Keep or look for a match of model m before column t."""
     r = s.record[lane]
     base = lane * columns
@@ -188,11 +188,11 @@ def _bucket(length):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def begin(s, lanes, columns, lane, t):  # type: ignore[no-untyped-def]
+def begin(s, columns, lane, t):  # type: ignore[no-untyped-def]
     """Prepare a lane for column t: contexts, matches, first nibble."""
     hashes(s.plain, lane * columns, t, s.parameters[P_STRIDE], s.record[lane], s.hashed[lane])
     for m in range(MATCHES):
-        _match(s, lanes, columns, lane, t, m)
+        _match(s, columns, lane, t, m)
     for i in range(CONTEXTS):
         s.lines[lane, i] = _find(s, s.hashed[lane, i], 1)
 
@@ -297,35 +297,37 @@ def predict(s, lane, k, c0, network):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def learn(s, lanes, columns, lane, t):  # type: ignore[no-untyped-def]
-    """Learn the byte of a lane at column t, which is in `plain` now."""
-    base = lane * columns
-    byte = np.int64(s.plain[base + t])
+def learn_bit(s, lane, k, c0, bit):  # type: ignore[no-untyped-def]
+    """Teach the maps and weights that bit k, after the bits in c0, was `bit`."""
     rate = s.parameters[P_RATE]
     rate_last = s.parameters[P_RATE_LAST]
     limit = s.parameters[P_MAP_LIMIT]
-    for k in range(8):
-        bit = byte >> (7 - k) & 1
-        c0 = (byte | 256) >> (8 - k)
-        x = s.inputs[lane, k]
-        key = s.keys[lane, k]
-        target = bit << 16
-        error = (target - SQUASH[key[10] + LIMIT]) * rate_last >> 8
-        for j in range(SETS):
-            s.weights_last[c0, j] += key[4 + j] * error + 32768 >> 16
-            e = (target - SQUASH[key[4 + j] + LIMIT]) * rate >> 8
-            w = s.weights[key[j]]
-            for i in range(INPUTS):
-                w[i] += np.int32(np.int64(x[i]) * e + 32768 >> 16)
-        for i in range(CONTEXTS):
-            state = s.seen[lane, k, i]
-            if state > 0:
-                _learn(s.maps, i, state, bit, limit)
-        for m in range(MATCHES):
-            if key[8 + m] >= 0:
-                _learn(s.match_maps, m, key[8 + m], bit, 1023)
-        _learn(s.refine, key[11], key[13], bit, s.parameters[P_REFINE_LIMIT])
-        _learn(s.refine, key[12], key[13], bit, s.parameters[P_REFINE_LIMIT])
+    x = s.inputs[lane, k]
+    key = s.keys[lane, k]
+    target = bit << 16
+    error = (target - SQUASH[key[10] + LIMIT]) * rate_last >> 8
+    for j in range(SETS):
+        s.weights_last[c0, j] += key[4 + j] * error + 32768 >> 16
+        e = (target - SQUASH[key[4 + j] + LIMIT]) * rate >> 8
+        w = s.weights[key[j]]
+        for i in range(INPUTS):
+            w[i] += np.int32(np.int64(x[i]) * e + 32768 >> 16)
+    for i in range(CONTEXTS):
+        state = s.seen[lane, k, i]
+        if state > 0:
+            _learn(s.maps, i, state, bit, limit)
+    for m in range(MATCHES):
+        if key[8 + m] >= 0:
+            _learn(s.match_maps, m, key[8 + m], bit, 1023)
+    _learn(s.refine, key[11], key[13], bit, s.parameters[P_REFINE_LIMIT])
+    _learn(s.refine, key[12], key[13], bit, s.parameters[P_REFINE_LIMIT])
+
+
+@njit(cache=True, nogil=True)
+def learn_byte(s, columns, lane, t):  # type: ignore[no-untyped-def]
+    """Enter the byte of a lane at column t, which is in `plain` now, into the tables."""
+    base = lane * columns
+    byte = np.int64(s.plain[base + t])
     for i in range(CONTEXTS):
         at = _find_or_make(s, s.hashed[lane, i], 1)
         node = np.int64(1)
@@ -343,6 +345,15 @@ def learn(s, lanes, columns, lane, t):  # type: ignore[no-untyped-def]
         if t >= LEAST[m]:
             s.find[m, _match_hash(s.plain, base + t, LEAST[m])] = base + t + 1
     advance(t, byte, s.record[lane])
+
+
+@njit(cache=True, nogil=True)
+def learn(s, columns, lane, t):  # type: ignore[no-untyped-def]
+    """Learn the byte of a lane at column t, which is in `plain` now."""
+    byte = np.int64(s.plain[lane * columns + t]) | 256
+    for k in range(8):
+        learn_bit(s, lane, k, byte >> (8 - k), byte >> (7 - k) & 1)
+    learn_byte(s, columns, lane, t)
 
 
 @njit(cache=True, nogil=True)
@@ -381,7 +392,7 @@ def encode_path(stack, c, network, out):  # type: ignore[no-untyped-def]
     for t in range(columns):
         active = (size - t + columns - 1) // columns
         for lane in range(active):
-            begin(s, lanes, columns, lane, t)
+            begin(s, columns, lane, t)
             byte = np.int64(s.plain[lane * columns + t]) | 256
             for k in range(8):
                 c0 = byte >> (8 - k)
@@ -390,7 +401,7 @@ def encode_path(stack, c, network, out):  # type: ignore[no-untyped-def]
                 own = np.int64(network[t, lane, k]) if with_network else np.int64(0)
                 out[t, lane, k] = predict(s, lane, k, c0, own)
         for lane in range(active):
-            learn(s, lanes, columns, lane, t)
+            learn(s, columns, lane, t)
 
 
 @njit(cache=True, nogil=True)
