@@ -1,0 +1,301 @@
+"""What the network is told of a position before it predicts: indices into its tables, from the chunk's own past.
+
+A chunk of `size` bytes is `lanes` lanes of `length = ceil(size / lanes)` bytes, the last one shorter; column t is byte t of
+every lane. All features of column t come from the columns before it, of all lanes: `predict` reads the state, `learn` adds
+one column to it, lane 0 first. Encoder, decoder and trainer call the same two functions, so they agree by construction.
+
+The state of one chunk (`State`) holds
+
+- for each order of `ORDERS` a table of the byte last seen in this context, with a check byte and a run length;
+- the position of the last occurrence of every context of `MATCH_MIN` bytes, and each lane's running match;
+- each lane's last 8 bytes and word hash.
+
+Everything is integers and hashing is multiplication modulo 2^64: no machine can disagree.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from nnfs.model.architecture import (
+    AGE_ROW,
+    BYTES,
+    CANDIDATES,
+    INPUTS,
+    MATCH_BIAS,
+    MATCH_BUCKETS,
+    MATCH_ROW,
+    NGRAMS,
+    ORDER_ROW,
+    ORDER_ROWS,
+    ORDERS,
+    RUN_BUCKETS,
+    START,
+)
+
+TABLE_BITS = 17  # log2 of the entries of each order's table, and of the match model's
+MATCH_MIN = 7  # bytes that must agree before a match is believed
+MATCH_VERIFY = 40  # bytes that are compared backwards when a match is found
+
+_PHI = np.uint64(0x9E3779B97F4A7C15)
+_ORDERS = np.array(ORDERS, np.int64)
+_NONE = np.int64(-1)
+_ORDER_COUNT = len(ORDERS)
+_TABLE = 1 << TABLE_BITS
+
+# columns of `lane_state`
+_LAST, _WORD, _PREVIOUS_WORD, _MATCH, _LENGTH = range(5)
+_LANE_FIELDS = 5
+
+
+class State(NamedTuple):
+    """The past of one chunk: what `predict` reads and `learn` writes."""
+
+    plain: NDArray[np.uint8]  # (size,) the chunk, filled as it becomes known
+    lanes: int
+    length: int  # of a lane, in bytes
+    orders: NDArray[np.uint32]  # (orders, 2^TABLE_BITS): check << 16 | byte << 8 | run; 0: empty
+    starts: NDArray[np.int32]  # (2^TABLE_BITS,): 1 + position after the context; 0: empty
+    lane: NDArray[np.uint64]  # (lanes, 5): last 8 bytes, word hash, previous word's hash, match position + 1, its length
+
+
+def new_state(plain: NDArray[np.uint8], lanes: int) -> State:
+    """Return the empty past of a chunk that will stand in `plain`."""
+    return State(
+        plain,
+        lanes,
+        -(-len(plain) // lanes),
+        np.zeros((_ORDER_COUNT, _TABLE), np.uint32),
+        np.zeros(_TABLE, np.int32),
+        np.zeros((lanes, _LANE_FIELDS), np.uint64),
+    )
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _hash(value: np.uint64, salt: int, bits: int) -> np.int64:
+    """Return `bits` well mixed bits of `value`."""
+    mixed = (value + np.uint64(salt)) * np.uint64(0x9E3779B97F4A7C15)
+    mixed ^= mixed >> np.uint64(29)
+    mixed *= np.uint64(0xBF58476D1CE4E5B9)
+    return np.int64(mixed >> np.uint64(64 - bits))
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _low_bytes(last: np.uint64, count: int) -> np.uint64:
+    return last & ((np.uint64(1) << np.uint64(8 * count)) - np.uint64(1))
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _run_bucket(run: int) -> int:
+    return 0 if run <= 1 else 1 if run == 2 else 2 if run <= 5 else 3
+
+
+@njit(cache=True, nogil=True)
+def match_bucket(length: int) -> int:
+    """Return the bucket 0..15 of a match's length: exact up to 9, then about two to an octave, the last from 512."""
+    if length < 10:
+        return max(length - MATCH_MIN, 0)
+    bucket = 3
+    for bound in (12, 14, 16, 20, 24, 32, 48, 64, 96, 128, 256, 512):
+        if length < bound:
+            return bucket
+        bucket += 1
+    return bucket
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _age(known: int) -> int:
+    age = 0
+    while known > 0 and age < 17:
+        known >>= 1
+        age += 1
+    return age
+
+
+@njit(cache=True, nogil=True)
+def predict(
+    plain: NDArray[np.uint8],
+    lanes: int,
+    length: int,
+    orders: NDArray[np.uint32],
+    lane_state: NDArray[np.uint64],
+    column: int,
+    rows: NDArray[np.int32],
+    ngrams: NDArray[np.int32],
+    candidates: NDArray[np.uint8],
+    buckets: NDArray[np.int32],
+    ngram_bits: int,
+) -> None:
+    """Write the features of one column of one chunk.
+
+    `rows` (lanes, INPUTS): rows of the input table. `ngrams` (lanes, 5): row in each n-gram table. `candidates`
+    (lanes, CANDIDATES): proposed bytes, and `buckets` the row of each in the vector of output biases (0: none).
+    """
+    age = _age(column * lanes)
+    for i in range(lanes):
+        last = lane_state[i, _LAST]
+        rows[i, 0] = np.int32(last & np.uint64(255)) if column else START
+        rows[i, 1] = AGE_ROW + age
+        for k in range(_ORDER_COUNT):
+            order = _ORDERS[k]
+            rows[i, 2 + k] = ORDER_ROW + k * ORDER_ROWS
+            candidates[i, k] = 0
+            buckets[i, k] = 0
+            if column >= order:
+                context = _low_bytes(last, order)
+                at = _hash(context, order, TABLE_BITS + 8)
+                entry = orders[k, at >> 8]
+                if entry and np.int64(entry >> np.uint32(16)) == (at & 255):
+                    byte = np.int32((entry >> np.uint32(8)) & np.uint32(255))
+                    bucket = _run_bucket(np.int64(entry & np.uint32(255)))
+                    rows[i, 2 + k] += 1 + byte * RUN_BUCKETS + bucket
+                    candidates[i, k] = byte
+                    buckets[i, k] = 1 + k * RUN_BUCKETS + bucket
+        rows[i, INPUTS - 1] = MATCH_ROW
+        candidates[i, CANDIDATES - 1] = 0
+        buckets[i, CANDIDATES - 1] = 0
+        match = np.int64(lane_state[i, _MATCH]) - 1
+        if match >= 0:
+            byte = np.int32(plain[match])
+            bucket = match_bucket(np.int64(lane_state[i, _LENGTH]))
+            rows[i, INPUTS - 1] += 1 + byte * MATCH_BUCKETS + bucket
+            candidates[i, CANDIDATES - 1] = byte
+            buckets[i, CANDIDATES - 1] = MATCH_BIAS + bucket
+        for k in range(4):
+            order = (2, 3, 4, 6)[k]
+            ngrams[i, k] = _hash(_low_bytes(last, min(order, column)), order, ngram_bits)
+        word = lane_state[i, _WORD]
+        if word == np.uint64(0):
+            word = lane_state[i, _PREVIOUS_WORD] ^ (last & np.uint64(255))
+        ngrams[i, 4] = _hash(word, 7, ngram_bits)
+
+
+@njit(cache=True, nogil=True)
+def learn(
+    plain: NDArray[np.uint8],
+    lanes: int,
+    length: int,
+    orders: NDArray[np.uint32],
+    starts: NDArray[np.int32],
+    lane_state: NDArray[np.uint64],
+    column: int,
+) -> None:
+    """Add column `column` of `plain` to the past."""
+    size = len(plain)
+    # 1. Contexts that ended before this column are now followed by known bytes: only now can a match start there.
+    if column >= MATCH_MIN:
+        for i in range(lanes):
+            position = i * length + column
+            if position < size:
+                at = _hash(_low_bytes(lane_state[i, _LAST], MATCH_MIN), 11, TABLE_BITS)
+                starts[at] = position + 1
+    for i in range(lanes):
+        position = i * length + column
+        if position >= size:
+            lane_state[i, _MATCH] = 0
+            continue
+        byte = np.int64(plain[position])
+        last = lane_state[i, _LAST]
+        for k in range(_ORDER_COUNT):
+            order = _ORDERS[k]
+            if column >= order:
+                at = _hash(_low_bytes(last, order), order, TABLE_BITS + 8)
+                entry = orders[k, at >> 8]
+                run = 1
+                if entry and np.int64(entry >> np.uint32(16)) == (at & 255) and np.int64((entry >> np.uint32(8)) & np.uint32(255)) == byte:
+                    run = min(np.int64(entry & np.uint32(255)) + 1, 255)
+                orders[k, at >> 8] = np.uint32((at & 255) << 16 | byte << 8 | run)
+        last = last << np.uint64(8) | np.uint64(byte)
+        lane_state[i, _LAST] = last
+        _learn_word(lane_state, i, byte)
+        # 2. The running match goes on while it was right, into the next lane's start if need be.
+        match = np.int64(lane_state[i, _MATCH]) - 1
+        matched = np.int64(lane_state[i, _LENGTH])
+        if match >= 0 and np.int64(plain[match]) == byte:
+            match += 1
+            matched += 1
+            if match >= size or match % length > column:
+                match = _NONE
+        else:
+            match = _NONE
+        lane_state[i, _MATCH] = match + 1
+        lane_state[i, _LENGTH] = matched
+    # 3. Lanes without a match look for one; every lane's column is known by now.
+    if column + 1 >= MATCH_MIN:
+        for i in range(lanes):
+            if lane_state[i, _MATCH] == np.uint64(0) and i * length + column + 1 < size:
+                found = np.int64(starts[_hash(_low_bytes(lane_state[i, _LAST], MATCH_MIN), 11, TABLE_BITS)]) - 1
+                if found >= 0:
+                    matched = _verify(plain, length, i * length + column + 1, found)
+                    if matched >= MATCH_MIN:
+                        lane_state[i, _MATCH] = found + 1
+                        lane_state[i, _LENGTH] = matched
+
+
+@njit(cache=True, nogil=True)
+def _verify(plain: NDArray[np.uint8], length: int, here: int, there: int) -> int:
+    """Return how many bytes before `here` and `there` agree, within their lanes and at most MATCH_VERIFY."""
+    bound = min(here % length, there % length, MATCH_VERIFY)
+    count = 0
+    while count < bound and plain[here - 1 - count] == plain[there - 1 - count]:
+        count += 1
+    return count
+
+
+@njit(cache=True, nogil=True)
+def _learn_word(lane_state: NDArray[np.uint64], i: int, byte: int) -> None:
+    """Add a byte to the lane's word: letters of any case and all bytes from 128 belong to words."""
+    folded = byte | 32 if 65 <= byte <= 90 else byte
+    if 97 <= folded <= 122 or folded >= 128:
+        lane_state[i, _WORD] = (lane_state[i, _WORD] + np.uint64(folded + 1)) * np.uint64(0x9E3779B97F4A7C15)
+    elif lane_state[i, _WORD] != np.uint64(0):
+        lane_state[i, _PREVIOUS_WORD] = lane_state[i, _WORD]
+        lane_state[i, _WORD] = 0
+
+
+class Features(NamedTuple):
+    """Features of a whole chunk, by column: what the parallel path of the encoder and the trainer read."""
+
+    rows: NDArray[np.int32]  # (length, lanes, INPUTS)
+    ngrams: NDArray[np.int32]  # (length, lanes, 5)
+    candidates: NDArray[np.uint8]  # (length, lanes, CANDIDATES)
+    buckets: NDArray[np.int32]  # (length, lanes, CANDIDATES)
+
+
+def of_chunk(plain: NDArray[np.uint8], lanes: int, ngram_bits: int) -> Features:
+    """Return the features of every position of a chunk that is known as a whole."""
+    state = new_state(plain, lanes)
+    shape = (state.length, lanes)
+    features = Features(
+        np.empty((*shape, INPUTS), np.int32),
+        np.empty((*shape, len(NGRAMS)), np.int32),
+        np.empty((*shape, CANDIDATES), np.uint8),
+        np.empty((*shape, CANDIDATES), np.int32),
+    )
+    _of_chunk(*state, *features, ngram_bits)
+    return features
+
+
+@njit(cache=True, nogil=True)
+def _of_chunk(
+    plain: NDArray[np.uint8],
+    lanes: int,
+    length: int,
+    orders: NDArray[np.uint32],
+    starts: NDArray[np.int32],
+    lane_state: NDArray[np.uint64],
+    rows: NDArray[np.int32],
+    ngrams: NDArray[np.int32],
+    candidates: NDArray[np.uint8],
+    buckets: NDArray[np.int32],
+    ngram_bits: int,
+) -> None:
+    for t in range(length):
+        predict(
+            plain, lanes, length, orders, lane_state, t, rows[t], ngrams[t], candidates[t], buckets[t], ngram_bits
+        )
+        learn(plain, lanes, length, orders, starts, lane_state, t)

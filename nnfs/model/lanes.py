@@ -1,0 +1,11 @@
+"""How a chunk is cut into lanes that are stepped together."""
+
+from __future__ import annotations
+
+LANE = 4096  # bytes of a lane at which a chunk is given another one
+MAX_LANES = 32
+
+
+def lanes_for(size: int) -> int:
+    """Return the number of lanes of a chunk of `size` bytes."""
+    return max(1, min(MAX_LANES, -(-size // LANE)))

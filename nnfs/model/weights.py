@@ -1,0 +1,194 @@
+"""A network's weights as they are stored: integers, an architecture, a fingerprint.
+
+The file is safetensors: the tensors of `Weights`, and in its metadata the architecture and the provenance (how it was trained,
+on what). The fingerprint is the BLAKE2b-256 of architecture and tensors; it names the model for ever, whatever the provenance says.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from nnfs.errors import ModelMissing
+from nnfs.model.architecture import BIASES, BYTES, INPUT_ROWS, Architecture
+from nnfs.model.units import MAX_SHIFT, MULTIPLIER_LIMIT, TABLE, pre_shift
+
+FINGERPRINT_SIZE = 32  # bytes
+
+Int8 = NDArray[np.int8]
+Int32 = NDArray[np.int32]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Product:
+    """int8 weights, and how their sums become the next integers."""
+
+    weight: Int8  # (outputs, inputs), within +-127
+    multiplier: Int32  # (outputs,)
+    shift: int
+
+    @property
+    def pre(self) -> int:
+        """The shift before the multiplication."""
+        return pre_shift(self.weight.shape[1])
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer: attention, then the feed-forward part."""
+
+    qkv: Product  # (heads * head + 2 * kv_heads * head, width): queries, keys, values
+    out: Product  # (width, heads * head)
+    up: Product  # (hidden, width)
+    down: Product  # (width, hidden)
+    distance: Int32  # (heads, window): score of a key by how many positions it lies back
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Weights:
+    """Everything that inference needs."""
+
+    architecture: Architecture
+    inputs: Int8  # (INPUT_ROWS, width)
+    ngrams: tuple[Int8, ...]  # each (2^ngram_bits, its width)
+    layers: tuple[Layer, ...]
+    head: Product  # (256, width)
+    biases: Int32  # (BIASES,)
+    attention_table: Int32  # (TABLE,): 2047 exp(-i/64)
+    frequency_table: Int32  # (TABLE,): 2^20 exp(-i/64)
+
+    def fingerprint(self) -> bytes:
+        """Return the 32 bytes that name this model."""
+        digest = hashlib.blake2b(self.architecture.to_json().encode(), digest_size=FINGERPRINT_SIZE)
+        for name, tensor in sorted(_flat(self).items()):
+            digest.update(f"{name} {tensor.dtype.str} {tensor.shape}".encode())
+            digest.update(np.ascontiguousarray(tensor).tobytes())
+        return digest.digest()
+
+
+def _flat(w: Weights) -> dict[str, NDArray[Any]]:
+    """Return the tensors by name."""
+    tensors: dict[str, NDArray[Any]] = {
+        "inputs": w.inputs,
+        "biases": w.biases,
+        "attention_table": w.attention_table,
+        "frequency_table": w.frequency_table,
+    }
+    for k, table in enumerate(w.ngrams):
+        tensors[f"ngrams.{k}"] = table
+    for name, product in _products(w):
+        tensors |= {
+            f"{name}.weight": product.weight,
+            f"{name}.multiplier": product.multiplier,
+            f"{name}.shift": np.array([product.shift], np.int32),
+        }
+    for k, layer in enumerate(w.layers):
+        tensors[f"layers.{k}.distance"] = layer.distance
+    return tensors
+
+
+def _products(w: Weights) -> Iterator[tuple[str, Product]]:
+    for k, layer in enumerate(w.layers):
+        for part in ("qkv", "out", "up", "down"):
+            yield f"layers.{k}.{part}", getattr(layer, part)
+    yield "head", w.head
+
+
+def save_weights(w: Weights, path: str, provenance: dict[str, str]) -> None:
+    """Write a model file, in one piece or not at all."""
+    part = path + ".part"
+    with open(part, "wb") as file:
+        file.write(save(_flat(w), provenance | {"architecture": w.architecture.to_json()}))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def load_weights(content: bytes) -> Weights:
+    """Return the weights in the bytes of a model file.
+
+    Raises `ModelMissing` for a file that is damaged, or that this nnfs cannot run.
+    """
+    try:
+        tensors = load(content)
+        size = int.from_bytes(content[:8], "little")
+        import json
+
+        metadata = json.loads(content[8 : 8 + size]).get("__metadata__", {})
+        return _checked(tensors, Architecture.from_json(metadata["architecture"]))
+    except (SafetensorError, ValueError, KeyError, IndexError) as error:
+        raise ModelMissing(f"not a model file: {error}") from error
+
+
+class _Reader:
+    """Takes tensors by name, each with the type and shape that the architecture wants."""
+
+    def __init__(self, tensors: dict[str, NDArray[Any]]) -> None:
+        self._tensors = tensors
+
+    def take(self, name: str, dtype: type, *shape: int) -> NDArray[Any]:
+        tensor = self._tensors.pop(name)
+        if tensor.dtype != dtype or tensor.shape != shape:
+            raise ValueError(f"{name} is {tensor.dtype}{tensor.shape}, not {np.dtype(dtype)}{shape}")
+        if dtype is np.int8 and tensor.size and tensor.min() < -127:
+            raise ValueError(f"{name} has a weight of -128: sums would not be exact")
+        return np.ascontiguousarray(tensor)
+
+    def product(self, name: str, outputs: int, inputs: int) -> Product:
+        product = Product(
+            self.take(f"{name}.weight", np.int8, outputs, inputs),
+            self.take(f"{name}.multiplier", np.int32, outputs),
+            int(self.take(f"{name}.shift", np.int32, 1)[0]),
+        )
+        if not 1 <= product.shift <= MAX_SHIFT or not 0 <= product.multiplier.min() <= product.multiplier.max() <= MULTIPLIER_LIMIT:
+            raise ValueError(f"the scale of {name} does not fit int32 arithmetic")
+        return product
+
+    def table(self, name: str, top: int) -> Int32:
+        table = self.take(name, np.int32, TABLE)
+        if not 0 <= table.min() <= table.max() <= top or table[0] != top:
+            raise ValueError(f"{name} is out of range")
+        return table
+
+    def limited(self, name: str, limit: int, *shape: int) -> Int32:
+        tensor = self.take(name, np.int32, *shape)
+        if np.abs(tensor).max() > limit:
+            raise ValueError(f"{name} is out of range")
+        return tensor
+
+
+def _checked(tensors: dict[str, NDArray[Any]], a: Architecture) -> Weights:
+    from nnfs.model.units import ATTENTION_TOP, FREQUENCY_TOP
+
+    reader = _Reader(tensors)
+    queries = a.heads * a.head
+    weights = Weights(
+        a,
+        reader.take("inputs", np.int8, INPUT_ROWS, a.width),
+        tuple(reader.take(f"ngrams.{k}", np.int8, 1 << a.ngram_bits, width) for k, width in enumerate(a.ngram_widths)),
+        tuple(
+            Layer(
+                reader.product(f"layers.{k}.qkv", queries + 2 * a.kv_heads * a.head, a.width),
+                reader.product(f"layers.{k}.out", a.width, queries),
+                reader.product(f"layers.{k}.up", a.hidden, a.width),
+                reader.product(f"layers.{k}.down", a.width, a.hidden),
+                reader.limited(f"layers.{k}.distance", 1 << 24, a.heads, a.window),
+            )
+            for k in range(a.layers)
+        ),
+        reader.product("head", BYTES, a.width),
+        reader.limited("biases", 1 << 24, BIASES),
+        reader.table("attention_table", ATTENTION_TOP),
+        reader.table("frequency_table", FREQUENCY_TOP),
+    )
+    if tensors:
+        raise ValueError(f"unknown tensors: {', '.join(sorted(tensors))}")
+    return weights

@@ -1,0 +1,82 @@
+"""From the parameters that learn to the integers that are stored: the same rounding that training saw."""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal, localcontext
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nnfs.model import weights as stored
+from nnfs.model.units import (
+    ACT_UNIT,
+    ATTENTION_TOP,
+    EMBEDDING_UNIT,
+    FREQUENCY_TOP,
+    HIDDEN_UNIT,
+    LOGIT_UNIT,
+    MAX_SHIFT,
+    MULTIPLIER_LIMIT,
+    RESIDUAL_UNIT,
+    SCORE_UNIT,
+    SQUARE_UNIT,
+    TABLE,
+    pre_shift,
+)
+from nnfs.train.network import Network
+
+
+def quantised(network: Network) -> stored.Weights:
+    """Return the weights that inference runs."""
+    return stored.Weights(
+        network.a,
+        _embedding(network.inputs),
+        tuple(_embedding(table) for table in network.ngrams),
+        tuple(
+            stored.Layer(
+                _product(torch.cat((layer.query.weight, layer.key_value.weight)), ACT_UNIT, ACT_UNIT),
+                _product(layer.out.weight, ACT_UNIT, RESIDUAL_UNIT),
+                _product(layer.up.weight, ACT_UNIT, HIDDEN_UNIT),
+                _product(layer.down.weight, SQUARE_UNIT, RESIDUAL_UNIT),
+                _integers(layer.distance * SCORE_UNIT, 1 << 24).astype(np.int32),
+            )
+            for layer in network.layers
+        ),
+        _product(network.head.weight, ACT_UNIT, LOGIT_UNIT),
+        _integers(network.biases * LOGIT_UNIT, 1 << 24).astype(np.int32),
+        exp_table(ATTENTION_TOP),
+        exp_table(FREQUENCY_TOP),
+    )
+
+
+def exp_table(top: int) -> NDArray[np.int32]:
+    """Return round(top * exp(-i/64)) for i < TABLE, by decimal arithmetic: the same on every machine."""
+    with localcontext() as context:
+        context.prec = 40
+        return np.array([int((Decimal(top) * (Decimal(-i) / 64).exp()).to_integral_value()) for i in range(TABLE)], np.int32)
+
+
+def _integers(x: Tensor, limit: int) -> NDArray[np.float64]:
+    return x.detach().double().round().clamp(-limit, limit).cpu().numpy()
+
+
+def _embedding(table: Tensor) -> NDArray[np.int8]:
+    return _integers(table * EMBEDDING_UNIT, 127).astype(np.int8)
+
+
+def _product(weight: Tensor, unit_in: float, unit_out: float) -> stored.Product:
+    """Scale each row to +-127, and find the multipliers that bring its sums to `unit_out`."""
+    weight = weight.detach().double()
+    scale = weight.abs().amax(1).clamp_min(1e-8) / 127
+    ratio = scale.cpu().numpy() * unit_out / unit_in * 2.0 ** pre_shift(weight.shape[1])
+    shift = min(MAX_SHIFT, math.floor(math.log2(MULTIPLIER_LIMIT / ratio.max())))
+    if shift < 1:
+        raise ValueError("the weights have grown too large to be stored: train with more weight decay")
+    return stored.Product(
+        _integers(weight / scale[:, None], 127).astype(np.int8),
+        np.rint(ratio * 2.0**shift).astype(np.int32),
+        shift,
+    )
