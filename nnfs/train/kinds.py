@@ -100,7 +100,7 @@ _CONFIG = frozenset({"json", "xml", "csv", "small", "sql"})
 
 # One form of file that repeats itself or says little, as the share of its kind that it may have.
 FORM_SHARE = {
-    "mo": 0.10,
+    "mo": 0.05,
     "po": 0.15,
     "copyright": 0.03,
     "changelog": 0.15,

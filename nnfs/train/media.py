@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import random
 import struct
@@ -19,11 +20,11 @@ def pictures(data: bytes, name: str) -> Iterator[tuple[str, bytes]]:
     of JPEG are gone. PPM mostly, some BMP, grey PGM, and 16-bit PGM and headerless samples. Raises OSError, ValueError
     for what is no picture and ImportError without Pillow."""
     try:
-        from PIL import Image
+        image = importlib.import_module("PIL.Image")
     except ImportError as error:
         raise ImportError("decoding photographs wants Pillow: pip install pillow") from error
     rng = random.Random(zlib.crc32(name.encode(errors="surrogateescape")))
-    with Image.open(io.BytesIO(data)) as opened:
+    with image.open(io.BytesIO(data)) as opened:
         if min(opened.size) < 900 or opened.size[0] * opened.size[1] > 90_000_000:
             return
         picture = opened.convert("RGB")
@@ -34,7 +35,7 @@ def pictures(data: bytes, name: str) -> Iterator[tuple[str, bytes]]:
         if box[0] > picture.size[0] or box[1] > picture.size[1]:
             size, box = (picture.size[0] // 2, picture.size[1] // 2), [picture.size[0], picture.size[1]]
         left, top = (rng.randint(0, picture.size[axis] - box[axis]) for axis in (0, 1))
-        part = picture.resize(size, Image.Resampling.LANCZOS, (left, top, left + box[0], top + box[1]))
+        part = picture.resize(size, image.Resampling.LANCZOS, (left, top, left + box[0], top + box[1]))
         yield _encoded(np.asarray(part, np.uint8), rng.random())
 
 

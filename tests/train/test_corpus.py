@@ -12,7 +12,7 @@ import pytest
 
 np = pytest.importorskip("numpy")
 
-from nnfs.train import build, kinds, unpack  # noqa: E402
+from nnfs.train import build, fetch, kinds, unpack  # noqa: E402
 from nnfs.train.__main__ import main  # noqa: E402
 from nnfs.train.corpus import CHUNK, Corpus  # noqa: E402
 from nnfs.train.languages import language  # noqa: E402
@@ -290,3 +290,43 @@ def test_command(tmp_path: Path, raw: Path, capsys: pytest.CaptureFixture[str]) 
     write(raw, "a/1.txt", prose(1, 5000))
     assert main(["corpus", "--out", str(tmp_path / "c"), str(raw)]) == 0
     assert files(Corpus(str(tmp_path / "c")), "prose") == [prose(1, 5000)]
+
+
+def test_photographs_become_raw_pixels(tmp_path: Path, raw: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    noise = np.random.default_rng(1).integers(0, 256, (1100, 1700, 3), np.uint8)
+    for number in range(6):
+        image.fromarray(np.roll(noise, 97 * number)).save(raw / f"photo{number}.png")
+    corpus = built(tmp_path, raw)
+    made = files(corpus, "image")
+    assert len(made) >= 6
+    for data in made:
+        magic, *sizes = data[:20].split()
+        if magic == b"P6":
+            assert len(data) == 3 * int(sizes[0]) * int(sizes[1]) + len(b"P6\n%s %s\n255\n" % (sizes[0], sizes[1]))
+
+
+# ------------------------------------------------------------------------------------------------------------ fetching
+
+
+def test_fetch_uses_the_clients_that_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bin").mkdir()
+    for name, script in (("npm", 'echo x > "$2-1.0.0.tgz"; [ "$2" != d3 ]'), ("pip", "exit 1")):
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr("nnfs.train.fetch.sys.executable", str(tmp_path / "bin" / "pip"))
+    made = fetch.fetch(str(tmp_path / "raw"))
+    assert (tmp_path / "raw" / "npm" / "lodash-1.0.0.tgz").exists()
+    said = capsys.readouterr().err
+    assert "debian: skipped, there is no apt-get" in said
+    assert "npm: not to be had: d3" in said
+    assert "pypi-source: not to be had: aiohttp " in said
+    assert all(Path(folder).is_dir() for folder in made)
+    assert not list((tmp_path / "raw" / "debian").iterdir())
+
+    (tmp_path / "bin" / "npm").write_text("#!/bin/sh\nexit 9\n")  # nothing is fetched twice
+    fetch.fetch(str(tmp_path / "raw"))
+    assert "npm: not" not in capsys.readouterr().err
