@@ -31,7 +31,7 @@ from torch import Tensor
 from nnfs.model.architecture import Architecture
 from nnfs.train.corpus import Corpus
 from nnfs.train.network import Network
-from nnfs.train.rows import PAD, Rows, batches
+from nnfs.train.rows import PAD, PIECES, Rows, batches
 
 MUON_RATE, MUON_DECAY = 0.02, 0.02
 RATES = {"inputs": 2e-3, "ngrams": 2e-3, "head": 2e-3, "biases": 5e-3, "distance": 5e-3}
@@ -209,7 +209,7 @@ class Feeder:
     """A thread that prepares batches ahead."""
 
     def __init__(self, plan: Plan, architecture: Architecture, seed: str) -> None:
-        self._source = batches(Corpus(plan.corpus), plan.batch, plan.time, architecture.ngram_bits, seed)
+        self._source = batches(Corpus(plan.corpus, take=PIECES * plan.time), plan.batch, plan.time, architecture.ngram_bits, seed)
         self._queue: queue.Queue[tuple[list[Tensor], dict[str, int]]] = queue.Queue(4)
         self._device = plan.device
         self._closed = False

@@ -1,0 +1,95 @@
+"""The CPU engine: products by `torch._int_mm` (or float32), everything between them by numba."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nnfs.model import kernels
+from nnfs.model.features import Features
+from nnfs.model.reference import Multiply, norm_numerator
+from nnfs.model.weights import Product, Weights
+
+KEEP = 64  # columns that are stepped before the caches are moved back to their start
+
+
+class _Buffers:
+    """Work space for `rows` rows."""
+
+    def __init__(self, weights: Weights, rows: int) -> None:
+        a = weights.architecture
+        self.x = np.empty((rows, a.width), np.int32)
+        self.u, self.attended = np.empty((rows, a.width), np.int8), np.empty((rows, a.heads * a.head), np.int8)
+        self.hidden = np.empty((rows, a.hidden), np.int8)
+        self.u_t, self.attended_t = torch.from_numpy(self.u), torch.from_numpy(self.attended)
+        self.hidden_t = torch.from_numpy(self.hidden)
+        self.frequencies = np.empty((rows, 256), np.uint32)
+
+
+class CpuModel:
+    """A model's weights ready for the CPU; engines of any number of lanes share it."""
+
+    def __init__(self, weights: Weights, product: Any) -> None:
+        self.weights, self.product = weights, product
+        self.transposed: dict[int, Any] = {}
+
+
+class _CpuProduct:
+    def __init__(self, product: Product) -> None:
+        self.weight = torch.from_numpy(product.weight).t()
+        self.scale = (product.multiplier, product.pre, product.shift)
+
+    def __call__(self, x: torch.Tensor) -> NDArray[np.int32]:
+        return torch._int_mm(x, self.weight).numpy()
+
+
+class CpuEngine:
+    """The network for `lanes` lanes side by side, from their first column on, at most `columns` columns in one call."""
+
+    def __init__(self, weights: Weights, lanes: int, columns: int = 1) -> None:
+        a = self.a = weights.architecture
+        self.weights, self.lanes, self.columns = weights, lanes, columns
+        self.numerator = norm_numerator(a.width)
+        self.products = [[_CpuProduct(p) for p in (l.qkv, l.out, l.up, l.down)] for l in weights.layers]
+        self.head = _CpuProduct(weights.head)
+        self.distances = [np.ascontiguousarray(l.distance[:, ::-1]) for l in weights.layers]
+        self.capacity = a.window - 1 + max(columns, KEEP)
+        shape = (lanes, a.kv_heads)
+        self.keys = [np.zeros((*shape, self.capacity, a.head), np.int8) for _ in weights.layers]
+        self.values = [np.zeros((*shape, a.head, self.capacity), np.int8) for _ in weights.layers]
+        self.at, self.known = a.window - 1, 0
+        self.buffers = _Buffers(weights, lanes * columns)
+
+    def forward(self, f: Features) -> NDArray[np.uint32]:
+        """Features of some columns, (columns, lanes, ...), to frequencies (columns lanes, 256); valid until the next call."""
+        columns, lanes, w, b = f.rows.shape[0], self.lanes, self.weights, self.buffers
+        rows, numerator = columns * lanes, self.numerator
+        self._make_room(columns)
+        x, u, attended, hidden = b.x[:rows], b.u[:rows], b.attended[:rows], b.hidden[:rows]
+        kernels.embed(w.inputs, w.ngrams, f.rows.reshape(rows, -1), f.ngrams.reshape(rows, -1), numerator, x, u)
+        for k, (qkv, out, up, down) in enumerate(self.products):
+            kernels.attend(
+                qkv(b.u_t[:rows]), *qkv.scale, self.keys[k], self.values[k], self.at, self.known, columns,
+                self.distances[k], w.attention_table, attended,
+            )
+            kernels.add_norm(out(b.attended_t[:rows]), *out.scale, numerator, x, u)
+            kernels.square(up(b.u_t[:rows]), *up.scale, hidden)
+            kernels.add_norm(down(b.hidden_t[:rows]), *down.scale, numerator, x, u)
+        kernels.frequencies(
+            self.head(b.u_t[:rows]), *self.head.scale, f.candidates.reshape(rows, -1), f.buckets.reshape(rows, -1),
+            w.biases, w.frequency_table, b.frequencies[:rows],
+        )
+        self.at += columns
+        self.known += columns
+        return b.frequencies[:rows]
+
+    def _make_room(self, columns: int) -> None:
+        if self.at + columns > self.capacity:
+            keep, at = self.a.window - 1, self.at
+            for keys, values in zip(self.keys, self.values, strict=True):
+                keys[:, :, :keep] = keys[:, :, at - keep : at].copy()
+                values[..., :keep] = values[..., at - keep : at].copy()
+            self.at = keep
