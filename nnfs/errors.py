@@ -16,7 +16,9 @@
     |-- CodecError            EIO     10  a payload that its codec refuses
     |   `-- ModelMissing      EIO     11  an unknown fingerprint
     |-- TimedOut              EIO     12  a read that did not end within its bound
-    `-- DaemonError           EIO     13  the mount's control socket is gone or answered an error
+    |-- DaemonError           EIO     13  the mount's control socket is gone or answered an error
+    `-- WorkerError           EIO     14  a codec worker died on a job, did not start, or met a bug
+        `-- WireError         EIO     14  bytes from the other side of a worker's socket that are no frame
 
 Errors of single requests that every POSIX program knows (ENOENT, EEXIST, ...) are `FsError`, outside this tree's
 exit codes: they carry nothing but their errno.
@@ -127,6 +129,16 @@ class DaemonError(NnfsError):
     """The daemon of a mount did not answer, or answered an error."""
 
     exit_code = 13
+
+
+class WorkerError(NnfsError):
+    """A codec worker could not be started, died twice on the same job, ran out of memory, or met a bug."""
+
+    exit_code = 14
+
+
+class WireError(WorkerError):
+    """Bytes from the other side of a worker's socket that break the protocol."""
 
 
 class FsError(Exception):

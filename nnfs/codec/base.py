@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Protocol
+
+from nnfs.errors import CodecError
 
 RAW, ZSTD = 0, 1
 FIRST_COLD = 16  # ids from here on are cold codecs, slow to decode: their work is queued apart from the hot tier's
@@ -19,3 +22,26 @@ class Codec(Protocol):
 
     def decode(self, payload: bytes, plain_length: int) -> bytes:
         """Return exactly `plain_length` bytes. Raises `CodecError` for any payload that does not hold them."""
+
+
+def nothing() -> None:
+    """The `between` of a codec that nobody waits for."""
+
+
+class ColdCodec(Codec, Protocol):
+    """A codec that steps many chunks together. A chunk's result does not depend on its company.
+
+    `between` is called several times a second while the codec works, or between chunks where it cannot be called
+    within one. Whoever is called there may use the same codec for something more urgent before it returns, so what a
+    batch needs is kept with the batch; an exception that `between` raises ends the batch.
+    """
+
+    batch: int  # most chunks that are worth stepping together on this device
+
+    def encode_many(self, plains: Sequence[bytes], between: Callable[[], None] = nothing) -> list[bytes | None]:
+        """Return the payload of each chunk, None where it does not become smaller."""
+
+    def decode_many(
+        self, payloads: Sequence[tuple[bytes, int]], between: Callable[[], None] = nothing
+    ) -> list[bytes | CodecError]:
+        """Return the bytes of each (payload, plain length), or what is wrong with that one."""

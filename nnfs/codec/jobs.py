@@ -1,0 +1,113 @@
+"""The requests that wait in a worker: in order of urgency, cut into batches."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from nnfs.codec.wire import ALONE, Op, Request
+
+FIRST = -1  # rank of what other requests may depend on
+CHECK_S = 0.25
+IDLE = 1 << 30  # a rank that everything is more urgent than
+
+
+class Ordered(Protocol):
+    """A request, or a job that will be one."""
+
+    @property
+    def op(self) -> Op: ...
+    @property
+    def priority(self) -> int: ...
+
+
+def rank(request: Ordered) -> int:
+    """Return the place of a request in the order of work, the smallest first: its priority, decode before encode."""
+    if request.op in (Op.LOAD, Op.PING):
+        return FIRST
+    return 2 * request.priority + (request.op == Op.ENCODE)
+
+
+class Jobs:
+    """Requests that wait. One thread adds, one takes; what is added beyond `window` requests waits in `add`."""
+
+    def __init__(self, window: int) -> None:
+        self._window = window
+        self._changed = threading.Condition()
+        self._waiting: dict[int, deque[Request]] = {}
+        self._count = 0
+        self._closed = False
+        self.urgent = IDLE  # the smallest rank that waits, to be looked at without the lock
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, request: Request, check: Callable[[], None]) -> None:
+        """Put a request in its place. While there is no room, `check` is called from time to time: it may raise."""
+        with self._changed:
+            while self._count >= self._window and not self._closed:
+                if not self._changed.wait(CHECK_S):
+                    check()
+            if self._closed:
+                return
+            place = rank(request)
+            self._waiting.setdefault(place, deque()).append(request)
+            self._count += 1
+            self.urgent = min(self.urgent, place)
+            self._changed.notify_all()
+
+    def take(self, below: int, most: Callable[[Request], int], *, wait: bool) -> list[Request]:
+        """Return the next batch of a rank smaller than `below`: the request whose turn it is, and those that fit to it.
+
+        `most(request)` says how many may go together. Empty when there are none and, with `wait`, none will come.
+        """
+        with self._changed:
+            while self.urgent >= below:
+                if self._closed or not wait:
+                    return []
+                self._changed.wait()
+            line = self._waiting[self.urgent]
+            head = line.popleft()
+            batch = [head]
+            if not head.flags & ALONE and head.op != Op.LOAD:
+                room = most(head) - 1
+                rest: deque[Request] = deque()
+                while line and room > 0:
+                    request = line.popleft()
+                    fits = _together(head, request)
+                    (batch if fits else rest).append(request)
+                    room -= fits
+                line.extendleft(reversed(rest))
+            self._count -= len(batch)
+            self._settle()
+            return batch
+
+    def cancel(self, job: int) -> bool:
+        """Take a request out; False when it does not wait here."""
+        with self._changed:
+            for line in self._waiting.values():
+                for request in line:
+                    if request.job == job:
+                        line.remove(request)
+                        self._count -= 1
+                        self._settle()
+                        return True
+        return False
+
+    def close(self) -> None:
+        """Forget everything: nobody waits for it any more."""
+        with self._changed:
+            self._closed = True
+            self._waiting.clear()
+            self._count = 0
+            self._settle()
+
+    def _settle(self) -> None:
+        self.urgent = min((place for place, line in self._waiting.items() if line), default=IDLE)
+        self._changed.notify_all()
+
+
+def _together(head: Request, other: Request) -> bool:
+    return other.op == head.op and other.codec == head.codec and other.model == head.model and not other.flags & ALONE

@@ -1,0 +1,362 @@
+"""The wire between a mount and a codec worker: frames over a stream socket. Version 1.
+
+All numbers are little-endian. A frame is `length u32 | kind u8 | body`; length counts kind and body. Nothing on the
+wire is executable or self-describing: no Python objects, no JSON.
+
+======== ==== ======== ==========================================================================================
+frame    kind from     body
+======== ==== ======== ==========================================================================================
+hello    1    both     magic "nnfswire", version u16; from the worker also `Info`. The first frame of each side.
+request  2    client   job u64, op u8, codec u8, priority u8, flags u8, plain u32, fingerprint 64 bytes, data
+answer   3    worker   job u64, status u8, data: the result, or UTF-8 text that says what is wrong
+begun    4    worker   job u64, ...: these jobs are being worked on from now on, together
+alive    5    worker   nothing: work goes on (about once a second, so that a worker that hangs is told from a slow one)
+cancel   6    client   job u64: nobody waits for it. It is answered with status 6 if it has not begun.
+bye      7    both     UTF-8 text: why the connection is closed now
+======== ==== ======== ==========================================================================================
+
+==== ====== =================================== ===============================================================
+op   name   data, plain                         answer's data
+==== ====== =================================== ===============================================================
+1    encode the chunk, its length               the payload; status 1 and nothing: it does not become smaller
+2    decode the payload, the chunk's length     the chunk
+3    ping   nothing, 0                          `Info`; answered at once, also while the worker is busy
+4    load   a model's file, 0                   nothing; later requests may name its fingerprint
+==== ====== =================================== ===============================================================
+
+`Info` is: pid u32, window u32, queued u32, done u64, failed u64, plain u64, busy u64 (microseconds), memory u64 (most
+resident bytes), then device (u8 length, UTF-8), number of codecs u8 and each one's id u8 and name (u8 length, UTF-8),
+number of models u16 and each one's fingerprint (64 bytes).
+
+A fingerprint of zeros: the codec needs no model, or uses its default. Priority: the smallest number first, decode
+before encode within it; a model is loaded before anything else. Flag 1: the job is never batched with others (it has
+killed a worker once). A client keeps at most `window` jobs unanswered; a worker with more waiting stops reading, so
+that its memory is bounded whoever sends.
+
+A frame that breaks a rule (a length over its limit, an unknown kind or op, the wrong side's frame, a number of bytes
+that does not fit, another version) raises `WireError`, and the connection is closed: there is no way to find the next
+frame. A limit is checked as soon as the bytes it concerns are there, before the rest is received.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from struct import Struct
+from struct import error as StructError  # noqa: N812 - a class in all but name
+from typing import TypeAlias
+
+from nnfs.errors import WireError
+
+MAGIC = b"nnfswire"
+VERSION = 1
+FINGERPRINT = 64  # bytes
+NO_MODEL = bytes(FINGERPRINT)
+MAX_CHUNK = 4 << 20  # plain bytes
+MAX_PAYLOAD = MAX_CHUNK + 4096  # a codec that gains nothing may add a header
+MAX_MODEL = 256 << 20
+MAX_TEXT = 4096
+MAX_BEGUN = 4096  # jobs in one frame
+ALONE = 1  # flag
+
+_LENGTH = Struct("<I")
+_HELLO = Struct("<8sH")
+_REQUEST = Struct("<QBBBBI64s")
+_ANSWER = Struct("<QB")
+_JOB = Struct("<Q")
+_INFO = Struct("<IIIQQQQQ")
+
+
+class Kind(enum.IntEnum):
+    """What a frame is."""
+
+    HELLO = 1
+    REQUEST = 2
+    ANSWER = 3
+    BEGUN = 4
+    ALIVE = 5
+    CANCEL = 6
+    BYE = 7
+
+
+class Op(enum.IntEnum):
+    """What is to be done."""
+
+    ENCODE = 1
+    DECODE = 2
+    PING = 3
+    LOAD = 4
+
+
+class Status(enum.IntEnum):
+    """How it went."""
+
+    OK = 0
+    NO_GAIN = 1
+    BAD_PAYLOAD = 2  # CodecError
+    NO_MODEL = 3  # ModelMissing
+    NO_MEMORY = 4
+    BUG = 5  # anything unexpected
+    CANCELLED = 6
+
+
+@dataclass(slots=True)
+class Info:
+    """What a worker says of itself."""
+
+    pid: int = 0
+    window: int = 0
+    queued: int = 0
+    done: int = 0
+    failed: int = 0
+    plain: int = 0
+    busy_us: int = 0
+    memory: int = 0
+    device: str = ""
+    codecs: dict[int, str] = field(default_factory=dict)
+    models: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The first frame; a client has no `info`."""
+
+    info: Info | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A job for a worker."""
+
+    job: int
+    op: Op
+    codec: int = 0
+    data: bytes = b""
+    plain: int = 0
+    model: bytes = NO_MODEL
+    priority: int = 1
+    flags: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A job's end."""
+
+    job: int
+    status: Status
+    data: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """Jobs that are being worked on."""
+
+    jobs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """Work goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """A job that nobody waits for any more."""
+
+    job: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bye:
+    """The last frame of a side that gives up."""
+
+    why: str
+
+
+Message: TypeAlias = Hello | Request | Answer | Begun | Alive | Cancel | Bye
+
+
+def pack(message: Message) -> bytes:
+    """Return the frame of a message."""
+    if isinstance(message, Request):
+        kind, head, data = Kind.REQUEST, _pack_request(message), message.data
+    elif isinstance(message, Answer):
+        kind, head, data = Kind.ANSWER, _ANSWER.pack(message.job, message.status), message.data
+    elif isinstance(message, Hello):
+        kind, head = Kind.HELLO, _HELLO.pack(MAGIC, VERSION)
+        data = b"" if message.info is None else pack_info(message.info)
+    elif isinstance(message, Begun):
+        kind, head, data = Kind.BEGUN, b"", b"".join(map(_JOB.pack, message.jobs))
+    elif isinstance(message, Cancel):
+        kind, head, data = Kind.CANCEL, b"", _JOB.pack(message.job)
+    elif isinstance(message, Bye):
+        kind, head, data = Kind.BYE, b"", message.why.encode()[:MAX_TEXT]
+    else:
+        kind, head, data = Kind.ALIVE, b"", b""
+    return b"".join((_LENGTH.pack(1 + len(head) + len(data)), bytes((kind,)), head, data))
+
+
+def _pack_request(request: Request) -> bytes:
+    return _REQUEST.pack(
+        request.job, request.op, request.codec, request.priority, request.flags, request.plain, request.model
+    )
+
+
+def _short_text(text: str) -> bytes:
+    raw = text.encode()[:255]
+    return bytes((len(raw),)) + raw
+
+
+def pack_info(info: Info) -> bytes:
+    """Return `Info` as bytes."""
+    counts = (info.pid, info.window, info.queued, info.done, info.failed, info.plain, info.busy_us, info.memory)
+    codecs = [bytes((number,)) + _short_text(name) for number, name in info.codecs.items()]
+    head = _INFO.pack(*counts) + _short_text(info.device)
+    models = len(info.models).to_bytes(2, "little") + b"".join(info.models)
+    return b"".join((head, bytes((len(codecs),)), *codecs, models))
+
+
+class _Bytes:
+    """A body that is read from its beginning. Raises `WireError` where it ends too early."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def take(self, count: int) -> bytes:
+        piece = self._data[self._at : self._at + count]
+        if len(piece) != count:
+            raise WireError("a hello or info that ends too early")
+        self._at += count
+        return piece
+
+    def text(self) -> str:
+        return self.take(self.take(1)[0]).decode(errors="replace")
+
+    def done(self) -> None:
+        if self._at != len(self._data):
+            raise WireError("a hello or info with bytes to spare")
+
+
+def unpack_info(data: bytes) -> Info:
+    """Return the `Info` in these bytes. Raises `WireError`."""
+    body = _Bytes(data)
+    info = Info(*_INFO.unpack(body.take(_INFO.size)))
+    info.device = body.text()
+    for _ in range(body.take(1)[0]):
+        number = body.take(1)[0]
+        info.codecs[number] = body.text()
+    count = int.from_bytes(body.take(2), "little")
+    info.models = tuple(body.take(FINGERPRINT) for _ in range(count))
+    body.done()
+    return info
+
+
+_FIXED = {  # bytes of the body that have a fixed place, and most bytes after them
+    Kind.HELLO: (_HELLO.size, 1 << 23),  # 65,535 fingerprints
+    Kind.REQUEST: (_REQUEST.size, MAX_MODEL),
+    Kind.ANSWER: (_ANSWER.size, 1 << 23),
+    Kind.BEGUN: (0, MAX_BEGUN * _JOB.size),
+    Kind.ALIVE: (0, 0),
+    Kind.CANCEL: (_JOB.size, 0),
+    Kind.BYE: (0, MAX_TEXT),
+}
+_FROM_CLIENT = frozenset((Kind.HELLO, Kind.REQUEST, Kind.CANCEL, Kind.BYE))
+_FROM_WORKER = frozenset((Kind.HELLO, Kind.ANSWER, Kind.BEGUN, Kind.ALIVE, Kind.BYE))
+
+
+class Frames:
+    """Cuts what one side sends into messages: bytes in, messages out, no I/O.
+
+    It holds at most one frame that is not complete, and never more bytes than were fed.
+    """
+
+    def __init__(self, *, from_worker: bool) -> None:
+        self._from_worker = from_worker
+        self._kinds = _FROM_WORKER if from_worker else _FROM_CLIENT
+        self._greeted = False
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Message]:
+        """Take bytes as they come, and give the messages that are complete with them. Raises `WireError`."""
+        self._buffer += data
+        while (length := self._checked_length()) is not None and len(self._buffer) >= _LENGTH.size + length:
+            body = bytes(memoryview(self._buffer)[_LENGTH.size + 1 : _LENGTH.size + length])
+            kind = Kind(self._buffer[_LENGTH.size])
+            del self._buffer[: _LENGTH.size + length]
+            message = self._parse(kind, body)
+            self._greeted = True
+            yield message
+
+    def _checked_length(self) -> int | None:
+        """Length of the frame that the buffer begins with, None while too little of it is known. Raises `WireError`."""
+        if len(self._buffer) <= _LENGTH.size:
+            return None
+        length: int = _LENGTH.unpack_from(self._buffer)[0]
+        number = self._buffer[_LENGTH.size]
+        if number not in self._kinds:
+            raise WireError(f"frame of kind {number} from the {'worker' if self._from_worker else 'client'}")
+        kind = Kind(number)
+        if not self._greeted and kind != Kind.HELLO:
+            raise WireError("no hello: the other side is not nnfs")
+        if self._greeted and kind == Kind.HELLO:
+            raise WireError("a second hello")
+        fixed, most = _FIXED[kind]
+        if not 1 + fixed <= length <= 1 + fixed + most:
+            raise WireError(f"{kind.name.lower()} frame of {length} bytes")
+        at = _LENGTH.size + 1
+        if kind == Kind.REQUEST:
+            if len(self._buffer) < at + fixed:
+                return None
+            _check_request(_REQUEST.unpack_from(self._buffer, at), length - 1 - fixed)
+        elif kind == Kind.HELLO and len(self._buffer) >= at + fixed:
+            _check_hello(*_HELLO.unpack_from(self._buffer, at))
+        return length
+
+    def _parse(self, kind: Kind, body: bytes) -> Message:
+        if kind == Kind.REQUEST:
+            job, op, codec, priority, flags, plain, model = _REQUEST.unpack_from(body)
+            return Request(job, Op(op), codec, body[_REQUEST.size :], plain, model, priority, flags)
+        if kind == Kind.ANSWER:
+            job, status = _ANSWER.unpack_from(body)
+            if status not in Status.__members__.values():
+                raise WireError(f"answer of status {status}")
+            return Answer(job, Status(status), body[_ANSWER.size :])
+        if kind == Kind.HELLO:
+            if self._from_worker:
+                return Hello(unpack_info(body[_HELLO.size :]))
+            if len(body) != _HELLO.size:
+                raise WireError("a client's hello with bytes to spare")
+            return Hello()
+        if kind == Kind.BEGUN:
+            try:
+                return Begun(tuple(job for (job,) in _JOB.iter_unpack(body)))
+            except StructError:
+                raise WireError(f"begun frame of {len(body)} bytes") from None
+        if kind == Kind.BYE:
+            return Bye(body.decode(errors="replace"))
+        return Cancel(_JOB.unpack(body)[0]) if kind == Kind.CANCEL else Alive()
+
+
+def _check_hello(magic: bytes, version: int) -> None:
+    if magic != MAGIC:
+        raise WireError("no hello: the other side is not nnfs")
+    if version != VERSION:
+        raise WireError(f"the other side speaks version {version}, this side {VERSION}: two versions of nnfs?")
+
+
+def _check_request(head: tuple[int, int, int, int, int, int, bytes], size: int) -> None:
+    _, op, _, _, flags, plain, _ = head
+    fits = {
+        Op.ENCODE: size == plain <= MAX_CHUNK,
+        Op.DECODE: plain <= MAX_CHUNK and size <= MAX_PAYLOAD,
+        Op.PING: size == plain == 0,
+        Op.LOAD: plain == 0,
+    }
+    if op not in fits:
+        raise WireError(f"request for op {op}")
+    if not fits[Op(op)]:
+        raise WireError(f"request to {Op(op).name.lower()} {size} bytes, {plain} plain")
+    if flags & ~ALONE:
+        raise WireError(f"request with flags {flags:#x}")
