@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from nnfs.errors import ModelMissing
 from nnfs.model import kernels
 from nnfs.model.features import Features
-from nnfs.model.reference import Multiply, norm_numerator
+from nnfs.model.reference import norm_numerator
 from nnfs.model.weights import Product, Weights
 
 KEEP = 64  # columns that are stepped before the caches are moved back to their start
@@ -29,57 +28,63 @@ class _Buffers:
         self.frequencies = np.empty((rows, 256), np.uint32)
 
 
-class CpuModel:
-    """A model's weights ready for the CPU; engines of any number of lanes share it."""
-
-    def __init__(self, weights: Weights, product: Any) -> None:
-        self.weights, self.product = weights, product
-        self.transposed: dict[int, Any] = {}
-
-
 class _CpuProduct:
+    """One product, ready to run."""
+
     def __init__(self, product: Product) -> None:
         self.weight = torch.from_numpy(product.weight).t()
         self.scale = (product.multiplier, product.pre, product.shift)
 
     def __call__(self, x: torch.Tensor) -> NDArray[np.int32]:
-        return torch._int_mm(x, self.weight).numpy()
+        sums: NDArray[np.int32] = torch._int_mm(x, self.weight).numpy()
+        return sums
+
+
+class CpuModel:
+    """A model's weights, ready for the CPU; engines of any number of lanes share it."""
+
+    def __init__(self, weights: Weights) -> None:
+        a = weights.architecture
+        if (a.head, a.window) != (kernels.HEAD, kernels.WINDOW):
+            raise ModelMissing(f"the CPU engine has no kernel for heads of {a.head} and a window of {a.window}")
+        self.weights = weights
+        self.products = [[_CpuProduct(p) for p in (l.qkv, l.out, l.up, l.down)] for l in weights.layers]
+        self.head = _CpuProduct(weights.head)
+        self.distances = [np.ascontiguousarray(layer.distance[:, ::-1]) for layer in weights.layers]
 
 
 class CpuEngine:
     """The network for `lanes` lanes side by side, from their first column on, at most `columns` columns in one call."""
 
-    def __init__(self, weights: Weights, lanes: int, columns: int = 1) -> None:
-        a = self.a = weights.architecture
-        self.weights, self.lanes, self.columns = weights, lanes, columns
+    def __init__(self, model: CpuModel, lanes: int, columns: int = 1) -> None:
+        a = self.a = model.weights.architecture
+        self.model, self.lanes = model, lanes
         self.numerator = norm_numerator(a.width)
-        self.products = [[_CpuProduct(p) for p in (l.qkv, l.out, l.up, l.down)] for l in weights.layers]
-        self.head = _CpuProduct(weights.head)
-        self.distances = [np.ascontiguousarray(l.distance[:, ::-1]) for l in weights.layers]
         self.capacity = a.window - 1 + max(columns, KEEP)
-        shape = (lanes, a.kv_heads)
-        self.keys = [np.zeros((*shape, self.capacity, a.head), np.int8) for _ in weights.layers]
-        self.values = [np.zeros((*shape, a.head, self.capacity), np.int8) for _ in weights.layers]
+        shape, layers = (lanes, a.kv_heads), range(a.layers)
+        self.keys = [np.zeros((*shape, self.capacity, a.head), np.int8) for _ in layers]
+        self.values = [np.zeros((*shape, a.head, self.capacity), np.int8) for _ in layers]
         self.at, self.known = a.window - 1, 0
-        self.buffers = _Buffers(weights, lanes * columns)
+        self.buffers = _Buffers(model.weights, lanes * columns)
 
     def forward(self, f: Features) -> NDArray[np.uint32]:
         """Features of some columns, (columns, lanes, ...), to frequencies (columns lanes, 256); valid until the next call."""
-        columns, lanes, w, b = f.rows.shape[0], self.lanes, self.weights, self.buffers
+        model, columns, lanes, b = self.model, f.rows.shape[0], self.lanes, self.buffers
+        w = model.weights
         rows, numerator = columns * lanes, self.numerator
         self._make_room(columns)
         x, u, attended, hidden = b.x[:rows], b.u[:rows], b.attended[:rows], b.hidden[:rows]
         kernels.embed(w.inputs, w.ngrams, f.rows.reshape(rows, -1), f.ngrams.reshape(rows, -1), numerator, x, u)
-        for k, (qkv, out, up, down) in enumerate(self.products):
+        for k, (qkv, out, up, down) in enumerate(model.products):
             kernels.attend(
                 qkv(b.u_t[:rows]), *qkv.scale, self.keys[k], self.values[k], self.at, self.known, columns,
-                self.distances[k], w.attention_table, attended,
+                model.distances[k], w.attention_table, attended,
             )
             kernels.add_norm(out(b.attended_t[:rows]), *out.scale, numerator, x, u)
             kernels.square(up(b.u_t[:rows]), *up.scale, hidden)
             kernels.add_norm(down(b.hidden_t[:rows]), *down.scale, numerator, x, u)
         kernels.frequencies(
-            self.head(b.u_t[:rows]), *self.head.scale, f.candidates.reshape(rows, -1), f.buckets.reshape(rows, -1),
+            model.head(b.u_t[:rows]), *model.head.scale, f.candidates.reshape(rows, -1), f.buckets.reshape(rows, -1),
             w.biases, w.frequency_table, b.frequencies[:rows],
         )
         self.at += columns

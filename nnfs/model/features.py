@@ -4,11 +4,16 @@ A chunk of `size` bytes is `lanes` lanes of `length = ceil(size / lanes)` bytes,
 every lane. All features of column t come from the columns before it, of all lanes: `predict` reads the state, `learn` adds
 one column to it, lane 0 first. Encoder, decoder and trainer call the same two functions, so they agree by construction.
 
-The state of one chunk (`State`) holds
+The past of one chunk holds
 
 - for each order of `ORDERS` a table of the byte last seen in this context, with a check byte and a run length;
 - the position of the last occurrence of every context of `MATCH_MIN` bytes, and each lane's running match;
 - each lane's last 8 bytes and word hash.
+
+`orders` (orders, entries) uint32: check << 16 | byte << 8 | run, 0 for empty; as many entries as the chunk has
+bytes, see `table_bits`. `starts` (entries,) int32: 1 + the
+position after the context, 0 for empty. `lane_state` (lanes, 5) uint64: last 8 bytes, word hash, the previous word's, 1 + the position
+that the match points at, and its length.
 
 Everything is integers and hashing is multiplication modulo 2^64: no machine can disagree.
 """
@@ -37,7 +42,7 @@ from nnfs.model.architecture import (
     START,
 )
 
-TABLE_BITS = 17  # log2 of the entries of each order's table, and of the match model's
+MAX_TABLE_BITS = 17  # log2 of the entries of each order's table, and of the match model's
 MATCH_MIN = 7  # bytes that must agree before a match is believed
 MATCH_VERIFY = 40  # bytes that are compared backwards when a match is found
 
@@ -45,34 +50,10 @@ _PHI = np.uint64(0x9E3779B97F4A7C15)
 _ORDERS = np.array(ORDERS, np.int64)
 _NONE = np.int64(-1)
 _ORDER_COUNT = len(ORDERS)
-_TABLE = 1 << TABLE_BITS
 
 # columns of `lane_state`
 _LAST, _WORD, _PREVIOUS_WORD, _MATCH, _LENGTH = range(5)
 _LANE_FIELDS = 5
-
-
-class State(NamedTuple):
-    """The past of one chunk: what `predict` reads and `learn` writes."""
-
-    plain: NDArray[np.uint8]  # (size,) the chunk, filled as it becomes known
-    lanes: int
-    length: int  # of a lane, in bytes
-    orders: NDArray[np.uint32]  # (orders, 2^TABLE_BITS): check << 16 | byte << 8 | run; 0: empty
-    starts: NDArray[np.int32]  # (2^TABLE_BITS,): 1 + position after the context; 0: empty
-    lane: NDArray[np.uint64]  # (lanes, 5): last 8 bytes, word hash, previous word's hash, match position + 1, its length
-
-
-def new_state(plain: NDArray[np.uint8], lanes: int) -> State:
-    """Return the empty past of a chunk that will stand in `plain`."""
-    return State(
-        plain,
-        lanes,
-        -(-len(plain) // lanes),
-        np.zeros((_ORDER_COUNT, _TABLE), np.uint32),
-        np.zeros(_TABLE, np.int32),
-        np.zeros((lanes, _LANE_FIELDS), np.uint64),
-    )
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -82,6 +63,11 @@ def _hash(value: np.uint64, salt: int, bits: int) -> np.int64:
     mixed ^= mixed >> np.uint64(29)
     mixed *= np.uint64(0xBF58476D1CE4E5B9)
     return np.int64(mixed >> np.uint64(64 - bits))
+
+
+def table_bits(size: int) -> int:
+    """Return log2 of the entries of each table for a chunk of `size` bytes."""
+    return min(MAX_TABLE_BITS, max(8, (size - 1).bit_length()))
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -129,6 +115,7 @@ def predict(
     candidates: NDArray[np.uint8],
     buckets: NDArray[np.int32],
     ngram_bits: int,
+    bits: int,
 ) -> None:
     """Write the features of one column of one chunk.
 
@@ -147,7 +134,7 @@ def predict(
             buckets[i, k] = 0
             if column >= order:
                 context = _low_bytes(last, order)
-                at = _hash(context, order, TABLE_BITS + 8)
+                at = _hash(context, order, bits + 8)
                 entry = orders[k, at >> 8]
                 if entry and np.int64(entry >> np.uint32(16)) == (at & 255):
                     byte = np.int32((entry >> np.uint32(8)) & np.uint32(255))
@@ -183,6 +170,7 @@ def learn(
     starts: NDArray[np.int32],
     lane_state: NDArray[np.uint64],
     column: int,
+    bits: int,
 ) -> None:
     """Add column `column` of `plain` to the past."""
     size = len(plain)
@@ -191,7 +179,7 @@ def learn(
         for i in range(lanes):
             position = i * length + column
             if position < size:
-                at = _hash(_low_bytes(lane_state[i, _LAST], MATCH_MIN), 11, TABLE_BITS)
+                at = _hash(_low_bytes(lane_state[i, _LAST], MATCH_MIN), 11, bits)
                 starts[at] = position + 1
     for i in range(lanes):
         position = i * length + column
@@ -203,7 +191,7 @@ def learn(
         for k in range(_ORDER_COUNT):
             order = _ORDERS[k]
             if column >= order:
-                at = _hash(_low_bytes(last, order), order, TABLE_BITS + 8)
+                at = _hash(_low_bytes(last, order), order, bits + 8)
                 entry = orders[k, at >> 8]
                 run = 1
                 if entry and np.int64(entry >> np.uint32(16)) == (at & 255) and np.int64((entry >> np.uint32(8)) & np.uint32(255)) == byte:
@@ -228,7 +216,7 @@ def learn(
     if column + 1 >= MATCH_MIN:
         for i in range(lanes):
             if lane_state[i, _MATCH] == np.uint64(0) and i * length + column + 1 < size:
-                found = np.int64(starts[_hash(_low_bytes(lane_state[i, _LAST], MATCH_MIN), 11, TABLE_BITS)]) - 1
+                found = np.int64(starts[_hash(_low_bytes(lane_state[i, _LAST], MATCH_MIN), 11, bits)]) - 1
                 if found >= 0:
                     matched = _verify(plain, length, i * length + column + 1, found)
                     if matched >= MATCH_MIN:
@@ -258,44 +246,88 @@ def _learn_word(lane_state: NDArray[np.uint64], i: int, byte: int) -> None:
 
 
 class Features(NamedTuple):
-    """Features of a whole chunk, by column: what the parallel path of the encoder and the trainer read."""
+    """Features of some columns of some lanes, in (column, lane) order."""
 
-    rows: NDArray[np.int32]  # (length, lanes, INPUTS)
-    ngrams: NDArray[np.int32]  # (length, lanes, 5)
-    candidates: NDArray[np.uint8]  # (length, lanes, CANDIDATES)
-    buckets: NDArray[np.int32]  # (length, lanes, CANDIDATES)
+    rows: NDArray[np.int32]  # (columns, lanes, INPUTS)
+    ngrams: NDArray[np.int32]  # (columns, lanes, 5)
+    candidates: NDArray[np.uint8]  # (columns, lanes, CANDIDATES)
+    buckets: NDArray[np.int32]  # (columns, lanes, CANDIDATES)
+
+
+def room(columns: int, lanes: int) -> Features:
+    """Return features that say nothing yet."""
+    return Features(
+        np.zeros((columns, lanes, INPUTS), np.int32),
+        np.zeros((columns, lanes, len(NGRAMS)), np.int32),
+        np.zeros((columns, lanes, CANDIDATES), np.uint8),
+        np.zeros((columns, lanes, CANDIDATES), np.int32),
+    )
+
+
+class Batch:
+    """The pasts of some chunks whose lanes are stepped side by side: chunk k has the lanes from `first[k]` to `first[k + 1]`."""
+
+    def __init__(self, plain: NDArray[np.uint8], sizes: list[int], lanes: list[int], ngram_bits: int) -> None:
+        """Row k of `plain` (chunks, at least the largest size) holds chunk k, or will hold it as it becomes known."""
+        count = len(sizes)
+        self.plain, self.ngram_bits = plain, ngram_bits
+        self.sizes, self.lanes = np.array(sizes, np.int64), np.array(lanes, np.int64)
+        self.lengths = -(-self.sizes // self.lanes)
+        self.first = np.concatenate(([0], np.cumsum(self.lanes)))
+        self.bits = np.array([table_bits(size) for size in sizes], np.int64)
+        entries = 1 << int(self.bits.max())
+        self.orders = np.zeros((count, _ORDER_COUNT, entries), np.uint32)
+        self.starts = np.zeros((count, entries), np.int32)
+        self.lane = np.zeros((int(self.first[-1]), _LANE_FIELDS), np.uint64)
+
+    def predict(self, column: int, out: Features, at: int = 0) -> None:
+        """Write the features of `column` into column `at` of `out`; lanes that have ended keep what stands there."""
+        _predict_batch(
+            self.plain, self.sizes, self.lanes, self.first, self.bits, self.orders, self.lane, column,
+            out.rows[at], out.ngrams[at], out.candidates[at], out.buckets[at], self.ngram_bits,
+        )  # fmt: skip
+
+    def learn(self, column: int) -> None:
+        """Add `column`, which is in `plain` now, to the pasts."""
+        _learn_batch(
+            self.plain, self.sizes, self.lanes, self.first, self.bits, self.orders, self.starts, self.lane, column
+        )
+
+    def follow(self, column: int, out: Features, columns: int) -> None:
+        """Predict and learn `columns` columns that are known already."""
+        for t in range(columns):
+            self.predict(column + t, out, t)
+            self.learn(column + t)
+
+
+@njit(cache=True, nogil=True)
+def _predict_batch(  # type: ignore[no-untyped-def]
+    plain, sizes, lanes, first, bits, orders, lane_state, column, rows, ngrams, candidates, buckets, ngram_bits
+) -> None:
+    for k in range(len(sizes)):
+        length = (sizes[k] + lanes[k] - 1) // lanes[k]
+        if column < length:
+            own = slice(first[k], first[k + 1])
+            predict(
+                plain[k, : sizes[k]], lanes[k], length, orders[k], lane_state[own], column,
+                rows[own], ngrams[own], candidates[own], buckets[own], ngram_bits, bits[k],
+            )  # fmt: skip
+
+
+@njit(cache=True, nogil=True)
+def _learn_batch(  # type: ignore[no-untyped-def]
+    plain, sizes, lanes, first, bits, orders, starts, lane_state, column
+) -> None:
+    for k in range(len(sizes)):
+        length = (sizes[k] + lanes[k] - 1) // lanes[k]
+        if column < length:
+            own = slice(first[k], first[k + 1])
+            learn(plain[k, : sizes[k]], lanes[k], length, orders[k], starts[k], lane_state[own], column, bits[k])
 
 
 def of_chunk(plain: NDArray[np.uint8], lanes: int, ngram_bits: int) -> Features:
     """Return the features of every position of a chunk that is known as a whole."""
-    state = new_state(plain, lanes)
-    shape = (state.length, lanes)
-    features = Features(
-        np.empty((*shape, INPUTS), np.int32),
-        np.empty((*shape, len(NGRAMS)), np.int32),
-        np.empty((*shape, CANDIDATES), np.uint8),
-        np.empty((*shape, CANDIDATES), np.int32),
-    )
-    _of_chunk(*state, *features, ngram_bits)
+    batch = Batch(plain[None], [len(plain)], [lanes], ngram_bits)
+    features = room(int(batch.lengths[0]), lanes)
+    batch.follow(0, features, len(features.rows))
     return features
-
-
-@njit(cache=True, nogil=True)
-def _of_chunk(
-    plain: NDArray[np.uint8],
-    lanes: int,
-    length: int,
-    orders: NDArray[np.uint32],
-    starts: NDArray[np.int32],
-    lane_state: NDArray[np.uint64],
-    rows: NDArray[np.int32],
-    ngrams: NDArray[np.int32],
-    candidates: NDArray[np.uint8],
-    buckets: NDArray[np.int32],
-    ngram_bits: int,
-) -> None:
-    for t in range(length):
-        predict(
-            plain, lanes, length, orders, lane_state, t, rows[t], ngrams[t], candidates[t], buckets[t], ngram_bits
-        )
-        learn(plain, lanes, length, orders, starts, lane_state, t)

@@ -1,0 +1,236 @@
+"""The neural codec: the network's frequencies, mixed with what the chunk's own past says, into an entropy coder.
+
+Payload: one byte, `lanes - 1` in its low 6 bits and log4 of the coder's states in its high 2; then the stream (`nnfs.codec.rans`).
+The plain length and the model come from the block header.
+
+A batch is some chunks whose lanes are stepped side by side. Encoding takes COLUMNS columns in one step, since all of them are
+known; decoding takes one. Otherwise both run the same code (`CpuEngine.forward`), and no row of a product depends on another, so
+batches of any size agree.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from nnfs.codec import columns, rans
+from nnfs.codec.base import FIRST_COLD
+from nnfs.errors import CodecError
+from nnfs.model import features
+from nnfs.model.cpu import CpuEngine, CpuModel
+from nnfs.model.lanes import lanes_for
+from nnfs.model.mixing import MixState, net_path
+from nnfs.model.weights import Weights
+
+NEURAL = FIRST_COLD
+MAX_PLAIN = 1 << 22  # bytes of a chunk
+COLUMNS = 32  # columns of one step of the encoder
+LANES = 256  # lanes of one batch: products large enough to be fast
+CHUNKS = 64  # chunks of one batch: each has tables of 1 to 8 MB
+
+
+class Neural:
+    """The codec with one model, on the CPU. Threads may share it."""
+
+    id = NEURAL
+    name = "neural"
+
+    def __init__(self, weights: Weights, threads: int = 1) -> None:
+        self.model = CpuModel(weights)
+        self.threads = threads
+
+    def encode(self, plain: bytes) -> bytes | None:
+        return self.encode_many([plain])[0]
+
+    def decode(self, payload: bytes, plain_length: int) -> bytes:
+        result = self.decode_many([(payload, plain_length)])[0]
+        if isinstance(result, CodecError):
+            raise result
+        return result
+
+    def encode_many(self, chunks: Sequence[bytes]) -> list[bytes | None]:
+        """Return the payload of every chunk, None for one that would not get smaller."""
+        payloads: list[bytes | None] = [None] * len(chunks)
+        work = [(i, len(plain), lanes_for(len(plain))) for i, plain in enumerate(chunks) if plain]
+
+        def run(batch: list[tuple[int, int, int]]) -> None:
+            for (i, size, _), payload in zip(batch, _encode(self.model, [chunks[i] for i, _, _ in batch]), strict=True):
+                payloads[i] = payload if len(payload) < size else None
+
+        self._run(run, work)
+        return payloads
+
+    def decode_many(self, jobs: Sequence[tuple[bytes, int]]) -> list[bytes | CodecError]:
+        """Return the bytes of every (payload, plain length), or the `CodecError` that says why not."""
+        results: list[bytes | CodecError] = [b""] * len(jobs)
+        work = []
+        for i, (payload, size) in enumerate(jobs):
+            try:
+                work.append((i, size, _parse(payload, size)[0]))
+            except CodecError as error:
+                results[i] = error
+
+        def run(batch: list[tuple[int, int, int]]) -> None:
+            for (i, _, _), result in zip(batch, _decode(self.model, [jobs[i] for i, _, _ in batch]), strict=True):
+                results[i] = result
+
+        self._run(run, work)
+        return results
+
+    def _run(self, run: object, work: list[tuple[int, int, int]]) -> None:
+        """Call `run` with batches of (index, size, lanes), those of like length together, on all threads."""
+        assert callable(run)
+        work.sort(key=lambda item: -(-item[1] // item[2]), reverse=True)
+        lanes = min(LANES, max(-(-sum(item[2] for item in work) // self.threads), 1))
+        batches = list(_batches(work, lanes))
+        if len(batches) <= 1 or self.threads == 1:
+            for batch in batches:
+                run(batch)
+            return
+        with ThreadPoolExecutor(self.threads) as pool:
+            for future in [pool.submit(run, batch) for batch in batches]:
+                future.result()
+
+
+def _batches(work: list[tuple[int, int, int]], most: int) -> Iterator[list[tuple[int, int, int]]]:
+    """Cut work into runs of at most `most` lanes, or one item; lengths in a batch differ by a factor of 2 at the most."""
+    batch: list[tuple[int, int, int]] = []
+    lanes = longest = 0
+    for item in work:
+        length = -(-item[1] // item[2])
+        if batch and (lanes + item[2] > most or len(batch) == CHUNKS or 2 * length < longest):
+            yield batch
+            batch, lanes = [], 0
+        if not batch:
+            longest = length
+        batch.append(item)
+        lanes += item[2]
+    if batch:
+        yield batch
+
+
+def states_for(lanes: int) -> int:
+    """Return the number of coder states of a chunk: few, since each costs 3 bytes; more than one, for coders that run lanes in parallel."""
+    return 4 if lanes >= 16 else 1
+
+
+def _parse(payload: bytes, size: int) -> tuple[int, int, bytes]:
+    """Return (lanes, coder states, stream). Raises `CodecError`."""
+    if not 0 < size <= MAX_PLAIN:
+        raise CodecError(f"neural: a chunk of {size} bytes")
+    if not payload:
+        raise CodecError("neural: empty payload")
+    lanes, states = (payload[0] & 63) + 1, 4 ** (payload[0] >> 6)
+    if lanes > size or states > lanes:
+        raise CodecError("neural: impossible lane table")
+    return lanes, states, payload[1:]
+
+
+def _encode(model: CpuModel, chunks: list[bytes]) -> list[bytes]:
+    sizes, lanes = [len(c) for c in chunks], [lanes_for(len(c)) for c in chunks]
+    mix, engine = MixState(len(chunks), max(sizes), max(lanes)), CpuEngine(model, sum(lanes), COLUMNS)
+    for k, plain in enumerate(chunks):
+        mix.start(k, plain, lanes[k], True)
+    past = features.Batch(mix.stack.plain, sizes, lanes, engine.a.ngram_bits)
+    room = features.room(COLUMNS, engine.lanes)
+    length = int(past.lengths.max())
+    paths = np.zeros((length, engine.lanes, 8), np.uint16)
+    targets = _grid(past, mix.stack.plain, length)
+    for t in range(0, length, COLUMNS):
+        count = min(COLUMNS, length - t)
+        past.follow(t, room, count)
+        frequencies = engine.forward(features.Features(*(field[:count] for field in room)))
+        net_path(frequencies, targets[t : t + count].reshape(-1), paths[t : t + count].reshape(-1, 8))
+    payloads = []
+    for k, own in enumerate(lanes):
+        path = np.ascontiguousarray(paths[: past.lengths[k], past.first[k] : past.first[k + 1]])
+        states = states_for(own)
+        stream = columns.encode(mix, k, path, states)
+        payloads.append(bytes([own - 1 | (states.bit_length() // 2) << 6]) + stream)
+    return payloads
+
+
+def _grid(past: features.Batch, plain: NDArray[np.uint8], length: int) -> NDArray[np.uint8]:
+    """Return the bytes by (column, lane), 0 where a lane has ended."""
+    grid = np.zeros((length, int(past.first[-1])), np.uint8)
+    for k, (size, lanes, own) in enumerate(zip(past.sizes, past.lanes, past.lengths, strict=True)):
+        padded = np.zeros(lanes * own, np.uint8)
+        padded[:size] = plain[k, :size]
+        grid[:own, past.first[k] : past.first[k + 1]] = padded.reshape(lanes, own).T
+    return grid
+
+
+def _decode(model: CpuModel, jobs: list[tuple[bytes, int]]) -> list[bytes | CodecError]:
+    parsed = [_parse(payload, size) for payload, size in jobs]
+    sizes, lanes = [size for _, size in jobs], [own for own, _, _ in parsed]
+    results: list[bytes | CodecError] = [CodecError("neural: not decoded")] * len(jobs)
+    coders = _Coders([(states, stream) for _, states, stream in parsed], results)
+    mix, engine = MixState(len(jobs), max(sizes), max(lanes)), CpuEngine(model, sum(lanes))
+    for k, size in enumerate(sizes):
+        mix.start(k, size, lanes[k], True)
+    past = features.Batch(mix.stack.plain, sizes, lanes, engine.a.ngram_bits)
+    room = features.room(1, engine.lanes)
+    for t in range(int(past.lengths.max())):
+        past.predict(t, room)
+        frequencies = engine.forward(room)
+        which = coders.alive[past.lengths[coders.alive] > t]
+        coders.column(mix, which, t, frequencies, past.first)
+        past.learn(t)
+    for k in coders.alive:
+        results[k] = coders.finish(k, mix.stack.plain[k, : sizes[k]].tobytes())
+    return results
+
+
+@njit(cache=True, nogil=True)
+def _decode_column(  # type: ignore[no-untyped-def]
+    stack, which, t, frequencies, first, states, widths, words, bounds, cursors
+) -> None:
+    for i in range(len(which)):
+        k = which[i]
+        columns.decode_column(
+            stack, k, t, frequencies[first[k] : first[k + 1]],
+            states[k, : widths[k]], words[bounds[k] : bounds[k + 1]], cursors[k],
+        )  # fmt: skip
+
+
+class _Coders:
+    """The entropy decoders of a batch, laid out as `columns.decode_columns` wants them."""
+
+    def __init__(self, streams: list[tuple[int, bytes]], results: list[bytes | CodecError]) -> None:
+        count = len(streams)
+        self.widths = np.array([states for states, _ in streams], np.int64)
+        self.states = np.zeros((count, int(self.widths.max())), np.int64)
+        self.cursors = np.zeros((count, 1), np.int64)
+        words, alive = [], []
+        for k, (states, stream) in enumerate(streams):
+            own: NDArray[np.uint8] = np.zeros(0, np.uint8)
+            try:
+                self.states[k, :states], own, _ = rans.start(stream, states)
+                alive.append(k)
+            except CodecError as error:
+                results[k] = error
+            words.append(own)
+        self.alive = np.array(alive, np.int64)
+        self.bounds = np.concatenate(([0], np.cumsum([len(own) for own in words])))
+        self.words = np.concatenate(words)
+
+    def column(
+        self, mix: MixState, which: NDArray[np.int64], t: int, frequencies: NDArray[np.uint32], first: NDArray[np.int64]
+    ) -> None:
+        """Decode column `t` of the chunks `which`."""
+        _decode_column(
+            mix.stack, which, t, frequencies, first, self.states, self.widths, self.words, self.bounds, self.cursors
+        )
+
+    def finish(self, k: int, plain: bytes) -> bytes | CodecError:
+        """Return `plain`, if the stream ends as it should."""
+        words = self.words[self.bounds[k] : self.bounds[k + 1]]
+        with contextlib.suppress(CodecError):
+            rans.finish(self.states[k, : self.widths[k]], words, self.cursors[k])
+            return plain
+        return CodecError("neural: the stream does not end as it was begun: damaged, or made with another model")
