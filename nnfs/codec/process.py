@@ -94,10 +94,13 @@ class WorkerProcess:
             data = b""
         if not data:
             raise WorkerError(f"worker {self._name} {self._how_it_ended()}")
-        for message in self._frames.feed(data):
-            if isinstance(message, Bye):
-                raise WireError(f"worker {self._name} gave up: {message.why}")
-            yield message
+        try:
+            for message in self._frames.feed(data):
+                if isinstance(message, Bye):
+                    raise WireError(f"gave up: {message.why}")
+                yield message
+        except WireError as why:
+            raise WireError(f"worker {self._name}: {why}") from None
 
     def read_log(self) -> bool:
         """Pass on the lines that the worker has logged; False when there will be no more."""

@@ -38,6 +38,7 @@ from nnfs.errors import CodecError, ModelMissing, WireError, WorkerError
 
 log = logging.getLogger(__name__)
 
+PINGS_BELOW = 0  # ranks that wait for no window
 URGENT_BELOW = 1  # ranks that may use the last quarter of the window: decoding that somebody waits for
 STRIKES = 2
 FAILED_STARTS = 3  # in a row, before waiting jobs are told
@@ -216,8 +217,9 @@ class Supervisor:
         if self._info is None:
             return
         window = min(self._spec.ahead, self._info.window)
-        while len(self._outstanding) < window:
-            below = IDLE if len(self._outstanding) < window - window // 4 else URGENT_BELOW
+        while True:
+            room = window - len(self._outstanding)
+            below = IDLE if room > window // 4 else URGENT_BELOW if room > 0 else PINGS_BELOW
             ticket = self._board.claim(self._spec.name, self, below)
             if ticket is None:
                 break
@@ -233,9 +235,13 @@ class Supervisor:
         """Send a model that the worker does not have. If there is none, it is the worker that says so."""
         if model == NO_MODEL or model in self._models:
             return
-        self._models.add(model)
-        data = self._find_model(model)
+        try:
+            data = self._find_model(model)
+        except Exception:
+            log.exception("model %s", model.hex()[:16])
+            data = None
         if data is not None:
+            self._models.add(model)
             number = self._board.new_id()
             self._loading[number] = model
             process.send(Request(number, Op.LOAD, data=data, model=model, priority=0))

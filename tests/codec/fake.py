@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
+import sys
 from collections.abc import Callable, Sequence
 
 from nnfs.codec.base import Codec, nothing
@@ -11,6 +13,10 @@ from nnfs.errors import CodecError, ModelMissing
 
 FAKE = 200
 SERVE = "tests.codec.fake:Fake"
+BABBLE = {  # devices whose workers begin with this
+    "garbage": b"Traceback (most recent call last)",
+    "newer": struct.pack("<IB8sH", 11, 1, b"nnfswire", 2),
+}
 MARK = b"#"  # a payload is this and the chunk backwards
 
 
@@ -108,6 +114,8 @@ class Fake:
     def __init__(self, device: str, threads: int) -> None:
         if device == "broken":
             raise SystemExit("no such device")
+        if device in BABBLE:
+            os.write(int(sys.argv[sys.argv.index("--fd") + 1]), BABBLE[device])
         self.device = device
         self.threads = threads
         self.codec = Reversing()
