@@ -12,8 +12,6 @@ from nnfs.model.features import Features
 from nnfs.model.reference import norm_numerator
 from nnfs.model.weights import Product, Weights
 
-KEEP = 64  # columns that are stepped before the caches are moved back to their start
-
 
 class _Buffers:
     """Work space for `rows` rows."""
@@ -45,12 +43,12 @@ class CpuModel:
 
     def __init__(self, weights: Weights) -> None:
         a = weights.architecture
-        if (a.head, a.window) != (kernels.HEAD, kernels.WINDOW):
+        if (a.head, a.window, a.heads // a.kv_heads) != (kernels.HEAD, kernels.WINDOW, kernels.GROUP):
             raise ModelMissing(f"the CPU engine has no kernel for heads of {a.head} and a window of {a.window}")
         self.weights = weights
         self.products = [[_CpuProduct(p) for p in (l.qkv, l.out, l.up, l.down)] for l in weights.layers]
         self.head = _CpuProduct(weights.head)
-        self.distances = [np.ascontiguousarray(layer.distance[:, ::-1]) for layer in weights.layers]
+        self.distances = [layer.distance for layer in weights.layers]
 
 
 class CpuEngine:
@@ -60,11 +58,10 @@ class CpuEngine:
         a = self.a = model.weights.architecture
         self.model, self.lanes = model, lanes
         self.numerator = norm_numerator(a.width)
-        self.capacity = a.window - 1 + max(columns, KEEP)
         shape, layers = (lanes, a.kv_heads), range(a.layers)
-        self.keys = [np.zeros((*shape, self.capacity, a.head), np.int8) for _ in layers]
-        self.values = [np.zeros((*shape, a.head, self.capacity), np.int8) for _ in layers]
-        self.at, self.known = a.window - 1, 0
+        self.keys = [np.zeros((*shape, a.head, a.window), np.int8) for _ in layers]
+        self.values = [np.zeros((*shape, a.window, a.head), np.int8) for _ in layers]
+        self.known = 0
         self.buffers = _Buffers(model.weights, lanes * columns)
 
     def forward(self, f: Features) -> NDArray[np.uint32]:
@@ -72,12 +69,11 @@ class CpuEngine:
         model, columns, lanes, b = self.model, f.rows.shape[0], self.lanes, self.buffers
         w = model.weights
         rows, numerator = columns * lanes, self.numerator
-        self._make_room(columns)
         x, u, attended, hidden = b.x[:rows], b.u[:rows], b.attended[:rows], b.hidden[:rows]
         kernels.embed(w.inputs, w.ngrams, f.rows.reshape(rows, -1), f.ngrams.reshape(rows, -1), numerator, x, u)
         for k, (qkv, out, up, down) in enumerate(model.products):
             kernels.attend(
-                qkv(b.u_t[:rows]), *qkv.scale, self.keys[k], self.values[k], self.at, self.known, columns,
+                qkv(b.u_t[:rows]), *qkv.scale, self.keys[k], self.values[k], self.known, columns,
                 model.distances[k], w.attention_table, attended,
             )
             kernels.add_norm(out(b.attended_t[:rows]), *out.scale, numerator, x, u)
@@ -87,14 +83,5 @@ class CpuEngine:
             model.head(b.u_t[:rows]), *model.head.scale, f.candidates.reshape(rows, -1), f.buckets.reshape(rows, -1),
             w.biases, w.frequency_table, b.frequencies[:rows],
         )
-        self.at += columns
         self.known += columns
         return b.frequencies[:rows]
-
-    def _make_room(self, columns: int) -> None:
-        if self.at + columns > self.capacity:
-            keep, at = self.a.window - 1, self.at
-            for keys, values in zip(self.keys, self.values, strict=True):
-                keys[:, :, :keep] = keys[:, :, at - keep : at].copy()
-                values[..., :keep] = values[..., at - keep : at].copy()
-            self.at = keep

@@ -12,6 +12,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from nnfs.model.tiles import make_product
 from nnfs.model.units import (
     ACT_LIMIT,
     EMBEDDING_SHIFT,
@@ -23,9 +24,9 @@ from nnfs.model.units import (
     TABLE,
 )
 
-Int8, Int16, Int32 = NDArray[np.int8], NDArray[np.int16], NDArray[np.int32]
+Int8, Int32, Float32 = NDArray[np.int8], NDArray[np.int32], NDArray[np.float32]
 
-HEAD, WINDOW = 32, 64  # the sizes that the attention kernel is compiled for
+HEAD, WINDOW, GROUP = 32, 64, 4  # the sizes that the attention kernel is compiled for; GROUP: queries that share a key
 
 
 @njit(cache=True, nogil=True)
@@ -97,7 +98,6 @@ def attend(
     shift: int,
     keys: Int8,
     values: Int8,
-    at: int,
     known: int,
     columns: int,
     distance: Int32,
@@ -106,103 +106,87 @@ def attend(
 ) -> None:
     """Attention of `columns` columns of all lanes, rows in (column, lane) order.
 
-    `sums` (rows, queries + keys + values) are the product's. `keys` (lanes, kv_heads, places, HEAD) and `values` (lanes,
-    kv_heads, HEAD, places): those of column t of this call go to place `at + t`, the WINDOW - 1 columns before them lie before,
-    of which `known` hold something. `distance` (heads, WINDOW) is reversed: its last entry is the position itself.
-
-    Both inner loops are sums along contiguous int8, which compilers turn into the machine's instruction for that.
+    `sums` (rows, queries + keys + values) are the product's. `keys` (lanes, kv_heads, HEAD, WINDOW) and `values` (lanes,
+    kv_heads, WINDOW, HEAD) are rings: those of column t, counted from the lane's start, are at t mod WINDOW; `known`
+    columns came before this call. `distance` (heads, WINDOW): the score of a key by how many columns it lies back.
     """
     lanes, kv_heads, heads = keys.shape[0], keys.shape[1], distance.shape[0]
-    group = heads // kv_heads
     half_pre, half = np.int32((1 << pre) >> 1), np.int32(1 << (shift - 1))
     width = sums.shape[1]
-    act = np.empty((width // HEAD, HEAD), np.int8)
-    flat = act.reshape(-1)
-    scores = np.empty((group, WINDOW), np.int32)
-    weights = np.empty((group, WINDOW), np.int16)
-    den = np.empty(group, np.int32)
-    total = np.empty((group, HEAD), np.int32)
+    act = np.empty(width, np.int8)
+    queries = np.empty((GROUP, HEAD), np.float32)
+    scores = np.empty((GROUP, WINDOW), np.float32)
+    whole = np.empty(WINDOW, np.int32)
+    den = np.empty(GROUP, np.int32)
+    total = np.empty((GROUP, HEAD), np.float32)
+    flat_keys, flat_values = keys.reshape(-1), values.reshape(-1)
+    rings = np.empty((columns, heads, WINDOW), np.int32)  # the distances as the ring stands at each column
     for t in range(columns):
-        place = at + t
-        first = place + 1 - WINDOW
-        unseen = max(0, WINDOW - (known + t + 1))
-        for lane in range(lanes):
+        for h in range(heads):
+            for j in range(WINDOW):
+                rings[t, h, j] = distance[h, (known + t - j) % WINDOW]
+    for lane in range(lanes):
+        for t in range(columns):
+            place = (known + t) % WINDOW
+            seen = min(WINDOW, known + t + 1)
             r = t * lanes + lane
-            sum_row = sums[r]
+            sum_row, out_row = sums[r], out[r]
             for c in range(width):
                 y = np.int32(np.int32(np.int32(np.int32(sum_row[c] + half_pre) >> pre) * multiplier[c] + half) >> shift)
-                flat[c] = np.int8(min(max(y, np.int32(-ACT_LIMIT)), np.int32(ACT_LIMIT)))
+                act[c] = np.int8(min(max(y, np.int32(-ACT_LIMIT)), np.int32(ACT_LIMIT)))
             for kv in range(kv_heads):
+                base = (lane * kv_heads + kv) * HEAD * WINDOW
+                key, value = (heads + kv) * HEAD, (heads + kv_heads + kv) * HEAD
                 for c in range(HEAD):
-                    keys[lane, kv, place, c] = act[heads + kv, c]
-                    values[lane, kv, c, place] = act[heads + kv_heads + kv, c]
-                _score(act[kv * group : (kv + 1) * group], keys[lane, kv], first, scores)
-                for g in range(group):
-                    den[g] = _weigh(scores[g], distance[kv * group + g], unseen, table, weights[g])
-                _gather(weights, values[lane, kv], first, total)
-                for g in range(group):
-                    _quotient(total[g], np.float64(den[g]), out[r, (kv * group + g) * HEAD : (kv * group + g + 1) * HEAD])
+                    flat_keys[base + c * WINDOW + place] = act[key + c]
+                    flat_values[base + place * HEAD + c] = act[value + c]
+                for g in range(GROUP):
+                    for c in range(HEAD):
+                        queries[g, c] = np.float32(act[(kv * GROUP + g) * HEAD + c])
+                _score(queries, flat_keys, base, WINDOW, scores)
+                for g in range(GROUP):
+                    den[g] = _weigh(scores[g], rings[t, kv * GROUP + g], seen, table, whole)
+                _gather(scores, flat_values, base, HEAD, total)
+                for g in range(GROUP):
+                    _quotient(total[g], np.float64(den[g]), out_row, (kv * GROUP + g) * HEAD)
+
+
+_score = make_product(GROUP, HEAD, WINDOW)
+_gather = make_product(GROUP, WINDOW, HEAD)
 
 
 @njit(cache=True, nogil=True)
-def _score(queries: Int8, keys: Int8, first: int, scores: Int32) -> None:
-    """Queries of a group (group, HEAD) . keys (places, HEAD) from place `first` -> scores (group, WINDOW)."""
-    for j in range(WINDOW):
-        key = keys[first + j]
-        for g in range(scores.shape[0]):
-            query = queries[g]
-            total = np.int32(0)
-            for c in range(key.shape[0]):  # a constant here would be unrolled into scalars: 5 times slower
-                total += np.int32(query[c]) * np.int32(key[c])
-            scores[g, j] = total
-
-
-@njit(cache=True, nogil=True)
-def _weigh(scores: Int32, distance: Int32, unseen: int, table: Int32, weights: Int16) -> np.int32:
-    """Turn scores into weights, and return their sum."""
+def _weigh(scores: Float32, distance: Int32, seen: int, table: Int32, whole: Int32) -> np.int32:
+    """Turn scores into weights, in place, and return their sum. Places from `seen` on hold nothing yet."""
     top = np.int32(-(1 << 30))
     for j in range(scores.shape[0]):
-        scores[j] += distance[j]
-    for j in range(unseen):
-        scores[j] = np.int32(-(1 << 30))
+        whole[j] = np.int32(scores[j]) + distance[j]
+    for j in range(seen, scores.shape[0]):
+        whole[j] = np.int32(-(1 << 30))
     for j in range(scores.shape[0]):
-        top = max(top, scores[j])
+        top = max(top, whole[j])
     for j in range(scores.shape[0]):
-        scores[j] = min(np.int32(top - scores[j]) >> np.int32(SCORE_SHIFT), np.int32(TABLE - 1))
+        whole[j] = min(np.int32(top - whole[j]) >> np.int32(SCORE_SHIFT), np.int32(TABLE - 1))
     den = np.int32(0)
-    for j in range(scores.shape[0]):
-        weight = table[scores[j]]
-        weights[j] = np.int16(weight)
+    for j in range(seen):
+        weight = table[np.uint32(whole[j])]
+        scores[j] = np.float32(weight)
         den += weight
-    for j in range(unseen):
-        den -= np.int32(weights[j])
-        weights[j] = 0
+    for j in range(seen, scores.shape[0]):
+        scores[j] = np.float32(0)
     return den
 
 
 @njit(cache=True, nogil=True)
-def _gather(weights: Int16, values: Int8, first: int, total: Int32) -> None:
-    """Weights (group, WINDOW) . values (HEAD, places) from place `first` -> total (group, HEAD)."""
-    for c in range(HEAD):
-        value = values[c][first : first + WINDOW]
-        for g in range(weights.shape[0]):
-            weight = weights[g]
-            part = np.int32(0)
-            for j in range(WINDOW):
-                part += np.int32(weight[j]) * np.int32(value[j])
-            total[g, c] = part
-
-
-@njit(cache=True, nogil=True)
-def _quotient(total: Int32, den: float, out: Int8) -> None:
-    """Floor of (2 total + den) / (2 den), all integers below 2^26.
+def _quotient(total: Float32, den: float, out: Int8, at: int) -> None:
+    """Floor of (2 total + den) / (2 den), all integers below 2^26, into HEAD places of `out` from `at`.
 
     With half a unit added to the numerator the quotient is at least 0.5 / (2 den) > 2^-19 away from every integer, and
     float64 errs by less than 2^-43: the floor is exact, whatever the rounding.
     """
     inverse = 1.0 / (2.0 * den)
     for c in range(total.shape[0]):
-        out[c] = np.int8(math.floor((2.0 * np.float64(total[c]) + den + 0.5) * inverse))
+        out[at + c] = np.int8(math.floor((2.0 * np.float64(total[c]) + den + 0.5) * inverse))
 
 
 @njit(cache=True, nogil=True)
