@@ -12,6 +12,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m nnfs.train", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_corpus(commands.add_parser("corpus", help="build a training corpus from raw folders and packages"))
+    _add_fit(commands.add_parser("fit", help="train a network on a corpus; goes on from its last checkpoint"))
+    _add_export(commands.add_parser("export", help="make a model file of a checkpoint"))
     arguments = parser.parse_args(argv)
     status: int = arguments.run(arguments)
     return status
@@ -56,6 +58,45 @@ def _corpus(arguments: argparse.Namespace) -> int:
         size=arguments.size << 20,
     )
     build.build(options)
+    return 0
+
+
+def _add_fit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("corpus", metavar="CORPUS", help="a corpus made by the corpus command")
+    parser.add_argument("--out", required=True, metavar="DIR", help="checkpoints and logs")
+    parser.add_argument("--steps", type=int, required=True, help="steps in all, of 16 rows of 1,024 bytes by default")
+    parser.add_argument("--cooldown", type=float, default=0.25, help="share of the steps over which the rate falls")
+    parser.add_argument("--batch", type=int, default=4, help="rows of one forward pass")
+    parser.add_argument("--passes", type=int, default=2, help="forward passes of each process per step")
+    parser.add_argument("--processes", type=int, default=2, help="on a CPU, each of one thread")
+    parser.add_argument("--rate", type=float, default=1.0, help="factor of all learning rates")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--save-every", type=int, default=200, metavar="STEPS")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.set_defaults(run=_fit)
+
+
+def _fit(arguments: argparse.Namespace) -> int:
+    from nnfs.model.architecture import Architecture
+    from nnfs.train.trainer import Plan, train
+
+    options = {name: value for name, value in vars(arguments).items() if name != "run"}
+    print(train(Plan(**options), Architecture()))
+    return 0
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="checkpoint.safetensors in fit's folder")
+    parser.add_argument("corpus", metavar="CORPUS", help="the corpus, for the start values of the mixing stage")
+    parser.add_argument("--out", required=True, metavar="FILE", help="the model file")
+    parser.set_defaults(run=_export)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from nnfs.train.export import export
+
+    fingerprint = export(arguments.checkpoint, arguments.corpus, arguments.out)
+    print(f"{arguments.out}: {fingerprint.hex()}")
     return 0
 
 
