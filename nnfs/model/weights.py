@@ -1,7 +1,7 @@
 """A network's weights as they are stored: integers, an architecture, a fingerprint.
 
 The file is safetensors: the tensors of `Weights`, and in its metadata the architecture and the provenance (how it was trained,
-on what). The fingerprint is the BLAKE2b-256 of architecture and tensors; it names the model for ever, whatever the provenance says.
+on what). The fingerprint is the BLAKE2b-512 of architecture and tensors; it names the model for ever, whatever the provenance says.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from nnfs.errors import ModelMissing
 from nnfs.model.architecture import BIASES, BYTES, INPUT_ROWS, Architecture
 from nnfs.model.units import MAX_SHIFT, MULTIPLIER_LIMIT, TABLE, pre_shift
 
-FINGERPRINT_SIZE = 32  # bytes
+FINGERPRINT_SIZE = 64  # bytes
 
 Int8 = NDArray[np.int8]
 Int32 = NDArray[np.int32]
@@ -66,7 +66,7 @@ class Weights:
     frequency_table: Int32  # (TABLE,): 2^20 exp(-i/64)
 
     def fingerprint(self) -> bytes:
-        """Return the 32 bytes that name this model."""
+        """Return the 64 bytes that name this model."""
         digest = hashlib.blake2b(self.architecture.to_json().encode(), digest_size=FINGERPRINT_SIZE)
         for name, tensor in sorted(_flat(self).items()):
             digest.update(f"{name} {tensor.dtype.str} {tensor.shape}".encode())

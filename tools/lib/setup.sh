@@ -208,18 +208,11 @@ current_key() { # what a set-up depends on: the packages, this file, the checkou
     sha256sum "$root/pyproject.toml" "$root/tools/lib/setup.sh" && readlink -f "$venv/bin/python"
 }
 
-is_set_up() { # is_set_up run|test TORCH
-    [[ -x $venv/bin/python && -f $venv/stamp-$1 && $(<"$venv/stamp-$1") == "$(current_key)" ]] &&
-        torch_is_chosen "$2" && helpers_work
-}
-
-set_up() { # is_set_up run|test TORCH
-    [[ -x $venv/bin/python && -f $venv/stamp-$1 && $(<"$venv/stamp-$1") == "$(current_key)" ]] &&
-        torch_is_chosen "$2" && helpers_work
-}
-
-stamped() { # stamped: whether .venv belongs to this place and works
-    [[ -f $venv/place && $(<"$venv/place") == "$root" ]] && "$venv/bin/python" -m pip --version >/dev/null 2>&1
+is_compile_kernels() { # now, not at the first read: numba keeps them beside the sources
+    say "compiling the codecs' kernels"
+    quietly "$venv/bin/python" -m nnfs.codec.prepare && return
+    show_log
+    say "the kernels could not be compiled: cold codecs will not work"
 }
 
 set_up() { # set_up run|test [auto|cpu|cuda|none]
@@ -242,6 +235,7 @@ set_up_now() { # set_up_now run|test TORCH
     venv_works || make_venv
     install_project "$kind"
     choose_torch "${torch:-$(earlier_torch)}"
+    compile_kernels
     install_helpers
     current_key >"$venv/stamp-$kind"
     say "done"
