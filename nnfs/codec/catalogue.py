@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Protocol
 
 from nnfs.codec import CODECS, NAMES
-from nnfs.codec.base import Codec
+from nnfs.codec.base import FIRST_COLD, Codec
 from nnfs.codec.wire import NO_MODEL
 from nnfs.errors import CodecError, ModelMissing
 
@@ -37,48 +38,99 @@ class Served(Protocol):
         """Do now what the first job would wait for: imports, the self-test of this device, the default model."""
 
 
-Opener = Callable[["Catalogue", bytes], Codec]  # with the fingerprint; imports what it needs when it is called
-COLD: dict[int, tuple[str, Opener]] = {}  # id: name, and how it is opened
+NEURAL = FIRST_COLD
+PRESETS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "model", "presets")
+SUFFIX = ".safetensors"
 
 
 class Catalogue:
-    """The hot codecs and those in `COLD`."""
+    """The hot codecs, and the cold ones with the models that are shipped or were sent here."""
 
     def __init__(self, device: str = "auto", threads: int = 1) -> None:
         self.device = device
         self.threads = threads
-        self.files: dict[bytes, bytes] = {}  # models that were sent here: fingerprint to file
+        self._files: dict[bytes, bytes] = {}  # models that were sent here: fingerprint to file
         self._open: dict[tuple[int, bytes], Codec] = {}
+        self._cold: dict[int, tuple[str, Callable[[bytes], Codec]]] = {NEURAL: ("neural", self._open_neural)}
 
     def names(self) -> dict[int, str]:
-        return NAMES | {number: name for number, (name, _) in COLD.items()}
+        return NAMES | {number: name for number, (name, _) in self._cold.items()}
 
     def models(self) -> tuple[bytes, ...]:
-        return tuple(self.files)
+        return tuple(self._files)
 
-    def named(self, name: str, model: bytes = NO_MODEL) -> Codec:
-        """Return the codec of this name. Raises `KeyError`."""
-        for number, known in self.names().items():
-            if known == name:
-                return self.find(number, model)
-        raise KeyError(f"no codec named {name}; there are: {', '.join(self.names().values())}")
+    def resolve(self, name: str) -> tuple[int, bytes]:
+        """Return (codec, model) of one of `names`, of a preset, or of CODEC:FILE with any model. Raises `KeyError`."""
+        numbers = {known: number for number, known in self.names().items()}
+        codec, _, path = name.partition(":")
+        if codec in numbers:
+            return numbers[codec], self._load_file(path) if path else NO_MODEL
+        if name in presets():
+            return NEURAL, self._load_file(os.path.join(PRESETS, name + SUFFIX))
+        raise KeyError(f"no codec {name}; there are: {', '.join([*numbers, *presets()])}")
+
+    def file(self, model: bytes) -> bytes | None:
+        """Return a model's file, if `resolve` or `load` has seen it."""
+        return self._files.get(model)
 
     def find(self, codec: int, model: bytes) -> Codec:
         if codec in CODECS:
             return CODECS[codec]
-        if codec not in COLD:
+        if codec not in self._cold:
             raise CodecError(f"unknown codec {codec}: written by a newer nnfs?")
         key = codec, model
         if key not in self._open:
+            name, opener = self._cold[codec]
             try:
-                self._open[key] = COLD[codec][1](self, model)
+                self._open[key] = opener(model)
             except ImportError as error:
-                raise CodecError(f"codec {COLD[codec][0]} needs {error.name}, which is not installed") from error
+                raise CodecError(f"codec {name} needs {error.name}, which is not installed") from error
         return self._open[key]
 
     def load(self, model: bytes, data: bytes) -> None:
-        raise ModelMissing(f"no codec takes models yet ({model.hex()[:16]})")
+        if fingerprint(data) != model:
+            raise CodecError("a model's file that does not have the fingerprint it was sent for")
+        self._files[model] = data
 
     def warm(self) -> None:
-        for number in COLD:
+        for number in self._cold:
             self.find(number, NO_MODEL)
+
+    def _load_file(self, path: str) -> bytes:
+        with open(path, "rb") as file:
+            data = file.read()
+        model = fingerprint(data)
+        self._files[model] = data
+        return model
+
+    def _open_neural(self, model: bytes) -> Codec:
+        if model not in self._files:
+            for name in presets():
+                sent = self._load_file(os.path.join(PRESETS, name + SUFFIX))
+                model = sent if model == NO_MODEL else model  # the first preset is the default
+        if model not in self._files:
+            raise ModelMissing(f"no model {model.hex()[:16]}" if any(model) else "no model is shipped with this nnfs")
+        from nnfs.codec.neural import Neural
+        from nnfs.model.weights import load_weights
+
+        return Neural(load_weights(self._files[model]), self.threads)
+
+
+def presets() -> list[str]:
+    """Return the names of the models that are shipped, the default one first."""
+    names = sorted(name[: -len(SUFFIX)] for name in _listed(PRESETS) if name.endswith(SUFFIX))
+    return sorted(names, key=lambda name: name != "default")
+
+
+def _listed(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
+
+
+def fingerprint(data: bytes) -> bytes:
+    """Return the fingerprint of a model's file. Raises `ModelMissing` for what is no such file."""
+    from nnfs.model.weights import load_weights
+
+    return load_weights(data).fingerprint()

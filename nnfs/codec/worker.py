@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import logging
 import os
 import select
@@ -199,6 +200,8 @@ class Conversation:
         work = getattr(codec, "encode_many" if head.op == Op.ENCODE else "decode_many", None)
         if work is None:
             work = partial(_one_by_one, codec.encode if head.op == Op.ENCODE else codec.decode)
+        elif "between" not in inspect.signature(work).parameters:  # a ColdCodec that nothing can overtake
+            work = partial(_piecewise, work, 1 if head.op == Op.ENCODE else len(batch))
         return self._attempt(batch, partial(work, between=partial(self._between, rank(head))))
 
     def _attempt(self, batch: list[Request], work: Callable[..., list[bytes | CodecError | None]]) -> list[Answer]:
@@ -231,6 +234,17 @@ def _one_by_one(
             results.append(work(*item) if isinstance(item, tuple) else work(item))
         except CodecError as error:
             results.append(error)
+        between()
+    return results
+
+
+def _piecewise(
+    work: Callable[..., list[bytes | CodecError | None]], most: int, items: list[bytes], between: Callable[[], None]
+) -> list[bytes | CodecError | None]:
+    """Work that does not call `between`, in pieces small enough to be waited for."""
+    results: list[bytes | CodecError | None] = []
+    for begin in range(0, len(items), most):
+        results += work(items[begin : begin + most])
         between()
     return results
 

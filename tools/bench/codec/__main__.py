@@ -14,8 +14,10 @@ from typing import Any
 from bench.codec import latency
 from bench.codec.coders import CLASSICAL
 from bench.codec.sample import Piece, pieces, sample
+from nnfs.codec.base import FIRST_COLD
+from nnfs.codec.catalogue import Catalogue, presets
 
-NNFS = ("cm", "neural")  # codecs of nnfs, by the names of its catalogue
+NNFS = (*(name for number, name in Catalogue().names().items() if number >= FIRST_COLD), *presets())
 EPILOG = """examples:
   tools/bench_codec --sample 32 DIR            32 chunks of 128 KiB, the same ones for every codec
   tools/bench_codec --codecs ppmd,cm DIR FILE  some codecs, whole paths, one row per path and codec
@@ -57,7 +59,7 @@ def arguments() -> argparse.Namespace:
     )
     known = ",".join((*CLASSICAL, *NNFS))
     parser.add_argument("paths", metavar="PATH", type=Path, nargs="+", help="files or folders")
-    parser.add_argument("--codecs", metavar="LIST", default=known, help=f"of: {known}, and presets (default: all)")
+    parser.add_argument("--codecs", metavar="LIST", default=known, help=f"of: {known} (default: all), neural:FILE")
     parser.add_argument("--chunk", metavar="BYTES", type=positive, default=128 * 1024, help="size of chunks (131072)")
     parser.add_argument("--first", metavar="BYTES", type=positive, help="the first BYTES of each file, as one chunk")
     parser.add_argument("--sample", metavar="N", type=positive, help="at most N chunks per path (default: all)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import sys
 import time
@@ -10,6 +11,7 @@ from typing import Any
 
 from bench.codec.coders import Batched, Missing, Payload, Simple, named
 from bench.codec.sample import Piece
+from nnfs.codec.worker import quiet_threads
 
 CHEAP_S = 1.0  # a pass that takes less is repeated, up to
 PASSES = 5  # times
@@ -45,6 +47,7 @@ def one_pass(coder: Simple | Batched, pieces: list[Piece]) -> tuple[list[int], f
 def measure(task: dict[str, Any]) -> dict[str, Any]:
     """All passes of one codec."""
     pieces = [Piece(*piece) for piece in task["pieces"]]
+    quiet_threads(os.environ, task["threads"])
     try:
         coder = named(task["codec"], task["device"], task["threads"])
     except Missing as why:

@@ -11,6 +11,9 @@ import lzma
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from nnfs.codec.catalogue import Catalogue
+from nnfs.errors import CodecError
+
 Payload = bytes | None  # None: does not become smaller, so it is stored as it is
 
 
@@ -119,12 +122,9 @@ def named(name: str, device: str, threads: int) -> Simple | Batched:
             return CLASSICAL[name]()
         except ImportError as error:
             raise Missing(f"{error.name} is not installed (pip install '.[bench]')") from error
+    catalogue = Catalogue(device, threads)
     try:
-        from nnfs.codec.catalogue import Catalogue
-    except ImportError as error:
-        raise Missing(str(error)) from error
-    try:
-        codec = Catalogue(device, threads).named(name)
-    except (ImportError, KeyError) as error:
+        codec: Any = catalogue.find(*catalogue.resolve(name))
+    except (OSError, KeyError, CodecError) as error:
         raise Missing(str(error)) from error
     return Batched(codec) if hasattr(codec, "encode_many") else Simple(codec.encode, codec.decode)
