@@ -28,9 +28,9 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "prose": Kind(9.0, 0.10, longest=2 << 20),
-    "wiki": Kind(3.0, 1.0, longest=2 << 20),
-    "markup": Kind(6.5),
+    "prose": Kind(9.5, 0.14, longest=2 << 20),
+    "wiki": Kind(2.0, 1.0, longest=2 << 20),
+    "markup": Kind(7.0),
     "man": Kind(2.5, 0.15),
     "lang-ru": Kind(4.5, 0.10),
     "lang-de": Kind(3.5, 0.10),
@@ -48,7 +48,7 @@ KINDS = {
     "script": Kind(1.0, 0.08),
     "mail-md": Kind(7.0, 0.04),
     "small": Kind(7.0, 0.04),
-    "log": Kind(3.0, 1.0, keep=2.0),
+    "log": Kind(3.0, 1.0, keep=2.0, longest=4 << 20),
     "json": Kind(2.5, 0.30, keep=2.0, longest=2 << 20),
     "csv": Kind(2.2, 0.30, keep=2.0, longest=2 << 20),
     "sql": Kind(1.2, 0.25, keep=2.0, longest=2 << 20),
@@ -58,8 +58,8 @@ KINDS = {
     "class": Kind(2.2, 0.12),
     "code-other": Kind(1.6, 0.12, keep=2.0),  # PE, WebAssembly, Python and Emacs byte code, object archives
     "binary": Kind(1.2, 0.10, keep=2.0),  # tables, databases, fonts
-    "image": Kind(2.0, 0.30, keep=4.0, longest=4 << 20),
-    "audio": Kind(2.0, 0.25, keep=3.0, longest=2 << 20),
+    "image": Kind(2.0, 0.12, keep=4.0, longest=4 << 20),
+    "audio": Kind(2.0, 0.15, keep=3.0, longest=2 << 20),
 }
 
 _SUFFIXES = {

@@ -9,7 +9,7 @@ import re
 from collections import Counter
 
 _WORDS = {
-    "en": "the and of to is in that for with this are be it on not or from as by an you if which can a was he his but",
+    "en": "the of to that with this are be it you which can was he his but have has they when we",  # none of SQL
     "de": "der die und das ist nicht sie mit ein eine den von zu werden auf für dem im des wird oder sich auch wenn",
     "fr": "le la les des et est une pour dans vous que qui sur par avec pas du ce ou au sont ne cette être",
     "es": "el los las una para que por con del se es como más puede este esta si al lo su no esto archivo",
@@ -32,7 +32,7 @@ _KANA, _HANGUL, _HAN = re.compile("[\u3040-\u30ff]"), re.compile("[\uac00-\ud7af
 _CYRILLIC, _NOT_RUSSIAN = re.compile("[\u0400-\u04ff]"), re.compile("[іїєґўјљњћџђѝІЇЄҐЎЈЉЊЋЏЂ]")
 _FOREIGN = re.compile("[\u0370-\u03ff\u0530-\u0eff\u1000-\u137f\uac00-\ud7af\u3040-\u30ff]")
 MIN_WORDS = 6  # common words wanted as evidence
-MIN_SHARE = 0.09  # of all words; running text has 0.2 to 0.4, comments in code 0.05 to 0.15
+MIN_SHARE = 0.09  # of all words; running English has 0.15 to 0.25, code with comments 0.02 to 0.08
 
 
 def language(data: bytes) -> str | None:

@@ -143,7 +143,7 @@ def _deb(path: str) -> Walk:
 
 
 def _tar(opener: Callable[[], IO[bytes]]) -> Walk:
-    with opener() as stream, tarfile.open(fileobj=stream, mode="r|*") as packed:
+    with opener() as stream, tarfile.open(fileobj=stream, mode="r|*", bufsize=1 << 20) as packed:
         for member in packed:
             if member.isreg():
                 yield member.name.removeprefix("./"), member.size, lambda m=member: _all(packed.extractfile(m))  # type: ignore[misc]
