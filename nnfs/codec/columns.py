@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def,no-any-return"
 """A chunk and its bit stream: the mixer (`nnfs.model.mixing`) joined to the entropy coder, column by column."""
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def encode(state: MixState, c: int, network: npt.NDArray[np.uint16] = NO_NETWORK
 
 
 @njit(cache=True, nogil=True)
-def decode_column(stack, c, t, frequencies, states, words, cursor):  # type: ignore[no-untyped-def]
+def decode_column(stack, c, t, frequencies, states, words, cursor):
     """Decode column t of chunk c into its `plain` and learn it.
 
     frequencies: (lanes, 256) uint32, of the network, or (0, 256); states, words, cursor: of the chunk's stream, see `rans.start`.
@@ -32,10 +33,10 @@ def decode_column(stack, c, t, frequencies, states, words, cursor):  # type: ign
     columns = (size + lanes - 1) // lanes
     active = (size - t + columns - 1) // columns
     network = frequencies.shape[0] > 0
-    so_far = np.ones(active, np.int64)
-    totals = np.zeros(active, np.int64)
+    so_far, totals = s.partial[0], s.partial[1]
     for lane in range(active):
         begin(s, columns, lane, t)
+        so_far[lane] = 1
         if network:
             total = np.int64(0)
             for i in range(256):
@@ -61,7 +62,7 @@ def decode_column(stack, c, t, frequencies, states, words, cursor):  # type: ign
 
 
 @njit(cache=True, nogil=True)
-def decode_columns(stack, which, at, frequencies, rows, states, widths, words, bounds, cursors):  # type: ignore[no-untyped-def]
+def decode_columns(stack, which, at, frequencies, rows, states, widths, words, bounds, cursors):
     """Decode one column of each of many chunks.
 
     which, at: (n,) int64, rows of the stack and the column of each; frequencies: (sum of lanes, 256) uint32 and rows (n + 1,), where those of
@@ -75,7 +76,7 @@ def decode_columns(stack, which, at, frequencies, rows, states, widths, words, b
 
 
 @njit(cache=True, nogil=True)
-def _decode_all(stack, c, states, words, cursor, frequencies):  # type: ignore[no-untyped-def]
+def _decode_all(stack, c, states, words, cursor, frequencies):
     parameters = stack.parameters[c]
     columns = (parameters[P_SIZE] + parameters[P_LANES] - 1) // parameters[P_LANES]
     for t in range(columns):

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def,no-any-return"
 """Binary range-asymmetric numeral systems (rANS, Duda 2013): bits with 16-bit probabilities, 32-bit states, 16-bit words.
 
 Bits come in the coding order of a chunk cut into lanes: column by column, in a column bit 7 to bit 0, of each bit lane by lane;
@@ -31,7 +32,7 @@ States = npt.NDArray[np.int64]
 
 
 @njit(cache=True, nogil=True)
-def decode_bit(states, w, p1, stream, cursor):  # type: ignore[no-untyped-def]
+def decode_bit(states, w, p1, stream, cursor):
     """Return the next bit of state `w`, given its probability of being 1. Never reads beyond the stream; `cursor[0]` is where it stands."""
     x = states[w]
     low = x & 0xFFFF
@@ -51,29 +52,40 @@ def decode_bit(states, w, p1, stream, cursor):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _encode(plain, lanes, probs, states, words):  # type: ignore[no-untyped-def]
+def _push(x, bit, p1, words, at):
+    """Return (state, where the first word starts) after putting a bit in front of what state x holds."""
+    f, begin = (p1, 0) if bit else (65536 - p1, p1)
+    if x >= f << 16:
+        at -= 2
+        words[at] = x >> 8 & 255
+        words[at + 1] = x & 255
+        x >>= 16
+    return (x // f) << 16 | (x % f + begin), at
+
+
+@njit(cache=True, nogil=True)
+def _encode_row(bits, probs, words):
+    """Encode bits (n,) with probabilities (n,) into one state, backwards. Returns (state, where the first word starts)."""
+    x, at = np.int64(0), np.int64(words.size)
+    for i in range(bits.size - 1, -1, -1):
+        x, at = _push(x, bits[i], np.int64(probs[i]), words, at)
+    return x, at
+
+
+@njit(cache=True, nogil=True)
+def _encode(plain, lanes, probs, states, words):
     """Encode backwards. `probs` (columns, lanes, 8). Returns where the first word starts: `words` is filled from its end."""
     size = plain.size
     columns = (size + lanes - 1) // lanes
     width = states.size
-    at = words.size
+    at = np.int64(words.size)
     for t in range(columns - 1, -1, -1):
         active = (size - t + columns - 1) // columns
         for k in range(7, -1, -1):
             for lane in range(active - 1, -1, -1):
                 bit = plain[lane * columns + t] >> (7 - k) & 1
-                p1 = np.int64(probs[t, lane, k])
                 x = states[lane % width]
-                if bit:
-                    f, start = p1, np.int64(0)
-                else:
-                    f, start = 65536 - p1, p1
-                if x >= f << 16:
-                    at -= 2
-                    words[at] = x >> 8 & 255
-                    words[at + 1] = x & 255
-                    x >>= 16
-                states[lane % width] = (x // f) << 16 | (x % f + start)
+                states[lane % width], at = _push(x, bit, np.int64(probs[t, lane, k]), words, at)
     return at
 
 
@@ -84,15 +96,26 @@ def encode(plain: npt.NDArray[np.uint8], lanes: int, probs: npt.NDArray[np.uint1
     at = _encode(plain, lanes, probs, values, words)
     body = words[at:].tobytes()
     if states == 1:
-        x = int(values[0])
-        if body:
-            return x.to_bytes(3 if x < 1 << 24 else 4, "big") + body
-        return x.to_bytes((x.bit_length() + 7) // 8, "big")
+        return _single(int(values[0]), body)
     wide = [int(x) >= 1 << 24 for x in values]
     bitmap = bytearray((states + 7) // 8)
     for i, four in enumerate(wide):
         bitmap[i // 8] |= four << (7 - i % 8)
     return bytes(bitmap) + b"".join(int(x).to_bytes(3 + four, "big") for x, four in zip(values, wide, strict=True)) + body
+
+
+def _single(x: int, body: bytes) -> bytes:
+    """Return the stream of one state."""
+    if body:
+        return x.to_bytes(3 if x < 1 << 24 else 4, "big") + body
+    return x.to_bytes((x.bit_length() + 7) // 8, "big")
+
+
+def encode_row(bits: npt.NDArray[np.uint8], probs: npt.NDArray[np.uint16]) -> bytes:
+    """Return the stream of any bits in the order of their coding, with one state."""
+    words = np.empty(2 * bits.size + 2, np.uint8)
+    x, at = _encode_row(bits, probs, words)
+    return _single(int(x), words[at:].tobytes())
 
 
 def start(stream: bytes, states: int = 1) -> tuple[States, Words, npt.NDArray[np.int64]]:

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def,no-any-return"
 """What the mixer conditions on: per lane a small record of the past, from it the hashes of the contexts of the next byte.
 
 All of it is integers (64 bit, wrapping). A lane sees its own past only here; what other lanes have seen reaches it through the shared tables.
@@ -18,14 +19,14 @@ _WORD = 0x2F0B4C47
 
 
 @njit(cache=True, nogil=True)
-def _hash(value, index):  # type: ignore[no-untyped-def]
+def _hash(value, index):
     h = (value + index * _B + 1) * _A
     h ^= h >> 31
     return h * _B
 
 
 @njit(cache=True, nogil=True)
-def hashes(plain, base, t, stride, record, out):  # type: ignore[no-untyped-def]
+def hashes(plain, base, t, stride, record, out):
     """Set the 13 context hashes of column t of a lane whose bytes start at `base`."""
     c8 = record[LAST]
     c1 = c8 & 0xFF
@@ -61,7 +62,7 @@ def hashes(plain, base, t, stride, record, out):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def advance(t, byte, record):  # type: ignore[no-untyped-def]
+def advance(t, byte, record):
     """Take the byte of column t into the record (its match models apart)."""
     record[LAST] = record[LAST] << 8 | byte
     letter = byte

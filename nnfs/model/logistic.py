@@ -53,4 +53,5 @@ def _squash(bits: int, limit: int) -> npt.NDArray[np.int64]:
 
 STRETCH = _stretch()  # (65536,) by probability
 SQUASH = np.clip(_squash(16, LIMIT), 1, 65535).astype(np.int32)  # (2 * LIMIT + 1,) by log-odds + LIMIT
+FINE = _squash(24, LIMIT).astype(np.int32)  # the same with 24 bits
 COARSE = STRETCH[8::16].copy()  # (4096,) by the upper 12 bits: small enough for the first-level cache

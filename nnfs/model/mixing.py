@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def,no-any-return,arg-type,assignment,operator"
 """Context mixing in integers: what a chunk's own past, and a network if there is one, say of the next bit.
 
 A chunk is cut into lanes; column t is byte t of every lane. All lanes of a column are predicted from the state that the columns before
@@ -19,7 +20,7 @@ from numba import njit
 from nnfs.model.contexts import CONTEXTS, LENGTH, MISSES, POINT, RECORD, advance, hashes
 from nnfs.model.history import NEXT
 from nnfs.model.logistic import COARSE, LIMIT, SQUASH, STRETCH
-from nnfs.model.start import start_values
+from nnfs.model.start import CERTAIN, start_values
 
 MATCHES = 2
 INPUTS = 2 * CONTEXTS + 2 * MATCHES + 2
@@ -28,7 +29,6 @@ SETS = 4
 SET_SIZES = (16, 256, 256, 64)
 SET_STARTS = (0, 16, 272, 528)
 WEIGHTS = 592
-CERTAIN = 33  # buckets of a refining map
 REFINED = 256 + 4096
 LEAST = (6, 16)  # bytes hashed by the match models
 FIND_BITS = 16
@@ -58,6 +58,7 @@ class Mix(NamedTuple):
     inputs: Any  # (lanes, 8, INPUTS) int32
     seen: Any  # (lanes, 8, CONTEXTS) uint8: bit histories used
     keys: Any  # (lanes, 8, 16) int32: sets chosen, answers of the sets, places in the maps
+    partial: Any  # (2, lanes) int64: of a column being decoded, the bits so far and what the network gives them
     parameters: Any  # (PARAMETERS,) int64
 
 
@@ -69,7 +70,7 @@ _RECIPROCAL = _reciprocals()
 
 
 @njit(cache=True, nogil=True)
-def _learn(array, i, j, bit, limit):  # type: ignore[no-untyped-def]
+def learn_entry(array, i, j, bit, limit):
     """Move an entry of a two-dimensional adaptive map towards a bit."""
     v = np.int64(array[i, j])
     p, n = v >> 10, v & 1023
@@ -86,7 +87,7 @@ def _learn(array, i, j, bit, limit):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _line_of(s, h, c0):  # type: ignore[no-untyped-def]
+def _line_of(s, h, c0):
     """Return (first place, check) for a context hash at a nibble (c0 = 1, or 16..31)."""
     h = (h + c0 * 0x3C6EF372FE94F82B) * _A
     h ^= h >> 32
@@ -95,7 +96,7 @@ def _line_of(s, h, c0):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _find(s, h, c0):  # type: ignore[no-untyped-def]
+def _find(s, h, c0):
     """Return where the histories of a nibble are, -1 for nowhere."""
     place, check = _line_of(s, h, c0)
     for i in range(3):
@@ -106,7 +107,7 @@ def _find(s, h, c0):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _find_or_make(s, h, c0):  # type: ignore[no-untyped-def]
+def _find_or_make(s, h, c0):
     """Return where the histories of a nibble are, in the place of less seen ones if need be."""
     place, check = _line_of(s, h, c0)
     worst, least = np.int64(0), np.int64(1 << 30)
@@ -124,7 +125,7 @@ def _find_or_make(s, h, c0):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _match(s, columns, lane, t, m):  # type: ignore[no-untyped-def]
+def _match(s, columns, lane, t, m):
     """Keep or look for a match of model m before column t."""
     r = s.record[lane]
     base = lane * columns
@@ -157,7 +158,7 @@ def _match(s, columns, lane, t, m):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _match_hash(plain, at, least):  # type: ignore[no-untyped-def]
+def _match_hash(plain, at, least):
     h = np.int64(0)
     for i in range(1, least + 1):
         h = (h + plain[at - i] + 1) * 0x2F0B4C47
@@ -166,7 +167,7 @@ def _match_hash(plain, at, least):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _bucket(length):  # type: ignore[no-untyped-def]
+def _bucket(length):
     """Return the class of a match length: 0..15."""
     if length < 8:
         return length
@@ -188,7 +189,7 @@ def _bucket(length):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def begin(s, columns, lane, t):  # type: ignore[no-untyped-def]
+def begin(s, columns, lane, t):
     """Prepare a lane for column t: contexts, matches, first nibble."""
     hashes(s.plain, lane * columns, t, s.parameters[P_STRIDE], s.record[lane], s.hashed[lane])
     for m in range(MATCHES):
@@ -198,14 +199,14 @@ def begin(s, columns, lane, t):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def half(s, lane, c0):  # type: ignore[no-untyped-def]
+def half(s, lane, c0):
     """Go on to the second nibble, c0 in 16..31."""
     for i in range(CONTEXTS):
         s.lines[lane, i] = _find(s, s.hashed[lane, i], c0)
 
 
 @njit(cache=True, nogil=True)
-def predict(s, lane, k, c0, network):  # type: ignore[no-untyped-def]
+def predict(s, lane, k, c0, network):
     """Return the probability (1/65536) that bit k (0: the highest) is 1, after the bits in c0 (1: none yet); network: its own, or 0."""
     x = s.inputs[lane, k]
     key = s.keys[lane, k]
@@ -297,7 +298,7 @@ def predict(s, lane, k, c0, network):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def learn_bit(s, lane, k, c0, bit):  # type: ignore[no-untyped-def]
+def learn_bit(s, lane, k, c0, bit):
     """Teach the maps and weights that bit k, after the bits in c0, was `bit`."""
     rate = s.parameters[P_RATE]
     rate_last = s.parameters[P_RATE_LAST]
@@ -315,16 +316,16 @@ def learn_bit(s, lane, k, c0, bit):  # type: ignore[no-untyped-def]
     for i in range(CONTEXTS):
         state = s.seen[lane, k, i]
         if state > 0:
-            _learn(s.maps, i, state, bit, limit)
+            learn_entry(s.maps, i, state, bit, limit)
     for m in range(MATCHES):
         if key[8 + m] >= 0:
-            _learn(s.match_maps, m, key[8 + m], bit, 1023)
-    _learn(s.refine, key[11], key[13], bit, s.parameters[P_REFINE_LIMIT])
-    _learn(s.refine, key[12], key[13], bit, s.parameters[P_REFINE_LIMIT])
+            learn_entry(s.match_maps, m, key[8 + m], bit, 1023)
+    learn_entry(s.refine, key[11], key[13], bit, s.parameters[P_REFINE_LIMIT])
+    learn_entry(s.refine, key[12], key[13], bit, s.parameters[P_REFINE_LIMIT])
 
 
 @njit(cache=True, nogil=True)
-def learn_byte(s, columns, lane, t):  # type: ignore[no-untyped-def]
+def learn_byte(s, columns, lane, t):
     """Enter the byte of a lane at column t, which is in `plain` now, into the tables."""
     base = lane * columns
     byte = np.int64(s.plain[base + t])
@@ -348,7 +349,7 @@ def learn_byte(s, columns, lane, t):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def learn(s, columns, lane, t):  # type: ignore[no-untyped-def]
+def learn(s, columns, lane, t):
     """Learn the byte of a lane at column t, which is in `plain` now."""
     byte = np.int64(s.plain[lane * columns + t]) | 256
     for k in range(8):
@@ -357,7 +358,7 @@ def learn(s, columns, lane, t):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def one(stack, c):  # type: ignore[no-untyped-def]
+def one(stack, c):
     """Return the state of chunk c of a stack."""
     parameters = stack.parameters[c]
     return Mix(
@@ -375,12 +376,13 @@ def one(stack, c):  # type: ignore[no-untyped-def]
         stack.inputs[c],
         stack.seen[c],
         stack.keys[c],
+        stack.partial[c],
         parameters,
     )
 
 
 @njit(cache=True, nogil=True)
-def encode_path(stack, c, network, out):  # type: ignore[no-untyped-def]
+def encode_path(stack, c, network, out):
     """Set `out` (columns, lanes, 8) uint16 to the probabilities of 1 along the bytes of chunk c's `plain`.
 
     network: the network's own probabilities, of the same shape (see `net_path`), or of size 0 where there is none.
@@ -405,7 +407,7 @@ def encode_path(stack, c, network, out):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def branch(frequencies, c0, k, total):  # type: ignore[no-untyped-def]
+def branch(frequencies, c0, k, total):
     """Return (sum of the frequencies where bit k is 1, its probability) among the bytes that begin with the bits of c0."""
     width = 256 >> k
     first = c0 * width - 256 + (width >> 1)
@@ -417,7 +419,7 @@ def branch(frequencies, c0, k, total):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def net_path(frequencies, bytes_, out):  # type: ignore[no-untyped-def]
+def net_path(frequencies, bytes_, out):
     """Set `out` (rows, 8) uint16 to the probability of 1 of each bit of `bytes_` (rows,), by `frequencies` (rows, 256) uint32, sums < 2^31."""
     for row in range(bytes_.size):
         total = np.int64(0)
@@ -442,7 +444,7 @@ class MixState:
     """
 
     def __init__(self, chunks: int, size: int = 1 << 17, lanes: int = 32, largest: int = TABLE_LARGEST) -> None:
-        self.largest = largest
+        self.size, self.largest = size, largest
         n = chunks
         self.stack = Mix(
             np.zeros((n, size), np.uint8),
@@ -459,6 +461,7 @@ class MixState:
             np.zeros((n, lanes, 8, INPUTS), np.int32),
             np.zeros((n, lanes, 8, CONTEXTS), np.uint8),
             np.zeros((n, lanes, 8, 16), np.int32),
+            np.zeros((n, 2, lanes), np.int64),
             np.zeros((n, PARAMETERS), np.int64),
         )
 

@@ -8,6 +8,11 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
+from nnfs.model.history import COUNTS
+from nnfs.model.logistic import LIMIT, SQUASH
+
+CERTAIN = 33  # cells of a refining map: 180 units each from -2880 on
+
 
 @dataclass(frozen=True)
 class StartValues:
@@ -30,15 +35,23 @@ def start_values(network: bool) -> StartValues:
     return untrained(network)
 
 
+def untrained_maps(contexts: int) -> npt.NDArray[np.uint32]:
+    """Return maps from bit histories to the probabilities that their counts suggest."""
+    counts = COUNTS.astype(np.int64)
+    p = (counts[:, 1] * 10 + 4) * 4194303 // (counts.sum(1) * 10 + 8)
+    return np.repeat((p << 10)[None], contexts, 0).astype(np.uint32)
+
+
+def untrained_refine(maps: int, count: int) -> npt.NDArray[np.uint32]:
+    """Return refining maps that change nothing yet, as if each entry had been seen `count` times."""
+    steps = np.clip(np.arange(CERTAIN) * 180 - 2880, -LIMIT, LIMIT)
+    return np.repeat((SQUASH[steps + LIMIT].astype(np.int64) << 16 | count)[None], maps, 0).astype(np.uint32)
+
+
 def untrained(network: bool) -> StartValues:
     """Return plausible values to train from."""
     from nnfs.model import mixing as m
-    from nnfs.model.history import COUNTS
-    from nnfs.model.logistic import LIMIT, SQUASH
 
-    counts = COUNTS.astype(np.int64)
-    p = (counts[:, 1] * 10 + 4) * 4194303 // (counts.sum(1) * 10 + 8)
-    maps = np.repeat((p << 10)[None], m.CONTEXTS, 0).astype(np.uint32)
     length = np.arange(512) >> 4
     right = 4194303 - 4194303 // (length * 2 + 3)
     match_maps = np.where(np.arange(512) & 1, right, 4194303 - right) << 10
@@ -46,12 +59,10 @@ def untrained(network: bool) -> StartValues:
     weights[:, : m.CONTEXTS] = 8192 if network else 16384
     weights[:, 2 * m.CONTEXTS : 2 * m.CONTEXTS + 2 * m.MATCHES : 2] = 8192 if network else 16384
     weights[:, m.NETWORK] = 49152 if network else 0
-    steps = np.clip(np.arange(m.CERTAIN) * 180 - 2880, -LIMIT, LIMIT)
-    refine = np.repeat(((SQUASH[steps + LIMIT].astype(np.int64) << 16) | 6)[None], m.REFINED, 0)
     return StartValues(
-        maps,
+        untrained_maps(m.CONTEXTS),
         np.repeat(match_maps[None], m.MATCHES, 0).astype(np.uint32),
         weights,
         np.full((256, m.SETS), 65536 // m.SETS, np.int32),
-        refine.astype(np.uint32),
+        untrained_refine(m.REFINED, 6),
     )
