@@ -36,7 +36,7 @@ class ColdCodec(Codec, Protocol):
     batch needs is kept with the batch; an exception that `between` raises ends the batch.
     """
 
-    batch: int  # most chunks that are worth stepping together on this device
+    batch: int  # most plain bytes that are worth taking together on this device
 
     def encode_many(self, plains: Sequence[bytes], between: Callable[[], None] = nothing) -> list[bytes | None]:
         """Return the payload of each chunk, None where it does not become smaller."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from typing import Protocol
 
 from nnfs.codec import CODECS, NAMES
-from nnfs.codec.base import FIRST_COLD, Codec
+from nnfs.codec.base import FIRST_COLD, ColdCodec
+from nnfs.codec.onebyone import OneByOne
 from nnfs.codec.wire import NO_MODEL
 from nnfs.errors import CodecError, ModelMissing
+
+log = logging.getLogger(__name__)
 
 
 class Served(Protocol):
@@ -28,7 +32,7 @@ class Served(Protocol):
     def models(self) -> tuple[bytes, ...]:
         """Return the fingerprints of the models at hand."""
 
-    def find(self, codec: int, model: bytes) -> Codec:
+    def find(self, codec: int, model: bytes) -> ColdCodec:
         """Return a codec with its model. Raises `CodecError` for an unknown id, `ModelMissing` for a fingerprint."""
 
     def load(self, model: bytes, data: bytes) -> None:
@@ -38,7 +42,7 @@ class Served(Protocol):
         """Do now what the first job would wait for: imports, the self-test of this device, the default model."""
 
 
-NEURAL = FIRST_COLD
+NEURAL, CM = FIRST_COLD, FIRST_COLD + 1
 PRESETS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "model", "presets")
 SUFFIX = ".safetensors"
 
@@ -50,8 +54,11 @@ class Catalogue:
         self.device = device
         self.threads = threads
         self._files: dict[bytes, bytes] = {}  # models that were sent here: fingerprint to file
-        self._open: dict[tuple[int, bytes], Codec] = {}
-        self._cold: dict[int, tuple[str, Callable[[bytes], Codec]]] = {NEURAL: ("neural", self._open_neural)}
+        self._open: dict[tuple[int, bytes], ColdCodec] = {}
+        self._cold: dict[int, tuple[str, Callable[[bytes], ColdCodec]]] = {
+            NEURAL: ("neural", self._open_neural),
+            CM: ("cm", self._open_cm),
+        }
 
     def names(self) -> dict[int, str]:
         return NAMES | {number: name for number, (name, _) in self._cold.items()}
@@ -73,19 +80,22 @@ class Catalogue:
         """Return a model's file, if `resolve` or `load` has seen it."""
         return self._files.get(model)
 
-    def find(self, codec: int, model: bytes) -> Codec:
-        if codec in CODECS:
-            return CODECS[codec]
-        if codec not in self._cold:
-            raise CodecError(f"unknown codec {codec}: written by a newer nnfs?")
+    def find(self, codec: int, model: bytes) -> ColdCodec:
         key = codec, model
         if key not in self._open:
-            name, opener = self._cold[codec]
-            try:
-                self._open[key] = opener(model)
-            except ImportError as error:
-                raise CodecError(f"codec {name} needs {error.name}, which is not installed") from error
+            if codec in CODECS:
+                self._open[key] = OneByOne(CODECS[codec], self.threads)
+            elif codec in self._cold:
+                self._open[key] = self._opened(*self._cold[codec], model)
+            else:
+                raise CodecError(f"unknown codec {codec}: written by a newer nnfs?")
         return self._open[key]
+
+    def _opened(self, name: str, opener: Callable[[bytes], ColdCodec], model: bytes) -> ColdCodec:
+        try:
+            return opener(model)
+        except ImportError as error:
+            raise CodecError(f"codec {name} needs {error.name}, which is not installed") from error
 
     def load(self, model: bytes, data: bytes) -> None:
         if fingerprint(data) != model:
@@ -94,7 +104,10 @@ class Catalogue:
 
     def warm(self) -> None:
         for number in self._cold:
-            self.find(number, NO_MODEL)
+            try:
+                self.find(number, NO_MODEL)
+            except CodecError as why:  # what it serves besides is worth a start
+                log.warning("%s", why)
 
     def _load_file(self, path: str) -> bytes:
         with open(path, "rb") as file:
@@ -103,7 +116,12 @@ class Catalogue:
         self._files[model] = data
         return model
 
-    def _open_neural(self, model: bytes) -> Codec:
+    def _open_cm(self, _model: bytes) -> ColdCodec:
+        from nnfs.codec.cm import ContextMixing
+
+        return OneByOne(ContextMixing(), self.threads)
+
+    def _open_neural(self, model: bytes) -> ColdCodec:
         if model not in self._files:
             for name in presets():
                 sent = self._load_file(os.path.join(PRESETS, name + SUFFIX))

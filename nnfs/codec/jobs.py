@@ -61,7 +61,8 @@ class Jobs:
     def take(self, below: int, most: Callable[[Request], int], *, wait: bool) -> list[Request]:
         """Return the next batch of a rank smaller than `below`: the request whose turn it is, and those that fit to it.
 
-        `most(request)` says how many may go together. Empty when there are none and, with `wait`, none will come.
+        `most(request)` says how many plain bytes may go together. Empty when there are none and, with `wait`, none will
+        come.
         """
         with self._changed:
             while self.urgent >= below:
@@ -69,17 +70,9 @@ class Jobs:
                     return []
                 self._changed.wait()
             line = self._waiting[self.urgent]
-            head = line.popleft()
-            batch = [head]
-            if not head.flags & ALONE and head.op != Op.LOAD:
-                room = most(head) - 1
-                rest: deque[Request] = deque()
-                while line and room > 0:
-                    request = line.popleft()
-                    fits = _together(head, request)
-                    (batch if fits else rest).append(request)
-                    room -= fits
-                line.extendleft(reversed(rest))
+            batch = [line.popleft()]
+            if not batch[0].flags & ALONE and batch[0].op != Op.LOAD:
+                batch += _companions(batch[0], line, most(batch[0]))
             self._count -= len(batch)
             self._settle()
             return batch
@@ -109,5 +102,21 @@ class Jobs:
         self._changed.notify_all()
 
 
-def _together(head: Request, other: Request) -> bool:
+def _companions(head: Request, line: deque[Request], most: int) -> list[Request]:
+    """Take out of a line what may be done together with its former head."""
+    taken: list[Request] = []
+    left: deque[Request] = deque()
+    room = most - max(1, head.plain)
+    while line and room > 0:
+        request = line.popleft()
+        if _alike(head, request) and max(1, request.plain) <= room:
+            taken.append(request)
+            room -= max(1, request.plain)
+        else:
+            left.append(request)
+    line.extendleft(reversed(left))
+    return taken
+
+
+def _alike(head: Request, other: Request) -> bool:
     return other.op == head.op and other.codec == head.codec and other.model == head.model and not other.flags & ALONE

@@ -11,19 +11,20 @@ batches of any size agree.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from typing import TypeAlias
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from nnfs.codec import columns, rans
-from nnfs.codec.base import FIRST_COLD
+from nnfs.codec.base import FIRST_COLD, nothing
 from nnfs.errors import CodecError
 from nnfs.model import features
 from nnfs.model.cpu import CpuEngine, CpuModel
-from nnfs.model.lanes import lanes_for
+from nnfs.model.lanes import LANE, lanes_for
 from nnfs.model.mixing import MixState, net_path
 from nnfs.model.weights import Weights
 
@@ -31,7 +32,11 @@ NEURAL = FIRST_COLD
 MAX_PLAIN = 1 << 22  # bytes of a chunk
 COLUMNS = 32  # columns of one step of the encoder
 LANES = 256  # lanes of one batch: products large enough to be fast
+BETWEEN_S = 0.1  # between two calls of `between` while threads work
 CHUNKS = 64  # chunks of one batch: each has tables of 1 to 8 MB
+
+Between: TypeAlias = Callable[[], None]
+Items: TypeAlias = list[tuple[int, int, int]]  # (index, size, lanes)
 
 
 class Neural:
@@ -43,6 +48,7 @@ class Neural:
     def __init__(self, weights: Weights, threads: int = 1) -> None:
         self.model = CpuModel(weights)
         self.threads = threads
+        self.batch = threads * LANES * LANE  # plain bytes
 
     def encode(self, plain: bytes) -> bytes | None:
         return self.encode_many([plain])[0]
@@ -53,53 +59,69 @@ class Neural:
             raise result
         return result
 
-    def encode_many(self, chunks: Sequence[bytes]) -> list[bytes | None]:
+    def encode_many(self, plains: Sequence[bytes], between: Between = nothing) -> list[bytes | None]:
         """Return the payload of every chunk, None for one that would not get smaller."""
-        payloads: list[bytes | None] = [None] * len(chunks)
-        work = [(i, len(plain), lanes_for(len(plain))) for i, plain in enumerate(chunks) if plain]
+        payloads: list[bytes | None] = [None] * len(plains)
+        work = [(i, len(plain), lanes_for(len(plain))) for i, plain in enumerate(plains) if plain]
 
-        def run(batch: list[tuple[int, int, int]]) -> None:
-            for (i, size, _), payload in zip(batch, _encode(self.model, [chunks[i] for i, _, _ in batch]), strict=True):
+        def run(batch: Items, between: Between) -> None:
+            made = _encode(self.model, [plains[i] for i, _, _ in batch], between)
+            for (i, size, _), payload in zip(batch, made, strict=True):
                 payloads[i] = payload if len(payload) < size else None
 
-        self._run(run, work)
+        self._run(run, work, between)
         return payloads
 
-    def decode_many(self, jobs: Sequence[tuple[bytes, int]]) -> list[bytes | CodecError]:
+    def decode_many(
+        self, payloads: Sequence[tuple[bytes, int]], between: Between = nothing
+    ) -> list[bytes | CodecError]:
         """Return the bytes of every (payload, plain length), or the `CodecError` that says why not."""
-        results: list[bytes | CodecError] = [b""] * len(jobs)
+        results: list[bytes | CodecError] = [b""] * len(payloads)
         work = []
-        for i, (payload, size) in enumerate(jobs):
+        for i, (payload, size) in enumerate(payloads):
             try:
                 work.append((i, size, _parse(payload, size)[0]))
             except CodecError as error:
                 results[i] = error
 
-        def run(batch: list[tuple[int, int, int]]) -> None:
-            for (i, _, _), result in zip(batch, _decode(self.model, [jobs[i] for i, _, _ in batch]), strict=True):
+        def run(batch: Items, between: Between) -> None:
+            made = _decode(self.model, [payloads[i] for i, _, _ in batch], between)
+            for (i, _, _), result in zip(batch, made, strict=True):
                 results[i] = result
 
-        self._run(run, work)
+        self._run(run, work, between)
         return results
 
-    def _run(self, run: object, work: list[tuple[int, int, int]]) -> None:
-        """Call `run` with batches of (index, size, lanes), those of like length together, on all threads."""
-        assert callable(run)
+    def _run(self, run: Callable[[Items, Between], None], work: Items, between: Between) -> None:
+        """Call `run` with batches of (index, size, lanes), those of like length together, on all threads.
+
+        `between` is only ever called on this thread.
+        """
         work.sort(key=lambda item: -(-item[1] // item[2]), reverse=True)
         lanes = min(LANES, max(-(-sum(item[2] for item in work) // self.threads), 1))
         batches = list(_batches(work, lanes))
         if len(batches) <= 1 or self.threads == 1:
             for batch in batches:
-                run(batch)
+                run(batch, between)
             return
-        with ThreadPoolExecutor(self.threads) as pool:
-            for future in [pool.submit(run, batch) for batch in batches]:
+        pool = ThreadPoolExecutor(self.threads)
+        try:
+            futures = [pool.submit(run, batch, nothing) for batch in batches]
+            while wait(futures, BETWEEN_S, FIRST_EXCEPTION).not_done and not any(map(_failed, futures)):
+                between()
+            for future in futures:
                 future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def _batches(work: list[tuple[int, int, int]], most: int) -> Iterator[list[tuple[int, int, int]]]:
+def _failed(future: Future[None]) -> bool:
+    return future.done() and future.exception() is not None
+
+
+def _batches(work: Items, most: int) -> Iterator[Items]:
     """Cut work into runs of at most `most` lanes, or one item; lengths in a batch differ by a factor of 2 at the most."""
-    batch: list[tuple[int, int, int]] = []
+    batch: Items = []
     lanes = longest = 0
     for item in work:
         length = -(-item[1] // item[2])
@@ -131,7 +153,7 @@ def _parse(payload: bytes, size: int) -> tuple[int, int, bytes]:
     return lanes, states, payload[1:]
 
 
-def _encode(model: CpuModel, chunks: list[bytes]) -> list[bytes]:
+def _encode(model: CpuModel, chunks: list[bytes], between: Between) -> list[bytes]:
     sizes, lanes = [len(c) for c in chunks], [lanes_for(len(c)) for c in chunks]
     mix, engine = MixState(len(chunks), max(sizes), max(lanes)), CpuEngine(model, sum(lanes), COLUMNS)
     for k, plain in enumerate(chunks):
@@ -142,12 +164,14 @@ def _encode(model: CpuModel, chunks: list[bytes]) -> list[bytes]:
     paths = np.zeros((length, engine.lanes, 8), np.uint16)
     targets = _grid(past, mix.stack.plain, length)
     for t in range(0, length, COLUMNS):
+        between()
         count = min(COLUMNS, length - t)
         past.follow(t, room, count)
         frequencies = engine.forward(features.Features(*(field[:count] for field in room)))
         net_path(frequencies, targets[t : t + count].reshape(-1), paths[t : t + count].reshape(-1, 8))
     payloads = []
     for k, own in enumerate(lanes):
+        between()
         path = np.ascontiguousarray(paths[: past.lengths[k], past.first[k] : past.first[k + 1]])
         states = states_for(own)
         stream = columns.encode(mix, k, path, states)
@@ -165,7 +189,7 @@ def _grid(past: features.Batch, plain: NDArray[np.uint8], length: int) -> NDArra
     return grid
 
 
-def _decode(model: CpuModel, jobs: list[tuple[bytes, int]]) -> list[bytes | CodecError]:
+def _decode(model: CpuModel, jobs: list[tuple[bytes, int]], between: Between) -> list[bytes | CodecError]:
     parsed = [_parse(payload, size) for payload, size in jobs]
     sizes, lanes = [size for _, size in jobs], [own for own, _, _ in parsed]
     results: list[bytes | CodecError] = [CodecError("neural: not decoded")] * len(jobs)
@@ -176,6 +200,7 @@ def _decode(model: CpuModel, jobs: list[tuple[bytes, int]]) -> list[bytes | Code
     past = features.Batch(mix.stack.plain, sizes, lanes, engine.a.ngram_bits)
     room = features.room(1, engine.lanes)
     for t in range(int(past.lengths.max())):
+        between()
         past.predict(t, room)
         frequencies = engine.forward(room)
         which = coders.alive[past.lengths[coders.alive] > t]

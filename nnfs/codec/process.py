@@ -29,7 +29,7 @@ class WorkerSpec:
     name: str  # in logs and answers, and for jobs that only it may do
     device: str = "auto"
     threads: int = 1
-    batch: int | None = None  # most chunks at once, less than the codec would take
+    batch: int | None = None  # most plain bytes at once, less than the codec would take
     warm: bool = False  # start with the pool, and be ready before the first job
     ahead: int = 256  # jobs handed over before earlier ones are answered
     start_s: float = 60.0  # until it says hello

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import inspect
 import logging
 import os
 import select
@@ -21,8 +20,9 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from functools import partial
+from typing import TypeAlias
 
 from nnfs.codec.catalogue import Served
 from nnfs.codec.jobs import IDLE, Jobs, rank
@@ -47,9 +47,12 @@ from nnfs.errors import CodecError, ModelMissing, WireError
 log = logging.getLogger(__name__)
 
 WINDOW = 512  # requests that may wait: 64 MiB of chunks
-FIRST_BATCH = 8  # chunks in a batch, before the codec has said how many it wants
+FIRST_BATCH = 1 << 20  # plain bytes in a batch, before the codec has said how many it wants
 ALIVE_S = 1.0
 RECEIVE = 1 << 18
+
+
+Results: TypeAlias = Sequence[bytes | CodecError | None]
 
 
 class PeerGone(Exception):
@@ -65,7 +68,7 @@ class Conversation:
         self._most = most
         self._at_end = at_end
         self._jobs = Jobs(WINDOW)
-        self._batches: dict[tuple[int, int, bytes], int] = {}  # (op, codec, model): most chunks at once
+        self._batches: dict[tuple[int, int, bytes], int] = {}  # (op, codec, model): most plain bytes at once
         self._sending = threading.Lock()
         self._gone = False
         self._info = Info(pid=os.getpid(), window=WINDOW)
@@ -196,15 +199,11 @@ class Conversation:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
             return [_failure(request, error) for request in batch]
-        self._batches.setdefault((head.op, head.codec, head.model), getattr(codec, "batch", FIRST_BATCH))
-        work = getattr(codec, "encode_many" if head.op == Op.ENCODE else "decode_many", None)
-        if work is None:
-            work = partial(_one_by_one, codec.encode if head.op == Op.ENCODE else codec.decode)
-        elif "between" not in inspect.signature(work).parameters:  # a ColdCodec that nothing can overtake
-            work = partial(_piecewise, work, 1 if head.op == Op.ENCODE else len(batch))
+        self._batches.setdefault((head.op, head.codec, head.model), codec.batch)
+        work: Callable[..., Results] = codec.encode_many if head.op == Op.ENCODE else codec.decode_many
         return self._attempt(batch, partial(work, between=partial(self._between, rank(head))))
 
-    def _attempt(self, batch: list[Request], work: Callable[..., list[bytes | CodecError | None]]) -> list[Answer]:
+    def _attempt(self, batch: list[Request], work: Callable[..., Results]) -> list[Answer]:
         """Do a batch. If it fails as a whole, do its halves: neither a bad job nor too little memory spoils others."""
         try:
             if batch[0].op == Op.ENCODE:
@@ -220,33 +219,8 @@ class Conversation:
             half = len(batch) // 2
             if _out_of_memory(error):
                 key = (batch[0].op, batch[0].codec, batch[0].model)
-                self._batches[key] = min(half, self._batches[key])
+                self._batches[key] = min(self._batches[key], max(request.plain for request in batch) * half)
         return self._attempt(batch[:half], work) + self._attempt(batch[half:], work)
-
-
-def _one_by_one(
-    work: Callable[..., bytes | None], items: list[bytes] | list[tuple[bytes, int]], between: Callable[[], None]
-) -> list[bytes | CodecError | None]:
-    """A hot codec's `encode` or `decode` as its `..._many`."""
-    results: list[bytes | CodecError | None] = []
-    for item in items:
-        try:
-            results.append(work(*item) if isinstance(item, tuple) else work(item))
-        except CodecError as error:
-            results.append(error)
-        between()
-    return results
-
-
-def _piecewise(
-    work: Callable[..., list[bytes | CodecError | None]], most: int, items: list[bytes], between: Callable[[], None]
-) -> list[bytes | CodecError | None]:
-    """Work that does not call `between`, in pieces small enough to be waited for."""
-    results: list[bytes | CodecError | None] = []
-    for begin in range(0, len(items), most):
-        results += work(items[begin : begin + most])
-        between()
-    return results
 
 
 def _answer(request: Request, result: bytes | CodecError | None) -> Answer:
@@ -333,7 +307,9 @@ def main(arguments: list[str] | None = None) -> None:
     where.add_argument("--socket", metavar="PATH", help="listen there, and serve one peer after the other")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), metavar="N")
-    parser.add_argument("--batch", type=int, default=1 << 16, metavar="N", help="at most N chunks at once")
+    parser.add_argument(
+        "--batch", type=int, default=1 << 30, metavar="BYTES", help="at most so many plain bytes at once"
+    )
     parser.add_argument("--warm", action="store_true", help="be ready before the first job, not with it")
     parser.add_argument("--serve", default="nnfs.codec.catalogue:Catalogue", metavar="MODULE:NAME", help="the codecs")
     args = parser.parse_args(arguments)

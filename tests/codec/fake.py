@@ -8,7 +8,7 @@ import struct
 import sys
 from collections.abc import Callable, Sequence
 
-from nnfs.codec.base import Codec, nothing
+from nnfs.codec.base import ColdCodec, nothing
 from nnfs.errors import CodecError, ModelMissing
 
 FAKE = 200
@@ -35,7 +35,7 @@ class Reversing:
 
     id = FAKE
     name = "fake"
-    batch = 4
+    batch = 100
 
     def __init__(self) -> None:
         self.decoded = 0
@@ -127,7 +127,7 @@ class Fake:
     def models(self) -> tuple[bytes, ...]:
         return tuple(self.files)
 
-    def find(self, codec: int, model: bytes) -> Codec:
+    def find(self, codec: int, model: bytes) -> ColdCodec:
         if codec != FAKE:
             raise CodecError(f"unknown codec {codec}")
         if any(model) and model not in self.files:

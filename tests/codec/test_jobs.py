@@ -64,6 +64,12 @@ def test_what_goes_together() -> None:
     assert batches(jobs, 3) == [[9], [1, 5, 6], [2, 8], [3], [4], [7], [10]]
 
 
+def test_batches_by_bytes() -> None:
+    sizes = [50, 60, 40, 0, 10, 300, 1]
+    jobs = filled(*(Request(n, Op.DECODE, plain=size) for n, size in enumerate(sizes)))
+    assert batches(jobs, 100) == [[0, 2, 3, 6], [1, 4], [5]]
+
+
 def test_only_what_is_more_urgent() -> None:
     jobs = filled(
         Request(1, Op.ENCODE, priority=1), Request(2, Op.DECODE, priority=1), Request(3, Op.DECODE, priority=0)

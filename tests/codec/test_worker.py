@@ -230,14 +230,14 @@ def test_a_read_overtakes_other_decoding(peer: Peer) -> None:
 
 def test_batches(peer: Peer, gate) -> None:
     peer.hold(gate.chunk)
-    peer.send(*(encode(job, b"%d" % job) for job in range(2, 9)), encode(9, b"alone", flags=ALONE))
+    peer.send(*(encode(job, b"%25d" % job) for job in range(2, 9)), encode(9, b"alone", flags=ALONE))
     peer.ping()
     gate.open()
     seen = [peer.receive() for _ in range(1 + 3 + 8)]
     begun = [message.jobs for message in seen if isinstance(message, Begun)]
     assert begun == [(2, 3, 4, 5), (6, 7, 8), (9,)]
     assert [message.data for message in seen if isinstance(message, Answer)][1:] == [
-        *(payload(b"%d" % job) for job in range(2, 9)),
+        *(payload(b"%25d" % job) for job in range(2, 9)),
         payload(b"alone"),
     ]
 
@@ -259,7 +259,7 @@ def test_too_little_memory_shrinks_the_batches(peer: Peer, gate) -> None:
     assert [answer.status for answer in peer.answers(9)] == [Status.OK] * 9
     peer.send(encode(10, b"until-decoded:"))
     assert peer.receive() == Begun((10,))
-    peer.send(*(encode(job, b"x") for job in range(11, 14)), decode(14, b""))
+    peer.send(*(encode(job, b"%20d" % job) for job in range(11, 14)), decode(14, b""))
     seen = [peer.receive() for _ in range(5 + 4)]
     assert [message.jobs for message in seen if isinstance(message, Begun)] == [(14,), (11,), (12,), (13,)]
 

@@ -127,4 +127,4 @@ def named(name: str, device: str, threads: int) -> Simple | Batched:
         codec: Any = catalogue.find(*catalogue.resolve(name))
     except (OSError, KeyError, CodecError) as error:
         raise Missing(str(error)) from error
-    return Batched(codec) if hasattr(codec, "encode_many") else Simple(codec.encode, codec.decode)
+    return Batched(codec)
