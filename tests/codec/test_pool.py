@@ -17,6 +17,7 @@ from nnfs.codec.wire import MAX_CHUNK, Op
 from nnfs.errors import CodecError, ModelMissing, TimedOut, WorkerError
 from tests.codec.conftest import Gate
 from tests.codec.fake import FAKE, SERVE, payload
+from tests.harness import wait_for
 
 DEADLINE_S = 60.0
 CPU = WorkerSpec("cpu", device="cpu", serve=SERVE)
@@ -144,26 +145,17 @@ def test_what_was_in_a_batch_with_a_poisoned_job(make: MakePool, gate: Gate, bad
 
 
 def test_a_worker_that_hangs(make: MakePool) -> None:
-    pool = make(replace(CPU, hang_s=0.3))
+    pool = make(replace(CPU, hang_s=1.0))
     hanging = decode(pool, b"hang:")
     while not hanging.done():
         pool.ask("cpu").result(DEADLINE_S)  # answered by a thread that does not hang; must not hide it
-    assert "not a word in 0.3 s" in str(error(hanging))
+    assert "not a word in 1 s" in str(error(hanging))
     assert result(decode(pool, b"fine")) == b"fine"
 
 
-def test_a_worker_that_is_slow_does_not_hang(make: MakePool) -> None:
-    pool = make(replace(CPU, hang_s=1.5))  # it is heard of every second
-    slow = pool.encode(FAKE, b"until-decoded:")
-    with pytest.raises(TimeoutError):
-        slow.result(3)
-    assert result(decode(pool, b"x")) == b"x"
-    assert result(slow) is not None
-    assert pool.states()[0].deaths == 0
-
-
 @pytest.mark.parametrize(
-    ("device", "why"), [("broken", "no such device"), ("garbage", "worker bad: frame of kind 101"), ("newer", "speaks version 2")]
+    ("device", "why"),
+    [("broken", "no such device"), ("garbage", "worker bad: frame of kind 101"), ("newer", "speaks version 2")],
 )
 def test_a_worker_that_cannot_be_started(make: MakePool, device: str, why: str) -> None:
     pool = make(replace(CPU, name="bad", device=device), CPU)
@@ -275,16 +267,14 @@ def test_one_of_several_workers(make: MakePool) -> None:
 def test_an_idle_worker_is_ended(make: MakePool) -> None:
     pool = make(replace(CPU, idle_s=0.05))
     first = pool.ask("cpu").result(DEADLINE_S).pid
-    while pool.states()[0].state != "stopped":
-        os.sched_yield()
+    wait_for("its end", lambda: pool.states()[0].state == "stopped" or None, DEADLINE_S)
     assert pool.ask("cpu").result(DEADLINE_S).pid != first
     assert pool.states()[0].deaths == 0
 
 
 def test_a_warm_worker_is_started_at_once(make: MakePool) -> None:
     pool = make(replace(CPU, warm=True))
-    while pool.states()[0].state != "running":
-        os.sched_yield()
+    wait_for("its hello", lambda: pool.states()[0].state == "running" or None, DEADLINE_S)
 
 
 def test_closing_in_the_middle_of_work(make: MakePool, gate: Gate) -> None:

@@ -228,6 +228,13 @@ def test_a_read_overtakes_other_decoding(peer: Peer) -> None:
     assert [answer.job for answer in peer.answers(3)] == [3, 1, 2]
 
 
+def test_a_slow_worker_is_heard_of(peer: Peer) -> None:
+    peer.hold(b"until-decoded:")
+    assert list(peer.frames.feed(peer.socket.recv(1 << 16))) == [Alive()]
+    peer.send(decode(2, b""))
+    assert [answer.job for answer in peer.answers(2)] == [2, 1]
+
+
 def test_batches(peer: Peer, gate) -> None:
     peer.hold(gate.chunk)
     peer.send(*(encode(job, b"%25d" % job) for job in range(2, 9)), encode(9, b"alone", flags=ALONE))
