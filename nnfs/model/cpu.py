@@ -1,4 +1,4 @@
-"""The CPU engine: products by `torch._int_mm` (or float32), everything between them by numba."""
+"""The CPU engine: products by torch, whichever is exact and fast here, everything between them by numba."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from nnfs.errors import ModelMissing
 from nnfs.model import kernels
 from nnfs.model.features import Features
+from nnfs.model.products import Kind, choose
 from nnfs.model.reference import norm_numerator
 from nnfs.model.weights import Product, Weights
 
@@ -29,25 +30,29 @@ class _Buffers:
 class _CpuProduct:
     """One product, ready to run."""
 
-    def __init__(self, product: Product) -> None:
-        self.weight = torch.from_numpy(product.weight).t()
+    def __init__(self, product: Product, kind: Kind) -> None:
+        self.weight = kind(product.weight, "cpu")
         self.scale = (product.multiplier, product.pre, product.shift)
 
     def __call__(self, x: torch.Tensor) -> NDArray[np.int32]:
-        sums: NDArray[np.int32] = torch._int_mm(x, self.weight).numpy()
+        sums: NDArray[np.int32] = self.weight(x).numpy()
         return sums
 
 
 class CpuModel:
     """A model's weights, ready for the CPU; engines of any number of lanes share it."""
 
-    def __init__(self, weights: Weights) -> None:
+    def __init__(self, weights: Weights, product: str | None = None) -> None:
+        """`product`: a forced choice, see `products.choose`. Raises `CodecError` when this machine has no exact one."""
         a = weights.architecture
         if (a.head, a.window, a.heads // a.kv_heads) != (kernels.HEAD, kernels.WINDOW, kernels.GROUP):
             raise ModelMissing(f"the CPU engine has no kernel for heads of {a.head} and a window of {a.window}")
         self.weights = weights
-        self.products = [[_CpuProduct(p) for p in (l.qkv, l.out, l.up, l.down)] for l in weights.layers]
-        self.head = _CpuProduct(weights.head)
+        kind = choose("cpu", product)
+        self.products = [
+            [_CpuProduct(p, kind) for p in (layer.qkv, layer.out, layer.up, layer.down)] for layer in weights.layers
+        ]
+        self.head = _CpuProduct(weights.head, kind)
         self.distances = [layer.distance for layer in weights.layers]
 
 
@@ -75,13 +80,13 @@ class CpuEngine:
             kernels.attend(
                 qkv(b.u_t[:rows]), *qkv.scale, self.keys[k], self.values[k], self.known, columns,
                 model.distances[k], w.attention_table, attended,
-            )
+            )  # fmt: skip
             kernels.add_norm(out(b.attended_t[:rows]), *out.scale, numerator, x, u)
             kernels.square(up(b.u_t[:rows]), *up.scale, hidden)
             kernels.add_norm(down(b.hidden_t[:rows]), *down.scale, numerator, x, u)
         kernels.frequencies(
             model.head(b.u_t[:rows]), *model.head.scale, f.candidates.reshape(rows, -1), f.buckets.reshape(rows, -1),
             w.biases, w.frequency_table, b.frequencies[:rows],
-        )
+        )  # fmt: skip
         self.known += columns
         return b.frequencies[:rows]

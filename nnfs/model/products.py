@@ -1,0 +1,155 @@
+"""The products of this machine: int8 units or float32, whichever is exact here, and the faster of those that are.
+
+Both give the same integers where they are exact, so the choice is one of speed. It has to be tested: int8 products for
+processors without dot product instructions saturate sums of two int16, and float32 products may be told to round their
+operands.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from functools import cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nnfs.errors import CodecError
+
+VARIABLE = "NNFS_PRODUCT"  # the environment's choice, for tests: "int8" or "float"
+
+# (inputs, outputs) and rows of the products that are tried. Kernels differ by rows: vector, small, odd, whole tiles.
+SHAPES = ((256, 384), (256, 1024), (1024, 256))
+ROWS = (1, 17, 32, 33)
+MANY_ROWS = 1000
+MIN_CUDA_ROWS = 32  # int8 units want more than 16
+ATTENTION_TOP, HEAD, WINDOW = 2047, 32, 64
+
+
+class Int8Weight:
+    """A weight for int8 units."""
+
+    def __init__(self, weight: NDArray[np.int8], device: str) -> None:
+        self._weight = torch.from_numpy(weight).to(device).t()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(rows, inputs) int8 -> (rows, outputs) int32 sums. One row must not have a stride of 0: torch misreads it."""
+        return torch._int_mm(x, self._weight)
+
+
+class FloatWeight:
+    """A weight for float32 units, which hold every such sum exactly while inputs <= 1040."""
+
+    def __init__(self, weight: NDArray[np.int8], device: str) -> None:
+        self._weight = torch.from_numpy(weight).to(device).float().t()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(rows, inputs) int8 -> (rows, outputs) int32 sums."""
+        return (x.float() @ self._weight).int()
+
+
+Weight = Int8Weight | FloatWeight
+Kind = type[Int8Weight] | type[FloatWeight]
+Operands = tuple[NDArray[np.int8], NDArray[np.int8], NDArray[np.float64]]  # (rows, inputs), (outputs, inputs), sums
+PRODUCTS: dict[str, Kind] = {"int8": Int8Weight, "float": FloatWeight}
+
+
+def plain_float32() -> None:
+    """Have float32 products take their operands as they are: no TF32, no bfloat16. Raises `CodecError`."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+    if torch.get_float32_matmul_precision() != "highest" or torch.backends.cuda.matmul.allow_tf32:
+        raise CodecError("float32 products are not exact here: their precision cannot be set")
+
+
+def choose(device: str, forced: str | None = None) -> Kind:
+    """Return the fastest exact product of a device ("cpu", "cuda:0"), or the one that is asked for.
+
+    The tests run once per process. Raises `CodecError` when none is exact, or the forced one is not.
+    """
+    return PRODUCTS[_chosen(device, forced or os.environ.get(VARIABLE) or None)]
+
+
+@cache
+def _chosen(device: str, forced: str | None) -> str:
+    if forced is not None and forced not in PRODUCTS:
+        raise CodecError(f"{VARIABLE}: no product {forced}; there are: {', '.join(PRODUCTS)}")
+    plain_float32()
+    operands = list(_operands(device != "cpu"))
+    exact = [name for name in ([forced] if forced else PRODUCTS) if is_exact(PRODUCTS[name], device, operands)]
+    if not exact:
+        raise CodecError(f"no exact {forced or 'int8 or float'} product on {device}: the neural codec cannot run on it")
+    if len(exact) == 1:
+        return exact[0]
+    times = {name: _seconds(PRODUCTS[name], device) for name in exact}
+    return "float" if 1.5 * times["float"] < times["int8"] else "int8"
+
+
+def is_exact(kind: Kind, device: str, operands: Iterable[Operands]) -> bool:
+    """Tell whether a product gives exactly the sums that it should."""
+    try:
+        for x, weight, expected in operands:
+            sums = kind(weight, device)(torch.from_numpy(x).to(device)).cpu().numpy()
+            if sums.dtype != np.int32 or not np.array_equal(sums, expected):
+                return False
+    except (RuntimeError, NotImplementedError):  # no such product on this device or in this build of torch
+        return False
+    return True
+
+
+def _operands(cuda: bool) -> Iterator[Operands]:
+    """Yield operands that err most easily: the greatest sums of both signs, alternating signs, and random ones."""
+    random = np.random.default_rng(1)
+    for inputs, outputs in SHAPES:
+        weight = _patterns(random, outputs, inputs)
+        for rows in ROWS:
+            if rows >= (MIN_CUDA_ROWS if cuda else 2):
+                yield _with_sums(_patterns(random, rows, inputs), weight)
+        if not cuda:
+            yield from (_with_sums(row[None].copy(), weight) for row in _patterns(random, 5, inputs))
+    inputs = SHAPES[0][0]
+    yield _with_sums(_patterns(random, MANY_ROWS, inputs), _patterns(random, 64, inputs))
+
+
+def _patterns(random: np.random.Generator, count: int, inputs: int) -> NDArray[np.int8]:
+    """Return rows of all 127, all -127, alternating signs, pairs of one sign (those saturate first), random."""
+    rows = random.integers(-127, 128, (count, inputs)).astype(np.int8)
+    rows[0::5], rows[1::5], rows[2::5], rows[3::5] = 127, -127, -127, 127
+    rows[2::5, ::2] = 127
+    rows[3::5, 2::4] = rows[3::5, 3::4] = -127
+    return rows
+
+
+def _with_sums(x: NDArray[np.int8], weight: NDArray[np.int8]) -> Operands:
+    """Add the sums: float64 holds every partial one, so numpy's product is exact in any order."""
+    return x, weight, x.astype(np.float64) @ weight.T.astype(np.float64)
+
+
+def batched_is_exact(device: str) -> bool:
+    """Tell whether batched float32 products of attention's sizes are exact: 11 bits by 8, sums just below 2^24."""
+    random = np.random.default_rng(2)
+    weights = random.integers(0, ATTENTION_TOP + 1, (6, 4, WINDOW))
+    values = random.integers(-127, 128, (6, WINDOW, HEAD))
+    weights[:2], values[:1], values[1:3] = ATTENTION_TOP, 127, -127
+    values[2, ::2] = 127
+    left, right = (torch.from_numpy(part).float().to(device) for part in (weights, values))
+    return np.array_equal(torch.bmm(left, right).cpu().numpy(), weights @ values)
+
+
+def _seconds(kind: Kind, device: str) -> float:
+    """Return the time of one product of middling size: the best of some."""
+    inputs, outputs = SHAPES[1]
+    weight, x = (
+        kind(np.ones((outputs, inputs), np.int8), device),
+        torch.ones(128, inputs, dtype=torch.int8, device=device),
+    )
+    best = 1e9
+    for _ in range(5):
+        start = time.perf_counter()
+        weight(x)[0, 0].item()  # waits for the device
+        best = min(best, time.perf_counter() - start)
+    return best

@@ -1,0 +1,161 @@
+"""Whether this machine computes what every other one does: a small network on a device, against a stored digest.
+
+A kernel that deviates, for whatever reason, would write payloads that nobody else can read. So nothing is coded on a
+device before its engine has given the frequencies that it should.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from functools import cache
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnfs.errors import CodecError
+from nnfs.model import units
+from nnfs.model.architecture import (
+    AGE_ROW,
+    AGES,
+    BIASES,
+    BYTES,
+    CANDIDATES,
+    INPUT_ROWS,
+    MATCH_ROW,
+    NGRAMS,
+    ORDER_ROW,
+    ORDER_ROWS,
+    ORDERS,
+    Architecture,
+)
+from nnfs.model.features import Features
+from nnfs.model.weights import Layer, Product, Weights
+
+ARCHITECTURE = Architecture(
+    width=64, layers=2, heads=4, kv_heads=1, hidden=128, ngram_bits=8, ngram_widths=(16, 16, 16, 8, 8)
+)
+LANES = 5
+CALLS = (32, 32, 1, 1, 2, 1, 1, 2)  # columns, more than a window
+SINGLE = 7  # columns that are also stepped one by one
+DIGEST = "a254c95b748e49532949084cba30a162"
+
+
+class Engine(Protocol):
+    """What `CpuEngine` and `CudaEngine` have in common."""
+
+    def forward(self, f: Features) -> NDArray[np.uint32]:
+        """Features of some columns, (columns, lanes, ...), to frequencies (columns lanes, 256)."""
+
+
+@cache
+def run(device: str, product: str | None = None) -> None:
+    """Try a device ("cpu", "cuda:0"), once per process. Raises `CodecError` when it does not compute what it should."""
+    if digest(device, product) != DIGEST:
+        raise CodecError(f"{device} does not compute what it should: the neural codec cannot run on it")
+
+
+def digest(device: str, product: str | None = None) -> str:
+    """Return the digest of the small network's frequencies."""
+    w, f = weights(), features(sum(CALLS), LANES)
+    found = frequencies(engine_for(w, device, LANES, max(CALLS), product), f, CALLS)
+    single = frequencies(engine_for(w, device, LANES, 1, product), f, [1] * SINGLE)
+    if not np.array_equal(single, found[: len(single)]):
+        raise CodecError(f"{device} computes a column alone otherwise than among others")
+    return hashlib.blake2b(found.astype("<u4").tobytes(), digest_size=16).hexdigest()
+
+
+def engine_for(w: Weights, device: str, lanes: int, columns: int, product: str | None = None) -> Engine:
+    """Return a new engine on a device."""
+    if device == "cpu":
+        from nnfs.model.cpu import CpuEngine, CpuModel
+
+        return CpuEngine(CpuModel(w, product), lanes, columns)
+    from nnfs.model.cuda import CudaEngine, CudaModel
+
+    return CudaEngine(CudaModel(w, device, product), lanes, columns)
+
+
+def frequencies(engine: Engine, f: Features, calls: Iterable[int]) -> NDArray[np.uint32]:
+    """Return the frequencies of the columns that these calls take, (columns lanes, 256)."""
+    found, at = [], 0
+    for count in calls:
+        now = slice(at, at + count)
+        found.append(engine.forward(Features(f.rows[now], f.ngrams[now], f.candidates[now], f.buckets[now])).copy())
+        at += count
+    return np.concatenate(found)
+
+
+class Numbers:
+    """Numbers that look random, the same ones for ever."""
+
+    def __init__(self, seed: bytes) -> None:
+        self._seed, self._count = seed, 0
+
+    def take(self, low: int, high: int, *shape: int) -> NDArray[np.int32]:
+        """Return integers from `low` to `high`, both included."""
+        self._count += 1
+        size = int(np.prod(shape))
+        data = hashlib.shake_256(self._seed + self._count.to_bytes(4, "little")).digest(4 * size)
+        numbers = np.frombuffer(data, "<u4").astype(np.int64) % (high - low + 1) + low
+        return numbers.astype(np.int32).reshape(shape)
+
+
+def weights(a: Architecture = ARCHITECTURE, seed: bytes = b"weights") -> Weights:
+    """Return a network of random weights that keeps its activations in the middle of their ranges."""
+    numbers = Numbers(seed)
+
+    def product(outputs: int, inputs: int, shift: int) -> Product:
+        weight = numbers.take(-127, 127, outputs, inputs).astype(np.int8)
+        return Product(weight, numbers.take(1 << 13, units.MULTIPLIER_LIMIT, outputs), shift)
+
+    def layer() -> Layer:
+        queries = a.heads * a.head
+        return Layer(
+            product(queries + 2 * a.kv_heads * a.head, a.width, 20),
+            product(a.width, queries, 12),
+            product(a.hidden, a.width, 17),
+            product(a.width, a.hidden, 13),
+            numbers.take(-8192, 8192, a.heads, a.window),
+        )
+
+    return Weights(
+        a,
+        numbers.take(-127, 127, INPUT_ROWS, a.width).astype(np.int8),
+        tuple(numbers.take(-127, 127, 1 << a.ngram_bits, width).astype(np.int8) for width in a.ngram_widths),
+        tuple(layer() for _ in range(a.layers)),
+        product(BYTES, a.width, 17),
+        numbers.take(-1024, 1024, BIASES),
+        falling(units.ATTENTION_TOP),
+        falling(units.FREQUENCY_TOP),
+    )
+
+
+def falling(top: int) -> NDArray[np.int32]:
+    """Return a table that falls from `top` by about 1/64 in each step."""
+    table = np.empty(units.TABLE, np.int32)
+    for i in range(units.TABLE):
+        table[i] = top
+        top = top * 1008 // 1024
+    return table
+
+
+def features(
+    columns: int, lanes: int, ngram_bits: int = ARCHITECTURE.ngram_bits, seed: bytes = b"features"
+) -> Features:
+    """Return features that are possible, but of no bytes."""
+    numbers, shape = Numbers(seed), (columns, lanes)
+    order_rows = (ORDER_ROW + k * ORDER_ROWS + numbers.take(0, ORDER_ROWS - 1, *shape) for k in range(len(ORDERS)))
+    rows = (
+        numbers.take(0, BYTES, *shape),
+        AGE_ROW + numbers.take(0, AGES - 1, *shape),
+        *order_rows,
+        MATCH_ROW + numbers.take(0, INPUT_ROWS - MATCH_ROW - 1, *shape),
+    )
+    return Features(
+        np.stack(rows, -1),
+        numbers.take(0, (1 << ngram_bits) - 1, *shape, len(NGRAMS)),
+        numbers.take(0, BYTES - 1, *shape, CANDIDATES).astype(np.uint8),
+        numbers.take(0, BIASES - 1, *shape, CANDIDATES),
+    )
