@@ -107,7 +107,7 @@ def line(row: Row, width: int) -> str:
         cell(row.plain_bytes, 0), cell(row.stored_bytes, 0), cell(row.bits_per_byte, 4),
         cell(row.encode_kbps, 1), cell(row.decode_kbps, 1), cell(row.peak_mb, 1),
     )  # fmt: skip
-    return f"{shown:<{width}}  {row.codec:<12}" + "".join(f"{text:>16}" for text in cells)
+    return f"{shown:<{width}}  {row.codec[-16:]:<16}" + "".join(f"{text:>16}" for text in cells)
 
 
 def measure(path: Path, args: argparse.Namespace, width: int) -> tuple[list[Row], list[dict[str, Any]], bool]:
@@ -151,7 +151,7 @@ def main() -> int:
         return latency.main(args)
     width = min(48, max(len(str(path)) for path in args.paths))
     heads = ("plain_bytes", "stored_bytes", "bits_per_byte", "encode_kbps", "decode_kbps", "peak_mb")
-    print(f"{'path':<{width}}  {'codec':<12}" + "".join(f"{head:>16}" for head in heads), flush=True)
+    print(f"{'path':<{width}}  {'codec':<16}" + "".join(f"{head:>16}" for head in heads), flush=True)
     failed = False
     written: list[dict[str, Any]] = []
     settings = {"chunk": args.chunk, "first": args.first, "sample": args.sample, "seed": args.seed}

@@ -125,6 +125,8 @@ def named(name: str, device: str, threads: int) -> Simple | Batched:
     catalogue = Catalogue(device, threads)
     try:
         codec: Any = catalogue.find(*catalogue.resolve(name))
-    except (OSError, KeyError, CodecError) as error:
+    except KeyError as error:
+        raise Missing(error.args[0]) from error
+    except (OSError, CodecError) as error:
         raise Missing(str(error)) from error
     return Batched(codec)

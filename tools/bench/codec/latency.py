@@ -89,7 +89,7 @@ def main(args: argparse.Namespace) -> int:
     """Run and print; 1 if a codec failed."""
     width = min(48, max(len(str(path)) for path in args.paths))
     heads = ("plain_bytes", "stored_bytes", "encode_s", "decode_s", "with start_s", "peak_mb")
-    print(f"{'path':<{width}}  {'codec':<12}" + "".join(f"{head:>14}" for head in heads), flush=True)
+    print(f"{'path':<{width}}  {'codec':<16}" + "".join(f"{head:>14}" for head in heads), flush=True)
     rows: list[Row] = []
     failed = False
     for path in args.paths:
@@ -111,7 +111,7 @@ def main(args: argparse.Namespace) -> int:
                     cells = (f"{row.plain_bytes:,}", f"{row.stored_bytes:,}", f"{row.encode_s:.3f}")
                     cells += (f"{row.decode_s:.3f}", f"{row.decode_with_start_s:.3f}", f"{row.peak_mb:.1f}")
                     shown = row.path[-width:]
-                    print(f"{shown:<{width}}  {name:<12}" + "".join(f"{cell:>14}" for cell in cells), flush=True)
+                    print(f"{shown:<{width}}  {name[-16:]:<16}" + "".join(f"{cell:>14}" for cell in cells), flush=True)
     overhead(args)
     if args.json:
         write(args.json, rows)
