@@ -131,7 +131,9 @@ class Catalogue:
         from nnfs.codec.neural import Neural
         from nnfs.model.weights import load_weights
 
-        return Neural(load_weights(self._files[model]), self.threads)
+        codec = Neural(load_weights(self._files[model]), self.threads, self.device)
+        self.device = codec.device
+        return codec
 
 
 def presets() -> list[str]:

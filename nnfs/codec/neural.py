@@ -1,18 +1,19 @@
 """The neural codec: the network's frequencies, mixed with what the chunk's own past says, into an entropy coder.
 
-Payload: one byte, `lanes - 1` in its low 6 bits and log4 of the coder's states in its high 2; then the stream (`nnfs.codec.rans`).
-The plain length and the model come from the block header.
+Payload: one byte, `lanes - 1` in its low 6 bits and log4 of the coder's states in its high 2; then the stream
+(`nnfs.codec.rans`). The plain length and the model come from the block header.
 
-A batch is some chunks whose lanes are stepped side by side. Encoding takes COLUMNS columns in one step, since all of them are
-known; decoding takes one. Otherwise both run the same code (`CpuEngine.forward`), and no row of a product depends on another, so
-batches of any size agree.
+A batch is some chunks whose lanes are stepped side by side. Encoding takes COLUMNS columns in one step, since all of
+them are known; decoding takes one. Otherwise both run the same code (`Engine.forward`), and no row of a product depends
+on another, so batches of any size agree.
 """
 
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, ThreadPoolExecutor, wait
 from typing import TypeAlias
 
 import numpy as np
@@ -22,8 +23,8 @@ from numpy.typing import NDArray
 from nnfs.codec import columns, rans
 from nnfs.codec.base import FIRST_COLD, nothing
 from nnfs.errors import CodecError
-from nnfs.model import features
-from nnfs.model.cpu import CpuEngine, CpuModel
+from nnfs.model import features, selftest
+from nnfs.model.engines import Model, open_model
 from nnfs.model.lanes import LANE, lanes_for
 from nnfs.model.mixing import MixState, net_path
 from nnfs.model.weights import Weights
@@ -40,13 +41,15 @@ Items: TypeAlias = list[tuple[int, int, int]]  # (index, size, lanes)
 
 
 class Neural:
-    """The codec with one model, on the CPU. Threads may share it."""
+    """The codec with one model, on one device. Threads may share it."""
 
     id = NEURAL
     name = "neural"
 
-    def __init__(self, weights: Weights, threads: int = 1) -> None:
-        self.model = CpuModel(weights)
+    def __init__(self, weights: Weights, threads: int = 1, device: str = "cpu") -> None:
+        """`device`: "cpu", "cuda", "cuda:0" or "auto". Raises `CodecError` for one that does not compute exactly."""
+        self.device = selftest.usable(device)
+        self.model = open_model(weights, self.device)
         self.threads = threads
         self.batch = threads * LANES * LANE  # plain bytes
 
@@ -62,7 +65,7 @@ class Neural:
     def encode_many(self, plains: Sequence[bytes], between: Between = nothing) -> list[bytes | None]:
         """Return the payload of every chunk, None for one that would not get smaller."""
         payloads: list[bytes | None] = [None] * len(plains)
-        work = [(i, len(plain), lanes_for(len(plain))) for i, plain in enumerate(plains) if plain]
+        work = [(i, len(plain), lanes_for(len(plain))) for i, plain in enumerate(plains) if 0 < len(plain) <= MAX_PLAIN]
 
         def run(batch: Items, between: Between) -> None:
             made = _encode(self.model, [plains[i] for i, _, _ in batch], between)
@@ -104,14 +107,20 @@ class Neural:
             for batch in batches:
                 run(batch, between)
             return
-        pool = ThreadPoolExecutor(self.threads)
+        pool, over = ThreadPoolExecutor(self.threads), threading.Event()
+
+        def go_on() -> None:
+            if over.is_set():
+                raise CancelledError
+
         try:
-            futures = [pool.submit(run, batch, nothing) for batch in batches]
+            futures = [pool.submit(run, batch, go_on) for batch in batches]
             while wait(futures, BETWEEN_S, FIRST_EXCEPTION).not_done and not any(map(_failed, futures)):
                 between()
-            for future in futures:
+            for future in filter(_failed, futures):
                 future.result()
         finally:
+            over.set()
             pool.shutdown(cancel_futures=True)
 
 
@@ -120,7 +129,7 @@ def _failed(future: Future[None]) -> bool:
 
 
 def _batches(work: Items, most: int) -> Iterator[Items]:
-    """Cut work into runs of at most `most` lanes, or one item; lengths in a batch differ by a factor of 2 at the most."""
+    """Cut work into runs of at most `most` lanes, or one item; lengths in a batch differ at most by a factor of 2."""
     batch: Items = []
     lanes = longest = 0
     for item in work:
@@ -137,7 +146,10 @@ def _batches(work: Items, most: int) -> Iterator[Items]:
 
 
 def states_for(lanes: int) -> int:
-    """Return the number of coder states of a chunk: few, since each costs 3 bytes; more than one, for coders that run lanes in parallel."""
+    """Return the number of coder states of a chunk.
+
+    Few, since each costs 3 bytes; more than one, for coders that run lanes in parallel.
+    """
     return 4 if lanes >= 16 else 1
 
 
@@ -153,12 +165,12 @@ def _parse(payload: bytes, size: int) -> tuple[int, int, bytes]:
     return lanes, states, payload[1:]
 
 
-def _encode(model: CpuModel, chunks: list[bytes], between: Between) -> list[bytes]:
+def _encode(model: Model, chunks: list[bytes], between: Between) -> list[bytes]:
     sizes, lanes = [len(c) for c in chunks], [lanes_for(len(c)) for c in chunks]
-    mix, engine = MixState(len(chunks), max(sizes), max(lanes)), CpuEngine(model, sum(lanes), COLUMNS)
+    mix, engine = MixState(len(chunks), max(sizes), max(lanes)), model.engine(sum(lanes), COLUMNS)
     for k, plain in enumerate(chunks):
         mix.start(k, plain, lanes[k], True)
-    past = features.Batch(mix.stack.plain, sizes, lanes, engine.a.ngram_bits)
+    past = features.Batch(mix.stack.plain, sizes, lanes, model.weights.architecture.ngram_bits)
     room = features.room(COLUMNS, engine.lanes)
     length = int(past.lengths.max())
     paths = np.zeros((length, engine.lanes, 8), np.uint16)
@@ -167,7 +179,7 @@ def _encode(model: CpuModel, chunks: list[bytes], between: Between) -> list[byte
         between()
         count = min(COLUMNS, length - t)
         past.follow(t, room, count)
-        frequencies = engine.forward(features.Features(*(field[:count] for field in room)))
+        frequencies = engine.forward(room.columns(0, count))
         net_path(frequencies, targets[t : t + count].reshape(-1), paths[t : t + count].reshape(-1, 8))
     payloads = []
     for k, own in enumerate(lanes):
@@ -189,17 +201,17 @@ def _grid(past: features.Batch, plain: NDArray[np.uint8], length: int) -> NDArra
     return grid
 
 
-def _decode(model: CpuModel, jobs: list[tuple[bytes, int]], between: Between) -> list[bytes | CodecError]:
+def _decode(model: Model, jobs: list[tuple[bytes, int]], between: Between) -> list[bytes | CodecError]:
     parsed = [_parse(payload, size) for payload, size in jobs]
     sizes, lanes = [size for _, size in jobs], [own for own, _, _ in parsed]
     results: list[bytes | CodecError] = [CodecError("neural: not decoded")] * len(jobs)
     coders = _Coders([(states, stream) for _, states, stream in parsed], results)
-    mix, engine = MixState(len(jobs), max(sizes), max(lanes)), CpuEngine(model, sum(lanes))
+    mix, engine = MixState(len(jobs), max(sizes), max(lanes)), model.engine(sum(lanes))
     for k, size in enumerate(sizes):
         mix.start(k, size, lanes[k], True)
-    past = features.Batch(mix.stack.plain, sizes, lanes, engine.a.ngram_bits)
+    past = features.Batch(mix.stack.plain, sizes, lanes, model.weights.architecture.ngram_bits)
     room = features.room(1, engine.lanes)
-    for t in range(int(past.lengths.max())):
+    for t in range(int(past.lengths[coders.alive].max(initial=0))):
         between()
         past.predict(t, room)
         frequencies = engine.forward(room)

@@ -55,6 +55,9 @@ class CpuModel:
         self.head = _CpuProduct(weights.head, kind)
         self.distances = [layer.distance for layer in weights.layers]
 
+    def engine(self, lanes: int, columns: int = 1) -> CpuEngine:
+        return CpuEngine(self, lanes, columns)
+
 
 class CpuEngine:
     """The network for `lanes` lanes side by side, from their first column on, at most `columns` columns in one call."""
@@ -70,7 +73,10 @@ class CpuEngine:
         self.buffers = _Buffers(model.weights, lanes * columns)
 
     def forward(self, f: Features) -> NDArray[np.uint32]:
-        """Features of some columns, (columns, lanes, ...), to frequencies (columns lanes, 256); valid until the next call."""
+        """Features of some columns, (columns, lanes, ...), to frequencies (columns lanes, 256).
+
+        The result is valid until the next call.
+        """
         model, columns, lanes, b = self.model, f.rows.shape[0], self.lanes, self.buffers
         w = model.weights
         rows, numerator = columns * lanes, self.numerator

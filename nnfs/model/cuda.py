@@ -84,6 +84,9 @@ class CudaModel:
         if device != "cpu":
             torch.cuda.synchronize(device)  # other streams will read them
 
+    def engine(self, lanes: int, columns: int = 1) -> CudaEngine:
+        return CudaEngine(self, lanes, columns)
+
 
 class CudaEngine:
     """The network for `lanes` lanes side by side, from their first column on, at most `columns` columns in one call.

@@ -253,6 +253,12 @@ class Features(NamedTuple):
     candidates: NDArray[np.uint8]  # (columns, lanes, CANDIDATES)
     buckets: NDArray[np.int32]  # (columns, lanes, CANDIDATES)
 
+    def columns(self, begin: int, end: int) -> Features:
+        """Return some of the columns."""
+        return Features(
+            self.rows[begin:end], self.ngrams[begin:end], self.candidates[begin:end], self.buckets[begin:end]
+        )
+
 
 def room(columns: int, lanes: int) -> Features:
     """Return features that say nothing yet."""

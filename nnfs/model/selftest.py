@@ -7,11 +7,12 @@ device before its engine has given the frequencies that it should.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable
 from functools import cache
-from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from nnfs.errors import CodecError
@@ -30,8 +31,11 @@ from nnfs.model.architecture import (
     ORDERS,
     Architecture,
 )
+from nnfs.model.engines import Engine, open_model
 from nnfs.model.features import Features
 from nnfs.model.weights import Layer, Product, Weights
+
+log = logging.getLogger(__name__)
 
 ARCHITECTURE = Architecture(
     width=64, layers=2, heads=4, kv_heads=1, hidden=128, ngram_bits=8, ngram_widths=(16, 16, 16, 8, 8)
@@ -42,47 +46,49 @@ SINGLE = 7  # columns that are also stepped one by one
 DIGEST = "a254c95b748e49532949084cba30a162"
 
 
-class Engine(Protocol):
-    """What `CpuEngine` and `CudaEngine` have in common."""
+def usable(device: str) -> str:
+    """Return the device to code on, which has passed the test: for "auto" a GPU, if there is one that does, else "cpu".
 
-    def forward(self, f: Features) -> NDArray[np.uint32]:
-        """Features of some columns, (columns, lanes, ...), to frequencies (columns lanes, 256)."""
+    Raises `CodecError`.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            try:
+                run("cuda")
+                return "cuda"
+            except CodecError as why:
+                log.warning("%s", why)
+        device = "cpu"
+    run(device)
+    return device
 
 
 @cache
 def run(device: str, product: str | None = None) -> None:
     """Try a device ("cpu", "cuda:0"), once per process. Raises `CodecError` when it does not compute what it should."""
-    if digest(device, product) != DIGEST:
+    try:
+        found = digest(device, product)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA, a CUDA without a device, not enough memory
+        raise CodecError(f"{device} cannot be used: {error}") from error
+    if found != DIGEST:
         raise CodecError(f"{device} does not compute what it should: the neural codec cannot run on it")
 
 
 def digest(device: str, product: str | None = None) -> str:
     """Return the digest of the small network's frequencies."""
-    w, f = weights(), features(sum(CALLS), LANES)
-    found = frequencies(engine_for(w, device, LANES, max(CALLS), product), f, CALLS)
-    single = frequencies(engine_for(w, device, LANES, 1, product), f, [1] * SINGLE)
+    model, f = open_model(weights(), device, product), features(sum(CALLS), LANES)
+    found = frequencies(model.engine(LANES, max(CALLS)), f, CALLS)
+    single = frequencies(model.engine(LANES), f, [1] * SINGLE)
     if not np.array_equal(single, found[: len(single)]):
         raise CodecError(f"{device} computes a column alone otherwise than among others")
     return hashlib.blake2b(found.astype("<u4").tobytes(), digest_size=16).hexdigest()
-
-
-def engine_for(w: Weights, device: str, lanes: int, columns: int, product: str | None = None) -> Engine:
-    """Return a new engine on a device."""
-    if device == "cpu":
-        from nnfs.model.cpu import CpuEngine, CpuModel
-
-        return CpuEngine(CpuModel(w, product), lanes, columns)
-    from nnfs.model.cuda import CudaEngine, CudaModel
-
-    return CudaEngine(CudaModel(w, device, product), lanes, columns)
 
 
 def frequencies(engine: Engine, f: Features, calls: Iterable[int]) -> NDArray[np.uint32]:
     """Return the frequencies of the columns that these calls take, (columns lanes, 256)."""
     found, at = [], 0
     for count in calls:
-        now = slice(at, at + count)
-        found.append(engine.forward(Features(f.rows[now], f.ngrams[now], f.candidates[now], f.buckets[now])).copy())
+        found.append(engine.forward(f.columns(at, at + count)).copy())
         at += count
     return np.concatenate(found)
 

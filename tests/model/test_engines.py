@@ -1,0 +1,128 @@
+"""Every engine gives the integers of the reference: on any product, in any number of columns, lanes and threads."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+
+from nnfs.errors import CodecError, ModelMissing
+from nnfs.model import products, selftest
+from nnfs.model.cpu import CpuModel
+from nnfs.model.cuda import CudaModel
+from nnfs.model.engines import Model
+from nnfs.model.features import Features
+from nnfs.model.weights import Weights
+from tests.model.nets import ONE_LAYER, expected, extreme_weights, random_weights, trained_weights
+
+COLUMNS, LANES = 68, 3  # more than a window
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU and torch for CUDA")
+
+WEIGHTS = {
+    "random": random_weights,
+    "two kv heads": lambda: random_weights(1, ONE_LAYER),
+    "as stored by training": trained_weights,
+    "all the greatest": lambda: extreme_weights("same", 1),
+    "greatest, alternating": lambda: extreme_weights("alternating", 16),
+    "greatest, in halves": lambda: extreme_weights("halves", 8),
+    "greatest, much shifted": lambda: extreme_weights("halves", 24),
+}
+
+
+def exact_here(product: str) -> bool:
+    try:
+        products.choose("cpu", product)
+    except CodecError:
+        return False
+    return True
+
+
+def model_of(kind: str, weights: Weights) -> Model:
+    engine, product = kind.split()
+    if product == "int8" and not exact_here(product):
+        pytest.skip("int8 products are not exact on this processor")
+    return CpuModel(weights, product) if engine == "cpu" else CudaModel(weights, "cpu", product)
+
+
+@pytest.fixture(params=["cpu int8", "cpu float", "cuda int8", "cuda float"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """The engine and its product; the CUDA engine runs on the CPU here."""
+    return str(request.param)
+
+
+def lanes_of(f: Features, begin: int, end: int) -> Features:
+    return Features(*(np.ascontiguousarray(field[:, begin:end]) for field in f))
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_engines_give_what_the_reference_gives(name: str, kind: str) -> None:
+    weights, f = WEIGHTS[name](), selftest.features(COLUMNS, LANES)
+    wanted = expected(weights, f)
+    found = selftest.frequencies(model_of(kind, weights).engine(LANES, COLUMNS), f, [COLUMNS])
+    assert np.array_equal(found, wanted)
+    assert found.min() >= 1
+
+
+def test_the_reference_itself_does_not_depend_on_the_product() -> None:
+    if not exact_here("int8"):
+        pytest.skip("int8 products are not exact on this processor")
+    from nnfs.model.reference import int8_product
+
+    weights, f = extreme_weights("halves", 8), selftest.features(4, LANES)
+    assert np.array_equal(expected(weights, f), expected(weights, f, int8_product))
+
+
+@pytest.mark.parametrize("calls", [[1] * COLUMNS, [32, 32, 4], [1, 5, 30, 1, 1, 30]], ids=["single", "32", "mixed"])
+def test_columns_may_come_in_any_portions(calls: list[int], kind: str) -> None:
+    weights, f = random_weights(), selftest.features(COLUMNS, LANES)
+    engine = model_of(kind, weights).engine(LANES, max(calls))
+    assert np.array_equal(selftest.frequencies(engine, f, calls), expected(weights, f))
+
+
+def test_lanes_do_not_know_of_each_other(kind: str) -> None:
+    weights, lanes = random_weights(), 37
+    f = selftest.features(3, lanes)
+    model = model_of(kind, weights)
+    together = selftest.frequencies(model.engine(lanes, 3), f, [2, 1]).reshape(3, lanes, 256)
+    for begin, end in ((0, 1), (1, 18), (36, 37)):
+        alone = selftest.frequencies(model.engine(end - begin, 3), lanes_of(f, begin, end), [3])
+        assert np.array_equal(alone.reshape(3, end - begin, 256), together[:, begin:end])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_any_number_of_threads(threads: int, kind: str) -> None:
+    weights, f = random_weights(), selftest.features(8, 40)
+    wanted, model = expected(weights, f), model_of(kind, weights)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            jobs = [pool.submit(selftest.frequencies, model.engine(40, 7), f, [7, 1]) for _ in range(threads)]
+            assert all(np.array_equal(job.result(), wanted) for job in jobs)
+    finally:
+        torch.set_num_threads(before)
+
+
+@needs_gpu
+def test_a_gpu_gives_what_the_reference_gives() -> None:
+    selftest.run("cuda")
+    for make in WEIGHTS.values():
+        weights, f = make(), selftest.features(COLUMNS, LANES)
+        wanted, model = expected(weights, f), CudaModel(weights, "cuda")
+        for calls in ([COLUMNS], [1] * COLUMNS, [32, 1, 1, 1, 33]):
+            assert np.array_equal(selftest.frequencies(model.engine(LANES, max(calls)), f, calls), wanted)
+
+
+def test_sizes_that_no_kernel_is_made_for_are_refused() -> None:
+    import dataclasses
+
+    from tests.model.nets import TINY
+
+    narrow = dataclasses.replace(TINY, head=16)
+    with pytest.raises(ModelMissing, match="no kernel"):
+        CpuModel(random_weights(0, narrow))
+    odd = dataclasses.replace(TINY, hidden=100)
+    with pytest.raises(ModelMissing, match="multiples of 8"):
+        CudaModel(random_weights(0, odd), "cpu")

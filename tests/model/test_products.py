@@ -1,0 +1,109 @@
+"""Which products a machine may use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from nnfs.errors import CodecError
+from nnfs.model import products, selftest
+
+
+class Saturating:
+    """Products as processors without dot product instructions make them.
+
+    They multiply unsigned by signed bytes, sum pairs in int16, and take the offset away at the end.
+    """
+
+    def __init__(self, weight: NDArray[np.int8], device: str) -> None:
+        self._weight = weight.astype(np.int32)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        sums = np.empty((len(x), len(self._weight)), np.int32)
+        for row, unsigned in zip(sums, x.numpy().astype(np.int32) + 128, strict=True):
+            pairs = (unsigned * self._weight).reshape(len(self._weight), -1, 2).sum(-1)
+            row[:] = pairs.clip(-32768, 32767).sum(-1) - 128 * self._weight.sum(-1)
+        return torch.from_numpy(sums)
+
+
+class Rounding(products.FloatWeight):
+    """Products that keep their sums in too few bits."""
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return super().__call__(x).to(torch.bfloat16).int()
+
+
+class Missing(products.Int8Weight):
+    """What a device without such products does."""
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("not implemented for 'Char'")
+
+
+@pytest.fixture
+def fresh() -> Iterator[None]:
+    products._chosen.cache_clear()
+    yield
+    products._chosen.cache_clear()
+
+
+@pytest.mark.parametrize("bad", [Saturating, Rounding, Missing])
+def test_what_is_not_exact_is_found_out(bad: type[products.Int8Weight]) -> None:
+    assert not products.is_exact(bad, "cpu", list(products._operands(False)))
+
+
+@pytest.mark.usefixtures("fresh")
+def test_float_takes_the_place_of_int8(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(products.PRODUCTS, "int8", Saturating)
+    assert products.choose("cpu") is products.FloatWeight
+    with pytest.raises(CodecError, match="no exact int8 product on cpu"):
+        products.choose("cpu", "int8")
+
+
+@pytest.mark.usefixtures("fresh")
+def test_nothing_exact_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(products.PRODUCTS, "int8", Missing)
+    monkeypatch.setitem(products.PRODUCTS, "float", Rounding)
+    with pytest.raises(CodecError, match="the neural codec cannot run"):
+        products.choose("cpu")
+
+
+@pytest.mark.usefixtures("fresh")
+def test_the_environment_may_choose(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(products.VARIABLE, "float")
+    assert products.choose("cpu") is products.FloatWeight
+    monkeypatch.setenv(products.VARIABLE, "fixed")
+    with pytest.raises(CodecError, match="no product fixed; there are: int8, float"):
+        products.choose("cpu")
+
+
+def test_float32_is_set_back_to_all_its_bits() -> None:
+    torch.set_float32_matmul_precision("medium")
+    products.plain_float32()
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_batched_products_are_exact_here() -> None:
+    assert products.batched_is_exact("cpu")
+
+
+def test_the_self_test_passes_and_notices(monkeypatch: pytest.MonkeyPatch) -> None:
+    selftest.run("cpu", "float")
+    assert selftest.usable("cpu") == "cpu"
+    selftest.run.cache_clear()
+    monkeypatch.setattr(selftest, "DIGEST", "0" * 32)
+    with pytest.raises(CodecError, match="does not compute what it should"):
+        selftest.usable("cpu")
+    selftest.run.cache_clear()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_device_that_is_not_there_is_an_error_of_the_codec() -> None:
+    with pytest.raises(CodecError, match="cuda cannot be used"):
+        selftest.usable("cuda")
+    assert selftest.usable("auto") == "cpu"
