@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from numba import njit
 
-CONTEXTS = 13
+CONTEXTS = 14
 RECORD = 12  # fields of a lane's record:
 LAST, WORD, WORD_BEFORE, LINE, LINE_BEFORE = 0, 1, 2, 3, 4  # last 8 bytes, word hashes, first columns of this line and the one before
 POINT, LENGTH, MISSES = 5, 6, 7  # of the match models: two of each, at POINT + 3 m
@@ -27,7 +27,7 @@ def _hash(value, index):
 
 @njit(cache=True, nogil=True)
 def hashes(plain, base, t, stride, record, out):
-    """Set the 13 context hashes of column t of a lane whose bytes start at `base`."""
+    """Set the 14 context hashes of column t of a lane whose bytes start at `base`."""
     c8 = record[LAST]
     c1 = c8 & 0xFF
     word, before = record[WORD], record[WORD_BEFORE]
@@ -46,7 +46,8 @@ def hashes(plain, base, t, stride, record, out):
     out[7] = _hash(word * 256 + c1, 7)
     out[8] = _hash((word + before * 0x9E3779B1) * 256 + c1, 8)
     out[9] = _hash(c8 & 0xFFFF00, 9)
-    out[10] = _hash(c8 & 0xF8F8F8FF | (t & 3) << 40, 10)
+    out[10] = _hash(c8 & 0xE0E0E0E0E0E0, 10)
+    out[13] = _hash(c8 & 0xFFFF0000, 13)
     if stride > 0:
         up = 0
         up2 = 0

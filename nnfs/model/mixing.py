@@ -20,10 +20,10 @@ from numba import njit
 from nnfs.model.contexts import CONTEXTS, LENGTH, MISSES, POINT, RECORD, advance, hashes
 from nnfs.model.history import NEXT
 from nnfs.model.logistic import COARSE, LIMIT, SQUASH, STRETCH
-from nnfs.model.start import CERTAIN, start_values
+from nnfs.model.start import CERTAIN, StartValues, start_values
 
 MATCHES = 2
-INPUTS = 2 * CONTEXTS + 2 * MATCHES + 2
+INPUTS = 2 * CONTEXTS + MATCHES + 2
 NETWORK = INPUTS - 2  # index of the network's input; the last is constant
 SETS = 4
 SET_SIZES = (16, 256, 256, 64)
@@ -54,7 +54,7 @@ class Mix(NamedTuple):
     find: Any  # (MATCHES, 2^FIND_BITS) int32: position + 1 by hash of the bytes before
     record: Any  # (lanes, RECORD) int64
     hashed: Any  # (lanes, CONTEXTS) int64
-    lines: Any  # (lanes, CONTEXTS) int64: where this nibble's histories are, -1: nowhere
+    lines: Any  # (lanes, 2 * CONTEXTS) int64: where the histories of each nibble were found, -1: nowhere
     inputs: Any  # (lanes, 8, INPUTS) int32
     seen: Any  # (lanes, 8, CONTEXTS) uint8: bit histories used
     keys: Any  # (lanes, 8, 16) int32: sets chosen, answers of the sets, places in the maps
@@ -107,9 +107,11 @@ def _find(s, h, c0):
 
 
 @njit(cache=True, nogil=True)
-def _find_or_make(s, h, c0):
-    """Return where the histories of a nibble are, in the place of less seen ones if need be."""
+def _find_or_make(s, h, c0, found):
+    """Return where the histories of a nibble are (they were `found` there before), in the place of less seen ones if need be."""
     place, check = _line_of(s, h, c0)
+    if found >= 0 and s.table[found] == check:  # other lanes may have taken the place since
+        return found
     worst, least = np.int64(0), np.int64(1 << 30)
     for i in range(3):
         at = (place ^ i) << 4
@@ -202,7 +204,7 @@ def begin(s, columns, lane, t):
 def half(s, lane, c0):
     """Go on to the second nibble, c0 in 16..31."""
     for i in range(CONTEXTS):
-        s.lines[lane, i] = _find(s, s.hashed[lane, i], c0)
+        s.lines[lane, CONTEXTS + i] = _find(s, s.hashed[lane, i], c0)
 
 
 @njit(cache=True, nogil=True)
@@ -212,9 +214,10 @@ def predict(s, lane, k, c0, network):
     key = s.keys[lane, k]
     r = s.record[lane]
     node = c0 if k < 4 else c0 & ((1 << (k - 4)) - 1) | 1 << (k - 4)
+    first = 0 if k < 4 else CONTEXTS
     hits = np.int64(0)
     for i in range(CONTEXTS):
-        at = s.lines[lane, i]
+        at = s.lines[lane, first + i]
         state = np.int64(0)
         if at >= 0:
             state = np.int64(s.table[at + node])
@@ -233,7 +236,6 @@ def predict(s, lane, k, c0, network):
         point = r[POINT + 3 * m]
         slot = np.int64(-1)
         a = np.int64(0)
-        b = np.int64(0)
         if point > 0:
             byte = np.int64(s.plain[point]) | 256
             if byte >> (8 - k) == c0:
@@ -241,13 +243,12 @@ def predict(s, lane, k, c0, network):
                 bucket = _bucket(r[LENGTH + 3 * m])
                 slot = (bucket << 3 | r[MISSES + 3 * m]) << 1 | bit
                 p = np.int64(s.match_maps[m, slot]) >> 10
-                a, b = np.int64(COARSE[p >> 10]), (p - 2097152) >> 11
+                a = np.int64(COARSE[p >> 10])
                 if m == 0:
                     expected = bucket
                 else:
                     expected = max(expected, bucket)
-        x[2 * CONTEXTS + 2 * m] = a
-        x[2 * CONTEXTS + 2 * m + 1] = b
+        x[2 * CONTEXTS + m] = a
         key[8 + m] = slot
     x[NETWORK] = STRETCH[network] if network > 0 else 0
     x[NETWORK + 1] = 256
@@ -298,9 +299,8 @@ def predict(s, lane, k, c0, network):
 
 
 @njit(cache=True, nogil=True)
-def learn_bit(s, lane, k, c0, bit):
+def learn_bit(s, lane, k, c0, bit, rate):
     """Teach the maps and weights that bit k, after the bits in c0, was `bit`."""
-    rate = s.parameters[P_RATE]
     rate_last = s.parameters[P_RATE_LAST]
     limit = s.parameters[P_MAP_LIMIT]
     x = s.inputs[lane, k]
@@ -330,13 +330,13 @@ def learn_byte(s, columns, lane, t):
     base = lane * columns
     byte = np.int64(s.plain[base + t])
     for i in range(CONTEXTS):
-        at = _find_or_make(s, s.hashed[lane, i], 1)
+        at = _find_or_make(s, s.hashed[lane, i], 1, s.lines[lane, i])
         node = np.int64(1)
         for k in range(4):
             bit = byte >> (7 - k) & 1
             s.table[at + node] = NEXT[s.table[at + node], bit]
             node = node << 1 | bit
-        at = _find_or_make(s, s.hashed[lane, i], node)
+        at = _find_or_make(s, s.hashed[lane, i], node, s.lines[lane, CONTEXTS + i])
         node = np.int64(1)
         for k in range(4, 8):
             bit = byte >> (7 - k) & 1
@@ -352,8 +352,10 @@ def learn_byte(s, columns, lane, t):
 def learn(s, columns, lane, t):
     """Learn the byte of a lane at column t, which is in `plain` now."""
     byte = np.int64(s.plain[lane * columns + t]) | 256
+    rate = s.parameters[P_RATE]
+    rate += rate * 512 // (t * s.parameters[P_LANES] + 256)  # three times as fast in the beginning
     for k in range(8):
-        learn_bit(s, lane, k, byte >> (8 - k), byte >> (7 - k) & 1)
+        learn_bit(s, lane, k, byte >> (8 - k), byte >> (7 - k) & 1, rate)
     learn_byte(s, columns, lane, t)
 
 
@@ -457,7 +459,7 @@ class MixState:
             np.zeros((n, MATCHES, 1 << FIND_BITS), np.int32),
             np.zeros((n, lanes, RECORD), np.int64),
             np.zeros((n, lanes, CONTEXTS), np.int64),
-            np.zeros((n, lanes, CONTEXTS), np.int64),
+            np.zeros((n, lanes, 2 * CONTEXTS), np.int64),
             np.zeros((n, lanes, 8, INPUTS), np.int32),
             np.zeros((n, lanes, 8, CONTEXTS), np.uint8),
             np.zeros((n, lanes, 8, 16), np.int32),
@@ -465,11 +467,19 @@ class MixState:
             np.zeros((n, PARAMETERS), np.int64),
         )
 
-    def start(self, c: int, plain: bytes | int, lanes: int = 1, network: bool = False, stride: int = 0) -> None:
-        """Make row c ready to encode `plain`, or to decode that many bytes."""
+    def start(
+        self,
+        c: int,
+        plain: bytes | int,
+        lanes: int = 1,
+        network: bool = False,
+        stride: int = 0,
+        values: StartValues | None = None,
+    ) -> None:
+        """Make row c ready to encode `plain`, or to decode that many bytes; values: others than the stored ones, to train."""
         s = self.stack
         size = plain if isinstance(plain, int) else len(plain)
-        values = start_values(network)
+        values = values or start_values(network)
         s.parameters[c] = (size, lanes, stride, table_bits(size, self.largest), *values.rates(lanes))
         s.plain[c, :size] = 0 if isinstance(plain, int) else np.frombuffer(plain, np.uint8)
         s.table[c, : 16 << int(s.parameters[c, P_TABLE])] = 0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -11,6 +12,8 @@ import numpy.typing as npt
 from nnfs.model.history import COUNTS
 from nnfs.model.logistic import LIMIT, SQUASH
 
+PATH = os.path.join(os.path.dirname(__file__), "mixing.npz")
+STORED = ("maps", "match_maps", "weights", "weights_last")
 CERTAIN = 33  # cells of a refining map: 180 units each from -2880 on
 
 
@@ -24,15 +27,17 @@ class StartValues:
     weights_last: npt.NDArray[np.int32]  # (256, sets)
     refine: npt.NDArray[np.uint32]  # (maps, buckets)
 
-    def rates(self, lanes: int) -> tuple[int, ...]:
-        """Return the parameters of learning for a chunk of this many lanes."""
-        return (600 if lanes == 1 else 300, 20, 255, 255)
+    def rates(self, lanes: int) -> tuple[int, int, int, int]:
+        """Return the parameters of learning for a chunk of this many lanes: of weights, of the last ones, limits of the maps' counts."""
+        return (450 if lanes == 1 else 250, 60, 1023, 255)
 
 
 @cache
 def start_values(network: bool) -> StartValues:
     """Return the start values with or without a network."""
-    return untrained(network)
+    plain = untrained(network)
+    with np.load(PATH, allow_pickle=False) as stored:
+        return replace(plain, **{field: stored[f"{'beside' if network else 'alone'}.{field}"] for field in STORED})
 
 
 def untrained_maps(contexts: int) -> npt.NDArray[np.uint32]:
@@ -57,7 +62,7 @@ def untrained(network: bool) -> StartValues:
     match_maps = np.where(np.arange(512) & 1, right, 4194303 - right) << 10
     weights = np.zeros((m.WEIGHTS, m.INPUTS), np.int32)
     weights[:, : m.CONTEXTS] = 8192 if network else 16384
-    weights[:, 2 * m.CONTEXTS : 2 * m.CONTEXTS + 2 * m.MATCHES : 2] = 8192 if network else 16384
+    weights[:, 2 * m.CONTEXTS : 2 * m.CONTEXTS + m.MATCHES] = 8192 if network else 16384
     weights[:, m.NETWORK] = 49152 if network else 0
     return StartValues(
         untrained_maps(m.CONTEXTS),

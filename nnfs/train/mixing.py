@@ -1,0 +1,87 @@
+"""The values that the mixer starts from, trained by running it over many chunks (`nnfs.model.start` reads them).
+
+Weights are averaged as Reptile does (Nichol 2018): each chunk starts from the average so far, and the average moves a little towards where the
+chunk ended. Maps are carried from chunk to chunk, so that they end as averages over the last thousand uses of each entry. Steps get
+smaller; everything that is stored is an integer.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from nnfs.model import mixing, start
+from nnfs.model.mixing import MixState, encode_path
+from nnfs.model.start import StartValues
+
+NO_NETWORK = np.zeros((0, 0, 0), np.uint16)
+SIZES = (1500, 4000, 12000, 32768, 131072)  # bytes: small files matter as much as whole chunks
+STEP, LAST_STEP = 0.1, 0.005
+TRUST = 40  # uses that a trained map entry counts for, at the most
+LONG = 1023
+
+
+@dataclass(frozen=True)
+class Example:
+    """A chunk to learn from; network: its `net_path` (columns, lanes, 8), where there is a network."""
+
+    plain: bytes
+    lanes: int = 1
+    network: npt.NDArray[np.uint16] | None = None
+
+
+def pieces(files: Sequence[Sequence[str]], count: int, seed: int = 1) -> Iterator[Example]:
+    """Yield examples without a network: pieces of all sizes of files of each kind in turn."""
+    chance = random.Random(seed)
+    for i in range(count):
+        size = chance.choice(SIZES)
+        with open(chance.choice(files[i % len(files)]), "rb") as file:
+            length = file.seek(0, 2)
+            file.seek(chance.randrange(max(1, length - size)))
+            plain = file.read(size)
+        if plain:
+            yield Example(plain)
+
+
+def train(examples: Iterable[Example], total: int, first: StartValues, network: bool = False) -> StartValues:
+    """Return start values learnt from `total` examples, beginning with `first`."""
+    state = MixState(1)
+    now = first
+    weights, last = now.weights.astype(np.float64), now.weights_last.astype(np.float64)
+    for i, example in enumerate(examples):
+        state.start(0, example.plain, example.lanes, network, values=now)
+        stack = state.stack
+        stack.parameters[0, [mixing.P_MAP_LIMIT, mixing.P_REFINE_LIMIT]] = LONG
+        columns = -(-len(example.plain) // example.lanes)
+        given = NO_NETWORK if example.network is None else example.network
+        encode_path(stack, 0, given, np.empty((columns, example.lanes, 8), np.uint16))
+        step = STEP + (LAST_STEP - STEP) * i / total
+        weights += step * (stack.weights[0] - weights)
+        last += step * (stack.weights_last[0] - last)
+        now = replace(
+            now,
+            maps=stack.maps[0].copy(),
+            match_maps=stack.match_maps[0].copy(),
+            weights=np.rint(weights).astype(np.int32),
+            weights_last=np.rint(last).astype(np.int32),
+        )
+    return replace(now, maps=_trusted(now.maps), match_maps=_trusted(now.match_maps))
+
+
+def _trusted(entries: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    """Return map entries that can still learn."""
+    return (entries & ~np.uint32(1023)) | np.minimum(entries & 1023, np.uint32(TRUST))
+
+
+def save(alone: StartValues, beside: StartValues, path: str = start.PATH) -> None:
+    """Write the start values without (`alone`) and with a network (`beside`)."""
+    arrays = {}
+    for name, values in (("alone", alone), ("beside", beside)):
+        for field in start.STORED:
+            arrays[f"{name}.{field}"] = getattr(values, field)
+    with open(path, "wb") as file:
+        np.savez_compressed(file, **arrays)
