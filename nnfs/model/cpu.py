@@ -10,7 +10,7 @@ from nnfs.errors import ModelMissing
 from nnfs.model import kernels
 from nnfs.model.features import Features
 from nnfs.model.products import Kind, choose
-from nnfs.model.reference import norm_numerator
+from nnfs.model.units import norm_numerator
 from nnfs.model.weights import Product, Weights
 
 
@@ -48,6 +48,7 @@ class CpuModel:
         if (a.head, a.window, a.heads // a.kv_heads) != (kernels.HEAD, kernels.WINDOW, kernels.GROUP):
             raise ModelMissing(f"the CPU engine has no kernel for heads of {a.head} and a window of {a.window}")
         self.weights = weights
+        self.ngrams = kernels.flat_ngrams(weights.ngrams)
         kind = choose("cpu", product)
         self.products = [
             [_CpuProduct(p, kind) for p in (layer.qkv, layer.out, layer.up, layer.down)] for layer in weights.layers
@@ -81,7 +82,7 @@ class CpuEngine:
         w = model.weights
         rows, numerator = columns * lanes, self.numerator
         x, u, attended, hidden = b.x[:rows], b.u[:rows], b.attended[:rows], b.hidden[:rows]
-        kernels.embed(w.inputs, w.ngrams, f.rows.reshape(rows, -1), f.ngrams.reshape(rows, -1), numerator, x, u)
+        kernels.embed(w.inputs, *model.ngrams, f.rows.reshape(rows, -1), f.ngrams.reshape(rows, -1), numerator, x, u)
         for k, (qkv, out, up, down) in enumerate(model.products):
             kernels.attend(
                 qkv(b.u_t[:rows]), *qkv.scale, self.keys[k], self.values[k], self.known, columns,

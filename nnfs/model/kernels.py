@@ -45,18 +45,23 @@ def norm_row(x: Int32, numerator: int, out: Int8) -> None:
 
 @njit(cache=True, nogil=True)
 def embed(
-    inputs: Int8, ngram_tables: tuple[Int8, ...], rows: Int32, ngrams: Int32, numerator: int, x: Int32, u: Int8
+    inputs: Int8, ngrams: Int8, widths: NDArray[np.int64], rows: Int32, grams: Int32, numerator: int, x: Int32, u: Int8
 ) -> None:
-    """Sum the embeddings of every row into the residual stream `x` (rows, width), and its norm into `u`."""
+    """Sum the embeddings of every row into the residual stream `x` (rows, width), and its norm into `u`.
+
+    `ngrams`: the n-gram tables one after another, flat; `widths` (tables,): of each. `rows` and `grams` (rows, ...): which
+    rows of the tables.
+    """
     width = x.shape[1]
+    entries = ngrams.size // width  # of every table
     for r in range(rows.shape[0]):
-        at = 0
-        for k in range(len(ngram_tables)):
-            table = ngram_tables[k]
-            g = ngrams[r, k]
-            for c in range(table.shape[1]):
-                x[r, at + c] = table[g, c]
-            at += table.shape[1]
+        at = start = 0
+        for k in range(widths.shape[0]):
+            place = start + np.int64(grams[r, k]) * widths[k]
+            for c in range(widths[k]):
+                x[r, at + c] = ngrams[place + c]
+            at += widths[k]
+            start += entries * widths[k]
         for k in range(rows.shape[1]):
             row = rows[r, k]
             for c in range(width):
@@ -64,6 +69,12 @@ def embed(
         for c in range(width):
             x[r, c] <<= EMBEDDING_SHIFT
         norm_row(x[r], numerator, u[r])
+
+
+def flat_ngrams(tables: tuple[Int8, ...]) -> tuple[Int8, NDArray[np.int64]]:
+    """Return the n-gram tables as `embed` wants them."""
+    flat = np.concatenate([np.ascontiguousarray(table).reshape(-1) for table in tables])
+    return flat, np.array([table.shape[1] for table in tables], np.int64)
 
 
 @njit(cache=True, nogil=True)

@@ -6,7 +6,6 @@ int8 units (`int8_product`) or in float32 (`float_product`); both are exact, so 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -34,16 +33,11 @@ def isqrt(n: Tensor) -> Tensor:
     return n.double().sqrt().floor().long()
 
 
-def norm_numerator(width: int) -> int:
-    """The constant of `norm`: ACT_UNIT sqrt(width) 2^32."""
-    return math.isqrt(u.ACT_UNIT**2 * width << 64)
-
-
 def norm(x: Tensor) -> Tensor:
     """RMSNorm of (rows, width) int32 residuals to int8: ACT_UNIT x / sqrt(mean of squares), rounded, clamped."""
     wide = x.long()
     root = isqrt(wide.square().sum(-1, keepdim=True) << 8).clamp_min(16)  # 16 sqrt(sum)
-    inverse = torch.div(norm_numerator(x.shape[-1]), root, rounding_mode="floor")
+    inverse = torch.div(u.norm_numerator(x.shape[-1]), root, rounding_mode="floor")
     return ((wide * inverse + (1 << 27)) >> 28).clamp(-u.ACT_LIMIT, u.ACT_LIMIT).to(torch.int8)
 
 

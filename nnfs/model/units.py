@@ -20,6 +20,8 @@ frequency         2^20 for the likeliest byte, plus 1
 
 from __future__ import annotations
 
+import math
+
 ACT_UNIT = 32
 ACT_LIMIT = 127
 EMBEDDING_UNIT = 64
@@ -50,3 +52,8 @@ MAX_SHIFT = 24
 def pre_shift(inputs: int) -> int:
     """Return how far a sum of `inputs` products of +-127 is shifted before it is multiplied."""
     return max(0, (inputs * 127 * 127).bit_length() - 16)
+
+
+def norm_numerator(width: int) -> int:
+    """Return the constant that a norm divides by a root: ACT_UNIT sqrt(width) 2^32."""
+    return math.isqrt(ACT_UNIT**2 * width << 64)
