@@ -5,16 +5,30 @@ Numba keeps what it compiled beside the sources, or in the user's cache where th
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 
 from nnfs.codec.catalogue import Catalogue
 from nnfs.errors import CodecError
+from nnfs.model import FOLDER
 
 SAMPLE = b"".join(b"%d bottles of beer on the wall, " % n for n in range(300))  # three lanes of the neural codec
 
 
+def remove_old_kernels() -> None:
+    """Remove the compiled kernels of other versions, which nothing will ask for again (see `nnfs.model`)."""
+    current = os.environ["NUMBA_CACHE_DIR"]
+    folder, name = os.path.split(current)
+    if os.path.isdir(folder):
+        for other in os.listdir(folder):
+            if other.startswith(FOLDER) and other != name:
+                shutil.rmtree(os.path.join(folder, other), ignore_errors=True)
+
+
 def main() -> int:
     """Run a chunk through every codec. Return 1 if one of them does not give it back."""
+    remove_old_kernels()
     catalogue = Catalogue()
     status = 0
     for name in catalogue.names().values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Protocol
 
 import numpy as np
@@ -9,6 +10,9 @@ from numpy.typing import NDArray
 
 from nnfs.model.features import Features
 from nnfs.model.weights import Weights
+
+
+PRODUCT = "NNFS_PRODUCT"  # the environment variable that forces a product: "vnni", "int8" or "float"
 
 
 class Engine(Protocol):
@@ -33,12 +37,19 @@ class Model(Protocol):
 
 
 def open_model(weights: Weights, device: str = "cpu", product: str | None = None) -> Model:
-    """Return the model on a device: "cpu", "cuda", "cuda:0". `product`: a forced choice, see `products.choose`.
+    """Return the model on a device: "cpu", "cuda", "cuda:0".
 
+    `product` forces a choice: on the CPU "vnni" (without torch, where the processor has the instructions), "int8" or
+    "float" (by torch, see `products.choose`). They differ in speed only.
     Raises `CodecError` when the device is not there or does not compute exactly, `ModelMissing` for a model that
     it cannot run.
     """
+    product = product or os.environ.get(PRODUCT) or None
     if device == "cpu":
+        from nnfs.model import vnni
+
+        if product == "vnni" or (product is None and vnni.available()):
+            return vnni.VnniModel(weights)
         from nnfs.model.cpu import CpuModel
 
         return CpuModel(weights, product)

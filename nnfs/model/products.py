@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nnfs.errors import CodecError
+from nnfs.model.engines import PRODUCT
 
-VARIABLE = "NNFS_PRODUCT"  # the environment's choice, for tests: "int8" or "float"
+VARIABLE = PRODUCT  # the environment's choice, for tests: "int8" or "float"
 
 # (inputs, outputs) and rows of the products that are tried. Kernels differ by rows: vector, small, odd, whole tiles.
 SHAPES = ((256, 384), (256, 1024), (1024, 256))

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Iterable
 from functools import cache
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from nnfs.errors import CodecError
@@ -52,7 +52,7 @@ def usable(device: str) -> str:
     Raises `CodecError`.
     """
     if device == "auto":
-        if torch.cuda.is_available():
+        if _has_gpu():
             try:
                 run("cuda")
                 return "cuda"
@@ -61,6 +61,18 @@ def usable(device: str) -> str:
         device = "cpu"
     run(device)
     return device
+
+
+def _has_gpu() -> bool:
+    """Tell whether torch finds a GPU; where there is no sign of one, without importing torch."""
+    if not any(map(os.path.exists, ("/dev/nvidiactl", "/dev/dxg"))):
+        return False
+    try:
+        import torch
+    except ImportError:
+        return False
+    found: bool = torch.cuda.is_available()
+    return found
 
 
 @cache
