@@ -30,6 +30,11 @@ INPUTS = 2 + CANDIDATES  # rows that are summed for one position
 MATCH_BIAS = 1 + len(ORDERS) * RUN_BUCKETS
 BIASES = MATCH_BIAS + MATCH_BUCKETS
 
+# What float32 sums exactly: inputs of a product, 127 * 127 each, and positions of attention, 2047 * 127 each
+MOST_INPUTS = 1040
+MOST_WINDOW = 64
+MOST_NGRAM_BITS = 24
+
 # Hashed n-grams: what a table of embeddings is looked up by. "word" hashes the letters since the last non-letter.
 NGRAMS = ("2", "3", "4", "6", "word")
 
@@ -50,11 +55,19 @@ class Architecture:
     profile: int = 1  # of the integer arithmetic and the features
 
     def __post_init__(self) -> None:
+        """Raises `ModelMissing` for a network that this nnfs cannot run."""
         if self.profile != 1:
-            raise ModelMissing(f"the model wants numeric profile {self.profile}, this nnfs knows 1: install a newer nnfs")
+            raise ModelMissing(
+                f"the model wants numeric profile {self.profile}, this nnfs knows 1: install a newer nnfs"
+            )
+        sizes = (self.width, self.layers, self.heads, self.kv_heads, self.head, self.window, self.hidden)
+        if not all(type(size) is int and 0 < size <= MOST_INPUTS for size in sizes + self.ngram_widths):
+            raise ModelMissing("a size of the network is no number, or out of range")
+        if type(self.ngram_bits) is not int or not 0 < self.ngram_bits <= MOST_NGRAM_BITS:
+            raise ModelMissing("the network's n-gram tables have an impossible size")
         if sum(self.ngram_widths) != self.width or len(self.ngram_widths) != len(NGRAMS):
             raise ModelMissing("the widths of the n-gram tables do not fill the network's width")
-        if self.heads % self.kv_heads or self.hidden > 1040 or self.width > 1040 or self.window > 64:
+        if self.heads % self.kv_heads or self.heads * self.head > MOST_INPUTS or self.window > MOST_WINDOW:
             raise ModelMissing("the network's sizes do not keep its sums exact in float32")
 
     def to_json(self) -> str:
@@ -67,5 +80,5 @@ class Architecture:
             fields = json.loads(text)
             fields["ngram_widths"] = tuple(fields["ngram_widths"])
             return cls(**fields)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ModelMissing(f"not the description of a network: {error}") from error

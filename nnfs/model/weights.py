@@ -1,13 +1,15 @@
 """A network's weights as they are stored: integers, an architecture, a fingerprint.
 
-The file is safetensors: the tensors of `Weights`, and in its metadata the architecture and the provenance (how it was trained,
-on what). The fingerprint is the BLAKE2b-512 of architecture and tensors; it names the model for ever, whatever the provenance says.
+The file is safetensors: the tensors of `Weights`, and in its metadata the architecture and the provenance (how it was
+trained, on what). The fingerprint is the BLAKE2b-512 of architecture and tensors; it names the model for ever, whatever
+the provenance says.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -18,10 +20,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from nnfs.errors import ModelMissing
-from nnfs.model.architecture import BIASES, BYTES, INPUT_ROWS, Architecture
-from nnfs.model.units import MAX_SHIFT, MULTIPLIER_LIMIT, TABLE, pre_shift
+from nnfs.model.architecture import BIASES, BYTES, CANDIDATES, INPUT_ROWS, Architecture
+from nnfs.model.units import ATTENTION_TOP, FREQUENCY_TOP, MAX_SHIFT, MULTIPLIER_LIMIT, TABLE, pre_shift
 
 FINGERPRINT_SIZE = 64  # bytes
+INT32 = (1 << 31) - 1
 
 Int8 = NDArray[np.int8]
 Int32 = NDArray[np.int32]
@@ -39,6 +42,12 @@ class Product:
     def pre(self) -> int:
         """The shift before the multiplication."""
         return pre_shift(self.weight.shape[1])
+
+    @property
+    def peak(self) -> int:
+        """The greatest integer that it can meet, of either sign: before the last shift."""
+        sums = (self.weight.shape[1] * 127 * 127 + (1 << self.pre >> 1)) >> self.pre
+        return sums * int(self.multiplier.max()) + (1 << (self.shift - 1))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -120,11 +129,9 @@ def load_weights(content: bytes) -> Weights:
     try:
         tensors = load(content)
         size = int.from_bytes(content[:8], "little")
-        import json
-
         metadata = json.loads(content[8 : 8 + size]).get("__metadata__", {})
         return _checked(tensors, Architecture.from_json(metadata["architecture"]))
-    except (SafetensorError, ValueError, KeyError, IndexError) as error:
+    except (SafetensorError, ValueError, TypeError, KeyError, IndexError) as error:
         raise ModelMissing(f"not a model file: {error}") from error
 
 
@@ -148,7 +155,10 @@ class _Reader:
             self.take(f"{name}.multiplier", np.int32, outputs),
             int(self.take(f"{name}.shift", np.int32, 1)[0]),
         )
-        if not 1 <= product.shift <= MAX_SHIFT or not 0 <= product.multiplier.min() <= product.multiplier.max() <= MULTIPLIER_LIMIT:
+        least, most = int(product.multiplier.min()), int(product.multiplier.max())
+        if not (1 <= product.shift <= MAX_SHIFT and 0 <= least <= most <= MULTIPLIER_LIMIT):
+            raise ValueError(f"the scale of {name} is out of range")
+        if product.peak > INT32:
             raise ValueError(f"the scale of {name} does not fit int32 arithmetic")
         return product
 
@@ -160,14 +170,12 @@ class _Reader:
 
     def limited(self, name: str, limit: int, *shape: int) -> Int32:
         tensor = self.take(name, np.int32, *shape)
-        if np.abs(tensor).max() > limit:
+        if tensor.min() < -limit or tensor.max() > limit:
             raise ValueError(f"{name} is out of range")
         return tensor
 
 
 def _checked(tensors: dict[str, NDArray[Any]], a: Architecture) -> Weights:
-    from nnfs.model.units import ATTENTION_TOP, FREQUENCY_TOP
-
     reader = _Reader(tensors)
     queries = a.heads * a.head
     weights = Weights(
@@ -189,6 +197,9 @@ def _checked(tensors: dict[str, NDArray[Any]], a: Architecture) -> Weights:
         reader.table("attention_table", ATTENTION_TOP),
         reader.table("frequency_table", FREQUENCY_TOP),
     )
+    logit = (weights.head.peak >> weights.head.shift) + CANDIDATES * int(np.abs(weights.biases).max())
+    if 2 * logit > INT32:
+        raise ValueError("differences of logits do not fit int32 arithmetic")
     if tensors:
         raise ValueError(f"unknown tensors: {', '.join(sorted(tensors))}")
     return weights
