@@ -3,8 +3,8 @@
 
 No network: whoever has numba can read it. One lane. Payload, by its first byte:
 
-- `GENERIC`: a stream (`nnfs.codec.columns`).
-- `RECORDS`: the record length (2 bytes), a stream.
+- `GENERIC`: a stream (`nnfs.codec.columns`); with `X86` added, of what `nnfs.codec.x86` made of the chunk.
+- `RECORDS`: the record length (2 bytes), a stream; `X86` as above.
 - `NUMBERS`: the layout (1 byte of flags: bit 0 two bytes a sample, 1 big-endian, 2 signed, 3-4 channels - 1, 5-6 phase, 7 one byte
   before the first sample; 2 bytes: stride), the bytes that belong to no sample, a stream.
 
@@ -19,14 +19,14 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from nnfs.codec import columns, rans
+from nnfs.codec import columns, rans, x86
 from nnfs.codec.geometry import Layout, propose, record_length, values
 from nnfs.errors import CodecError
 from nnfs.model import samples
 from nnfs.model.mixing import MixState
 
 CM = 17
-GENERIC, RECORDS, NUMBERS = 0, 1, 2
+GENERIC, RECORDS, NUMBERS, X86 = 0, 1, 2, 16
 TRIAL = 16384  # bytes, from the middle, on which layouts compete
 TABLE = 20  # binary logarithm of the most lines of the mixer's table: 16 MB
 LARGEST = 1 << 24  # bytes of a chunk
@@ -108,21 +108,16 @@ class ContextMixing:
             state = self._local.state = MixState(1, max(size, 1 << 17), 1, TABLE)
         return state
 
-    def _mix(self, plain: bytes, stride: int) -> bytes:
+    def _mix(self, plain: bytes, stride: int, converted: bool = False) -> bytes:
         state = self._state(len(plain))
         state.start(0, plain, 1, stride=stride)
-        head = bytes([RECORDS]) + stride.to_bytes(2, "big") if stride else bytes([GENERIC])
-        return head + columns.encode(state, 0)
+        kind = (RECORDS if stride else GENERIC) + (X86 if converted else 0)
+        return bytes([kind]) + (stride.to_bytes(2, "big") if stride else b"") + columns.encode(state, 0)
 
-    def _compete(self, plain: bytes) -> int | Layout:
+    def _compete(self, plain: bytes, length: int, layouts: list[Layout]) -> int | Layout:
         """Return what does best on a piece: a record length, 0 for none, or a layout."""
-        array = np.frombuffer(plain, np.uint8)
         begin = max(0, (len(plain) - TRIAL) // 2) // 12 * 12  # so that channels, samples and phases stay where they are
         piece = plain[begin : begin + TRIAL]
-        length = record_length(array)
-        layouts = propose(array)[:3]
-        if not layouts and not length:
-            return 0
         tries: list[tuple[int, int | Layout]] = [(len(self._mix(piece, stride)), stride) for stride in {0, length}]
         tries += [(len(_encode_numbers(np.frombuffer(piece, np.uint8), layout)), layout) for layout in layouts]
         return min(tries, key=lambda one: one[0])[1]
@@ -130,11 +125,14 @@ class ContextMixing:
     def encode(self, plain: bytes) -> bytes | None:
         if not plain or len(plain) > LARGEST:
             return None
-        best = self._compete(plain)
-        if isinstance(best, int):
-            payload = self._mix(plain, best)
+        code = x86.absolute(plain)
+        array = np.frombuffer(code or plain, np.uint8)
+        length, layouts = record_length(array), [] if code else propose(array)[:3]
+        best = self._compete(code or plain, length, layouts) if length or layouts else 0
+        if isinstance(best, Layout):
+            payload = _encode_numbers(array, best)
         else:
-            payload = _encode_numbers(np.frombuffer(plain, np.uint8), best)
+            payload = self._mix(code or plain, best, code is not None)
         return payload if len(payload) < len(plain) else None
 
     def decode(self, payload: bytes, plain_length: int) -> bytes:
@@ -142,13 +140,15 @@ class ContextMixing:
             raise CodecError("cm: empty payload or impossible length")
         if payload[0] == NUMBERS:
             return _decode_numbers(payload, plain_length)
-        if payload[0] not in (GENERIC, RECORDS):
+        kind = payload[0] & ~X86
+        if kind not in (GENERIC, RECORDS):
             raise CodecError(f"cm: unknown kind {payload[0]}")
         stride, at = 0, 1
-        if payload[0] == RECORDS:
+        if kind == RECORDS:
             stride, at = int.from_bytes(payload[1:3], "big"), 3
             if len(payload) < 3 or stride == 0:
                 raise CodecError("cm: impossible record length")
         state = self._state(plain_length)
         state.start(0, plain_length, 1, stride=stride)
-        return columns.decode(state, 0, payload[at:])
+        plain = columns.decode(state, 0, payload[at:])
+        return x86.relative(plain) if payload[0] & X86 else plain
