@@ -1,7 +1,8 @@
 """The neural codec: the network's frequencies, mixed with what the chunk's own past says, into an entropy coder.
 
-Payload: one byte, `lanes - 1` in its low 6 bits and log4 of the coder's states in its high 2; then the stream
-(`nnfs.codec.rans`). The plain length and the model come from the block header.
+Payload: one byte, `lanes - 1` in its low 5 bits, then 1 bit for x86 code whose addresses were made absolute
+(`nnfs.codec.x86`), log4 of the coder's states in its high 2 bits; then the stream (`nnfs.codec.rans`). The plain length and the
+model come from the block header.
 
 A batch is some chunks whose lanes are stepped side by side. Encoding takes COLUMNS columns in one step, since all of
 them are known; decoding takes one. Otherwise both run the same code (`Engine.forward`), and no row of a product depends
@@ -20,7 +21,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from nnfs.codec import columns, rans
+from nnfs.codec import columns, rans, x86
 from nnfs.codec.base import FIRST_COLD, nothing
 from nnfs.errors import CodecError
 from nnfs.model import features, selftest
@@ -30,6 +31,7 @@ from nnfs.model.mixing import MixState, net_path
 from nnfs.model.weights import Weights
 
 NEURAL = FIRST_COLD
+X86 = 32  # bit of the payload's first byte
 MAX_PLAIN = 1 << 22  # bytes of a chunk
 COLUMNS = 32  # columns of one step of the encoder
 LANES = 256  # lanes of one batch: products large enough to be fast
@@ -68,7 +70,7 @@ class Neural:
         work = [(i, len(plain), lanes_for(len(plain))) for i, plain in enumerate(plains) if 0 < len(plain) <= MAX_PLAIN]
 
         def run(batch: Items, between: Between) -> None:
-            made = _encode(self.model, [plains[i] for i, _, _ in batch], between)
+            made = _encode(self.model, [prepared(plains[i]) for i, _, _ in batch], between)
             for (i, size, _), payload in zip(batch, made, strict=True):
                 payloads[i] = payload if len(payload) < size else None
 
@@ -90,7 +92,8 @@ class Neural:
         def run(batch: Items, between: Between) -> None:
             made = _decode(self.model, [payloads[i] for i, _, _ in batch], between)
             for (i, _, _), result in zip(batch, made, strict=True):
-                results[i] = result
+                code = payloads[i][0][0] & X86
+                results[i] = x86.relative(result) if code and isinstance(result, bytes) else result
 
         self._run(run, work, between)
         return results
@@ -159,13 +162,20 @@ def _parse(payload: bytes, size: int) -> tuple[int, int, bytes]:
         raise CodecError(f"neural: a chunk of {size} bytes")
     if not payload:
         raise CodecError("neural: empty payload")
-    lanes, states = (payload[0] & 63) + 1, 4 ** (payload[0] >> 6)
+    lanes, states = (payload[0] & 31) + 1, 4 ** (payload[0] >> 6)
     if lanes > size or states > lanes:
         raise CodecError("neural: impossible lane table")
     return lanes, states, payload[1:]
 
 
-def _encode(model: Model, chunks: list[bytes], between: Between) -> list[bytes]:
+def prepared(plain: bytes) -> tuple[bytes, bool]:
+    """Return a chunk as it is coded, and whether its addresses were made absolute."""
+    converted = x86.absolute(plain)
+    return (plain, False) if converted is None else (converted, True)
+
+
+def _encode(model: Model, prepared: list[tuple[bytes, bool]], between: Between) -> list[bytes]:
+    chunks = [plain for plain, _ in prepared]
     sizes, lanes = [len(c) for c in chunks], [lanes_for(len(c)) for c in chunks]
     mix, engine = MixState(len(chunks), max(sizes), max(lanes)), model.engine(sum(lanes), COLUMNS)
     for k, plain in enumerate(chunks):
@@ -187,7 +197,7 @@ def _encode(model: Model, chunks: list[bytes], between: Between) -> list[bytes]:
         path = np.ascontiguousarray(paths[: past.lengths[k], past.first[k] : past.first[k + 1]])
         states = states_for(own)
         stream = columns.encode(mix, k, path, states)
-        payloads.append(bytes([own - 1 | (states.bit_length() // 2) << 6]) + stream)
+        payloads.append(bytes([own - 1 | X86 * prepared[k][1] | (states.bit_length() // 2) << 6]) + stream)
     return payloads
 
 

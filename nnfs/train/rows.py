@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from nnfs.codec.neural import prepared
 from nnfs.model import features
 from nnfs.model.architecture import CANDIDATES, INPUTS, NGRAMS
 from nnfs.model.lanes import lanes_for
@@ -59,7 +60,7 @@ class Packer:
 
     def add(self, chunk: bytes, rng: random.Random | None, lanes: int | None = None) -> Iterator[Rows]:
         """Yield the rows that are full. With `rng`, PIECES random pieces of long lanes; without, everything."""
-        plain = np.frombuffer(chunk, np.uint8).copy()
+        plain = np.frombuffer(prepared(chunk)[0], np.uint8).copy()
         lanes = lanes or lanes_for(len(plain))
         all_features = features.of_chunk(plain, lanes, self.ngram_bits)
         length = len(all_features.rows)
