@@ -87,42 +87,42 @@ def learn_entry(array, i, j, bit, limit):
 
 
 @njit(cache=True, nogil=True)
-def _line_of(s, h, c0):
+def _line_of(table, h, c0):
     """Return (first place, check) for a context hash at a nibble (c0 = 1, or 16..31)."""
     h = (h + c0 * 0x3C6EF372FE94F82B) * _A
     h ^= h >> 32
-    mask = (s.table.size >> 4) - 1
+    mask = (table.size >> 4) - 1
     return h & mask, h >> 40 & 0xFF
 
 
 @njit(cache=True, nogil=True)
-def _find(s, h, c0):
+def _find(table, h, c0):
     """Return where the histories of a nibble are, -1 for nowhere."""
-    place, check = _line_of(s, h, c0)
+    place, check = _line_of(table, h, c0)
     for i in range(3):
         at = (place ^ i) << 4
-        if s.table[at] == check:
+        if table[at] == check:
             return at
     return np.int64(-1)
 
 
 @njit(cache=True, nogil=True)
-def _find_or_make(s, h, c0, found):
+def _find_or_make(table, h, c0, found):
     """Return where the histories of a nibble are (they were `found` there before), in the place of less seen ones if need be."""
-    place, check = _line_of(s, h, c0)
-    if found >= 0 and s.table[found] == check:  # other lanes may have taken the place since
+    place, check = _line_of(table, h, c0)
+    if found >= 0 and table[found] == check:  # other lanes may have taken the place since
         return found
     worst, least = np.int64(0), np.int64(1 << 30)
     for i in range(3):
         at = (place ^ i) << 4
-        if s.table[at] == check:
+        if table[at] == check:
             return at
-        value = np.int64(s.table[at + 1])
+        value = np.int64(table[at + 1])
         if value < least:
             worst, least = at, value
     for j in range(16):
-        s.table[worst + j] = 0
-    s.table[worst] = check
+        table[worst + j] = 0
+    table[worst] = check
     return worst
 
 
@@ -197,17 +197,17 @@ def begin(s, columns, lane, t):
     for m in range(MATCHES):
         _match(s, columns, lane, t, m)
     for i in range(CONTEXTS):
-        s.lines[lane, i] = _find(s, s.hashed[lane, i], 1)
+        s.lines[lane, i] = _find(s.table, s.hashed[lane, i], 1)
 
 
 @njit(cache=True, nogil=True)
 def half(s, lane, c0):
     """Go on to the second nibble, c0 in 16..31."""
     for i in range(CONTEXTS):
-        s.lines[lane, CONTEXTS + i] = _find(s, s.hashed[lane, i], c0)
+        s.lines[lane, CONTEXTS + i] = _find(s.table, s.hashed[lane, i], c0)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def predict(s, lane, k, c0, network):
     """Return the probability (1/65536) that bit k (0: the highest) is 1, after the bits in c0 (1: none yet); network: its own, or 0."""
     x = s.inputs[lane, k]
@@ -298,7 +298,7 @@ def predict(s, lane, k, c0, network):
     return p
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def learn_bit(s, lane, k, c0, bit, rate):
     """Teach the maps and weights that bit k, after the bits in c0, was `bit`."""
     rate_last = s.parameters[P_RATE_LAST]
@@ -330,13 +330,13 @@ def learn_byte(s, columns, lane, t):
     base = lane * columns
     byte = np.int64(s.plain[base + t])
     for i in range(CONTEXTS):
-        at = _find_or_make(s, s.hashed[lane, i], 1, s.lines[lane, i])
+        at = _find_or_make(s.table, s.hashed[lane, i], 1, s.lines[lane, i])
         node = np.int64(1)
         for k in range(4):
             bit = byte >> (7 - k) & 1
             s.table[at + node] = NEXT[s.table[at + node], bit]
             node = node << 1 | bit
-        at = _find_or_make(s, s.hashed[lane, i], node, s.lines[lane, CONTEXTS + i])
+        at = _find_or_make(s.table, s.hashed[lane, i], node, s.lines[lane, CONTEXTS + i])
         node = np.int64(1)
         for k in range(4, 8):
             bit = byte >> (7 - k) & 1
