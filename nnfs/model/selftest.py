@@ -31,7 +31,7 @@ from nnfs.model.architecture import (
     ORDERS,
     Architecture,
 )
-from nnfs.model.engines import Engine, open_model
+from nnfs.model.engines import Engine, Model, open_model
 from nnfs.model.features import Features
 from nnfs.model.weights import Layer, Product, Weights
 
@@ -79,20 +79,20 @@ def _has_gpu() -> bool:
 def run(device: str, product: str | None = None) -> None:
     """Try a device ("cpu", "cuda:0"), once per process. Raises `CodecError` when it does not compute what it should."""
     try:
-        found = digest(device, product)
+        found = digest(open_model(weights(), device, product))
     except (RuntimeError, AssertionError) as error:  # torch without CUDA, a CUDA without a device, not enough memory
         raise CodecError(f"{device} cannot be used: {error}") from error
     if found != DIGEST:
         raise CodecError(f"{device} does not compute what it should: the neural codec cannot run on it")
 
 
-def digest(device: str, product: str | None = None) -> str:
-    """Return the digest of the small network's frequencies."""
-    model, f = open_model(weights(), device, product), features(sum(CALLS), LANES)
+def digest(model: Model) -> str:
+    """Return the digest of the frequencies of a model of `weights()`. Raises `CodecError`."""
+    f = features(sum(CALLS), LANES)
     found = frequencies(model.engine(LANES, max(CALLS)), f, CALLS)
     single = frequencies(model.engine(LANES), f, [1] * SINGLE)
     if not np.array_equal(single, found[: len(single)]):
-        raise CodecError(f"{device} computes a column alone otherwise than among others")
+        raise CodecError("a column alone is not computed as it is among others")
     return hashlib.blake2b(found.astype("<u4").tobytes(), digest_size=16).hexdigest()
 
 

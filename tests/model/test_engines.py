@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from nnfs.errors import CodecError, ModelMissing
-from nnfs.model import products, selftest
+from nnfs.model import products, selftest, vnni
 from nnfs.model.cpu import CpuModel
 from nnfs.model.cuda import CudaModel
-from nnfs.model.engines import Model
+from nnfs.model.engines import Model, open_model
 from nnfs.model.features import Features
 from nnfs.model.weights import Weights
 from tests.model.nets import ONE_LAYER, expected, extreme_weights, random_weights, trained_weights
@@ -41,12 +41,14 @@ def exact_here(product: str) -> bool:
 
 def model_of(kind: str, weights: Weights) -> Model:
     engine, product = kind.split()
+    if product == "vnni" and not vnni.available():
+        pytest.skip("this processor has no AVX-512 VNNI")
     if product == "int8" and not exact_here(product):
         pytest.skip("int8 products are not exact on this processor")
-    return CpuModel(weights, product) if engine == "cpu" else CudaModel(weights, "cpu", product)
+    return open_model(weights, "cpu", product) if engine == "cpu" else CudaModel(weights, "cpu", product)
 
 
-@pytest.fixture(params=["cpu int8", "cpu float", "cuda int8", "cuda float"])
+@pytest.fixture(params=["cpu vnni", "cpu int8", "cpu float", "cuda int8", "cuda float"])
 def kind(request: pytest.FixtureRequest) -> str:
     """The engine and its product; the CUDA engine runs on the CPU here."""
     return str(request.param)
