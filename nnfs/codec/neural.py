@@ -176,29 +176,41 @@ def prepared(plain: bytes) -> tuple[bytes, bool]:
 
 def _encode(model: Model, prepared: list[tuple[bytes, bool]], between: Between) -> list[bytes]:
     chunks = [plain for plain, _ in prepared]
-    sizes, lanes = [len(c) for c in chunks], [lanes_for(len(c)) for c in chunks]
-    mix, engine = MixState(len(chunks), max(sizes), max(lanes)), model.engine(sum(lanes), COLUMNS)
-    for k, plain in enumerate(chunks):
-        mix.start(k, plain, lanes[k], True)
-    past = features.Batch(mix.stack.plain, sizes, lanes, model.weights.architecture.ngram_bits)
+    lanes = [lanes_for(len(c)) for c in chunks]
+    paths, past = network_paths(model, chunks, lanes, between)
+    mix = MixState(1, max(map(len, chunks)), max(lanes))
+    payloads = []
+    for k, (plain, code) in enumerate(prepared):
+        between()
+        mix.start(0, plain, lanes[k], True, values=model.weights.start)
+        path = np.ascontiguousarray(paths[: past.lengths[k], past.first[k] : past.first[k + 1]])
+        states = states_for(lanes[k])
+        stream = columns.encode(mix, 0, path, states)
+        payloads.append(bytes([lanes[k] - 1 | X86 * code | (states.bit_length() // 2) << 6]) + stream)
+    return payloads
+
+
+def network_paths(
+    model: Model, chunks: list[bytes], lanes: list[int], between: Between = nothing
+) -> tuple[NDArray[np.uint16], features.Batch]:
+    """Return the network's probability of a 1 for each bit of the chunks, (columns, all lanes, 8), and whose lane is which."""
+    sizes = [len(c) for c in chunks]
+    plain = np.zeros((len(chunks), max(sizes)), np.uint8)
+    for k, chunk in enumerate(chunks):
+        plain[k, : sizes[k]] = np.frombuffer(chunk, np.uint8)
+    engine = model.engine(sum(lanes), COLUMNS)
+    past = features.Batch(plain, sizes, lanes, model.weights.architecture.ngram_bits)
     room = features.room(COLUMNS, engine.lanes)
     length = int(past.lengths.max())
     paths = np.zeros((length, engine.lanes, 8), np.uint16)
-    targets = _grid(past, mix.stack.plain, length)
+    targets = _grid(past, plain, length)
     for t in range(0, length, COLUMNS):
         between()
         count = min(COLUMNS, length - t)
         past.follow(t, room, count)
         frequencies = engine.forward(room.columns(0, count))
         net_path(frequencies, targets[t : t + count].reshape(-1), paths[t : t + count].reshape(-1, 8))
-    payloads = []
-    for k, own in enumerate(lanes):
-        between()
-        path = np.ascontiguousarray(paths[: past.lengths[k], past.first[k] : past.first[k + 1]])
-        states = states_for(own)
-        stream = columns.encode(mix, k, path, states)
-        payloads.append(bytes([own - 1 | X86 * prepared[k][1] | (states.bit_length() // 2) << 6]) + stream)
-    return payloads
+    return paths, past
 
 
 def _grid(past: features.Batch, plain: NDArray[np.uint8], length: int) -> NDArray[np.uint8]:
@@ -218,7 +230,7 @@ def _decode(model: Model, jobs: list[tuple[bytes, int]], between: Between) -> li
     coders = _Coders([(states, stream) for _, states, stream in parsed], results)
     mix, engine = MixState(len(jobs), max(sizes), max(lanes)), model.engine(sum(lanes))
     for k, size in enumerate(sizes):
-        mix.start(k, size, lanes[k], True)
+        mix.start(k, size, lanes[k], True, values=model.weights.start)
     past = features.Batch(mix.stack.plain, sizes, lanes, model.weights.architecture.ngram_bits)
     room = features.room(1, engine.lanes)
     for t in range(int(past.lengths[coders.alive].max(initial=0))):

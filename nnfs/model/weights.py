@@ -20,7 +20,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from nnfs.errors import ModelMissing
+from nnfs.model import start
 from nnfs.model.architecture import BIASES, BYTES, CANDIDATES, INPUT_ROWS, Architecture
+from nnfs.model.start import StartValues
 from nnfs.model.units import ATTENTION_TOP, FREQUENCY_TOP, MAX_SHIFT, MULTIPLIER_LIMIT, TABLE, pre_shift
 
 FINGERPRINT_SIZE = 64  # bytes
@@ -73,6 +75,7 @@ class Weights:
     biases: Int32  # (BIASES,)
     attention_table: Int32  # (TABLE,): 2047 exp(-i/64)
     frequency_table: Int32  # (TABLE,): 2^20 exp(-i/64)
+    start: StartValues = dataclasses.field(default_factory=lambda: start.untrained(True))  # of the mixing stage
 
     def fingerprint(self) -> bytes:
         """Return the 64 bytes that name this model."""
@@ -101,6 +104,8 @@ def _flat(w: Weights) -> dict[str, NDArray[Any]]:
         }
     for k, layer in enumerate(w.layers):
         tensors[f"layers.{k}.distance"] = layer.distance
+    for name in start.STORED:
+        tensors[f"start.{name}"] = getattr(w.start, name)
     return tensors
 
 
@@ -175,6 +180,16 @@ class _Reader:
         return tensor
 
 
+def _start(reader: _Reader) -> StartValues:
+    """Take the start values; any integers will do."""
+    plain = start.untrained(True)
+    taken = {}
+    for name in start.STORED:
+        like = getattr(plain, name)
+        taken[name] = reader.take(f"start.{name}", like.dtype.type, *like.shape)
+    return dataclasses.replace(plain, **taken)
+
+
 def _checked(tensors: dict[str, NDArray[Any]], a: Architecture) -> Weights:
     reader = _Reader(tensors)
     queries = a.heads * a.head
@@ -196,6 +211,7 @@ def _checked(tensors: dict[str, NDArray[Any]], a: Architecture) -> Weights:
         reader.limited("biases", 1 << 24, BIASES),
         reader.table("attention_table", ATTENTION_TOP),
         reader.table("frequency_table", FREQUENCY_TOP),
+        _start(reader),
     )
     logit = (weights.head.peak >> weights.head.shift) + CANDIDATES * int(np.abs(weights.biases).max())
     if 2 * logit > INT32:
