@@ -8,15 +8,19 @@ smaller; everything that is stored is an integer.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from nnfs.model import mixing, start
-from nnfs.model.mixing import MixState, encode_path
+from nnfs.codec.neural import COLUMNS, prepared
+from nnfs.model import features, mixing, start
+from nnfs.model.engines import Model
+from nnfs.model.lanes import lanes_for
+from nnfs.model.mixing import MixState, encode_path, net_path
 from nnfs.model.start import StartValues
+from nnfs.train.rows import Source
 
 NO_NETWORK = np.zeros((0, 0, 0), np.uint16)
 SIZES = (1500, 4000, 12000, 32768, 131072)  # bytes: small files matter as much as whole chunks
@@ -34,17 +38,42 @@ class Example:
     network: npt.NDArray[np.uint16] | None = None
 
 
-def pieces(files: Sequence[Sequence[str]], count: int, seed: int = 1) -> Iterator[Example]:
-    """Yield examples without a network: pieces of all sizes of files of each kind in turn."""
+def pieces(corpus: Source, count: int, seed: int = 1) -> Iterator[bytes]:
+    """Yield pieces of all sizes; every other one is the beginning of a file, or of what the corpus gives of it."""
     chance = random.Random(seed)
     for i in range(count):
+        plain, _ = corpus.sample(chance)
         size = chance.choice(SIZES)
-        with open(chance.choice(files[i % len(files)]), "rb") as file:
-            length = file.seek(0, 2)
-            file.seek(chance.randrange(max(1, length - size)))
-            plain = file.read(size)
+        begin = chance.randrange(max(1, len(plain) - size)) if i % 2 else 0
         if plain:
-            yield Example(plain)
+            yield plain[begin : begin + size]
+
+
+def alone(plains: Iterable[bytes]) -> Iterator[Example]:
+    """Yield examples without a network, as the codec `cm` codes them."""
+    for plain in plains:
+        yield Example(prepared(plain)[0])
+
+
+def beside(model: Model, plains: Iterable[bytes]) -> Iterator[Example]:
+    """Yield examples with what a network says of them, as the neural codec would ask it."""
+    for plain in plains:
+        plain, _ = prepared(plain)
+        lanes = lanes_for(len(plain))
+        rows = np.frombuffer(plain, np.uint8)[None]
+        past = features.Batch(rows, [len(plain)], [lanes], model.weights.architecture.ngram_bits)
+        columns, engine = int(past.lengths.max()), model.engine(lanes, COLUMNS)
+        room = features.room(COLUMNS, engine.lanes)
+        padded = np.zeros((engine.lanes, columns), np.uint8)
+        padded[:lanes].reshape(-1)[: len(plain)] = rows[0]
+        targets = np.ascontiguousarray(padded.T)
+        path = np.zeros((columns, engine.lanes, 8), np.uint16)
+        for t in range(0, columns, COLUMNS):
+            count = min(COLUMNS, columns - t)
+            past.follow(t, room, count)
+            said = engine.forward(room.columns(0, count))
+            net_path(said, targets[t : t + count].reshape(-1), path[t : t + count].reshape(-1, 8))
+        yield Example(plain, lanes, np.ascontiguousarray(path[:, :lanes]))
 
 
 def train(examples: Iterable[Example], total: int, first: StartValues, network: bool = False) -> StartValues:
