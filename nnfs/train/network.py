@@ -1,12 +1,14 @@
+# mypy: disable-error-code="no-any-return"
 """The network in the form that learns: float parameters, rounded on the way exactly as inference rounds.
 
 Quantisation-aware from the first step: the weights of a product are rounded to int8 with one scale for each output row,
-activations to int8 with fixed units (see `nnfs.model.units`), and gradients pass the rounding unchanged (straight-through
-estimator, Bengio et al. 2013). bf16 holds every such integer exactly, so a product here sums what inference sums.
+activations to int8 with fixed units (see `nnfs.model.units`), and gradients pass the rounding unchanged
+(straight-through estimator, Bengio et al. 2013). bf16 holds every such integer exactly, so a product here sums what
+inference sums.
 
-The network: Vaswani et al. 2017 with pre-norm RMSNorm (Zhang & Sennrich 2019), grouped-query attention (Ainslie et al. 2023)
-over a window with a learnt bias for each head and distance (Raffel et al. 2020), squared ReLU (So et al. 2021), hashed
-n-gram embeddings, and learnt biases on the bytes that the chunk's past proposes.
+The network: Vaswani et al. 2017 with pre-norm RMSNorm (Zhang & Sennrich 2019), grouped-query attention (Ainslie et al.
+2023) over a window with a learnt bias for each head and distance (Raffel et al. 2020), squared ReLU (So et al. 2021),
+hashed n-gram embeddings, and learnt biases on the bytes that the chunk's past proposes.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ def rounded(x: Tensor, low: float, high: float) -> Tensor:
 
 
 class Product(nn.Module):
-    """`y = x W^T` of int8 activations (given as integers) and int8 weights; returns real units of `1 / unit` activations."""
+    """`y = x W^T` of int8 activations (given as integers) and int8 weights; in real units of `1 / unit` activations."""
 
     def __init__(self, inputs: int, outputs: int, unit: float, gain: float = 1.0) -> None:
         super().__init__()
@@ -62,7 +64,7 @@ class Layer(nn.Module):
         self.distance = nn.Parameter(torch.zeros(a.heads, a.window))
 
     def attend(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(batch, time, width) -> the same. `mask` (batch, blocks, 1, 1, window, 2 window): 0 where seen, -inf elsewhere."""
+        """(batch, time, width) -> the same. `mask` (batch, blocks, 1, 1, window, 2 window): 0 where seen, else -inf."""
         a, (batch, time, _) = self.a, x.shape
         blocks, group = time // a.window, a.heads // a.kv_heads
         u = norm(x)
@@ -70,7 +72,8 @@ class Layer(nn.Module):
         kv = rounded(self.key_value(u) * ACT_UNIT, -127, 127)
         q = q.view(batch, blocks, a.window, a.kv_heads, group, a.head).permute(0, 1, 3, 4, 2, 5)
         kv = kv.view(batch, blocks, a.window, 2, a.kv_heads, a.head).permute(3, 0, 1, 4, 2, 5)
-        kv = torch.cat((F.pad(kv, (0, 0, 0, 0, 0, 0, 1, 0))[:, :, :-1], kv), 4)  # (2, batch, blocks, kv_heads, 2 window, head)
+        before = F.pad(kv, (0, 0, 0, 0, 0, 0, 1, 0))[:, :, :-1]
+        kv = torch.cat((before, kv), 4)  # (2, batch, blocks, kv_heads, 2 window, head)
         k, v = kv.unbind(0)
         rows = batch * blocks * a.kv_heads
         q = q.reshape(rows, group * a.window, a.head)
@@ -83,9 +86,10 @@ class Layer(nn.Module):
         return self.out(rounded(y.reshape(batch, time, a.heads * a.head), -127, 127))
 
     def position_bias(self) -> Tensor:
-        """(kv_heads, group, window, 2 window): the bias of each query's distance to each key, -inf outside the window."""
+        """(kv_heads, group, window, 2 window): the bias of each query's distance to each key, -inf outside."""
         a = self.a
-        distance = torch.arange(a.window)[:, None] + a.window - torch.arange(2 * a.window)[None]
+        at = torch.arange(2 * a.window, device=self.distance.device)
+        distance = at[: a.window, None] + a.window - at[None]
         seen = (distance >= 0) & (distance < a.window)
         bias = self.distance[:, distance.clamp(0, a.window - 1)]
         return bias.masked_fill(~seen, float("-inf")).view(a.kv_heads, a.heads // a.kv_heads, a.window, 2 * a.window)
@@ -123,16 +127,17 @@ class Network(nn.Module):
         for layer in self.layers:
             x = layer(x, mask)
         logits = self.head(norm(x)).float()
-        biases = torch.where(buckets > 0, self.biases[buckets], torch.zeros(()))
+        biases = torch.where(buckets > 0, self.biases[buckets], 0.0)
         return logits.scatter_add(-1, candidates, biases)
 
     def mask(self, start: Tensor) -> Tensor:
         """(batch, blocks, 1, 1, window, 2 window): -inf where the key lies before the query's lane."""
         window, (batch, time) = self.a.window, start.shape
-        key = torch.arange(-window, window)[None, :] + torch.arange(0, time, window)[:, None]  # (blocks, 2 window)
+        at = torch.arange(-window, time, device=start.device)
+        key = at[None, : 2 * window] + at[window::window, None]  # (blocks, 2 window)
         first = start.view(batch, time // window, window, 1).clamp_min(0)
         unseen = key[None, :, None, :] < first
-        return torch.zeros(()).masked_fill(unseen, float("-inf"))[:, :, None, None]
+        return torch.zeros((), device=start.device).masked_fill(unseen, float("-inf"))[:, :, None, None]
 
     @torch.no_grad()
     def keep_in_range(self) -> None:

@@ -1,12 +1,14 @@
+# mypy: disable-error-code="no-untyped-call,attr-defined"
 """Training on one machine: some single-threaded processes share the parameters, each learns from its own rows.
 
-On a CPU two processes of one thread do twice the work of one process of two threads (tools/LOG.md): the tensors of a batch fit
-the caches, and no thread waits for another inside an operator. Each step, every process adds the gradients of its rows to
-its own buffers; then each updates the parameters that it owns with everyone's gradients. On CUDA one process does it all.
+On a CPU two processes of one thread do twice the work of one process of two threads (tools/LOG.md): the tensors of a
+batch fit the caches, and no thread waits for another inside an operator. Each step, every process adds the gradients of
+its rows to its own buffers; then each updates the parameters that it owns with everyone's gradients. On CUDA one
+process does it all.
 
 Products learn by Muon (Jordan et al. 2024), everything else by AdamW. The rate warms up, stays, and falls to nothing
-over the last `cooldown` of the run (warm-up, stable, decay: Hu et al. 2024), so a run can be prolonged from any checkpoint
-taken before the fall.
+over the last `cooldown` of the run (warm-up, stable, decay: Hu et al. 2024), so a run can be prolonged from any
+checkpoint taken before the fall.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ import torch.nn.functional as F  # noqa: N812 (the customary name)
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from nnfs.errors import UsageError
 from nnfs.model.architecture import Architecture
 from nnfs.train.corpus import Corpus
 from nnfs.train.network import Network
@@ -35,7 +38,13 @@ from nnfs.train.rows import PAD, PIECES, Rows, batches
 
 MUON_RATE, MUON_DECAY = 0.02, 0.02
 RATES = {"inputs": 2e-3, "ngrams": 2e-3, "head": 2e-3, "biases": 5e-3, "distance": 5e-3}
-CUDA_COMPILE, CPU_COMPILE = "max-autotune-no-cudagraphs", "default"
+# For the processes: large tensors from the heap, not fresh pages each time; nobody spins while another works.
+QUIET = {
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 33),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
+    "MALLOC_TOP_PAD_": str(1 << 29),
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -73,15 +82,20 @@ def owner_of(name: str, processes: int) -> int:
 
 
 class Shared:
-    """Parameters, gradients and optimizer states of a run, in memory that all its processes see."""
+    """Parameters, gradients and optimizer states of a run: on a CPU in memory that all its processes see."""
 
     def __init__(self, network: Network, processes: int) -> None:
-        self.parameters = {name: p.detach().share_memory_() for name, p in network.named_parameters()}
-        zeros = lambda p: torch.zeros_like(p).share_memory_()  # noqa: E731
+        def shared(tensor: Tensor) -> Tensor:
+            return tensor.share_memory_() if processes > 1 else tensor
+
+        def zeros(tensor: Tensor) -> Tensor:
+            return shared(torch.zeros_like(tensor))
+
+        self.parameters = {name: shared(p.detach()) for name, p in network.named_parameters()}
         self.gradients = [{n: zeros(p) for n, p in self.parameters.items()} for _ in range(processes)]
         self.first = {n: zeros(p) for n, p in self.parameters.items()}
         self.second = {n: zeros(p) for n, p in self.parameters.items() if not is_product(n)}
-        self.step = torch.zeros((), dtype=torch.int64).share_memory_()
+        self.step = shared(torch.zeros((), dtype=torch.int64))
 
     def save(self, path: Path, about: dict[str, str]) -> None:
         tensors = {f"p.{n}": p for n, p in self.parameters.items()}
@@ -126,8 +140,8 @@ class Optimizers:
     def step(self, factor: float) -> None:
         for name, p in self.own.items():
             for other in self.shared.gradients:
-                if other[name] is not p.grad:
-                    p.grad.add_(other[name].to(p.device))
+                if p.grad is not None and other[name] is not p.grad:
+                    p.grad.add_(other[name])
         for optimizer, rates in zip(self.optimizers, self.rates, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
@@ -143,7 +157,10 @@ def train(plan: Plan, architecture: Architecture) -> Path:
     out = Path(plan.out)
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(plan.seed)
-    shared = Shared(Network(architecture), plan.processes)
+    if plan.device != "cpu" and plan.processes != 1:
+        raise UsageError("a GPU is trained on by one process: say --processes 1")
+    os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
+    shared = Shared(Network(architecture).to(plan.device), plan.processes)
     checkpoint = out / "checkpoint.safetensors"
     if checkpoint.exists():
         shared.load(checkpoint)
@@ -160,26 +177,24 @@ def work(rank: int, plan: Plan, architecture: Architecture, shared: Shared, barr
     """Learn as process `rank` of the run, to its end."""
     if plan.device == "cpu":
         torch.set_num_threads(1)
-    network = Network(architecture)
+    network = Network(architecture).to(plan.device)
     for name, p in network.named_parameters():
-        if plan.device == "cpu":
-            p.data, p.grad = shared.parameters[name], shared.gradients[rank][name]
-        else:
-            p.data = shared.parameters[name].to(plan.device)
+        p.data, p.grad = shared.parameters[name], shared.gradients[rank][name]
     optimizers = Optimizers(shared, network, rank, plan.processes)
-    loss_of = torch.compile(lambda *b: loss(network, *b), mode=CPU_COMPILE, dynamic=False)
+    loss_of = torch.compile(lambda *b: loss(network, *b), dynamic=False)
     start = int(shared.step)
     feed = Feeder(plan, architecture, f"{plan.seed} {rank} {start}")
     log = Log(checkpoint.parent / f"log-{rank}.jsonl")
     for step in range(start, plan.steps):
-        total, seen = torch.zeros(()), {}
+        total = torch.zeros(())
+        seen: dict[str, int] = {}
         for _ in range(plan.passes):
             batch, kinds = feed.get()
             for kind, count in kinds.items():
                 seen[kind] = seen.get(kind, 0) + count
             value = loss_of(*batch) / (plan.passes * plan.processes)
             value.backward()
-            total += value.detach() * plan.processes
+            total += value.detach().cpu() * plan.processes
         log.add(step, float(total) / np.log(2), seen)
         barrier.wait()
         optimizers.step(rate_at(plan, step))
@@ -187,11 +202,13 @@ def work(rank: int, plan: Plan, architecture: Architecture, shared: Shared, barr
             network.keep_in_range()
         barrier.wait()
         for p in network.parameters():
-            p.grad.zero_()
+            if p.grad is not None:
+                p.grad.zero_()
         if rank == 0:
             shared.step.fill_(step + 1)
             if (step + 1) % plan.save_every == 0 or step + 1 == plan.steps:
-                shared.save(checkpoint, {"architecture": architecture.to_json(), "plan": json.dumps(dataclasses.asdict(plan))})
+                about = {"architecture": architecture.to_json(), "plan": json.dumps(dataclasses.asdict(plan))}
+                shared.save(checkpoint, about)
                 if (step + 1) % (plan.save_every * 5) == 0:
                     with contextlib.suppress(FileExistsError):
                         os.link(checkpoint, checkpoint.with_name(f"checkpoint-{step + 1}.safetensors"))
@@ -199,7 +216,9 @@ def work(rank: int, plan: Plan, architecture: Architecture, shared: Shared, barr
     feed.close()
 
 
-def loss(network: Network, rows: Tensor, ngrams: Tensor, candidates: Tensor, buckets: Tensor, start: Tensor, target: Tensor) -> Tensor:
+def loss(
+    network: Network, rows: Tensor, ngrams: Tensor, candidates: Tensor, buckets: Tensor, start: Tensor, target: Tensor
+) -> Tensor:
     """Mean cross-entropy in nats over the positions that count."""
     logits = network(rows, ngrams, candidates, buckets, start)
     return F.cross_entropy(logits.view(-1, 256), target.view(-1), ignore_index=PAD)
@@ -209,7 +228,8 @@ class Feeder:
     """A thread that prepares batches ahead."""
 
     def __init__(self, plan: Plan, architecture: Architecture, seed: str) -> None:
-        self._source = batches(Corpus(plan.corpus, take=PIECES * plan.time), plan.batch, plan.time, architecture.ngram_bits, seed)
+        corpus = Corpus(plan.corpus, take=PIECES * plan.time)
+        self._source = batches(corpus, plan.batch, plan.time, architecture.ngram_bits, seed)
         self._queue: queue.Queue[tuple[list[Tensor], dict[str, int]]] = queue.Queue(4)
         self._device = plan.device
         self._closed = False
@@ -248,7 +268,8 @@ class Log:
         for kind, count in seen.items():
             self.seen[kind] = self.seen.get(kind, 0) + count
         if (step + 1) % 25 == 0:
-            line = {"step": step + 1, "time": round(time.time()), "bits": round(float(np.mean(self.bits)), 4), "bytes": self.seen}
+            bits = round(float(np.mean(self.bits)), 4)
+            line = {"step": step + 1, "time": round(time.time()), "bits": bits, "bytes": self.seen}
             with self.path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
             self.bits, self.seen = [], {}

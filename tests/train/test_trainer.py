@@ -1,0 +1,114 @@
+"""The trainer learns, stops, goes on, and what it exports computes what it learnt."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+
+from nnfs.codec.neural import Neural  # noqa: E402
+from nnfs.errors import UsageError  # noqa: E402
+from nnfs.model import features  # noqa: E402
+from nnfs.model.architecture import Architecture  # noqa: E402
+from nnfs.model.reference import Reference  # noqa: E402
+from nnfs.model.weights import load_weights  # noqa: E402
+from nnfs.train import export as exporting  # noqa: E402
+from nnfs.train.corpus import ENTRY, Corpus  # noqa: E402
+from nnfs.train.quantise import quantised  # noqa: E402
+from nnfs.train.rows import PAD, Packer, batches  # noqa: E402
+from nnfs.train.trainer import Plan, rate_at, train  # noqa: E402
+
+TINY = Architecture(layers=1, heads=4, kv_heads=1, hidden=64, width=64, ngram_bits=8, ngram_widths=(16, 16, 16, 8, 8))
+TEXT = b"".join(b"line %d of the only file there is\n" % n for n in range(400))
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> str:
+    path = str(tmp_path / "corpus")
+    Path(path).write_bytes(TEXT + TEXT[:500])
+    np.save(path + ".npy", np.array([(0, len(TEXT), 0, 0, False), (len(TEXT), 500, 0, 0, False)], ENTRY))
+    about = {"kinds": ["text"], "sources": ["here"], "weights": {"text": 1.0}, "licences": {"here": []}}
+    Path(path + ".json").write_text(json.dumps(about))
+    return path
+
+
+def plan(corpus: str, out: Path, steps: int, processes: int = 1) -> Plan:
+    return Plan(
+        corpus, str(out), steps, batch=2, passes=1, time=256, processes=processes, save_every=2, cooldown=0.5, rate=0.3
+    )
+
+
+def bits(out: Path) -> list[float]:
+    return [json.loads(line)["bits"] for line in (out / "log-0.jsonl").read_text().splitlines()]
+
+
+def test_learns_goes_on_and_exports(corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda f, **_: f)  # the compiler's minutes are not what is tested
+    out = tmp_path / "run"
+    train(plan(corpus, out, 25), TINY)
+    checkpoint = train(plan(corpus, out, 50), TINY)
+    first, second = bits(out)
+    assert second < first < 8.5
+    network, about = exporting.network_of(str(checkpoint))
+    assert about["step"] == "50"
+
+    model = tmp_path / "model.safetensors"
+    fingerprint = exporting.export(str(checkpoint), corpus, str(model), examples=2)
+    weights = load_weights(model.read_bytes())
+    assert weights.fingerprint() == fingerprint
+    assert weights.inputs.tobytes() == quantised(network).inputs.tobytes()
+
+
+def test_the_exported_network_predicts_as_the_trained_one(corpus: str, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    network = exporting.Network(TINY)
+    weights = quantised(network)
+    plain = np.frombuffer(TEXT[:1024], np.uint8).copy()
+    f = features.of_chunk(plain, 4, TINY.ngram_bits)
+    fields = [torch.from_numpy(field) for field in f]
+    found = Reference(weights, 4).forward(*fields).double()
+    p = (found / found.sum(-1, keepdim=True)).transpose(0, 1)
+    with torch.no_grad():
+        rows, ngrams, candidates, buckets = (field.transpose(0, 1).contiguous() for field in fields)
+        logits = network(rows, ngrams, candidates.long(), buckets, torch.zeros(4, 256, dtype=torch.int32))
+    difference = (p.log() - torch.log_softmax(logits.double(), -1)).abs()
+    assert float((difference * p).sum(-1).mean()) < 0.05  # nats: rounding, not another network
+
+
+def test_a_gpu_wants_one_process(corpus: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="one process"):
+        train(Plan(corpus, str(tmp_path), 1, processes=2, device="cuda"), TINY)
+
+
+def test_the_rate_rises_stays_and_falls() -> None:
+    p = Plan("", "", 1000, cooldown=0.25)
+    assert [round(rate_at(p, step), 2) for step in (0, 49, 99, 500, 749, 875, 999)] == [0.01, 0.5, 1, 1, 1, 0.5, 0]
+
+
+def test_rows_hold_every_byte_once_with_its_features() -> None:
+    packer = Packer(256, 8)
+    rows = [*packer.add(TEXT[:1000], None, lanes=3), *packer.rest()]
+    seen = np.concatenate([row.target[row.target != PAD] for row in rows])
+    assert bytes(seen.astype(np.uint8)) == TEXT[:1000]
+    expected = features.of_chunk(np.frombuffer(TEXT[:1000], np.uint8).copy(), 3, 8)
+    assert np.array_equal(rows[0].rows, expected.rows[:256, 0])
+    for row in rows:
+        assert (row.start <= np.arange(256)).all()
+
+
+def test_batches_are_the_same_for_the_same_seed(corpus: str) -> None:
+    made = [next(batches(Corpus(corpus), 2, 256, 8, "7"))[0].target for _ in range(2)]
+    assert np.array_equal(*made)
+    assert not np.array_equal(made[0], next(batches(Corpus(corpus), 2, 256, 8, "8"))[0].target)
+
+
+def test_an_untrained_network_still_codes(corpus: str) -> None:
+    torch.manual_seed(1)
+    codec = Neural(quantised(exporting.Network(Architecture(layers=1, ngram_bits=8))))
+    payload = codec.encode(TEXT)
+    assert payload is not None
+    assert codec.decode(payload, len(TEXT)) == TEXT
