@@ -1,8 +1,8 @@
 """The neural codec: the network's frequencies, mixed with what the chunk's own past says, into an entropy coder.
 
 Payload: one byte, `lanes - 1` in its low 5 bits, then 1 bit for x86 code whose addresses were made absolute
-(`nnfs.codec.x86`), log4 of the coder's states in its high 2 bits; then the stream (`nnfs.codec.rans`). The plain length and the
-model come from the block header.
+(`nnfs.codec.x86`), log4 of the coder's states in its high 2 bits; then the stream (`nnfs.codec.rans`). The plain length
+and the model come from the block header.
 
 A batch is some chunks whose lanes are stepped side by side. Encoding takes COLUMNS columns in one step, since all of
 them are known; decoding takes one. Otherwise both run the same code (`Engine.forward`), and no row of a product depends
@@ -193,7 +193,10 @@ def _encode(model: Model, prepared: list[tuple[bytes, bool]], between: Between) 
 def network_paths(
     model: Model, chunks: list[bytes], lanes: list[int], between: Between = nothing
 ) -> tuple[NDArray[np.uint16], features.Batch]:
-    """Return the network's probability of a 1 for each bit of the chunks, (columns, all lanes, 8), and whose lane is which."""
+    """Return the network's probability of a 1 for each bit of the chunks, (columns, all lanes, 8).
+
+    And whose lane is which.
+    """
     sizes = [len(c) for c in chunks]
     plain = np.zeros((len(chunks), max(sizes)), np.uint8)
     for k, chunk in enumerate(chunks):

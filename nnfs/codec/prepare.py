@@ -1,4 +1,4 @@
-"""``python -m nnfs.codec.prepare``: compile the kernels of every cold codec, so that the first read does not wait for it.
+"""``python -m nnfs.codec.prepare``: compile the kernels of every cold codec, so that no read waits for it.
 
 Numba keeps what it compiled beside the sources, or in the user's cache where that folder is read-only.
 """
@@ -33,7 +33,7 @@ def main() -> int:
     status = 0
     for name in catalogue.names().values():
         try:
-            codec = catalogue.named(name)
+            codec = catalogue.find(*catalogue.resolve(name))
             payload = codec.encode(SAMPLE)
             if payload is None or codec.decode(payload, len(SAMPLE)) != SAMPLE:
                 raise CodecError("does not give back what it was given")

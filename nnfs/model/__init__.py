@@ -12,8 +12,9 @@ FOLDER = "kernels-"
 def _keep_kernels_apart() -> None:
     """Give this version's compiled kernels a folder of their own.
 
-    Numba tells whether a cached kernel is out of date by its own file only, not by the files of the functions that it calls:
-    after an upgrade the encoder could be new and the decoder old. So the folder is named by the content of all sources.
+    Numba tells whether a cached kernel is out of date by its own file only, not by the files of the functions that it
+    calls: after an upgrade the encoder could be new and the decoder old. So the folder is named by the content of all
+    sources.
     """
     here = os.path.dirname(os.path.abspath(__file__))
     digest = hashlib.blake2b(digest_size=12)
@@ -32,7 +33,7 @@ def _keep_kernels_apart() -> None:
     if "numba" in sys.modules:
         from numba.core import config
 
-        config.CACHE_DIR = place
+        config.CACHE_DIR = place  # type: ignore[attr-defined]
 
 
 _keep_kernels_apart()

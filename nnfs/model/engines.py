@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from nnfs.model.features import Features
 from nnfs.model.weights import Weights
 
-
 PRODUCT = "NNFS_PRODUCT"  # the environment variable that forces a product: "vnni", "int8" or "float"
 
 

@@ -1,8 +1,10 @@
+# mypy: disable-error-code="arg-type,assignment"
 """What the network is told of a position before it predicts: indices into its tables, from the chunk's own past.
 
-A chunk of `size` bytes is `lanes` lanes of `length = ceil(size / lanes)` bytes, the last one shorter; column t is byte t of
-every lane. All features of column t come from the columns before it, of all lanes: `predict` reads the state, `learn` adds
-one column to it, lane 0 first. Encoder, decoder and trainer call the same two functions, so they agree by construction.
+A chunk of `size` bytes is `lanes` lanes of `length = ceil(size / lanes)` bytes, the last one shorter; column t is byte
+t of every lane. All features of column t come from the columns before it, of all lanes: `predict` reads the state,
+`learn` adds one column to it, lane 0 first. Encoder, decoder and trainer call the same two functions, so they agree by
+construction.
 
 The past of one chunk holds
 
@@ -10,10 +12,9 @@ The past of one chunk holds
 - the position of the last occurrence of every context of `MATCH_MIN` bytes, and each lane's running match;
 - each lane's last 8 bytes and word hash.
 
-`orders` (orders, entries) uint32: check << 16 | byte << 8 | run, 0 for empty; as many entries as the chunk has
-bytes, see `table_bits`. `starts` (entries,) int32: 1 + the
-position after the context, 0 for empty. `lane_state` (lanes, 5) uint64: last 8 bytes, word hash, the previous word's, 1 + the position
-that the match points at, and its length.
+`orders` (orders, entries) uint32: check << 16 | byte << 8 | run, 0 for empty; as many entries as the chunk has bytes,
+see `table_bits`. `starts` (entries,) int32: 1 + the position after the context, 0 for empty. `lane_state` (lanes, 5)
+uint64: last 8 bytes, word hash, the previous word's, 1 + the position that the match points at, and its length.
 
 Everything is integers and hashing is multiplication modulo 2^64: no machine can disagree.
 """
@@ -28,7 +29,6 @@ from numpy.typing import NDArray
 
 from nnfs.model.architecture import (
     AGE_ROW,
-    BYTES,
     CANDIDATES,
     INPUTS,
     MATCH_BIAS,
@@ -106,7 +106,6 @@ def _age(known: int) -> int:
 def predict(
     plain: NDArray[np.uint8],
     lanes: int,
-    length: int,
     orders: NDArray[np.uint32],
     lane_state: NDArray[np.uint64],
     column: int,
@@ -194,7 +193,7 @@ def learn(
                 at = _hash(_low_bytes(last, order), order, bits + 8)
                 entry = orders[k, at >> 8]
                 run = 1
-                if entry and np.int64(entry >> np.uint32(16)) == (at & 255) and np.int64((entry >> np.uint32(8)) & np.uint32(255)) == byte:
+                if entry and np.int64(entry >> np.uint32(8)) == ((at & 255) << 8 | byte):
                     run = min(np.int64(entry & np.uint32(255)) + 1, 255)
                 orders[k, at >> 8] = np.uint32((at & 255) << 16 | byte << 8 | run)
         last = last << np.uint64(8) | np.uint64(byte)
@@ -271,7 +270,10 @@ def room(columns: int, lanes: int) -> Features:
 
 
 class Batch:
-    """The pasts of some chunks whose lanes are stepped side by side: chunk k has the lanes from `first[k]` to `first[k + 1]`."""
+    """The pasts of some chunks whose lanes are stepped side by side.
+
+    Chunk k has the lanes from `first[k]` to `first[k + 1]`.
+    """
 
     def __init__(self, plain: NDArray[np.uint8], sizes: list[int], lanes: list[int], ngram_bits: int) -> None:
         """Row k of `plain` (chunks, at least the largest size) holds chunk k, or will hold it as it becomes known."""
@@ -315,7 +317,7 @@ def _predict_batch(  # type: ignore[no-untyped-def]
         if column < length:
             own = slice(first[k], first[k + 1])
             predict(
-                plain[k, : sizes[k]], lanes[k], length, orders[k], lane_state[own], column,
+                plain[k, : sizes[k]], lanes[k], orders[k], lane_state[own], column,
                 rows[own], ngrams[own], candidates[own], buckets[own], ngram_bits, bits[k],
             )  # fmt: skip
 

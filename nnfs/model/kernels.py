@@ -1,12 +1,14 @@
+# mypy: disable-error-code="arg-type,assignment,operator,return-value"
 """The CPU engine's kernels: what stands between two products, fused and compiled.
 
-Each does for one row exactly what `nnfs.model.reference` does; rows do not depend on each other, so any batch and any number
-of threads give the same integers.
+Each does for one row exactly what `nnfs.model.reference` does; rows do not depend on each other, so any batch and any
+number of threads give the same integers.
 """
 
 from __future__ import annotations
 
 import math
+from typing import TypeAlias
 
 import numpy as np
 from numba import njit
@@ -24,7 +26,9 @@ from nnfs.model.units import (
     TABLE,
 )
 
-Int8, Int32, Float32 = NDArray[np.int8], NDArray[np.int32], NDArray[np.float32]
+Int8: TypeAlias = NDArray[np.int8]
+Int32: TypeAlias = NDArray[np.int32]
+Float32: TypeAlias = NDArray[np.float32]
 
 HEAD, WINDOW, GROUP = 32, 64, 4  # the sizes that the attention kernel is compiled for; GROUP: queries that share a key
 
@@ -49,8 +53,8 @@ def embed(
 ) -> None:
     """Sum the embeddings of every row into the residual stream `x` (rows, width), and its norm into `u`.
 
-    `ngrams`: the n-gram tables one after another, flat; `widths` (tables,): of each. `rows` and `grams` (rows, ...): which
-    rows of the tables.
+    `ngrams`: the n-gram tables one after another, flat; `widths` (tables,): of each. `rows` and `grams` (rows, ...):
+    which rows of the tables.
     """
     width = x.shape[1]
     entries = ngrams.size // width  # of every table
@@ -78,9 +82,7 @@ def flat_ngrams(tables: tuple[Int8, ...]) -> tuple[Int8, NDArray[np.int64]]:
 
 
 @njit(cache=True, nogil=True)
-def add_norm(
-    sums: Int32, multiplier: Int32, pre: int, shift: int, numerator: int, x: Int32, u: Int8
-) -> None:
+def add_norm(sums: Int32, multiplier: Int32, pre: int, shift: int, numerator: int, x: Int32, u: Int8) -> None:
     """Add a product's sums to the residual stream, and norm it."""
     half_pre, half = np.int32((1 << pre) >> 1), np.int32(1 << (shift - 1))
     for r in range(x.shape[0]):
@@ -117,9 +119,10 @@ def attend(
 ) -> None:
     """Attention of `columns` columns of all lanes, rows in (column, lane) order.
 
-    `sums` (rows, queries + keys + values) are the product's. `keys` (lanes, kv_heads, HEAD, WINDOW) and `values` (lanes,
-    kv_heads, WINDOW, HEAD) are rings: those of column t, counted from the lane's start, are at t mod WINDOW; `known`
-    columns came before this call. `distance` (heads, WINDOW): the score of a key by how many columns it lies back.
+    `sums` (rows, queries + keys + values) are the product's. `keys` (lanes, kv_heads, HEAD, WINDOW) and `values`
+    (lanes, kv_heads, WINDOW, HEAD) are rings: those of column t, counted from the lane's start, are at t mod WINDOW;
+    `known` columns came before this call. `distance` (heads, WINDOW): the score of a key by how many columns it lies
+    back.
     """
     lanes, kv_heads, heads = keys.shape[0], keys.shape[1], distance.shape[0]
     half_pre, half = np.int32((1 << pre) >> 1), np.int32(1 << (shift - 1))
@@ -217,7 +220,9 @@ def frequencies(
     logits = np.empty(256, np.int32)
     for r in range(out.shape[0]):
         for c in range(256):
-            logits[c] = np.int32(np.int32(np.int32(np.int32(sums[r, c] + half_pre) >> pre) * multiplier[c] + half) >> shift)
+            logits[c] = np.int32(
+                np.int32(np.int32(np.int32(sums[r, c] + half_pre) >> pre) * multiplier[c] + half) >> shift
+            )
         for k in range(candidates.shape[1]):
             logits[candidates[r, k]] += biases[buckets[r, k]]
         top = logits[0]

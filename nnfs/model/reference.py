@@ -1,15 +1,17 @@
 """The network's integer arithmetic as plain torch operators: the definition that both engines are tested against.
 
-It runs wherever torch runs, on many columns at once or one by one: the cache of keys and values is the same. Products run on
-int8 units (`int8_product`) or in float32 (`float_product`); both are exact, so which one is a matter of speed.
+It runs wherever torch runs, on many columns at once or one by one: the cache of keys and values is the same. Products
+run on int8 units (`int8_product`) or in float32 (`float_product`); both are exact, so which one is a matter of speed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nnfs.model import units as u
@@ -62,27 +64,31 @@ class Reference:
 
     def __init__(self, weights: Weights, lanes: int, device: str = "cpu", multiply: Multiply = float_product) -> None:
         self.a, self.lanes, self.device = weights.architecture, lanes, device
-        tensor = lambda array: torch.from_numpy(np.ascontiguousarray(array)).to(device)  # noqa: E731
+
+        def tensor(array: NDArray[Any]) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
         self.inputs, self.ngrams = tensor(weights.inputs), [tensor(table) for table in weights.ngrams]
         self.layers = [
             [TorchProduct(p, device, multiply) for p in (layer.qkv, layer.out, layer.up, layer.down)]
-            + [tensor(layer.distance)]
             for layer in weights.layers
         ]
+        self.distances = [tensor(layer.distance) for layer in weights.layers]
         self.head, self.biases = TorchProduct(weights.head, device, multiply), tensor(weights.biases)
         self.attention_table, self.frequency_table = tensor(weights.attention_table), tensor(weights.frequency_table)
         a = self.a
         self.past = torch.zeros(a.layers, 0, lanes, 2, a.kv_heads, a.head, dtype=torch.int32, device=device)
 
     def forward(self, rows: Tensor, ngrams: Tensor, candidates: Tensor, buckets: Tensor) -> Tensor:
-        """Features of some columns (columns, lanes, ...) to frequencies (columns, lanes, 256) int32, advancing the lanes."""
+        """Features of some columns, (columns, lanes, ...), to frequencies (columns, lanes, 256) int32."""
         columns = rows.shape[0]
         x = self.inputs[rows.long()].int().sum(-2)
         x += torch.cat([t[ngrams[..., k].long()] for k, t in enumerate(self.ngrams)], -1).int()
         x = x.view(columns * self.lanes, -1) << u.EMBEDDING_SHIFT
         present = []
-        for k, (qkv, out, up, down, distance) in enumerate(self.layers):
-            attended, kv = self._attend(qkv(norm(x)).clamp(-u.ACT_LIMIT, u.ACT_LIMIT), self.past[k], distance, columns)
+        for k, (qkv, out, up, down) in enumerate(self.layers):
+            act = qkv(norm(x)).clamp(-u.ACT_LIMIT, u.ACT_LIMIT)
+            attended, kv = self._attend(act, self.past[k], self.distances[k], columns)
             present.append(kv)
             x = (x + out(attended)).clamp(-u.RESIDUAL_LIMIT, u.RESIDUAL_LIMIT)
             hidden = up(norm(x)).clamp(0, u.HIDDEN_LIMIT)
@@ -97,7 +103,7 @@ class Reference:
     def _attend(self, qkv: Tensor, past: Tensor, distance: Tensor, columns: int) -> tuple[Tensor, Tensor]:
         """(columns lanes, ...) int32 -> attended int8 of the same rows, and the keys and values to keep."""
         a, lanes = self.a, self.lanes
-        q, kv = qkv.split((a.heads * a.head, 2 * a.kv_heads * a.head), -1)
+        q, kv = torch.split(qkv, [a.heads * a.head, 2 * a.kv_heads * a.head], -1)
         q = q.view(columns, lanes, a.kv_heads, a.heads // a.kv_heads, a.head)
         kv = torch.cat((past, kv.view(columns, lanes, 2, a.kv_heads, a.head)))
         result = torch.empty(columns, lanes, a.heads * a.head, dtype=torch.int8, device=self.device)

@@ -56,16 +56,17 @@ def untrained_refine(maps: int, count: int) -> npt.NDArray[np.uint32]:
 def untrained(network: bool) -> StartValues:
     """Return plausible values to train from."""
     from nnfs.model import mixing as m
+    from nnfs.model.contexts import CONTEXTS
 
     length = np.arange(512) >> 4
     right = 4194303 - 4194303 // (length * 2 + 3)
     match_maps = np.where(np.arange(512) & 1, right, 4194303 - right) << 10
     weights = np.zeros((m.WEIGHTS, m.INPUTS), np.int32)
-    weights[:, : m.CONTEXTS] = 8192 if network else 16384
-    weights[:, 2 * m.CONTEXTS : 2 * m.CONTEXTS + m.MATCHES] = 8192 if network else 16384
+    weights[:, :CONTEXTS] = 8192 if network else 16384
+    weights[:, 2 * CONTEXTS : 2 * CONTEXTS + m.MATCHES] = 8192 if network else 16384
     weights[:, m.NETWORK] = 49152 if network else 0
     return StartValues(
-        untrained_maps(m.CONTEXTS),
+        untrained_maps(CONTEXTS),
         np.repeat(match_maps[None], m.MATCHES, 0).astype(np.uint32),
         weights,
         np.full((256, m.SETS), 65536 // m.SETS, np.int32),

@@ -1,7 +1,8 @@
 """Small dense products of the attention kernel, as vectors of LLVM's intermediate language.
 
-Numba's own loops leave their accumulators in memory here, 4 to 10 times slower. The vectors are of 16 float32, which every target
-of LLVM can take apart; they hold integers below 2^24, so neither the order nor a fused multiply-add could change a sum.
+Numba's own loops leave their accumulators in memory here, 4 to 10 times slower. The vectors are of 16 float32, which
+every target of LLVM can take apart; they hold integers below 2^24, so neither the order nor a fused multiply-add could
+change a sum.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ _FLOAT, _BYTE = ir.FloatType(), ir.IntType(8)
 _FLOATS, _BYTES = ir.VectorType(_FLOAT, VECTOR), ir.VectorType(_BYTE, VECTOR)
 
 
-def _array(context: Any, builder: Any, kind: Any, value: Any) -> Any:
+def array_at(context: Any, builder: Any, kind: Any, value: Any) -> Any:
+    """Return the pointer to the first element of an array."""
     return context.make_array(kind)(context, builder, value).data
 
 
 def _splat(builder: Any, x: Any) -> Any:
     vector = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), x, ir.Constant(ir.IntType(32), 0))
-    return builder.shuffle_vector(vector, ir.Constant(_FLOATS, ir.Undefined), ir.Constant(ir.VectorType(ir.IntType(32), VECTOR), [0] * VECTOR))
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), VECTOR), [0] * VECTOR)
+    return builder.shuffle_vector(vector, ir.Constant(_FLOATS, ir.Undefined), zeros)
 
 
 def _widened(builder: Any, pointer: Any) -> Any:
@@ -40,9 +43,9 @@ def make_product(group: int, inner: int, outer: int) -> Any:
     tiles = outer // VECTOR
 
     @intrinsic
-    def product(typing: Any, left: Any, right: Any, start: Any, stride: Any, out: Any) -> Any:
+    def product(_typing: Any, left: Any, right: Any, _start: Any, _stride: Any, out: Any) -> Any:
         def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            a, b, o = (_array(context, builder, signature.args[i], arguments[i]) for i in (0, 1, 4))
+            a, b, o = (array_at(context, builder, signature.args[i], arguments[i]) for i in (0, 1, 4))
             index = ir.IntType(64)
             zero = ir.Constant(_FLOATS, [0.0] * VECTOR)
             sums = [[zero] * tiles for _ in range(group)]

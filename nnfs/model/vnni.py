@@ -1,9 +1,11 @@
-"""The CPU engine for processors with dot products of int8 (AVX-512 VNNI): one compiled call for a whole step, without torch.
+# mypy: disable-error-code="no-untyped-call,no-any-return,call-arg"
+"""The CPU engine for processors with AVX-512 VNNI: one compiled call for a whole step, without torch.
 
-`vpdpbusd` adds four products of an unsigned and a signed byte to an int32, without saturation. Weights are stored here with 128
-added, as the unsigned side, in the order in which they are read; the sums start at -128 times the sum of the row's activations,
-which takes it off again. A tile of 8 rows by 32 outputs stays in registers. Against `torch._int_mm` (oneDNN) this is 1.1 times as fast for
-256 rows and 1.6-2.0 times for 32, where oneDNN packs the weights anew in each call (tools/LOG.md).
+`vpdpbusd` adds four products of an unsigned and a signed byte to an int32, without saturation. Weights are stored here
+with 128 added, as the unsigned side, in the order in which they are read; the sums start at -128 times the sum of the
+row's activations, which takes it off again. A tile of 8 rows by 32 outputs stays in registers. Against `torch._int_mm`
+(oneDNN) this is 1.1 times as fast for 256 rows and 1.6-2.0 times for 32, where oneDNN packs the weights anew in each
+call (tools/LOG.md).
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from nnfs.errors import CodecError, ModelMissing
 from nnfs.model import kernels
 from nnfs.model.features import Features
 from nnfs.model.kernels import Int8, Int32, add_norm, attend, embed, frequencies, square
+from nnfs.model.tiles import array_at
 from nnfs.model.units import norm_numerator
 from nnfs.model.weights import Product, Weights
 
@@ -44,16 +47,19 @@ def available() -> bool:
 
 
 def _make_tile(rows: int) -> Any:
-    """Return `tile(x, weight, first, out, quads, inputs, outputs, xo, wo, fo, oo)`: sums of `rows` rows for 16 TILES outputs.
+    """Return `tile(x, weight, first, out, quads, inputs, outputs, xo, wo, fo, oo)`.
 
-    All arrays are flat, with the offsets where the tile's own part begins; quads = inputs / 4.
+    It makes the sums of `rows` rows for 16 TILES outputs. All arrays are flat, with the offsets where the tile's own
+    part begins; quads = inputs / 4.
     """
 
     @intrinsic
-    def tile(typing: Any, x: Any, weight: Any, first: Any, out: Any, quads: Any, inputs: Any, outputs: Any, xo: Any, wo: Any, fo: Any, oo: Any) -> Any:  # noqa: E501
+    def tile(  # type: ignore[no-untyped-def]
+        _typing, x, weight, first, out, _quads, _inputs, _outputs, _xo, _wo, _fo, _oo
+    ) -> Any:  # fmt: skip
         def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             xp, wp, fp, op = (
-                builder.gep(context.make_array(signature.args[i])(context, builder, arguments[i]).data, [arguments[7 + i]])
+                builder.gep(array_at(context, builder, signature.args[i], arguments[i]), [arguments[7 + i]])
                 for i in range(4)
             )
             count, x_stride, out_stride = arguments[4:7]
@@ -94,7 +100,10 @@ _tile, _tile_row = _make_tile(ROWS), _make_tile(1)
 
 @njit(cache=True, nogil=True)
 def product(x: Int8, weight: UInt8, first: Int32, out: Int32) -> None:
-    """(rows, inputs) int8 . packed weights -> the first (rows, outputs) of `out`, int32. `first` is work space for `rows` sums."""
+    """(rows, inputs) int8 . packed weights -> the first (rows, outputs) of `out`, int32.
+
+    `first` is work space for `rows` sums.
+    """
     rows, inputs = x.shape
     outputs = weight.size // inputs
     flat_x, flat_out = x.reshape(-1), out.reshape(-1)
@@ -107,12 +116,16 @@ def product(x: Int8, weight: UInt8, first: Int32, out: Int32) -> None:
     for n in range(0, outputs, WIDE * TILES):
         r = 0
         while r + ROWS <= rows:
-            _tile(flat_x, weight, first, flat_out, inputs // 4, inputs, outputs, r * inputs, n * inputs, r, r * outputs + n)
+            _tile(
+                flat_x, weight, first, flat_out, inputs // 4, inputs, outputs, r * inputs, n * inputs, r,
+                r * outputs + n,
+            )  # fmt: skip
             r += ROWS
         while r < rows:
             _tile_row(
-                flat_x, weight, first, flat_out, inputs // 4, inputs, outputs, r * inputs, n * inputs, r, r * outputs + n
-            )
+                flat_x, weight, first, flat_out, inputs // 4, inputs, outputs, r * inputs, n * inputs, r,
+                r * outputs + n,
+            )  # fmt: skip
             r += 1
 
 
@@ -130,11 +143,14 @@ def packed(weight: Int8) -> UInt8:
 
 @njit(cache=True, nogil=True)
 def _step(  # type: ignore[no-untyped-def]
-    inputs, ngrams, widths, weights, multipliers, scales, distances, biases, attention_table, frequency_table, numerator,
-    rows, grams, candidates, buckets, keys, values, known, columns, x, u, attended, part, sums, first, out,
+    inputs, ngrams, widths, weights, multipliers, scales, distances, biases, attention_table, frequency_table,
+    numerator, rows, grams, candidates, buckets, keys, values, known, columns, x, u, attended, part, sums, first, out,
 ) -> None:  # fmt: skip
-    """One call of the engine. Row 4 k + j of `scales` (4 layers + 1, 6) is of product j of layer k, the last row of the head: where
-    its weights and multipliers begin, outputs, inputs, pre-shift and shift."""
+    """One call of the engine.
+
+    Row 4 k + j of `scales` (4 layers + 1, 6) is of product j of layer k, the last row of the head: where its weights
+    and multipliers begin, outputs, inputs, pre-shift and shift.
+    """
     count = x.shape[0]
     width, hidden = x.shape[1], part.shape[1]
     embed(inputs, ngrams, widths, rows, grams, numerator, x, u)
@@ -185,9 +201,7 @@ class VnniModel:
         products = [p for layer in weights.layers for p in (layer.qkv, layer.out, layer.up, layer.down)]
         products.append(weights.head)
         starts = np.cumsum([0, *(p.weight.size for p in products)]), np.cumsum([0, *map(_outputs, products)])
-        scales = [
-            (starts[0][i], starts[1][i], *p.weight.shape, p.pre, p.shift) for i, p in enumerate(products)
-        ]
+        scales = [(starts[0][i], starts[1][i], *p.weight.shape, p.pre, p.shift) for i, p in enumerate(products)]
         self.constants = (
             weights.inputs, *kernels.flat_ngrams(weights.ngrams),
             np.concatenate([packed(p.weight) for p in products]), np.concatenate([p.multiplier for p in products]),

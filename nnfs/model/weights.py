@@ -48,7 +48,7 @@ class Product:
     @property
     def peak(self) -> int:
         """The greatest integer that it can meet, of either sign: before the last shift."""
-        sums = (self.weight.shape[1] * 127 * 127 + (1 << self.pre >> 1)) >> self.pre
+        sums: int = (self.weight.shape[1] * 127 * 127 + (1 << self.pre >> 1)) >> self.pre
         return sums * int(self.multiplier.max()) + (1 << (self.shift - 1))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from decimal import Decimal, localcontext
+from typing import cast
 
 import numpy as np
 import torch
@@ -26,11 +27,12 @@ from nnfs.model.units import (
     TABLE,
     pre_shift,
 )
-from nnfs.train.network import Network
+from nnfs.train.network import Layer, Network
 
 
 def quantised(network: Network) -> stored.Weights:
     """Return the weights that inference runs."""
+    layers = cast("list[Layer]", list(network.layers))
     return stored.Weights(
         network.a,
         _embedding(network.inputs),
@@ -43,7 +45,7 @@ def quantised(network: Network) -> stored.Weights:
                 _product(layer.down.weight, SQUARE_UNIT, RESIDUAL_UNIT),
                 _integers(layer.distance * SCORE_UNIT, 1 << 24).astype(np.int32),
             )
-            for layer in network.layers
+            for layer in layers
         ),
         _product(network.head.weight, ACT_UNIT, LOGIT_UNIT),
         _integers(network.biases * LOGIT_UNIT, 1 << 24).astype(np.int32),
@@ -56,7 +58,8 @@ def exp_table(top: int) -> NDArray[np.int32]:
     """Return round(top * exp(-i/64)) for i < TABLE, by decimal arithmetic: the same on every machine."""
     with localcontext() as context:
         context.prec = 40
-        return np.array([int((Decimal(top) * (Decimal(-i) / 64).exp()).to_integral_value()) for i in range(TABLE)], np.int32)
+        exact = (Decimal(top) * (Decimal(-i) / 64).exp() for i in range(TABLE))
+        return np.array([int(value.to_integral_value()) for value in exact], np.int32)
 
 
 def _integers(x: Tensor, limit: int) -> NDArray[np.float64]:

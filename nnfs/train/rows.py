@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,8 +87,9 @@ class Packer:
                 yield self._flush()
                 continue
             here, there = slice(self.used, self.used + take), slice(start, start + take)
-            for mine, theirs in zip(self.row[:4], all_features, strict=True):
-                mine[here] = theirs[there, lane]
+            fields: tuple[NDArray[Any], ...] = self.row[:4]
+            for mine, theirs in zip(fields, all_features, strict=True):
+                mine[here] = np.asarray(theirs)[there, lane]
             self.row.start[here] = self.used
             self.row.target[here] = target[:take]
             self.used += take

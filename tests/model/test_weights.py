@@ -23,8 +23,8 @@ from nnfs.model.weights import Weights, load_weights, save_weights
 from tests.model.nets import TINY, expected, extreme_weights, random_weights
 
 FINGERPRINT = (
-    "f552422176abda6bd064748377bab8b5a4ff1e5da94cc6d85f516fb2a68841f4"
-    "7deff9ee8f752333a3b9036894ef0186223e611cb18c0d2dd9c97feecfa3b404"
+    "2f80bf327edbee12acdc1cc335789263507f8ba7c01603e1de9ea54617c5b9aa"
+    "6314b9fc91b11685d042e64247f2b55f43943b587adaae4be0191535d0bab932"
 )
 Tensors = dict[str, NDArray[Any]]
 
