@@ -32,6 +32,7 @@ from nnfs.model.weights import Weights
 
 NEURAL = FIRST_COLD
 X86 = 32  # bit of the payload's first byte
+STATES = 1  # of the coder; 4, 16 or 64 cost 5 bytes each, for decoders that run lanes in parallel
 MAX_PLAIN = 1 << 22  # bytes of a chunk
 COLUMNS = 32  # columns of one step of the encoder
 LANES = 256  # lanes of one batch: products large enough to be fast
@@ -148,14 +149,6 @@ def _batches(work: Items, most: int) -> Iterator[Items]:
         yield batch
 
 
-def states_for(lanes: int) -> int:
-    """Return the number of coder states of a chunk.
-
-    Few, since each costs 3 bytes; more than one, for coders that run lanes in parallel.
-    """
-    return 4 if lanes >= 16 else 1
-
-
 def _parse(payload: bytes, size: int) -> tuple[int, int, bytes]:
     """Return (lanes, coder states, stream). Raises `CodecError`."""
     if not 0 < size <= MAX_PLAIN:
@@ -184,9 +177,8 @@ def _encode(model: Model, prepared: list[tuple[bytes, bool]], between: Between) 
         between()
         mix.start(0, plain, lanes[k], True, values=model.weights.start)
         path = np.ascontiguousarray(paths[: past.lengths[k], past.first[k] : past.first[k + 1]])
-        states = states_for(lanes[k])
-        stream = columns.encode(mix, 0, path, states)
-        payloads.append(bytes([lanes[k] - 1 | X86 * code | (states.bit_length() // 2) << 6]) + stream)
+        stream = columns.encode(mix, 0, path, STATES)
+        payloads.append(bytes([lanes[k] - 1 | X86 * code | (STATES.bit_length() // 2) << 6]) + stream)
     return payloads
 
 

@@ -1,4 +1,4 @@
-"""From a checkpoint to a model file: quantised weights, the start values of the mixing stage beside them, the provenance."""
+"""From a checkpoint to a model file: quantised weights, start values of the mixing stage beside them, the provenance."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def network_of(checkpoint: str) -> tuple[Network, dict[str, str]]:
 
 
 def export(checkpoint: str, corpus: str, out: str, examples: int = 400) -> bytes:
-    """Write the model file and return its fingerprint. The start values are learnt from `examples` chunks of the corpus."""
+    """Write the model file and return its fingerprint. The start values are learnt from `examples` chunks."""
     network, about = network_of(checkpoint)
     weights = quantised(network)
     weights = dataclasses.replace(weights, start=start_values(weights, Corpus(corpus), examples))
