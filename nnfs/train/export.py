@@ -1,22 +1,17 @@
-"""From a checkpoint to a model file: quantised weights, start values of the mixing stage beside them, the provenance."""
+"""From a checkpoint to a model file: quantised weights, start values of the mixing stage beside them, provenance."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import random
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from nnfs.codec.neural import network_paths, prepared
 from nnfs.model import start
 from nnfs.model.architecture import Architecture
 from nnfs.model.engines import open_model
-from nnfs.model.lanes import lanes_for
 from nnfs.model.start import StartValues
 from nnfs.model.weights import Weights, save_weights
 from nnfs.train import mixing
@@ -48,19 +43,8 @@ def export(checkpoint: str, corpus: str, out: str, examples: int = 400) -> bytes
 
 def start_values(weights: Weights, corpus: Corpus, count: int) -> StartValues:
     """Return start values of the mixing stage beside this network."""
-    chance = random.Random(1)
-    return mixing.train(_examples(weights, corpus, count, chance), count, start.untrained(True), network=True)
-
-
-def _examples(weights: Weights, corpus: Corpus, count: int, chance: random.Random) -> Iterator[mixing.Example]:
-    """Yield pieces of all sizes, each with the network's probabilities along its bytes."""
-    model = open_model(weights)
-    for _ in range(count):
-        plain = prepared(corpus.sample(chance)[0])[0][: chance.choice(mixing.SIZES)]
-        if plain:
-            lanes = lanes_for(len(plain))
-            paths, past = network_paths(model, [plain], [lanes])
-            yield mixing.Example(plain, lanes, np.ascontiguousarray(paths[: int(past.lengths[0])]))
+    examples = mixing.beside(open_model(weights), mixing.pieces(corpus, count))
+    return mixing.train(examples, count, start.start_values(True), network=True)
 
 
 def provenance(checkpoint: str, corpus: str, about: dict[str, str]) -> dict[str, object]:
