@@ -26,8 +26,9 @@ from nnfs.codec.base import FIRST_COLD, nothing
 from nnfs.errors import CodecError
 from nnfs.model import features, selftest
 from nnfs.model.engines import Model, open_model
+from nnfs.model.features import learn_batch, predict_batch
 from nnfs.model.lanes import LANE, lanes_for
-from nnfs.model.mixing import MixState, net_path
+from nnfs.model.mixing import Mix, MixState, net_path
 from nnfs.model.weights import Weights
 
 NEURAL = FIRST_COLD
@@ -228,13 +229,10 @@ def _decode(model: Model, jobs: list[tuple[bytes, int]], between: Between) -> li
         mix.start(k, size, lanes[k], True, values=model.weights.start)
     past = features.Batch(mix.stack.plain, sizes, lanes, model.weights.architecture.ngram_bits)
     room = features.room(1, engine.lanes)
+    past.predict(0, room)
     for t in range(int(past.lengths[coders.alive].max(initial=0))):
         between()
-        past.predict(t, room)
-        frequencies = engine.forward(room)
-        which = coders.alive[past.lengths[coders.alive] > t]
-        coders.column(mix, which, t, frequencies, past.first)
-        past.learn(t)
+        coders.column(past, mix, t, engine.forward(room), room)
     for k in coders.alive:
         results[k] = coders.finish(k, mix.stack.plain[k, : sizes[k]].tobytes())
     return results
@@ -242,14 +240,24 @@ def _decode(model: Model, jobs: list[tuple[bytes, int]], between: Between) -> li
 
 @njit(cache=True, nogil=True)
 def _decode_column(  # type: ignore[no-untyped-def]
-    stack, which, t, frequencies, first, states, widths, words, bounds, cursors
-) -> None:
-    for i in range(len(which)):
-        k = which[i]
-        columns.decode_column(
-            stack, k, t, frequencies[first[k] : first[k + 1]],
-            states[k, : widths[k]], words[bounds[k] : bounds[k + 1]], cursors[k],
-        )  # fmt: skip
+    alive, t, frequencies, states, widths, words, bounds, cursors, plain, sizes, lanes, first, bits, orders, starts,
+    lane_state, rows, ngrams, candidates, buckets, ngram_bits, *stack
+) -> None:  # fmt: skip
+    """Decode column `t` of the chunks `alive`, learn it, and write the features of the next one.
+
+    `stack`: the fields of the mixer's states one by one. As a named tuple they would take numba 150 us at every call.
+    """
+    mix = Mix(*stack)
+    for k in alive:
+        if t < (sizes[k] + lanes[k] - 1) // lanes[k]:
+            columns.decode_column(
+                mix, k, t, frequencies[first[k] : first[k + 1]],
+                states[k, : widths[k]], words[bounds[k] : bounds[k + 1]], cursors[k],
+            )  # fmt: skip
+    learn_batch(plain, sizes, lanes, first, bits, orders, starts, lane_state, t)
+    predict_batch(
+        plain, sizes, lanes, first, bits, orders, lane_state, t + 1, rows, ngrams, candidates, buckets, ngram_bits
+    )
 
 
 class _Coders:
@@ -274,12 +282,14 @@ class _Coders:
         self.words = np.concatenate(words)
 
     def column(
-        self, mix: MixState, which: NDArray[np.int64], t: int, frequencies: NDArray[np.uint32], first: NDArray[np.int64]
+        self, past: features.Batch, mix: MixState, t: int, frequencies: NDArray[np.uint32], room: features.Features
     ) -> None:
-        """Decode column `t` of the chunks `which`."""
+        """Decode column `t` of all chunks and write the features of the next one into `room`."""
         _decode_column(
-            mix.stack, which, t, frequencies, first, self.states, self.widths, self.words, self.bounds, self.cursors
-        )
+            self.alive, t, frequencies, self.states, self.widths, self.words, self.bounds, self.cursors,
+            past.plain, past.sizes, past.lanes, past.first, past.bits, past.orders, past.starts, past.lane,
+            *(field[0] for field in room), past.ngram_bits, *mix.stack,
+        )  # fmt: skip
 
     def finish(self, k: int, plain: bytes) -> bytes | CodecError:
         """Return `plain`, if the stream ends as it should."""

@@ -290,14 +290,14 @@ class Batch:
 
     def predict(self, column: int, out: Features, at: int = 0) -> None:
         """Write the features of `column` into column `at` of `out`; lanes that have ended keep what stands there."""
-        _predict_batch(
+        predict_batch(
             self.plain, self.sizes, self.lanes, self.first, self.bits, self.orders, self.lane, column,
             out.rows[at], out.ngrams[at], out.candidates[at], out.buckets[at], self.ngram_bits,
         )  # fmt: skip
 
     def learn(self, column: int) -> None:
         """Add `column`, which is in `plain` now, to the pasts."""
-        _learn_batch(
+        learn_batch(
             self.plain, self.sizes, self.lanes, self.first, self.bits, self.orders, self.starts, self.lane, column
         )
 
@@ -309,9 +309,10 @@ class Batch:
 
 
 @njit(cache=True, nogil=True)
-def _predict_batch(  # type: ignore[no-untyped-def]
+def predict_batch(  # type: ignore[no-untyped-def]
     plain, sizes, lanes, first, bits, orders, lane_state, column, rows, ngrams, candidates, buckets, ngram_bits
 ) -> None:
+    """`Batch.predict`, for other kernels."""
     for k in range(len(sizes)):
         length = (sizes[k] + lanes[k] - 1) // lanes[k]
         if column < length:
@@ -323,9 +324,10 @@ def _predict_batch(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _learn_batch(  # type: ignore[no-untyped-def]
+def learn_batch(  # type: ignore[no-untyped-def]
     plain, sizes, lanes, first, bits, orders, starts, lane_state, column
 ) -> None:
+    """`Batch.learn`, for other kernels."""
     for k in range(len(sizes)):
         length = (sizes[k] + lanes[k] - 1) // lanes[k]
         if column < length:
