@@ -26,7 +26,7 @@ VARIABLE = PRODUCT  # the environment's choice, for tests: "int8" or "float"
 SHAPES = ((256, 384), (256, 1024), (1024, 256))
 ROWS = (1, 17, 32, 33)
 MANY_ROWS = 1000
-MIN_CUDA_ROWS = 32  # int8 units want more than 16
+CUDA_ROWS = 32  # int8 units want more than 16, and multiples of 8: `CudaEngine` asks for no others
 ATTENTION_TOP, HEAD, WINDOW = 2047, 32, 64
 
 
@@ -108,7 +108,7 @@ def _operands(cuda: bool) -> Iterator[Operands]:
     for inputs, outputs in SHAPES:
         weight = _patterns(random, outputs, inputs)
         for rows in ROWS:
-            if rows >= (MIN_CUDA_ROWS if cuda else 2):
+            if rows == CUDA_ROWS if cuda else rows > 1:
                 yield _with_sums(_patterns(random, rows, inputs), weight)
         if not cuda:
             yield from (_with_sums(row[None].copy(), weight) for row in _patterns(random, 5, inputs))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -92,10 +94,12 @@ def test_tiny_chunks(size: int) -> None:
 
 
 @pytest.mark.parametrize(("size", "lanes"), [(33, 32), (100, 32), (63, 32), (700, 7), (32, 32), (90, 16)])
-def test_lanes_that_end_early_or_are_empty(size: int, lanes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("states", [1, 4])
+def test_lanes_that_end_early_or_are_empty(size: int, lanes: int, states: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neural, "lanes_for", lambda _: lanes)
+    monkeypatch.setattr(neural, "STATES", states)
     (payload,) = neural._encode(codec().model, [neural.prepared(text(size))], lambda: None)
-    assert payload[0] & 31 == lanes - 1
+    assert payload[0] == (lanes - 1 | (64 if states == 4 else 0))
     assert codec().decode(payload, size) == text(size)
 
 
@@ -260,3 +264,29 @@ def test_batches_are_bounded() -> None:
         assert sum(lanes for _, _, lanes in batch) <= neural.LANES
         assert len(batch) <= neural.CHUNKS
         assert 2 * min(lengths) >= max(lengths)
+
+
+# --------------------------------------------------------------------------------------------------------------- device
+
+
+def test_threads_may_share_a_codec() -> None:
+    with ThreadPoolExecutor(2) as pool:
+        payloads = list(pool.map(codec().encode, [text(300), text(4097)] * 3))
+    assert payloads == [payload_of(300), payload_of(4097)] * 3
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_devices() -> None:
+    weights = codec().model.weights
+    assert Neural(weights, device="auto").device == "cpu"
+    with pytest.raises(CodecError, match="cuda cannot be used"):
+        Neural(weights, device="cuda")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU and torch for CUDA")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_gpu_writes_the_same(threads: int, company: list[bytes]) -> None:
+    gpu = Neural(codec().model.weights, threads, "cuda")
+    payloads = gpu.encode_many(company)
+    assert payloads == codec().encode_many(company)
+    assert gpu.decode_many([(p or b"", len(plain)) for p, plain in zip(payloads, company, strict=True)]) == company

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,6 +81,11 @@ def extreme_weights(kind: str, shift: int) -> Weights:
         ),  # the greatest sums, and no weight that hides what is unseen
         selftest.falling(units.FREQUENCY_TOP),
     )
+
+
+def fields(f: Features) -> tuple[NDArray[Any], ...]:
+    """Return the arrays of some features, as arrays of anything."""
+    return (f.rows, f.ngrams, f.candidates, f.buckets)
 
 
 def expected(w: Weights, f: Features, multiply: Multiply = float_product) -> NDArray[np.uint32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,12 +16,12 @@ from nnfs.model.cuda import CudaModel
 from nnfs.model.engines import Model, open_model
 from nnfs.model.features import Features
 from nnfs.model.weights import Weights
-from tests.model.nets import ONE_LAYER, expected, extreme_weights, random_weights, trained_weights
+from tests.model.nets import ONE_LAYER, expected, extreme_weights, fields, random_weights, trained_weights
 
 COLUMNS, LANES = 68, 3  # more than a window
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU and torch for CUDA")
 
-WEIGHTS = {
+WEIGHTS: dict[str, Callable[[], Weights]] = {
     "random": random_weights,
     "two kv heads": lambda: random_weights(1, ONE_LAYER),
     "as stored by training": trained_weights,
@@ -55,7 +56,8 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 def lanes_of(f: Features, begin: int, end: int) -> Features:
-    return Features(*(np.ascontiguousarray(field[:, begin:end]) for field in f))
+    rows, ngrams, candidates, buckets = (np.ascontiguousarray(field[:, begin:end]) for field in fields(f))
+    return Features(rows, ngrams, candidates, buckets)
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
