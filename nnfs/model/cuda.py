@@ -7,6 +7,9 @@ Products run on int8 units, attention in float32 (sums below 2^24, TF32 off). Su
 
 Only the network runs on the device. Features, mixing and entropy coding stay on the CPU (`nnfs.codec.neural`), in
 threads with a stream each, so that one batch's network and another's mixing overlap.
+
+Streams and graph have been written without a GPU at hand. `nnfs.model.selftest` runs them, against the digest that all
+engines must give, before anything is coded on a device; "auto" stays on the CPU when that fails.
 """
 
 from __future__ import annotations

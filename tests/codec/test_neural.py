@@ -103,6 +103,17 @@ def test_lanes_that_end_early_or_are_empty(size: int, lanes: int, states: int, m
     assert codec().decode(payload, size) == text(size)
 
 
+def test_code_is_given_back() -> None:
+    """Calls of one function, whose addresses are made absolute."""
+    calls = (b"\x55\x48\x89\xe5\xe8" + (60_000 - 11 * n).to_bytes(4, "little") + b"\x5d\xc3" for n in range(300))
+    code = b"".join(calls)
+    payload = codec().encode(code)
+    assert payload is not None
+    assert payload[0] & neural.X86
+    assert codec().decode(payload, len(code)) == code
+    refused(bytes([payload[0] ^ neural.X86]) + payload[1:], len(code))
+
+
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 @given(st.lists(st.binary(max_size=40), max_size=4), st.integers(1, 30))
 @example([b"\xff\x00"], 30)

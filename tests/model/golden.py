@@ -46,7 +46,7 @@ def features() -> str:
 
 
 def payloads() -> str:
-    """The digest of the payloads of chunks of 1, 3 and 17 lanes; the last one has several states of the coder."""
+    """The digest of the payloads of chunks of 1, 2 and 9 lanes."""
     from nnfs.codec.neural import Neural
     from nnfs.model import selftest
 
