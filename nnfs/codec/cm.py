@@ -1,12 +1,13 @@
 # mypy: disable-error-code="no-untyped-def,no-any-return"
-"""The classical cold codec: context mixing over the chunk's own past, and least squares where it holds samples or pixels.
+"""The classical cold codec: context mixing over the chunk's own past, and least squares where it holds samples or
+pixels.
 
 No network: whoever has numba can read it. One lane. Payload, by its first byte:
 
 - `GENERIC`: a stream (`nnfs.codec.columns`); with `X86` added, of what `nnfs.codec.x86` made of the chunk.
 - `RECORDS`: the record length (2 bytes), a stream; `X86` as above.
-- `NUMBERS`: the layout (1 byte of flags: bit 0 two bytes a sample, 1 big-endian, 2 signed, 3-4 channels - 1, 5-6 phase, 7 one byte
-  before the first sample; 2 bytes: stride), the bytes that belong to no sample, a stream.
+- `NUMBERS`: the layout (1 byte of flags: bit 0 two bytes a sample, 1 big-endian, 2 signed, 3-4 channels - 1, 5-6
+  phase, 7 one byte before the first sample; 2 bytes: stride), the bytes that belong to no sample, a stream.
 
 All numbers are big-endian.
 """
@@ -50,7 +51,12 @@ def _decode_samples(s, words, state, cursor):
 
 def _pack(layout: Layout) -> bytes:
     flags = (
-        (layout.size - 1) | layout.big << 1 | layout.signed << 2 | (layout.channels - 1) << 3 | layout.phase << 5 | layout.skip << 7
+        (layout.size - 1)
+        | layout.big << 1
+        | layout.signed << 2
+        | (layout.channels - 1) << 3
+        | layout.phase << 5
+        | layout.skip << 7
     )
     return bytes([NUMBERS, flags]) + layout.stride.to_bytes(2, "big")
 

@@ -15,7 +15,9 @@ NO_FREQUENCIES = np.zeros((0, 256), np.uint32)
 
 
 def encode(state: MixState, c: int, network: npt.NDArray[np.uint16] = NO_NETWORK, states: int = 1) -> bytes:
-    """Return the stream of the chunk that row c was started with; network: its `net_path` (columns, lanes, 8), if there is one."""
+    """Return the stream of the chunk that row c was started with; network: its `net_path` (columns, lanes, 8), if
+    there is one.
+    """
     size, lanes = (int(state.stack.parameters[c, i]) for i in (P_SIZE, P_LANES))
     probabilities = np.empty((-(-size // lanes), lanes, 8), np.uint16)
     encode_path(state.stack, c, network, probabilities)
@@ -26,8 +28,8 @@ def encode(state: MixState, c: int, network: npt.NDArray[np.uint16] = NO_NETWORK
 def decode_column(stack, c, t, frequencies, states, words, cursor):
     """Decode column t of chunk c into its `plain` and learn it.
 
-    frequencies: (lanes, 256) uint32, of the network, or (0, 256); states, words, cursor: of the chunk's stream, see `rans.start`.
-    """
+    frequencies: (lanes, 256) uint32, of the network, or (0, 256); states, words, cursor: of the chunk's stream, see
+    `rans.start`."""
     s = one(stack, c)
     size, lanes = s.parameters[P_SIZE], s.parameters[P_LANES]
     columns = (size + lanes - 1) // lanes
@@ -65,10 +67,10 @@ def decode_column(stack, c, t, frequencies, states, words, cursor):
 def decode_columns(stack, which, at, frequencies, rows, states, widths, words, bounds, cursors):
     """Decode one column of each of many chunks.
 
-    which, at: (n,) int64, rows of the stack and the column of each; frequencies: (sum of lanes, 256) uint32 and rows (n + 1,), where those of
-    each chunk begin, or (0, 256); states (chunks, most states) and widths (chunks,): how many each chunk has; words: all streams' words,
-    those of chunk c from bounds[c] to bounds[c + 1]; cursors (chunks, 1). Coder arrays are indexed as the stack is.
-    """
+    which, at: (n,) int64, rows of the stack and the column of each; frequencies: (sum of lanes, 256) uint32 and rows
+    (n + 1,), where those of each chunk begin, or (0, 256); states (chunks, most states) and widths (chunks,): how
+    many each chunk has; words: all streams' words, those of chunk c from bounds[c] to bounds[c + 1]; cursors (chunks,
+    1). Coder arrays are indexed as the stack is."""
     for i in range(which.size):
         c = which[i]
         own = frequencies[rows[i] : rows[i + 1]] if frequencies.shape[0] > 0 else frequencies

@@ -37,7 +37,9 @@ def values(plain: npt.NDArray[np.uint8], layout: Layout) -> npt.NDArray[np.int32
 
 @njit(cache=True, nogil=True)
 def _repeats(plain, longest):
-    """Return, for each distance up to `longest`, how many bytes equal the one that far back (in every fourth group of 8)."""
+    """Return, for each distance up to `longest`, how many bytes equal the one that far back (in every fourth group of
+    8).
+    """
     counts = np.zeros(longest + 1, np.int64)
     for d in range(1, longest + 1):
         n = 0
@@ -75,7 +77,9 @@ def _order0(plain: npt.NDArray[np.uint8]) -> float:
 
 
 def _row(v: npt.NDArray[np.float64], channels: int, limit: int) -> int:
-    """Return the length of the rows of a picture, in samples, or 0: the distance (a multiple of the channels) whose differences are least."""
+    """Return the length of the rows of a picture, in samples, or 0: the distance (a multiple of the channels) whose
+    differences are least.
+    """
     n = 1 << (v.size - 1).bit_length()
     d = v[channels:] - v[:-channels]
     spectrum = np.fft.rfft(np.clip(d, -64, 64), 2 * n)
@@ -91,7 +95,9 @@ def _row(v: npt.NDArray[np.float64], channels: int, limit: int) -> int:
 
 
 def _phase(v: npt.NDArray[np.float64], channels: int) -> int:
-    """Return which channel the first sample belongs to: within a pixel channels move together, across pixels they do not."""
+    """Return which channel the first sample belongs to: within a pixel channels move together, across pixels they do
+    not.
+    """
     if channels < 3:
         return 0
     d = v[channels:] - v[:-channels]

@@ -1,17 +1,18 @@
 # mypy: disable-error-code="no-untyped-def,no-any-return"
 """Binary range-asymmetric numeral systems (rANS, Duda 2013): 16-bit probabilities, 48-bit states, 16-bit words.
 
-Bits come in the coding order of a chunk cut into lanes: column by column, in a column bit 7 to bit 0, of each bit lane
-by lane; the bits of lane i go through state i mod `states`. The encoder runs through them backwards, so that the decoder
-can follow forwards, one column at a time. (States of 32 bits lose 0.3 % of the size to rounding, of 48 bits nothing.)
+Bits come in the coding order of a chunk cut into lanes: column by column, in a column bit 7 to bit 0, of each bit
+lane by lane; the bits of lane i go through state i mod `states`. The encoder runs through them backwards, so that the
+decoder can follow forwards, one column at a time. (States of 32 bits lose 0.3 % of the size to rounding, of 48 bits
+nothing.)
 
 Stream: the states, then the words in the order in which the decoder takes them, all big-endian.
 
-- One state: the encoder starts from 0, and the decoder takes a word whenever its state is below 2^32 and there are words
-  left. Nothing is lost but a byte or two. The state takes 5 or 6 bytes, told apart by the stream's length (words are
-  even), and as many as it needs when there are no words at all.
-- More states: each starts from 2^32, so that it is always known which takes the next word; a bitmap of one bit per state
-  (high bit first) tells whether it takes 5 or 6 bytes.
+- One state: the encoder starts from 0, and the decoder takes a word whenever its state is below 2^32 and there are
+  words left. Nothing is lost but a byte or two. The state takes 5 or 6 bytes, told apart by the stream's length
+  (words are even), and as many as it needs when there are no words at all.
+- More states: each starts from 2^32, so that it is always known which takes the next word; a bitmap of one bit per
+  state (high bit first) tells whether it takes 5 or 6 bytes.
 
 The final states must be the starting ones and no word may be left over: a check of most, not of all damage.
 """
@@ -68,7 +69,10 @@ def _push(x, bit, p1, words, at):
 
 @njit(cache=True, nogil=True)
 def _encode_row(bits, probs, words):
-    """Encode bits (n,) with probabilities (n,) into one state, backwards. Returns (state, where the first word starts)."""
+    """Encode bits (n,) with probabilities (n,) into one state, backwards.
+
+    Returns (state, where the first word starts).
+    """
     x, at = np.int64(0), np.int64(words.size)
     for i in range(bits.size - 1, -1, -1):
         x, at = _push(x, bits[i], np.int64(probs[i]), words, at)
@@ -77,7 +81,10 @@ def _encode_row(bits, probs, words):
 
 @njit(cache=True, nogil=True)
 def _encode(plain, lanes, probs, states, words):
-    """Encode backwards; `probs` (columns, lanes, 8). Returns where the first word starts: `words` is filled from its end."""
+    """Encode backwards; `probs` (columns, lanes, 8).
+
+    Returns where the first word starts: `words` is filled from its end.
+    """
     size = plain.size
     columns = (size + lanes - 1) // lanes
     width = states.size
@@ -123,7 +130,10 @@ def encode_row(bits: npt.NDArray[np.uint8], probs: npt.NDArray[np.uint16]) -> by
 
 
 def start(stream: bytes, states: int = 1) -> tuple[States, Words, npt.NDArray[np.int64]]:
-    """Return (states, words, cursor) to decode with. Raises `CodecError` where the stream is too short for its states."""
+    """Return (states, words, cursor) to decode with.
+
+    Raises `CodecError` where the stream is too short for its states.
+    """
     if not 1 <= states <= MAX_STATES:
         raise CodecError(f"rANS: {states} states")
     if states == 1:

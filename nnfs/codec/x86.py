@@ -1,11 +1,11 @@
 # mypy: disable-error-code="no-untyped-def,no-any-return"
 """Relative addresses in x86 code made absolute, so that calls of one function look the same; and back.
 
-Converted are the 32-bit displacements of call and jmp (E8, E9), of near conditional jumps (0F 80..8F), of call and jmp through memory (FF 15, FF 25)
-and of common instructions with REX prefix and RIP-relative operand, where they reach less than 16 MiB either way. "Absolute"
-counts from the chunk's start, modulo 2^25. Each conversion keeps what it is recognised by, so it can be undone; they are done from the
-end to the start and undone from the start to the end, as they may overlap (the order is ZPAQ's).
-"""
+Converted are the 32-bit displacements of call and jmp (E8, E9), of near conditional jumps (0F 80..8F), of call and
+jmp through memory (FF 15, FF 25) and of common instructions with REX prefix and RIP-relative operand, where they
+reach less than 16 MiB either way. "Absolute" counts from the chunk's start, modulo 2^25. Each conversion keeps what
+it is recognised by, so it can be undone; they are done from the end to the start and undone from the start to the
+end, as they may overlap (the order is ZPAQ's)."""
 
 from __future__ import annotations
 
@@ -29,8 +29,10 @@ def _displacement(a, i):
     if x == 0xFF:
         return 2 if y == 0x15 or y == 0x25 else 0
     # mov, lea, cmp, add, sub, movsxd; without the prefix the same bytes are absolute already in 32-bit code
-    if x & 0xFB == 0x48 and a[i + 2] & 0xC7 == 0x05 and (
-        y == 0x8B or y == 0x8D or y == 0x89 or y == 0x3B or y == 0x39 or y == 0x03 or y == 0x2B or y == 0x63
+    if (
+        x & 0xFB == 0x48
+        and a[i + 2] & 0xC7 == 0x05
+        and (y == 0x8B or y == 0x8D or y == 0x89 or y == 0x3B or y == 0x39 or y == 0x03 or y == 0x2B or y == 0x63)
     ):
         return 3
     return 0

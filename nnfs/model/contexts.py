@@ -1,8 +1,9 @@
 # mypy: disable-error-code="no-untyped-def,no-any-return"
-"""What the mixer conditions on: per lane a small record of the past, from it the hashes of the contexts of the next byte.
+"""What the mixer conditions on: per lane a small record of the past, from it the hashes of the contexts of the next
+byte.
 
-All of it is integers (64 bit, wrapping). A lane sees its own past only here; what other lanes have seen reaches it through the shared tables.
-"""
+All of it is integers (64 bit, wrapping). A lane sees its own past only here; what other lanes have seen reaches it
+through the shared tables."""
 
 from __future__ import annotations
 
@@ -10,7 +11,13 @@ from numba import njit
 
 CONTEXTS = 14
 RECORD = 12  # fields of a lane's record:
-LAST, WORD, WORD_BEFORE, LINE, LINE_BEFORE = 0, 1, 2, 3, 4  # last 8 bytes, word hashes, first columns of this line and the one before
+LAST, WORD, WORD_BEFORE, LINE, LINE_BEFORE = (
+    0,
+    1,
+    2,
+    3,
+    4,
+)  # last 8 bytes, word hashes, first columns of this line and the one before
 POINT, LENGTH, MISSES = 5, 6, 7  # of the match models: two of each, at POINT + 3 m
 
 _A = 0x2545F4914F6CDD1D

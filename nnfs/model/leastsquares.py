@@ -1,10 +1,9 @@
 # mypy: disable-error-code="no-untyped-def,no-any-return"
 """Recursive least squares in integers: covariances with exponential forgetting, solved by L D L^T.
 
-Fixed point throughout, 64 bits: covariances are scaled to at most 2^37 before they are factored, L has 24 bits after the point, weights 20. By
-Cauchy and Schwarz |sum L_ik L_jk d_k| <= sqrt(R_ii R_jj), so no product exceeds 2^62. The diagonal is raised by 2^-19 of its largest
-element, which bounds the condition.
-"""
+Fixed point throughout, 64 bits: covariances are scaled to at most 2^37 before they are factored, L has 24 bits after
+the point, weights 20. By Cauchy and Schwarz |sum L_ik L_jk d_k| <= sqrt(R_ii R_jj), so no product exceeds 2^62. The
+diagonal is raised by 2^-19 of its largest element, which bounds the condition."""
 
 from __future__ import annotations
 
@@ -19,7 +18,9 @@ CLAMP = 1 << 24  # of a weight: +-16
 
 @njit(cache=True, nogil=True)
 def observe(r, b, n, x, y, forget):
-    """Enter n regressors `x` and their target `y` into covariances r (most, most) and b (most,), forgetting 2^-forget of the old."""
+    """Enter n regressors `x` and their target `y` into covariances r (most, most) and b (most,), forgetting 2^-forget
+    of the old.
+    """
     for i in range(n):
         xi = x[i]
         row = r[i]
@@ -44,7 +45,9 @@ def _scale(r, n):
 
 @njit(cache=True, nogil=True)
 def solve(r, b, w, n, lower, d, z):
-    """Set weights w (20 bits after the point) to the solution of r w = b; lower (most, most), d and z (most,) are scratch."""
+    """Set weights w (20 bits after the point) to the solution of r w = b; lower (most, most), d and z (most,) are
+    scratch.
+    """
     left, right, ridge = _scale(r, n)
     for j in range(n):
         for k in range(j):

@@ -1,8 +1,8 @@
 """The logistic domain in integers: `stretch` = ln(p / (1 - p)) and its inverse `squash`, as tables.
 
-Units: a probability is a count of 1/65536 in [1, 65535], a log-odds value (a "stretch") a count of 1/256 nat, within +-`LIMIT`.
-The tables are made by exact integer arithmetic (no exp or log of the machine), so they are the same everywhere.
-"""
+Units: a probability is a count of 1/65536 in [1, 65535], a log-odds value (a "stretch") a count of 1/256 nat, within
++-`LIMIT`. The tables are made by exact integer arithmetic (no exp or log of the machine), so they are the same
+everywhere."""
 
 from __future__ import annotations
 

@@ -1,13 +1,14 @@
 # mypy: disable-error-code="no-untyped-def,no-any-return,arg-type,assignment,operator"
 """Context mixing in integers: what a chunk's own past, and a network if there is one, say of the next bit.
 
-A chunk is cut into lanes; column t is byte t of every lane. All lanes of a column are predicted from the state that the columns before
-it left, bit by bit (bit 7 first), then the column is learned, lane 0 first. With one lane this is a plain sequential coder.
+A chunk is cut into lanes; column t is byte t of every lane. All lanes of a column are predicted from the state that
+the columns before it left, bit by bit (bit 7 first), then the column is learned, lane 0 first. With one lane this is
+a plain sequential coder.
 
-Per bit: each context's bit history is found by hash, an adaptive map turns it into a probability, two match models add theirs, the
-network its own; all meet in the logistic domain, weighted by several sets of weights that learn online (the mixing network of paq8,
-Mahoney); a last set weighs their answers, and two adaptive maps refine the result. Everything starts from values trained offline.
-"""
+Per bit: each context's bit history is found by hash, an adaptive map turns it into a probability, two match models
+add theirs, the network its own; all meet in the logistic domain, weighted by several sets of weights that learn
+online (the mixing network of paq8, Mahoney); a last set weighs their answers, and two adaptive maps refine the
+result. Everything starts from values trained offline."""
 
 from __future__ import annotations
 
@@ -108,7 +109,9 @@ def _find(table, h, c0):
 
 @njit(cache=True, nogil=True)
 def _find_or_make(table, h, c0, found):
-    """Return where the histories of a nibble are (they were `found` there before), in the place of less seen ones if need be."""
+    """Return where the histories of a nibble are (they were `found` there before), in the place of less seen ones if
+    need be.
+    """
     place, check = _line_of(table, h, c0)
     if found >= 0 and table[found] == check:  # other lanes may have taken the place since
         return found
@@ -209,7 +212,9 @@ def half(s, lane, c0):
 
 @njit(cache=True, nogil=True, inline="always")
 def predict(s, lane, k, c0, network):
-    """Return the probability (1/65536) that bit k (0: the highest) is 1, after the bits in c0 (1: none yet); network: its own, or 0."""
+    """Return the probability (1/65536) that bit k (0: the highest) is 1, after the bits in c0 (1: none yet); network:
+    its own, or 0.
+    """
     x = s.inputs[lane, k]
     key = s.keys[lane, k]
     r = s.record[lane]
@@ -244,10 +249,7 @@ def predict(s, lane, k, c0, network):
                 slot = (bucket << 3 | r[MISSES + 3 * m]) << 1 | bit
                 p = np.int64(s.match_maps[m, slot]) >> 10
                 a = np.int64(COARSE[p >> 10])
-                if m == 0:
-                    expected = bucket
-                else:
-                    expected = max(expected, bucket)
+                expected = max(expected, bucket)
         x[2 * CONTEXTS + m] = a
         key[8 + m] = slot
     x[NETWORK] = STRETCH[network] if network > 0 else 0
@@ -410,7 +412,9 @@ def encode_path(stack, c, network, out):
 
 @njit(cache=True, nogil=True)
 def branch(frequencies, c0, k, total):
-    """Return (sum of the frequencies where bit k is 1, its probability) among the bytes that begin with the bits of c0."""
+    """Return (sum of the frequencies where bit k is 1, its probability) among the bytes that begin with the bits of
+    c0.
+    """
     width = 256 >> k
     first = c0 * width - 256 + (width >> 1)
     ones = np.int64(0)
@@ -422,7 +426,9 @@ def branch(frequencies, c0, k, total):
 
 @njit(cache=True, nogil=True)
 def net_path(frequencies, bytes_, out):
-    """Set `out` (rows, 8) uint16 to the probability of 1 of each bit of `bytes_` (rows,), by `frequencies` (rows, 256) uint32, sums < 2^31."""
+    """Set `out` (rows, 8) uint16 to the probability of 1 of each bit of `bytes_` (rows,), by `frequencies` (rows,
+    256) uint32, sums < 2^31.
+    """
     for row in range(bytes_.size):
         total = np.int64(0)
         for i in range(256):
@@ -440,10 +446,11 @@ def table_bits(size: int, largest: int = TABLE_LARGEST) -> int:
 
 
 class MixState:
-    """Room for `chunks` chunks of up to `size` bytes and `lanes` lanes: made once, used again and again (about 5 MB a chunk).
+    """Room for `chunks` chunks of up to `size` bytes and `lanes` lanes: made once, used again and again (about 5 MB a
+    chunk).
 
-    `stack` goes to the kernels; `start` makes one row ready for a chunk. Rows are independent: threads may work on different ones.
-    """
+    `stack` goes to the kernels; `start` makes one row ready for a chunk. Rows are independent: threads may work on
+    different ones."""
 
     def __init__(self, chunks: int, size: int = 1 << 17, lanes: int = 32, largest: int = TABLE_LARGEST) -> None:
         self.size, self.largest = size, largest
@@ -476,7 +483,9 @@ class MixState:
         stride: int = 0,
         values: StartValues | None = None,
     ) -> None:
-        """Make row c ready to encode `plain`, or to decode that many bytes; values: others than the stored ones, to train."""
+        """Make row c ready to encode `plain`, or to decode that many bytes; values: others than the stored ones, to
+        train.
+        """
         s = self.stack
         size = plain if isinstance(plain, int) else len(plain)
         values = values or start_values(network)

@@ -1,12 +1,14 @@
 # mypy: disable-error-code="no-untyped-def,no-any-return,arg-type,assignment,operator"
-"""Numbers in a row (sound, pixels, tables of integers): predicted by least squares, coded bit by bit, highest bit first.
+"""Numbers in a row (sound, pixels, tables of integers): predicted by least squares, coded bit by bit, highest bit
+first.
 
-A sample is one or two bytes; `channels` of them are interleaved; with a `stride` they form rows. Six experts predict each: least
-squares over the past with a long and with a short memory (in pictures the short one also learns the rows above, around the place), three
-fixed predictors, and a blend of these by their errors nearby. Each expert's answer is a logistic distribution around its prediction, as
-wide as its errors were in such surroundings; halving the interval of values bit by bit turns it into a probability per bit. These meet
-bit histories of a few contexts in the logistic domain, as in `mixing`. Least squares and cascaded experts follow OptimFROG, paq8px and
-GLICBAWLS (Meyer 2001), in integers.
+A sample is one or two bytes; `channels` of them are interleaved; with a `stride` they form rows. Six experts predict
+each: least squares over the past with a long and with a short memory (in pictures the short one also learns the rows
+above, around the place), three fixed predictors, and a blend of these by their errors nearby. Each expert's answer is
+a logistic distribution around its prediction, as wide as its errors were in such surroundings; halving the interval
+of values bit by bit turns it into a probability per bit. These meet bit histories of a few contexts in the logistic
+domain, as in `mixing`. Least squares and cascaded experts follow OptimFROG, paq8px and GLICBAWLS (Meyer 2001), in
+integers.
 
 Units: predictions and errors are Q6 (1/64 of a step of the sample).
 """
@@ -357,12 +359,30 @@ def regressors(channels: int, stride: int) -> list[int]:
 
 
 def start(
-    count: int, size: int, channels: int, stride: int, phase: int, signed: bool, values: npt.NDArray[np.int32] | None = None
+    count: int,
+    size: int,
+    channels: int,
+    stride: int,
+    phase: int,
+    signed: bool,
+    values: npt.NDArray[np.int32] | None = None,
 ) -> Samples:
     """Return the state of a chunk of `count` samples of `size` bytes; values: to encode them."""
     offsets = regressors(channels, stride)
     parameters = np.zeros(PARAMETERS, np.int64)
-    parameters[:11] = count, size, channels, stride, phase, signed, len(offsets), 2 if stride else 8, 300, 10, 6 if stride else 7
+    parameters[:11] = (
+        count,
+        size,
+        channels,
+        stride,
+        phase,
+        signed,
+        len(offsets),
+        2 if stride else 8,
+        300,
+        10,
+        6 if stride else 7,
+    )
     weights = np.zeros((WEIGHTS, INPUTS), np.int32)
     weights[:, :EXPERTS] = 65536 // (EXPERTS - 1)
 

@@ -28,7 +28,9 @@ class StartValues:
     refine: npt.NDArray[np.uint32]  # (maps, buckets)
 
     def rates(self, lanes: int) -> tuple[int, int, int, int]:
-        """Return the parameters of learning for a chunk of this many lanes: of weights, of the last ones, limits of the maps' counts."""
+        """Return the parameters of learning for a chunk of this many lanes: of weights, of the last ones, limits of
+        the maps' counts.
+        """
         return (450 if lanes == 1 else 250, 60, 1023, 255)
 
 

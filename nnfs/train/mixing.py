@@ -1,9 +1,8 @@
 """The values that the mixer starts from, trained by running it over many chunks (`nnfs.model.start` reads them).
 
-Weights are averaged as Reptile does (Nichol 2018): each chunk starts from the average so far, and the average moves a little towards where the
-chunk ended. Maps are carried from chunk to chunk, so that they end as averages over the last thousand uses of each entry. Steps get
-smaller; everything that is stored is an integer.
-"""
+Weights are averaged as Reptile does (Nichol 2018): each chunk starts from the average so far, and the average moves a
+little towards where the chunk ended. Maps are carried from chunk to chunk, so that they end as averages over the last
+thousand uses of each entry. Steps get smaller; everything that is stored is an integer."""
 
 from __future__ import annotations
 
@@ -103,7 +102,8 @@ def train(examples: Iterable[Example], total: int, first: StartValues, network: 
 
 def _trusted(entries: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
     """Return map entries that can still learn."""
-    return (entries & ~np.uint32(1023)) | np.minimum(entries & 1023, np.uint32(TRUST))
+    trusted: npt.NDArray[np.uint32] = ((entries >> 10 << 10) | np.minimum(entries & 1023, TRUST)).astype(np.uint32)
+    return trusted
 
 
 def save(alone: StartValues, beside: StartValues, path: str = start.PATH) -> None:

@@ -96,7 +96,8 @@ def test_small() -> None:
 def test_layouts() -> None:
     best = propose(np.frombuffer(picture(3, 100, 60), np.uint8))[0]
     assert (best.size, best.channels, best.stride) == (1, 3, 300)
-    assert any((one.size, one.big, one.skip) == (2, True, 0) for one in propose(np.frombuffer(sound(1, 4000, ">i2"), np.uint8)))
+    found = propose(np.frombuffer(sound(1, 4000, ">i2"), np.uint8))
+    assert any((one.size, one.big, one.skip) == (2, True, 0) for one in found)
     assert record_length(np.frombuffer(records(400), np.uint8)) == 20
     assert propose(np.frombuffer(TEXT, np.uint8)) == []
 
@@ -111,12 +112,16 @@ def test_damage(case: str) -> None:
         at = source.randrange(len(payload))
         flipped = payload[:at] + bytes([payload[at] ^ 1 << source.randrange(8)]) + payload[at + 1 :]
         for bad in (payload[:at], flipped, bytes([payload[0]]) + source.randbytes(at)):
-            with pytest.raises(CodecError):
-                if CODEC.decode(bad, len(plain)) != plain:
-                    raise CodecError  # nothing shows it but the chunk's hash
+            try:
+                assert CODEC.decode(bad, len(plain)) != plain  # nothing shows it but the chunk's hash
+            except CodecError:
+                pass
 
 
-@pytest.mark.parametrize("payload", [b"", b"\x03", b"\x01", b"\x01\0\0abc", b"\x02", b"\x02\xff\0\0", b"\x02\x60\0\0ab", b"\xff" * 40])
+HEADS = [b"", b"\x03", b"\x01", b"\x01\0\0abc", b"\x02", b"\x02\xff\0\0", b"\x02\x60\0\0ab", b"\xff" * 40]
+
+
+@pytest.mark.parametrize("payload", HEADS)
 def test_impossible_heads(payload: bytes) -> None:
     with pytest.raises(CodecError):
         CODEC.decode(payload, 100)
@@ -135,4 +140,10 @@ def test_entropy_of_noise_is_reached() -> None:
     assert least < len(payload) < least * 1.04
 
 
-FROZEN: dict[str, tuple[int, str]] = {}
+FROZEN: dict[str, tuple[int, str]] = {
+    "text": (344, "a0d875128cbc73a8"),
+    "code": (525, "9d77b29bb8e65700"),
+    "records": (2620, "001c559e23f97901"),
+    "rgb": (7544, "cc16fa96e1303f6c"),
+    "16 bit stereo": (6798, "558bdb40fd8155a6"),
+}

@@ -66,14 +66,23 @@ def test_with_network(state: MixState, size: int, lanes: int, states: int) -> No
     net_path(frequencies.reshape(-1, 256), np.ascontiguousarray(padded.reshape(lanes, count).T).reshape(-1), path)
     state.start(0, padded[:size].tobytes(), lanes, network=True)
     stream = columns.encode(state, 0, path.reshape(count, lanes, 8), states)
-    values, words, cursor = rans.start(stream, states)
+    values, words, _ = rans.start(stream, states)
     state.start(1, size, lanes, network=True)
     which, widths = np.array([1]), np.array([states, states])
     cursors, bounds, all_states = np.zeros((2, 1), np.int64), np.array([0, 0, words.size]), np.zeros((2, 32), np.int64)
     all_states[1, :states] = values
     for t in range(count):
         columns.decode_columns(
-            state.stack, which, np.array([t]), frequencies[t], np.array([0, lanes]), all_states, widths, words, bounds, cursors
+            state.stack,
+            which,
+            np.array([t]),
+            frequencies[t],
+            np.array([0, lanes]),
+            all_states,
+            widths,
+            words,
+            bounds,
+            cursors,
         )
     rans.finish(all_states[1, :states], words, cursors[1])
     assert state.stack.plain[1, :size].tobytes() == padded[:size].tobytes()
@@ -87,7 +96,11 @@ def test_damage_is_an_error(state: MixState) -> None:
         random_ = random.Random(3)
         for _ in range(10):
             at = random_.randrange(len(stream))
-            bad = [stream[:at], stream + b"\0\0", stream[:at] + bytes([stream[at] ^ 1 << random_.randrange(8)]) + stream[at + 1 :]]
+            bad = [
+                stream[:at],
+                stream + b"\0\0",
+                stream[:at] + bytes([stream[at] ^ 1 << random_.randrange(8)]) + stream[at + 1 :],
+            ]
             for payload in [*bad, random_.randbytes(at), b""]:
                 state.start(1, len(plain), lanes)
                 try:

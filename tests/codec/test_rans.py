@@ -88,7 +88,9 @@ def test_damage() -> None:
     source, unseen = random.Random(6), 0
     for i in range(300):
         at = source.randrange(len(stream))
-        bad = [stream[:at], stream[:at] + bytes([stream[at] ^ 1 << i % 8]) + stream[at + 1 :], source.randbytes(at)][i % 3]
+        bad = [stream[:at], stream[:at] + bytes([stream[at] ^ 1 << i % 8]) + stream[at + 1 :], source.randbytes(at)][
+            i % 3
+        ]
         states, words, cursor = rans.start(bad)
         _decode(p, states, words, cursor)
         try:
@@ -100,7 +102,8 @@ def test_damage() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stream", "states"), [(b"", 2), (b"\x00", 3), (b"\xff" + b"\1" * 31, 8), (b"\0\0\0\1\0\0\1", 2), (b"", 0), (b"", 999)]
+    ("stream", "states"),
+    [(b"", 2), (b"\x00", 3), (b"\xff" + b"\1" * 31, 8), (b"\0\0\0\1\0\0\1", 2), (b"", 0), (b"", 999)],
 )
 def test_impossible_heads(stream: bytes, states: int) -> None:
     with pytest.raises(CodecError):

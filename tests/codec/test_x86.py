@@ -10,11 +10,23 @@ from hypothesis import strategies as st
 
 from nnfs.codec import x86
 
-OPCODES = [b"\xe8", b"\xe9", b"\x0f\x84", b"\xff\x15", b"\xff\x25", b"\x48\x8b\x05", b"\x4c\x8d\x3d", b"\xe8\xe8", b"\x0f\xe8"]
+OPCODES = [
+    b"\xe8",
+    b"\xe9",
+    b"\x0f\x84",
+    b"\xff\x15",
+    b"\xff\x25",
+    b"\x48\x8b\x05",
+    b"\x4c\x8d\x3d",
+    b"\xe8\xe8",
+    b"\x0f\xe8",
+]
 
 
 @settings(derandomize=True, max_examples=300)
-@given(st.lists(st.one_of(st.sampled_from([*OPCODES, b"\0", b"\xff", b"\0\0\0\0"]), st.binary(max_size=6)), max_size=60))
+@given(
+    st.lists(st.one_of(st.sampled_from([*OPCODES, b"\0", b"\xff", b"\0\0\0\0"]), st.binary(max_size=6)), max_size=60)
+)
 def test_inverse(pieces: list[bytes]) -> None:
     plain = b"".join(pieces)
     array = x86.np.frombuffer(plain, x86.np.uint8).copy()
