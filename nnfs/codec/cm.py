@@ -30,7 +30,7 @@ CM = 17
 GENERIC, RECORDS, NUMBERS, X86 = 0, 1, 2, 16
 TRIAL = 16384  # bytes, from the middle, on which layouts compete
 TABLE = 20  # binary logarithm of the most lines of the mixer's table: 16 MB
-LARGEST = 1 << 24  # bytes of a chunk
+LARGEST = 1 << 22  # bytes of a chunk: 24 times as many are taken while it is decoded
 
 Bytes = npt.NDArray[np.uint8]
 
