@@ -208,7 +208,12 @@ current_key() { # what a set-up depends on: the packages, this file, the checkou
     sha256sum "$root/pyproject.toml" "$root/tools/lib/setup.sh" && readlink -f "$venv/bin/python"
 }
 
-is_compile_kernels() { # now, not at the first read: numba keeps them beside the sources
+is_set_up() { # is_set_up run|test TORCH
+    [[ -x $venv/bin/python && -f $venv/stamp-$1 && $(<"$venv/stamp-$1") == "$(current_key)" ]] &&
+        torch_is_chosen "$2" && helpers_work
+}
+
+compile_kernels() { # now, not at the first read: numba keeps them beside the sources
     say "compiling the codecs' kernels"
     quietly "$venv/bin/python" -m nnfs.codec.prepare && return
     show_log
