@@ -36,7 +36,7 @@ X86 = 32  # bit of the payload's first byte
 STATES = 1  # of the coder; 4, 16 or 64 cost 5 bytes each, for decoders that run lanes in parallel
 MAX_PLAIN = 1 << 22  # bytes of a chunk
 COLUMNS = 32  # columns of one step of the encoder
-LANES = 256  # lanes of one batch: products large enough to be fast
+LANES = 128  # lanes of one batch: products large enough to be fast
 BETWEEN_S = 0.1  # between two calls of `between` while threads work
 CHUNKS = 64  # chunks of one batch: each has tables of 1 to 8 MB
 

@@ -17,7 +17,7 @@ GOLDEN = {
     "network": selftest.DIGEST,
     "network_by_torch": selftest.DIGEST,
     "features": "87e00dc5e4aadf43545f7967b71a42c3",
-    "payloads": "cada9fef76a861cef95ce2b181c1dec4",
+    "payloads": "6f544c483da2a33f5cf547a4e0a23cf2",
 }
 
 ENVIRONMENTS = {
