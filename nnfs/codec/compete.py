@@ -1,6 +1,6 @@
 """The cold tier's encoder: every codec tries a chunk, and the smallest payload that gives the chunk back is kept.
 
-Data that is compressed already is recognised first, at a few hundred MB/s: neither bytes of uneven frequency nor repeats.
+Data that is compressed already is recognised first, at hundreds of MB/s: neither bytes of uneven frequency nor repeats.
 """
 
 from __future__ import annotations
