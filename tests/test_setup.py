@@ -164,7 +164,7 @@ def test_an_unknown_torch_is_refused(checkout: Checkout, args: list[str]) -> Non
 def test_arguments_reach_nnfs(checkout: Checkout) -> None:
     checkout.set_up("run", "none")
     subprocess.run([checkout.root / "tools/run", "--torch", "none", "mount", "a b", "-o", "ro"], check=True)
-    assert checkout.calls_of("python") == ["-P -m nnfs mount a b -o ro"]
+    assert checkout.calls_of("python") == ["-m nnfs.codec.prepare", "-P -m nnfs mount a b -o ro"]
 
 
 def test_missing_packages_are_named(checkout: Checkout) -> None:
