@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from nnfs.codec import CODECS, NAMES
-from nnfs.codec.base import FIRST_COLD, ColdCodec
+from nnfs.codec.base import CM, NEURAL, ColdCodec
 from nnfs.codec.onebyone import OneByOne
 from nnfs.codec.wire import NO_MODEL
 from nnfs.errors import CodecError, ModelMissing
@@ -42,7 +42,6 @@ class Served(Protocol):
         """Do now what the first job would wait for: imports, the self-test of this device, the default model."""
 
 
-NEURAL, CM = FIRST_COLD, FIRST_COLD + 1
 PRESETS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "model", "presets")
 SUFFIX = ".safetensors"
 

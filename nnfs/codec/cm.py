@@ -21,12 +21,12 @@ import numpy.typing as npt
 from numba import njit
 
 from nnfs.codec import columns, rans, x86
+from nnfs.codec.base import CM
 from nnfs.codec.geometry import Layout, propose, record_length, values
 from nnfs.errors import CodecError
 from nnfs.model import samples
-from nnfs.model.mixing import MixState
+from nnfs.model.mixstate import MixState
 
-CM = 17
 GENERIC, RECORDS, NUMBERS, X86 = 0, 1, 2, 16
 TRIAL = 16384  # bytes, from the middle, on which layouts compete
 TABLE = 20  # binary logarithm of the most lines of the mixer's table: 16 MB

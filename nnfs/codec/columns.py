@@ -8,7 +8,8 @@ import numpy.typing as npt
 from numba import njit
 
 from nnfs.codec import rans
-from nnfs.model.mixing import P_LANES, P_SIZE, MixState, begin, branch, encode_path, half, learn, one, predict
+from nnfs.model.mixing import P_LANES, P_SIZE, begin, branch, encode_path, half, learn, one, predict
+from nnfs.model.mixstate import MixState
 
 NO_NETWORK = np.zeros((0, 0, 0), np.uint16)
 NO_FREQUENCIES = np.zeros((0, 256), np.uint32)
@@ -61,20 +62,6 @@ def decode_column(stack, c, t, frequencies, states, words, cursor):
         s.plain[lane * columns + t] = so_far[lane] & 255
     for lane in range(active):
         learn(s, columns, lane, t)
-
-
-@njit(cache=True, nogil=True)
-def decode_columns(stack, which, at, frequencies, rows, states, widths, words, bounds, cursors):
-    """Decode one column of each of many chunks.
-
-    which, at: (n,) int64, rows of the stack and the column of each; frequencies: (sum of lanes, 256) uint32 and rows
-    (n + 1,), where those of each chunk begin, or (0, 256); states (chunks, most states) and widths (chunks,): how
-    many each chunk has; words: all streams' words, those of chunk c from bounds[c] to bounds[c + 1]; cursors (chunks,
-    1). Coder arrays are indexed as the stack is."""
-    for i in range(which.size):
-        c = which[i]
-        own = frequencies[rows[i] : rows[i + 1]] if frequencies.shape[0] > 0 else frequencies
-        decode_column(stack, c, at[i], own, states[c, : widths[c]], words[bounds[c] : bounds[c + 1]], cursors[c])
 
 
 @njit(cache=True, nogil=True)

@@ -22,16 +22,16 @@ from numba import njit
 from numpy.typing import NDArray
 
 from nnfs.codec import columns, rans, x86
-from nnfs.codec.base import FIRST_COLD, nothing
+from nnfs.codec.base import NEURAL, nothing
 from nnfs.errors import CodecError
 from nnfs.model import features, selftest
 from nnfs.model.engines import Model, open_model
 from nnfs.model.features import learn_batch, predict_batch
 from nnfs.model.lanes import LANE, lanes_for
-from nnfs.model.mixing import Mix, MixState, net_path
+from nnfs.model.mixing import Mix, net_path
+from nnfs.model.mixstate import MixState
 from nnfs.model.weights import Weights
 
-NEURAL = FIRST_COLD
 X86 = 32  # bit of the payload's first byte
 STATES = 1  # of the coder; 4, 16 or 64 cost 5 bytes each, for decoders that run lanes in parallel
 MAX_PLAIN = 1 << 22  # bytes of a chunk
@@ -176,7 +176,7 @@ def _encode(model: Model, prepared: list[tuple[bytes, bool]], between: Between) 
     payloads = []
     for k, (plain, code) in enumerate(prepared):
         between()
-        mix.start(0, plain, lanes[k], True, values=model.weights.start)
+        mix.start(0, plain, lanes[k], values=model.weights.start)
         path = np.ascontiguousarray(paths[: past.lengths[k], past.first[k] : past.first[k + 1]])
         stream = columns.encode(mix, 0, path, STATES)
         payloads.append(bytes([lanes[k] - 1 | X86 * code | (STATES.bit_length() // 2) << 6]) + stream)
@@ -226,7 +226,7 @@ def _decode(model: Model, jobs: list[tuple[bytes, int]], between: Between) -> li
     coders = _Coders([(states, stream) for _, states, stream in parsed], results)
     mix, engine = MixState(len(jobs), max(sizes), max(lanes)), model.engine(sum(lanes))
     for k, size in enumerate(sizes):
-        mix.start(k, size, lanes[k], True, values=model.weights.start)
+        mix.start(k, size, lanes[k], values=model.weights.start)
     past = features.Batch(mix.stack.plain, sizes, lanes, model.weights.architecture.ngram_bits)
     room = features.room(1, engine.lanes)
     past.predict(0, room)
@@ -261,7 +261,7 @@ def _decode_column(  # type: ignore[no-untyped-def]
 
 
 class _Coders:
-    """The entropy decoders of a batch, laid out as `columns.decode_columns` wants them."""
+    """The entropy decoders of a batch, laid out as `_decode_column` wants them."""
 
     def __init__(self, streams: list[tuple[int, bytes]], results: list[bytes | CodecError]) -> None:
         count = len(streams)

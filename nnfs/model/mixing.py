@@ -18,22 +18,19 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from nnfs.model.contexts import CONTEXTS, LENGTH, MISSES, POINT, RECORD, advance, hashes
+from nnfs.model.contexts import CONTEXTS, LENGTH, MISSES, POINT, advance, hashes
 from nnfs.model.history import NEXT
 from nnfs.model.logistic import COARSE, LIMIT, SQUASH, STRETCH
-from nnfs.model.start import CERTAIN, StartValues, start_values
 
 MATCHES = 2
 INPUTS = 2 * CONTEXTS + MATCHES + 2
 NETWORK = INPUTS - 2  # index of the network's input; the last is constant
 SETS = 4
-SET_SIZES = (16, 256, 256, 64)
 SET_STARTS = (0, 16, 272, 528)
 WEIGHTS = 592
 REFINED = 256 + 4096
 LEAST = (6, 16)  # bytes hashed by the match models
 FIND_BITS = 16
-TABLE_LARGEST = 18  # 4 MB a chunk
 
 # Parameters, a row of int64 per chunk
 P_SIZE, P_LANES, P_STRIDE, P_TABLE, P_RATE, P_RATE_LAST, P_MAP_LIMIT, P_REFINE_LIMIT = 0, 1, 2, 3, 4, 5, 6, 7
@@ -43,7 +40,7 @@ _A = 0x2545F4914F6CDD1D
 
 
 class Mix(NamedTuple):
-    """The state of one chunk; stacked, with one more axis in front, that of many (`MixState`)."""
+    """The state of one chunk; stacked, with one more axis in front, that of many (`nnfs.model.mixstate`)."""
 
     plain: Any  # (size,) uint8: the bytes, as far as they are known
     table: Any  # (lines * 16,) uint8: check byte and 15 bit histories per line
@@ -176,21 +173,12 @@ def _bucket(length):
     """Return the class of a match length: 0..15."""
     if length < 8:
         return length
-    if length < 12:
-        return np.int64(8)
-    if length < 16:
-        return np.int64(9)
-    if length < 24:
-        return np.int64(10)
-    if length < 32:
-        return np.int64(11)
-    if length < 64:
-        return np.int64(12)
-    if length < 128:
-        return np.int64(13)
-    if length < 512:
-        return np.int64(14)
-    return np.int64(15)
+    bucket = np.int64(8)
+    for bound in (12, 16, 24, 32, 64, 128, 512):
+        if length < bound:
+            return bucket
+        bucket += 1
+    return bucket
 
 
 @njit(cache=True, nogil=True)
@@ -438,64 +426,3 @@ def net_path(frequencies, bytes_, out):
             ones, p = branch(frequencies[row], byte >> (8 - k), k, total)
             out[row, k] = p
             total = ones if byte >> (7 - k) & 1 else total - ones
-
-
-def table_bits(size: int, largest: int = TABLE_LARGEST) -> int:
-    """Return the binary logarithm of the lines of the table for a chunk of `size` bytes: about 4 lines a byte."""
-    return min(max((size * 4 - 1).bit_length(), 10), largest)
-
-
-class MixState:
-    """Room for `chunks` chunks of up to `size` bytes and `lanes` lanes: made once, used again and again (about 5 MB a
-    chunk).
-
-    `stack` goes to the kernels; `start` makes one row ready for a chunk. Rows are independent: threads may work on
-    different ones."""
-
-    def __init__(self, chunks: int, size: int = 1 << 17, lanes: int = 32, largest: int = TABLE_LARGEST) -> None:
-        self.size, self.largest = size, largest
-        n = chunks
-        self.stack = Mix(
-            np.zeros((n, size), np.uint8),
-            np.zeros((n, 16 << table_bits(size, largest)), np.uint8),
-            np.zeros((n, CONTEXTS, 256), np.uint32),
-            np.zeros((n, MATCHES, 512), np.uint32),
-            np.zeros((n, WEIGHTS, INPUTS), np.int32),
-            np.zeros((n, 256, SETS), np.int32),
-            np.zeros((n, REFINED, CERTAIN), np.uint32),
-            np.zeros((n, MATCHES, 1 << FIND_BITS), np.int32),
-            np.zeros((n, lanes, RECORD), np.int64),
-            np.zeros((n, lanes, CONTEXTS), np.int64),
-            np.zeros((n, lanes, 2 * CONTEXTS), np.int64),
-            np.zeros((n, lanes, 8, INPUTS), np.int32),
-            np.zeros((n, lanes, 8, CONTEXTS), np.uint8),
-            np.zeros((n, lanes, 8, 16), np.int32),
-            np.zeros((n, 2, lanes), np.int64),
-            np.zeros((n, PARAMETERS), np.int64),
-        )
-
-    def start(
-        self,
-        c: int,
-        plain: bytes | int,
-        lanes: int = 1,
-        network: bool = False,
-        stride: int = 0,
-        values: StartValues | None = None,
-    ) -> None:
-        """Make row c ready to encode `plain`, or to decode that many bytes; values: others than the stored ones, to
-        train.
-        """
-        s = self.stack
-        size = plain if isinstance(plain, int) else len(plain)
-        values = values or start_values(network)
-        s.parameters[c] = (size, lanes, stride, table_bits(size, self.largest), *values.rates(lanes))
-        s.plain[c, :size] = 0 if isinstance(plain, int) else np.frombuffer(plain, np.uint8)
-        s.table[c, : 16 << int(s.parameters[c, P_TABLE])] = 0
-        s.maps[c] = values.maps
-        s.match_maps[c] = values.match_maps
-        s.weights[c] = values.weights
-        s.weights_last[c] = values.weights_last
-        s.refine[c] = values.refine
-        s.find[c] = 0
-        s.record[c] = 0

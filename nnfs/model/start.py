@@ -1,4 +1,8 @@
-"""The values that the mixer starts from: trained offline (`nnfs.train.mixing`), kept beside this module."""
+"""The values that the mixer starts from, trained offline (`nnfs.train.mixing`).
+
+Those of a mixer without a network are kept beside this module: they are part of codec 17, so they never change. Those
+of a mixer beside a network are part of its model.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ CERTAIN = 33  # cells of a refining map: 180 units each from -2880 on
 
 @dataclass(frozen=True)
 class StartValues:
-    """One set: with a network or without."""
+    """Where the mixer of a chunk starts."""
 
     maps: npt.NDArray[np.uint32]  # (contexts, 256)
     match_maps: npt.NDArray[np.uint32]  # (matches, 512)
@@ -35,11 +39,10 @@ class StartValues:
 
 
 @cache
-def start_values(network: bool) -> StartValues:
-    """Return the start values with or without a network."""
-    plain = untrained(network)
+def start_values() -> StartValues:
+    """Return the stored start values, of a mixer without a network; a network's are in its model."""
     with np.load(PATH, allow_pickle=False) as stored:
-        return replace(plain, **{field: stored[f"{'beside' if network else 'alone'}.{field}"] for field in STORED})
+        return replace(untrained(False), **{field: stored[field] for field in STORED})
 
 
 def untrained_maps(contexts: int) -> npt.NDArray[np.uint32]:

@@ -14,6 +14,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_corpus(commands.add_parser("corpus", help="build a training corpus from raw folders and packages"))
     _add_fit(commands.add_parser("fit", help="train a network on a corpus; goes on from its last checkpoint"))
     _add_export(commands.add_parser("export", help="make a model file of a checkpoint"))
+    _add_mixing(commands.add_parser("mixing", help="make start values for the mixing of codec cm"))
     arguments = parser.parse_args(argv)
     status: int = arguments.run(arguments)
     return status
@@ -97,6 +98,24 @@ def _export(arguments: argparse.Namespace) -> int:
 
     fingerprint = export(arguments.checkpoint, arguments.corpus, arguments.out)
     print(f"{arguments.out}: {fingerprint.hex()}")
+    return 0
+
+
+def _add_mixing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("corpus", metavar="CORPUS", help="a corpus made by the corpus command")
+    parser.add_argument("--out", required=True, metavar="FILE", help="like nnfs/model/mixing.npz, frozen with codec 17")
+    parser.add_argument("--examples", type=int, default=700, help="pieces of the corpus to learn from")
+    parser.set_defaults(run=_mixing)
+
+
+def _mixing(arguments: argparse.Namespace) -> int:
+    from nnfs.model import start
+    from nnfs.train import mixing
+    from nnfs.train.corpus import Corpus
+
+    count: int = arguments.examples
+    examples = mixing.alone(mixing.pieces(Corpus(arguments.corpus), count))
+    mixing.save(mixing.train(examples, count, start.untrained(False)), arguments.out)
     return 0
 
 

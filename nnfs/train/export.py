@@ -44,7 +44,7 @@ def export(checkpoint: str, corpus: str, out: str, examples: int = 400) -> bytes
 def start_values(weights: Weights, corpus: Corpus, count: int) -> StartValues:
     """Return start values of the mixing stage beside this network."""
     examples = mixing.beside(open_model(weights), mixing.pieces(corpus, count))
-    return mixing.train(examples, count, start.start_values(True), network=True)
+    return mixing.train(examples, count, start.untrained(True))
 
 
 def provenance(checkpoint: str, corpus: str, about: dict[str, str]) -> dict[str, object]:

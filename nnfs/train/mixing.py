@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from nnfs.codec.neural import COLUMNS, prepared
-from nnfs.model import features, mixing, start
+from nnfs.codec.neural import network_paths, prepared
+from nnfs.model import mixing, start
 from nnfs.model.engines import Model
 from nnfs.model.lanes import lanes_for
-from nnfs.model.mixing import MixState, encode_path, net_path
+from nnfs.model.mixing import encode_path
+from nnfs.model.mixstate import MixState
 from nnfs.model.start import StartValues
 from nnfs.train.rows import Source
 
@@ -55,33 +56,20 @@ def alone(plains: Iterable[bytes]) -> Iterator[Example]:
 
 
 def beside(model: Model, plains: Iterable[bytes]) -> Iterator[Example]:
-    """Yield examples with what a network says of them, as the neural codec would ask it."""
+    """Yield examples with what a network says of them, as the neural codec asks it."""
     for plain in plains:
         plain, _ = prepared(plain)
         lanes = lanes_for(len(plain))
-        rows = np.frombuffer(plain, np.uint8)[None]
-        past = features.Batch(rows, [len(plain)], [lanes], model.weights.architecture.ngram_bits)
-        columns, engine = int(past.lengths.max()), model.engine(lanes, COLUMNS)
-        room = features.room(COLUMNS, engine.lanes)
-        padded = np.zeros((engine.lanes, columns), np.uint8)
-        padded[:lanes].reshape(-1)[: len(plain)] = rows[0]
-        targets = np.ascontiguousarray(padded.T)
-        path = np.zeros((columns, engine.lanes, 8), np.uint16)
-        for t in range(0, columns, COLUMNS):
-            count = min(COLUMNS, columns - t)
-            past.follow(t, room, count)
-            said = engine.forward(room.columns(0, count))
-            net_path(said, targets[t : t + count].reshape(-1), path[t : t + count].reshape(-1, 8))
-        yield Example(plain, lanes, np.ascontiguousarray(path[:, :lanes]))
+        yield Example(plain, lanes, network_paths(model, [plain], [lanes])[0])
 
 
-def train(examples: Iterable[Example], total: int, first: StartValues, network: bool = False) -> StartValues:
+def train(examples: Iterable[Example], total: int, first: StartValues) -> StartValues:
     """Return start values learnt from `total` examples, beginning with `first`."""
     state = MixState(1)
     now = first
     weights, last = now.weights.astype(np.float64), now.weights_last.astype(np.float64)
     for i, example in enumerate(examples):
-        state.start(0, example.plain, example.lanes, network, values=now)
+        state.start(0, example.plain, example.lanes, values=now)
         stack = state.stack
         stack.parameters[0, [mixing.P_MAP_LIMIT, mixing.P_REFINE_LIMIT]] = LONG
         columns = -(-len(example.plain) // example.lanes)
@@ -106,11 +94,7 @@ def _trusted(entries: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
     return trusted
 
 
-def save(alone: StartValues, beside: StartValues, path: str = start.PATH) -> None:
-    """Write the start values without (`alone`) and with a network (`beside`)."""
-    arrays = {}
-    for name, values in (("alone", alone), ("beside", beside)):
-        for field in start.STORED:
-            arrays[f"{name}.{field}"] = getattr(values, field)
+def save(values: StartValues, path: str) -> None:
+    """Write the start values of a mixer without a network, as `nnfs.model.start` reads them."""
     with open(path, "wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, **{field: getattr(values, field) for field in start.STORED})

@@ -9,7 +9,9 @@ import pytest
 
 from nnfs.codec import columns, rans
 from nnfs.errors import CodecError
-from nnfs.model.mixing import MixState, net_path
+from nnfs.model.mixing import net_path
+from nnfs.model.mixstate import MixState
+from nnfs.model.start import untrained
 
 TEXT = b"".join(b"line %d of a log, status=%d\n" % (n, n * n % 7) for n in range(6000))
 KINDS = {
@@ -54,7 +56,7 @@ def test_zeros_cost_next_to_nothing(state: MixState) -> None:
 
 @pytest.mark.parametrize(("size", "lanes", "states"), [(1, 1, 1), (700, 3, 2), (3000, 32, 32)])
 def test_with_network(state: MixState, size: int, lanes: int, states: int) -> None:
-    """Many chunks at once, with frequencies that differ from row to row, extremes among them."""
+    """With frequencies that differ from row to row, extremes among them, in another row of the stack."""
     random_ = np.random.default_rng(5)
     count = -(-size // lanes)
     frequencies = random_.integers(1, 1 << 22, (count, lanes, 256), np.uint32)
@@ -64,27 +66,13 @@ def test_with_network(state: MixState, size: int, lanes: int, states: int) -> No
     padded[:size] = np.frombuffer(KINDS["text"](size), np.uint8)
     path = np.empty((count * lanes, 8), np.uint16)
     net_path(frequencies.reshape(-1, 256), np.ascontiguousarray(padded.reshape(lanes, count).T).reshape(-1), path)
-    state.start(0, padded[:size].tobytes(), lanes, network=True)
+    state.start(0, padded[:size].tobytes(), lanes, values=untrained(True))
     stream = columns.encode(state, 0, path.reshape(count, lanes, 8), states)
-    values, words, _ = rans.start(stream, states)
-    state.start(1, size, lanes, network=True)
-    which, widths = np.array([1]), np.array([states, states])
-    cursors, bounds, all_states = np.zeros((2, 1), np.int64), np.array([0, 0, words.size]), np.zeros((2, 32), np.int64)
-    all_states[1, :states] = values
+    values, words, cursor = rans.start(stream, states)
+    state.start(1, size, lanes, values=untrained(True))
     for t in range(count):
-        columns.decode_columns(
-            state.stack,
-            which,
-            np.array([t]),
-            frequencies[t],
-            np.array([0, lanes]),
-            all_states,
-            widths,
-            words,
-            bounds,
-            cursors,
-        )
-    rans.finish(all_states[1, :states], words, cursors[1])
+        columns.decode_column(state.stack, 1, t, frequencies[t], values, words, cursor)
+    rans.finish(values, words, cursor)
     assert state.stack.plain[1, :size].tobytes() == padded[:size].tobytes()
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from nnfs.model import history, leastsquares, logistic
-from nnfs.model.mixing import INPUTS, WEIGHTS, MixState, encode_path, net_path
+from nnfs.model.mixing import INPUTS, WEIGHTS, encode_path, net_path
+from nnfs.model.mixstate import MixState
 from nnfs.model.start import start_values, untrained
 
 TEXT = b"".join(b"line %d of a log, status=%d\n" % (n, n * n % 7) for n in range(6000))
@@ -82,11 +83,10 @@ def test_net_path() -> None:
 
 
 def test_start_values_fit() -> None:
-    for network in (False, True):
-        stored, made = start_values(network), untrained(network)
-        assert stored.weights.shape == made.weights.shape == (WEIGHTS, INPUTS)
-        for field in ("maps", "match_maps", "weights", "weights_last", "refine"):
-            assert getattr(stored, field).dtype == getattr(made, field).dtype
+    stored, made = start_values(), untrained(False)
+    assert stored.weights.shape == made.weights.shape == (WEIGHTS, INPUTS)
+    for field in ("maps", "match_maps", "weights", "weights_last", "refine"):
+        assert getattr(stored, field).dtype == getattr(made, field).dtype
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_golden(lanes: int, network: bool, stride: int, expected: str) -> None:
     """Untrained values, so that a new set of trained ones does not change it."""
     plain = TEXT[:7000] + np.random.default_rng(3).integers(0, 256, 500, np.uint8).tobytes() + bytes(700) + TEXT[:1000]
     state = MixState(1, 1 << 14)
-    state.start(0, plain, lanes, network, stride, untrained(network))
+    state.start(0, plain, lanes, stride, untrained(network))
     columns = -(-len(plain) // lanes)
     shape = (columns, lanes, 8)
     given = np.random.default_rng(4).integers(1, 65536, shape, np.uint16) if network else np.zeros((0, 0, 0), np.uint16)

@@ -1,0 +1,82 @@
+"""Room for the mixer's states: what `nnfs.model.mixing` reads and writes, for some chunks at once."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nnfs.model.contexts import CONTEXTS, RECORD
+from nnfs.model.mixing import (
+    FIND_BITS,
+    INPUTS,
+    MATCHES,
+    P_TABLE,
+    PARAMETERS,
+    REFINED,
+    SETS,
+    WEIGHTS,
+    Mix,
+)
+from nnfs.model.start import CERTAIN, StartValues, start_values
+
+TABLE_LARGEST = 18  # 4 MB a chunk
+
+
+def table_bits(size: int, largest: int = TABLE_LARGEST) -> int:
+    """Return the binary logarithm of the lines of the table for a chunk of `size` bytes: about 4 lines a byte."""
+    return min(max((size * 4 - 1).bit_length(), 10), largest)
+
+
+class MixState:
+    """Room for `chunks` chunks of up to `size` bytes and `lanes` lanes: made once, used again and again (about 5 MB a
+    chunk).
+
+    `stack` goes to the kernels; `start` makes one row ready for a chunk. Rows are independent: threads may work on
+    different ones."""
+
+    def __init__(self, chunks: int, size: int = 1 << 17, lanes: int = 32, largest: int = TABLE_LARGEST) -> None:
+        self.size, self.largest = size, largest
+        n = chunks
+        self.stack = Mix(
+            np.zeros((n, size), np.uint8),
+            np.zeros((n, 16 << table_bits(size, largest)), np.uint8),
+            np.zeros((n, CONTEXTS, 256), np.uint32),
+            np.zeros((n, MATCHES, 512), np.uint32),
+            np.zeros((n, WEIGHTS, INPUTS), np.int32),
+            np.zeros((n, 256, SETS), np.int32),
+            np.zeros((n, REFINED, CERTAIN), np.uint32),
+            np.zeros((n, MATCHES, 1 << FIND_BITS), np.int32),
+            np.zeros((n, lanes, RECORD), np.int64),
+            np.zeros((n, lanes, CONTEXTS), np.int64),
+            np.zeros((n, lanes, 2 * CONTEXTS), np.int64),
+            np.zeros((n, lanes, 8, INPUTS), np.int32),
+            np.zeros((n, lanes, 8, CONTEXTS), np.uint8),
+            np.zeros((n, lanes, 8, 16), np.int32),
+            np.zeros((n, 2, lanes), np.int64),
+            np.zeros((n, PARAMETERS), np.int64),
+        )
+
+    def start(
+        self,
+        c: int,
+        plain: bytes | int,
+        lanes: int = 1,
+        stride: int = 0,
+        values: StartValues | None = None,
+    ) -> None:
+        """Make row c ready to encode `plain`, or to decode that many bytes.
+
+        values: where the mixer starts; without, from what is stored for a mixer without a network.
+        """
+        s = self.stack
+        size = plain if isinstance(plain, int) else len(plain)
+        values = values or start_values()
+        s.parameters[c] = (size, lanes, stride, table_bits(size, self.largest), *values.rates(lanes))
+        s.plain[c, :size] = 0 if isinstance(plain, int) else np.frombuffer(plain, np.uint8)
+        s.table[c, : 16 << int(s.parameters[c, P_TABLE])] = 0
+        s.maps[c] = values.maps
+        s.match_maps[c] = values.match_maps
+        s.weights[c] = values.weights
+        s.weights_last[c] = values.weights_last
+        s.refine[c] = values.refine
+        s.find[c] = 0
+        s.record[c] = 0
