@@ -6,8 +6,8 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
 import trio
 
@@ -47,7 +47,28 @@ class Metadata(Protocol):
 
 
 Changes = dict[int, ChunkChanges]  # by inode
-Apply = Callable[[Any, Changes, int, int], tuple[Any, int]]  # epoch, changes, now, room -> applied, room
+Amend = Callable[[Any], None]  # changes the store in a commit's txn, after what was requested
+Apply = Callable[[Any, Changes, int, int, Sequence[Amend]], tuple[Any, int]]  # epoch, changes, now, room, amendments
+
+T = TypeVar("T")
+
+
+class _Amendment(Generic[T]):
+    """A change that waits for the next commit, and its result."""
+
+    def __init__(self, change: Callable[[Any], T]) -> None:
+        self._change = change
+        self.done = trio.Event()
+        self.result: list[T] = []
+        self.error: Exception | None = None
+
+    def __call__(self, work: Any) -> None:
+        try:
+            self.result = [self._change(work)]
+        except (OutOfSpace, MemoryError):
+            raise  # half a change must not be committed
+        except Exception as error:  # noqa: BLE001 - its owner's to know; changes fail before they change anything
+            self.error = error
 
 
 class Committer:
@@ -83,6 +104,7 @@ class Committer:
         self._lock = trio.Lock()  # commits and punching: the write txn is one, and punching must not meet it
         self._room_lock = trio.Lock()
         self._finished = False
+        self._amendments: list[_Amendment[Any]] = []
         self._merged: list[DirtyChunk] = []  # rewritten in part: likely bases of the next partial writes
 
     # -- requests
@@ -114,6 +136,24 @@ class Committer:
         error = self.inode_errors.pop(ino, None)
         if error is not None:
             raise error
+
+    async def amend(self, change: Callable[[Any], T], size: int = 0) -> T:
+        """Have `change(work)` run in the commit thread, within the next commit's txn; return its result, durable.
+
+        `size` is how many bytes it adds. Raises `OutOfSpace`, with nothing changed, and whatever `change` raises: it
+        must do so before it changes anything.
+        """
+        if self.failure is not None:
+            raise self.failure
+        if self._finished or not self.space.fits(self.data.size + size):
+            raise OutOfSpace("the filesystem below the store is full, or the store is being closed")
+        amendment = _Amendment(change)
+        self._amendments.append(amendment)
+        self._want_commit()
+        await amendment.done.wait()
+        if amendment.error is not None:
+            raise amendment.error
+        return amendment.result[0]
 
     async def admit(self, size: int) -> None:
         """Wait until `size` more dirty bytes may be taken in. Raises `OutOfSpace` when they would not fit the disk."""
@@ -216,7 +256,7 @@ class Committer:
             if self._wanted <= self.durable or self.failure:
                 with trio.move_on_after(PUNCH_AFTER if self._unpunched else INTERVAL):
                     await self._wake.wait()
-            dirty = not (self.meta.active.empty and self.data.active.empty) or self.meta.frozen is not None
+            dirty = not self._nothing()
             if self.failure:
                 continue
             if not dirty:
@@ -258,15 +298,15 @@ class Committer:
 
     async def _commit(self, *, empty: bool = False) -> None:
         async with self._lock:
-            nothing = self.meta.active.empty and self.data.active.empty and self.meta.frozen is None
-            if self.failure or self._finished or (nothing and not empty):
+            if self.failure or self._finished or (self._nothing() and not empty):
                 return
             self._merged.clear()  # of a failed commit: the numbers its blocks had got will be others'
             epoch, layer = self.meta.freeze(), self.data.freeze()
+            amendments, self._amendments = self._amendments, []
             try:
                 changes = await self._changes(epoch, layer)
                 applied, self._room = await run_fairly(
-                    self._apply, epoch, changes, int(time.time()), self._room, limiter=self._commit_thread
+                    self._apply, epoch, changes, int(time.time()), self._room, amendments, limiter=self._commit_thread
                 )
                 self._finish(epoch.commit, applied)
             except (OutOfSpace, MemoryError) as error:
@@ -285,8 +325,20 @@ class Committer:
                 self.failure = StoreDamaged(f"a bug in a commit: {error!r}; see the log")
             self._attempts += 1
             self._last = time.monotonic()
+            self._settle_amendments(amendments)
             self._changed.set()
             self._changed = trio.Event()
+
+    def _nothing(self) -> bool:
+        clean = self.meta.active.empty and self.data.active.empty and self.meta.frozen is None
+        return clean and not self._amendments
+
+    def _settle_amendments(self, amendments: Sequence[_Amendment[Any]]) -> None:
+        """Tell the owners of amendments how the commit went: a failed one is not tried again for them."""
+        for amendment in amendments:
+            if amendment.error is None and self.durable < self.meta.active.commit - 1:
+                amendment.error = self.failure or self.no_space or OutOfSpace("the commit failed")
+            amendment.done.set()
 
     def _keep(self, commit: int, error: Exception) -> None:
         """Note a commit that failed for want of something: its epoch stays, and is tried again."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nnfs.errors import StoreDamaged
@@ -26,15 +26,17 @@ class Applied:
     """What a commit did."""
 
     state: State
-    maps: dict[int, tuple[int, int, int]] = field(default_factory=dict)  # ino: count, proof, stored
+    maps: dict[int, tuple[int, int, int, int]] = field(default_factory=dict)  # ino: count, proof, stored, flags
     unfinished: set[int] = field(default_factory=set)  # releases to go on with in the next commit
     failed: dict[int, StoreDamaged] = field(default_factory=dict)  # inodes whose chunks could not all be changed
     inodes: int = 0  # change of the number of inodes
 
 
-class _Apply:
+class Work:
+    """A commit in progress: its txn, epoch and blocks, for amendments too."""
+
     def __init__(self, txn: WriteTxn, epoch: Epoch, blocks: BlockWriter, state: State) -> None:
-        self.txn, self.epoch, self.blocks = txn, epoch, blocks
+        self.txn, self.epoch, self.blocks, self.state = txn, epoch, blocks, state
         self.done = Applied(state)
         self.budget = RELEASE_NODES
 
@@ -62,10 +64,16 @@ class _Apply:
                 self.set_slots(inode, number, by_node[number])
             except StoreDamaged as error:
                 self.done.failed[ino] = error
-        self.done.maps[ino] = (inode.count, inode.proof, inode.stored)
-        self.epoch.inodes[ino] = inode
+        inode.flags &= ~Inode.FLAG_SETTLED
+        self.note(inode)
+
+    def note(self, inode: Inode) -> None:
+        """An inode's chunks, or what is said of them, have changed."""
+        self.done.maps[inode.ino] = (inode.count, inode.proof, inode.stored, inode.flags)
+        self.epoch.inodes[inode.ino] = inode
 
     def load(self, ino: int) -> Inode | None:
+        """Return an inode as this commit has it, None when it is gone. Raises `RecordDamaged`."""
         inode = self.epoch.inodes.get(ino)
         if inode is None:
             record = self.txn.get("inode", schema.KEY.pack(ino))
@@ -220,11 +228,21 @@ class _Apply:
             txn.put("orphan", key, schema.pack_orphan(key, epoch.commit))
 
 
-def apply(store: Store, frozen: Epoch, chunks: Mapping[int, ChunkChanges], now: int, room: int) -> tuple[Applied, int]:
+Amendment = Callable[[Work], None]  # a change of the store that no request made; keeps its own errors to itself
+
+
+def apply(
+    store: Store,
+    frozen: Epoch,
+    chunks: Mapping[int, ChunkChanges],
+    now: int,
+    room: int,
+    amendments: Sequence[Amendment] = (),
+) -> tuple[Applied, int]:
     """Commit an epoch; durable on return. Returns what was done and the room left in the payload table's last page.
 
-    `now` is unix seconds. Raises `OutOfSpace` and other `StoreError`s with nothing changed; a damaged map of a single
-    inode does not stop the commit but is reported in `Applied.failed`.
+    `now` is unix seconds; amendments come after what was requested. Raises `OutOfSpace` and other `StoreError`s with
+    nothing changed; a damaged map of a single inode does not stop the commit but is reported in `Applied.failed`.
     """
     epoch = copy.copy(frozen)  # a failed try must leave the epoch as it was
     epoch.inodes = {ino: copy.copy(inode) for ino, inode in frozen.inodes.items()}
@@ -233,7 +251,7 @@ def apply(store: Store, frozen: Epoch, chunks: Mapping[int, ChunkChanges], now: 
     state.commit, state.next_ino, state.inodes = epoch.commit, epoch.state.next_ino, epoch.state.inodes
     with store.write() as txn:
         blocks = BlockWriter(txn, state, now, room)
-        work = _Apply(txn, epoch, blocks, state)
+        work = Work(txn, epoch, blocks, state)
         for ino in sorted(chunks):
             if ino not in epoch.release:
                 work.change_chunks(ino, chunks[ino])
@@ -242,6 +260,8 @@ def apply(store: Store, frozen: Epoch, chunks: Mapping[int, ChunkChanges], now: 
                 work.release(ino)
             else:
                 work.done.unfinished.add(ino)
+        for amend in amendments:
+            amend(work)
         work.write_metadata()
         room = blocks.flush()
         state.inodes += work.done.inodes

@@ -253,10 +253,10 @@ class Filesystem:
         self.state.commit = frozen.commit
         self.state.next_number, self.state.logical = applied.state.next_number, applied.state.logical
         self.state.inodes += applied.inodes
-        for ino, (count, proof, stored) in applied.maps.items():
+        for ino, (count, proof, stored, flags) in applied.maps.items():
             for inode in (self._inodes.get(ino), self.active.inodes.get(ino)):
                 if inode is not None:
-                    inode.count, inode.proof, inode.stored = count, proof, stored
+                    inode.count, inode.proof, inode.stored, inode.flags = count, proof, stored, flags
         for ino in frozen.release - applied.unfinished:
             self._inodes.pop(ino, None)
             self._sound.pop(ino, None)

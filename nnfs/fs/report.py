@@ -31,7 +31,7 @@ def fingerprint(snapshot: Snapshot, model: int) -> str | None:
     key = model.to_bytes(2, "big")
     record = snapshot.get("model", key) if model else None
     try:
-        return schema.unpack_model(key, record).hex() if record is not None else None
+        return schema.Model.unpack(key, record).fingerprint.hex() if record is not None else None
     except RecordDamaged:
         return None
 

@@ -130,8 +130,8 @@ class Daemon:
         self.mount_options = mount_options
         self.connection: Connection | None = None
 
-    def _apply(self, epoch: Any, changes: Any, now: int, room: int) -> Any:
-        return apply(self.store, epoch, changes, now, room)
+    def _apply(self, epoch: Any, changes: Any, now: int, room: int, amendments: Any) -> Any:
+        return apply(self.store, epoch, changes, now, room, amendments)
 
     async def main(self) -> None:
         """Mount, serve, unmount, commit."""

@@ -28,6 +28,21 @@ class Encoded:
 
 
 @dataclass(slots=True)
+class Recode:
+    """Other stored bytes for a block whose content stays: made from `payload`, and nothing once that has changed.
+
+    `data` is None when the block stays as it is for want of something smaller. `owner` is a (file, chunk) that maps it.
+    """
+
+    number: int
+    payload: int
+    owner: tuple[int, int]
+    codec: int = 0
+    model: int = 0
+    data: bytes | None = None
+
+
+@dataclass(slots=True)
 class ChunkChanges:
     """What one commit does to the chunks of one inode: first truncate, then set.
 
@@ -59,7 +74,6 @@ class BlockWriter:
         self._payloads: dict[int, list[tuple[bytes, bytes]]] = {}  # added in this txn, in ascending order
         self._index: dict[bytes, int] = {}
         self._totals: dict[bytes, Total] = {}
-        self._any_queued = txn.last("queue") is not None
 
     def get(self, number: int) -> Block:
         """Return a block's header as this txn sees it. Raises `RecordDamaged` when it is not there."""
@@ -95,13 +109,11 @@ class BlockWriter:
             block.refs += 1
             chunk.number = number
             return number
-        number = chunk.number = self._state.next_number
-        self._state.next_number += 1
+        number = chunk.number = self.add_payload(chunk.payload)
         self._headers[number] = Block(
             chunk.codec, chunk.model, chunk.plain, len(chunk.payload), self._born,
             xxh3_64_intdigest(chunk.payload), number, 1, chunk.hash,
         )  # fmt: skip
-        self._payloads[number], self._room = cut_payload(number, chunk.payload, self._room)
         prefix = chunk.hash[: schema.INDEX_SIZE]
         if prefix not in self._index and self._txn.hint("hash", prefix) is None:
             self._index[prefix] = number
@@ -117,14 +129,42 @@ class BlockWriter:
     def _heal(self, number: int, block: Block, chunk: Encoded) -> None:
         """Give a block whose stored bytes have rotted those of an equal chunk, for all files that share it."""
         log.warning("block %d was damaged and is whole again: its content was written once more", number)
-        self._txn.delete_prefix("payload", schema.KEY.pack(block.payload))
+        self._replace(block, chunk.codec, chunk.model, chunk.payload)
+
+    def _replace(self, block: Block, codec: int, model: int, payload: bytes) -> None:
+        """Give a block other stored bytes of the same content."""
+        if self._payloads.pop(block.payload, None) is None:
+            self._txn.delete_prefix("payload", schema.KEY.pack(block.payload))
         self._count(block.codec, block.model, -1, -block.plain, -block.stored)
-        block.codec, block.model, block.stored = chunk.codec, chunk.model, len(chunk.payload)
-        block.xxh3 = xxh3_64_intdigest(chunk.payload)
-        block.payload = self._state.next_number
+        block.codec, block.model, block.stored, block.flags = codec, model, len(payload), 0
+        block.xxh3 = xxh3_64_intdigest(payload)
+        block.payload = self.add_payload(payload)
+        self._count(codec, model, 1, block.plain, block.stored)
+
+    def add_payload(self, data: bytes) -> int:
+        """Store bytes under a fresh payload number, and return it."""
+        number = self._state.next_number
         self._state.next_number += 1
-        self._payloads[block.payload], self._room = cut_payload(block.payload, chunk.payload, self._room)
-        self._count(block.codec, block.model, 1, block.plain, block.stored)
+        self._payloads[number], self._room = cut_payload(number, data, self._room)
+        return number
+
+    def recode(self, recode: Recode) -> int | None:
+        """Swap a block's stored bytes; return by how many they have grown, None when the block is not as it was.
+
+        The caller has proved that `recode.data` decodes to the block's content.
+        """
+        try:
+            block = self.get(recode.number)
+        except RecordDamaged:
+            return None  # gone meanwhile
+        if block.payload != recode.payload:
+            return None
+        if recode.data is None:
+            block.flags |= Block.FLAG_TRIED
+            return 0
+        before = block.stored
+        self._replace(block, recode.codec, recode.model, recode.data)
+        return block.stored - before
 
     def unref(self, number: int) -> Block:
         """Drop one reference; the last one deletes the block. Returns the header."""
@@ -142,10 +182,20 @@ class BlockWriter:
             self._txn.delete("hash", prefix)
         if self._payloads.pop(block.payload, None) is None:
             self._txn.delete_prefix("payload", schema.KEY.pack(block.payload))
-        if self._any_queued:
-            self._txn.delete("queue", schema.KEY.pack(number))
         self._headers[number] = None
         self._count(block.codec, block.model, -1, -block.plain, -block.stored)
+
+    def uses_model(self, model: int) -> bool:
+        """Whether any block needs a model."""
+        for codec in range(256):
+            key = schema.TOTAL_KEY.pack(codec, model)
+            total = self._totals.get(key)
+            if total is None:
+                record = self._txn.get("total", key)
+                total = Total.unpack(key, record) if record else Total()
+            if total.blocks:
+                return True
+        return False
 
     def _count(self, codec: int, model: int, blocks: int, plain: int, stored: int) -> None:
         key = schema.TOTAL_KEY.pack(codec, model)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from struct import Struct, pack, unpack
+from typing import ClassVar
 
 from xxhash import xxh3_64_digest, xxh3_64_intdigest
 
@@ -40,18 +41,19 @@ FRAGMENT_KEY = Struct(">QH")
 TOTAL_KEY = Struct(">BH")
 
 _SUPER = Struct(">4sII16sIIQQQqQ")  # magic version engine uuid chunk_size reserved compat ro incompat created seed
-_STATE = Struct(">QQQQQQQB")  # commit next_ino next_number inodes logical queue_mark clean_commit flags
+_STATE = Struct(">QQQQQQQB")  # commit next_ino next_number inodes logical reserved clean_commit flags
 _INODE = Struct(">IIIIIQQqqqqQQQQQ")
 _DENTRY = Struct(">QBQ")  # ino type commit
 _COMMIT = Struct(">Q")
 _MAP = Struct(">QQ")  # bitmap commit
 _BLOCK = Struct(">BBHIIIQQQQ64s")  # codec flags model plain stored born xxh3 payload refs commit hash
-_MODEL = Struct(">64sQ")
-_QUEUE = Struct(">qQ")
+_MODEL = Struct(">64sHBQQQQqQ")  # fingerprint base flags size xxh3 payload_a payload_b added commit
+_SCRUB = Struct(">QBqQQQ")  # next deep started blocks damaged commit
 _TOTAL = Struct(">QQQQ")
 
 SUPER_KEY = b"nnfs.super"
 STATE_KEY = b"nnfs.state"
+SCRUB_KEY = b"nnfs.scrub"
 _CHECKSUM = 8
 
 
@@ -127,19 +129,21 @@ class Superblock:
 class State:
     """What changes with every commit."""
 
+    FLAG_UNSETTLED = 1  # a policy or a model has changed: what inodes say about being settled does not count
+
     commit: int = 0
     next_ino: int = FIRST_FREE_INO
     next_number: int = 1  # of blocks and of payloads
     inodes: int = 0
     logical: int = 0  # bytes: plain length of all mapped chunks, a shared chunk counted for each file that maps it
-    queue_mark: int = 0  # blocks below this number have been looked at by recompression
+    reserved: int = 0
     clean_commit: int = 0  # the commit of the last clean unmount; equal to `commit` when nothing came after it
     flags: int = 0
 
     def pack(self) -> bytes:
         return seal("meta", STATE_KEY, _STATE.pack(
             self.commit, self.next_ino, self.next_number, self.inodes,
-            self.logical, self.queue_mark, self.clean_commit, self.flags,
+            self.logical, self.reserved, self.clean_commit, self.flags,
         ))  # fmt: skip
 
     @classmethod
@@ -162,6 +166,7 @@ class Inode:
     )  # fmt: skip
 
     FLAG_COLLISIONS = 1  # a directory that held two names of one hash: an absent first cookie proves nothing
+    FLAG_SETTLED = 2  # recompression has looked at all chunks of this file as they are now
 
     def __init__(self, ino: int, mode: int, uid: int, gid: int, now: int) -> None:
         self.ino, self.mode, self.uid, self.gid = ino, mode, uid, gid
@@ -257,6 +262,8 @@ class MapNode:
 class Block:
     """Header of one block. `payload` is the number under which its stored bytes lie in the payload table."""
 
+    FLAG_TRIED: ClassVar[int] = 1  # the cold codecs, and none made it smaller
+
     codec: int
     model: int
     plain: int  # bytes
@@ -311,25 +318,55 @@ def unpack_orphan(key: bytes, record: bytes) -> int:
     return _fields("orphan", key, record, _COMMIT)[0][0]
 
 
-def pack_queue(key: bytes, due: int, commit: int) -> bytes:
-    """A block to look at again by recompression, not before `due` (unix ns)."""
-    return seal("queue", key, _QUEUE.pack(due, commit))
+@dataclass(slots=True)
+class Model:
+    """One model of the store, under its number (key: >H). Its file lies twice in the payload table."""
+
+    FLAG_RETIRED: ClassVar[int] = 1  # nothing is encoded with it any more; it goes with the last block that needs it
+
+    fingerprint: bytes
+    base: int  # number of the model that the file is a delta over; 0: it is whole
+    flags: int
+    size: int  # bytes of the file
+    xxh3: int  # of the file
+    payload_a: int
+    payload_b: int
+    added: int  # unix seconds
+    commit: int = 0
+
+    @property
+    def retired(self) -> bool:
+        return bool(self.flags & self.FLAG_RETIRED)
+
+    def pack(self, key: bytes) -> bytes:
+        return seal("model", key, _MODEL.pack(
+            self.fingerprint, self.base, self.flags, self.size, self.xxh3,
+            self.payload_a, self.payload_b, self.added, self.commit,
+        ))  # fmt: skip
+
+    @classmethod
+    def unpack(cls, key: bytes, record: bytes) -> Model:
+        body = unseal("model", key, record)
+        if len(body) != _MODEL.size:
+            raise RecordDamaged("model", key, "wrong length")
+        return cls(*_MODEL.unpack(body))
 
 
-def unpack_queue(key: bytes, record: bytes) -> int:
-    """Return the due time (unix ns) of a queue record. Raises `RecordDamaged`."""
-    return _fields("queue", key, record, _QUEUE)[0][0]
+@dataclass(slots=True)
+class Scrub:
+    """How far a scrub has come (meta table, `SCRUB_KEY`), so that it goes on after a remount."""
 
+    next: int  # number of the first block not looked at
+    deep: int  # 1: decodes everything
+    started: int  # unix ns; 0: none is under way
+    blocks: int = 0  # looked at
+    damaged: int = 0  # found
+    commit: int = 0
 
-def pack_model(key: bytes, fingerprint: bytes, commit: int) -> bytes:
-    """Model number (key: >H) to its 64-byte fingerprint."""
-    return seal("model", key, _MODEL.pack(fingerprint, commit))
+    def pack(self) -> bytes:
+        fields = (self.next, self.deep, self.started, self.blocks, self.damaged, self.commit)
+        return seal("meta", SCRUB_KEY, _SCRUB.pack(*fields))
 
-
-def unpack_model(key: bytes, record: bytes) -> bytes:
-    """Return the fingerprint in a model record. Raises `RecordDamaged`."""
-    body = unseal("model", key, record)
-    if len(body) != _MODEL.size:
-        raise RecordDamaged("model", key, "wrong length")
-    fingerprint: bytes = _MODEL.unpack(body)[0]
-    return fingerprint
+    @classmethod
+    def unpack(cls, record: bytes) -> Scrub:
+        return cls(*_fields("meta", SCRUB_KEY, record, _SCRUB)[0])

@@ -18,7 +18,8 @@ from nnfs.fs.fsck.repair import Fixer
 from nnfs.fs.fsck.tree import DIR, FILE
 from nnfs.store import schema
 from nnfs.store.blocks import load_block
-from nnfs.store.schema import FRAGMENT_MAX, Block, MapNode, Total
+from nnfs.store.models import copies, key_of
+from nnfs.store.schema import FRAGMENT_MAX, Block, MapNode, Model, Total
 
 FILES_NAMED = 1000  # chunks listed for one damaged block
 
@@ -46,7 +47,6 @@ class Blocks:
         self.check_payloads()
         self.check_index()
         self.check_totals()
-        self.check_queue()
 
     def index_of(self, number: int) -> int | None:
         """Position of a block with a sound header."""
@@ -60,14 +60,27 @@ class Blocks:
         for key, record in self.c.scan("model"):
             number = int.from_bytes(key, "big")
             try:
-                fingerprint = schema.unpack_model(key, record)
+                model = Model.unpack(key, record)
             except RecordDamaged as error:
                 self.c.problem("model", str(error))
                 continue
-            if len(key) != 2 or number == 0 or fingerprint in fingerprints:
+            if len(key) != 2 or number == 0 or model.fingerprint in fingerprints:
                 self.c.problem("model", f"model {key.hex()}: not a number for one fingerprint")
-            fingerprints.add(fingerprint)
+            fingerprints.add(model.fingerprint)
             self.models.add(number)
+            self.check_copies(number, model)
+
+    def check_copies(self, number: int, model: Model) -> None:
+        """Both copies of a model's file."""
+        name, sound = model.fingerprint.hex()[:16], [copy is not None for copy in copies(self.c.snapshot, model)]
+        if model.base and self.c.snapshot.get("model", key_of(model.base)) is None:
+            self.c.problem("model", f"model {name} is a delta over model {model.base}, which is missing")
+        if not all(sound):
+            fix = partial(Fixer.copy_model, number=number) if any(sound) else None
+            self.c.problem("model", f"model {name}: {2 - sum(sound)} of its 2 copies are damaged", fix=fix)
+        for payload in (model.payload_a, model.payload_b):
+            self.payloads.append(payload)
+            self.fragments += sum(1 for _ in self.c.snapshot.prefix("payload", schema.KEY.pack(payload)))
 
     def check_blocks(self) -> None:
         for key, record in self.c.scan("block"):
@@ -114,7 +127,7 @@ class Blocks:
             yield f"unknown model {block.model}"
         if not 1 <= block.plain <= self.c.store.superblock.chunk_size:
             yield f"{block.plain} plain bytes in chunks of {self.c.store.superblock.chunk_size}"
-        if block.flags:
+        if block.flags & ~Block.FLAG_TRIED:
             yield f"unknown flags {block.flags:#x}"
 
     def wrong_content(self, block: Block) -> str:
@@ -314,16 +327,3 @@ class Blocks:
 
     def missing_blocks(self) -> bool:
         return any(self.index_of(number) is None for number in self.bad)
-
-    def check_queue(self) -> None:
-        for key, record in self.c.scan("queue"):
-            drop = partial(Fixer.delete, table="queue", key=key)
-            try:
-                schema.unpack_queue(key, record)
-            except RecordDamaged as error:
-                self.c.problem("queue", str(error), fix=drop)
-                continue
-            if len(key) != 8:
-                self.c.problem("queue", f"queue has a key {key.hex()}", fix=drop)
-            elif self.index_of(number := schema.KEY.unpack(key)[0]) is None and number not in self.bad:
-                self.c.problem("queue", f"block {number} waits for recompression, but is gone", fix=drop)

@@ -11,7 +11,8 @@ from nnfs.errors import RecordDamaged
 from nnfs.fs.fsck.context import MASK, Context, Problem
 from nnfs.store import schema
 from nnfs.store.blocks import load_block
-from nnfs.store.env import Store, WriteTxn
+from nnfs.store.env import Store, WriteTxn, cut_payload
+from nnfs.store.models import copies, load_model
 from nnfs.store.schema import Dentry, Inode, MapNode, State, Total
 
 DIR = stat.S_IFDIR >> 12
@@ -324,7 +325,6 @@ class Fixer:
             return
         self.txn.delete("block", schema.KEY.pack(number))
         self.txn.delete_prefix("payload", schema.KEY.pack(block.payload))
-        self.txn.delete("queue", schema.KEY.pack(number))
         self.delete_stray_index(block.hash[: schema.INDEX_SIZE], schema.KEY.pack(number))
         key = schema.TOTAL_KEY.pack(block.codec, block.model)
         record = self.txn.get("total", key)
@@ -334,6 +334,16 @@ class Fixer:
             total.plain -= block.plain
             total.stored -= block.stored
             self.put_total(key, total)
+
+    def copy_model(self, number: int) -> None:
+        """Write a model's damaged copy anew from the sound one."""
+        model = load_model(self.txn, number)
+        data = next(copy for copy in copies(self.txn, model) if copy is not None)
+        for payload in (model.payload_a, model.payload_b):
+            self.txn.delete_prefix("payload", schema.KEY.pack(payload))
+            items, _ = cut_payload(payload, data, 0)
+            for key, fragment in items:
+                self.txn.put("payload", key, fragment)
 
     def delete_stray_index(self, key: bytes, record: bytes) -> None:
         """Delete an entry of the hash index unless another fix has replaced it."""
