@@ -6,8 +6,8 @@ import errno
 import stat
 import time
 
-from nnfs.errors import FsError
-from nnfs.fs import acl
+from nnfs.errors import FsError, UsageError
+from nnfs.fs import acl, policy
 from nnfs.fs.filesystem import Filesystem
 from nnfs.store import schema
 from nnfs.store.schema import Inode
@@ -70,7 +70,9 @@ class Xattrs:
 
         Raises `FsError`: EOPNOTSUPP for unknown namespaces, EPERM for computed names, EINVAL for a malformed ACL.
         """
-        if name.startswith(VIRTUAL):
+        if name in policy.NAMES:
+            self._check_policy(inode, name, value)
+        elif name.startswith(VIRTUAL):
             raise FsError(errno.EPERM)
         if not name.startswith(_NAMESPACES):
             raise FsError(errno.EOPNOTSUPP)
@@ -92,9 +94,20 @@ class Xattrs:
                 return
         self.put(inode, name, value)
 
+    def _check_policy(self, inode: Inode, name: bytes, value: bytes) -> None:
+        if not stat.S_ISDIR(inode.mode) and not stat.S_ISREG(inode.mode):
+            raise FsError(errno.EPERM)
+        try:
+            policy.check(name, value)
+        except UsageError as error:
+            raise FsError(errno.EINVAL) from error
+        self.fs.policy_changes += 1
+
     def remove(self, inode: Inode, name: bytes) -> None:
         """removexattr(2). Raises `FsError(ENODATA)`, but not for ACLs: removing one that is not there is no error."""
-        if name.startswith(VIRTUAL):
+        if name in policy.NAMES:
+            self.fs.policy_changes += 1
+        elif name.startswith(VIRTUAL):
             raise FsError(errno.EPERM)
         if name in (ACL_ACCESS, ACL_DEFAULT):
             self._drop(inode, name)

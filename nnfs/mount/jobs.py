@@ -43,7 +43,9 @@ class Job:
 
     async def checkpoint(self) -> None:
         """Wait while work is paused. Raises `Cancelled`."""
-        await self._gate.wait()
+        await trio.lowlevel.checkpoint()
+        while self._gate.paused and not self.cancelled:
+            await self._gate.changed.wait()
         if self.cancelled:
             raise Cancelled("cancelled")
 
@@ -88,21 +90,17 @@ class Gate:
 
     def __init__(self) -> None:
         self.paused = False
-        self._opened = trio.Event()
+        self.changed = trio.Event()
 
-    def pause(self) -> None:
-        self.paused = True
+    def set(self, *, paused: bool) -> None:
+        """Pause, or go on."""
+        self.paused = paused
+        self.tell()
 
-    def resume(self) -> None:
-        self.paused = False
-        self._opened.set()
-        self._opened = trio.Event()
-
-    async def wait(self) -> None:
-        """Return when it is open."""
-        await trio.lowlevel.checkpoint()
-        while self.paused:
-            await self._opened.wait()
+    def tell(self) -> None:
+        """Have those who wait look again."""
+        self.changed.set()
+        self.changed = trio.Event()
 
 
 class Jobs:
@@ -140,9 +138,7 @@ class Jobs:
         if job.state == "queued":
             job.state = "cancelled"
         job.cancelled = True
-        if self.gate.paused:
-            self.gate.resume()  # a paused job would never see it
-            self.gate.pause()
+        self.gate.tell()
         return job
 
     def all(self) -> list[Job]:

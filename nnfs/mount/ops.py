@@ -27,7 +27,7 @@ from nnfs.fs import virtual
 from nnfs.fs.apply import RELEASE_NODES
 from nnfs.fs.filesystem import Filesystem, prove
 from nnfs.fs.namespace import Namespace
-from nnfs.fs.xattrs import ACL_ACCESS, VIRTUAL, Xattrs
+from nnfs.fs.xattrs import ACL_ACCESS, Xattrs
 from nnfs.store import schema
 from nnfs.store.schema import Dentry, Inode
 
@@ -381,7 +381,7 @@ class Operations(pyfuse3.Operations):
         found = self.fs.inode(inode)
         if name == virtual.CODECS and stat.S_ISREG(found.mode):
             return await trio.to_thread.run_sync(virtual.codecs, self.fs.store, inode)
-        value = virtual.computed(self.fs, found, name) if name.startswith(VIRTUAL) else self.xattrs.get(found, name)
+        value = virtual.computed(self.fs, found, name) if name in virtual.COMPUTED else self.xattrs.get(found, name)
         if value is None:
             raise FUSEError(errno.ENODATA)
         return value

@@ -182,6 +182,10 @@ class Inode:
             setattr(twin, name, getattr(self, name))
         return twin
 
+    @property
+    def is_directory(self) -> bool:
+        return self.mode >> 12 == 4
+
     def pack(self) -> bytes:
         """Sealed record for the key `inode_key(self.ino)`."""
         body = _INODE.pack(

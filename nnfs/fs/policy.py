@@ -1,0 +1,111 @@
+"""Which files may turn cold, and with which model: extended attributes of directories, inherited by what is below.
+
+`user.nnfs.policy`:
+- `auto`: cold when it has not been used for a while and when thawing it stays fast enough;
+- `cold`: cold when it has not been used for a while, at any cost of reading;
+- `hot`: stays in the hot tier, and comes back to it;
+- `never`: recompression leaves it alone, in whatever state it is.
+
+`user.nnfs.model`: the fingerprint, in hexadecimal, of the model to encode with.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, replace
+
+from nnfs.errors import RecordDamaged, StoreDamaged, UsageError
+from nnfs.store import schema
+from nnfs.store.env import Snapshot
+from nnfs.store.schema import Inode
+
+POLICY, MODEL = b"user.nnfs.policy", b"user.nnfs.model"
+NAMES = (POLICY, MODEL)
+
+
+class Policy(enum.Enum):
+    """What recompression may do with a file."""
+
+    AUTO = "auto"
+    HOT = "hot"
+    COLD = "cold"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What holds for a file: the nearest attributes at or above it, or the mount's."""
+
+    policy: Policy
+    model: bytes = b""  # fingerprint; none: the mount's default
+
+
+def parse_policy(value: bytes) -> Policy:
+    """Return the policy that an attribute names. Raises `UsageError`."""
+    try:
+        return Policy(value.decode().strip())
+    except ValueError:
+        names = ", ".join(policy.value for policy in Policy)
+        raise UsageError(f"no policy {value[:40]!r}; there are: {names}") from None
+
+
+def parse_model(value: bytes) -> bytes:
+    """Return the fingerprint that an attribute names. Raises `UsageError`."""
+    try:
+        fingerprint = bytes.fromhex(value.decode().strip())
+    except ValueError:
+        fingerprint = b""
+    if len(fingerprint) != schema.HASH_SIZE:
+        raise UsageError(f"a model is named by {2 * schema.HASH_SIZE} hexadecimal digits, its fingerprint")
+    return fingerprint
+
+
+def check(name: bytes, value: bytes) -> None:
+    """Raises `UsageError` for a value that an attribute of ours must not have."""
+    (parse_policy if name == POLICY else parse_model)(value)
+
+
+def refine(snapshot: Snapshot, inode: Inode, rules: Rules) -> Rules:
+    """Return the rules for an inode and what is below it, given those from above."""
+    if not inode.xattrs:
+        return rules
+    for name in NAMES:
+        key = schema.KEY.pack(inode.ino) + name
+        try:
+            record = snapshot.hint("xattr", key)
+            if record is None:
+                continue
+            value = schema.unpack_xattr(key, record)
+            if name == POLICY:
+                rules = replace(rules, policy=parse_policy(value))
+            else:
+                rules = replace(rules, model=parse_model(value))
+        except (RecordDamaged, UsageError):
+            continue  # as if it were not there: fsck names what is damaged
+    return rules
+
+
+def inherited(snapshot: Snapshot, ino: int, rules: Rules) -> tuple[Rules, int]:
+    """Return the rules for a directory, and the directory that the policy comes from (0: the mount).
+
+    Raises `StoreDamaged`, `UsageError` when a directory on the way up is gone.
+    """
+    above: list[Inode] = []
+    while True:
+        record = snapshot.get("inode", schema.KEY.pack(ino))
+        if record is None:
+            raise UsageError(f"inode {ino} is not in the store")
+        inode = Inode.unpack(ino, record)
+        above.append(inode)
+        if ino == schema.ROOT_INO or not inode.is_directory:
+            break
+        if len(above) > 10_000:
+            raise StoreDamaged("directories that contain each other: run nnfs fsck")
+        ino = inode.aux
+    source = 0
+    for inode in reversed(above):
+        refined = refine(snapshot, inode, rules)
+        if snapshot.hint("xattr", schema.KEY.pack(inode.ino) + POLICY) is not None:
+            source = inode.ino
+        rules = refined
+    return rules, source
