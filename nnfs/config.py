@@ -1,43 +1,181 @@
-"""nnfs's own mount options (`-o name=value`), beside those that mount(8) knows."""
+"""nnfs's own mount options: `-o name=value`, or the same names in a config file.
+
+The file is `/etc/nnfs.toml` (the environment's `NNFS_CONFIG` names another one)::
+
+    [default]
+    write_age = "2h"
+
+    ["/data"]            # the store's directory
+    device = "cuda:0"
+
+What `-o` says comes before the store's table, and that before `[default]`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
 
 from nnfs.errors import UsageError
 
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+CONFIG_FILE = "/etc/nnfs.toml"
+CONFIG_ENVIRONMENT = "NNFS_CONFIG"
+POLICIES = ("auto", "hot", "cold", "never")
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_SPANS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_DEVICE = re.compile(r"cpu|cuda(:\d+)?")
+_MIN_DIRTY = 4 << 20
+
+
+def parse_size(text: str) -> int:
+    """Parse a number of bytes with an optional K, M, G or T. Raises ValueError."""
+    match = re.fullmatch(r"(\d+)([KMGT]?)", text, re.IGNORECASE | re.ASCII)
+    if match is None:
+        raise ValueError("say a number of bytes: 33554432 or 32M")
+    return int(match[1]) * _UNITS[match[2].upper()]
+
+
+def parse_duration(text: str) -> float:
+    """Parse a duration with an optional unit (s, m, h, d) into seconds. Raises ValueError."""
+    match = re.fullmatch(r"(\d+(?:\.\d*)?)([smhd]?)", text, re.ASCII)
+    if match is None:
+        raise ValueError("say a duration: 90, 90s, 30m, 1h or 7d")
+    return float(match[1]) * _SPANS[match[2]]
+
+
+def _positive_duration(text: str) -> float:
+    if not (seconds := parse_duration(text)):
+        raise ValueError("must be more than 0")
+    return seconds
+
+
+def _dirty_size(text: str) -> int:
+    if (size := parse_size(text)) < _MIN_DIRTY:
+        raise ValueError("must be at least 4M")
+    return size
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"\d{1,4}", text, re.ASCII):
+        raise ValueError("say a number of threads, 0 to 9999")
+    return int(text)
+
+
+def _switch(text: str) -> bool:
+    if text not in ("on", "off"):
+        raise ValueError("say on or off")
+    return text == "on"
+
+
+def parse_policy(text: str) -> str:
+    """Return `text` if it names a policy. Raises ValueError."""
+    if text not in POLICIES:
+        raise ValueError(f"say one of {', '.join(POLICIES)}")
+    return text
+
+
+def parse_device(text: str) -> str:
+    """Return devices as `auto`, or as `cpu`, `cuda:N` joined by `+` (a comma does as well). Raises ValueError."""
+    if text == "auto":
+        return text
+    names = re.split("[+,]", text)
+    if len(set(names)) < len(names) or not all(map(_DEVICE.fullmatch, names)):
+        raise ValueError("say auto, or cpu, cuda:0, cuda:1, ... with + between several, each once")
+    return "+".join(names)
+
+
+def _option(default: Any, parse: Callable[[str], Any], shown: str, meaning: str) -> Any:
+    """A field: its default, how its text is read, its default as text, and what `nnfs mount --help` says of it."""
+    return field(default=default, metadata={"parse": parse, "shown": shown, "meaning": meaning})
 
 
 @dataclass(frozen=True)
 class Options:
-    """Limits of one mount."""
+    """Options of one mount. Sizes are bytes, durations seconds."""
 
-    cache: int = 32 << 20  # bytes of decoded blocks kept; the kernel's page cache holds what was read besides
-    dirty: int = 24 << 20  # bytes of written data not committed yet, at which writers wait
-    read_timeout: float = 60.0  # seconds within which every read ends
+    cache: int = _option(32 << 20, parse_size, "32M", "decoded chunks kept in memory")
+    dirty: int = _option(24 << 20, _dirty_size, "24M", "written data not committed yet, at which writers wait")
+    read_timeout: float = _option(60.0, _positive_duration, "60", "within this every read ends, with EIO at worst")
+    compact: bool = _option(True, _switch, "on", "recompress cold data in the background; off: when told to only")
+    policy: str = _option("auto", parse_policy, "auto", "auto, hot, cold or never: where no directory says otherwise")
+    write_age: float = _option(3600.0, parse_duration, "1h", "cold is what was not written for this long (s, m, h, d)")
+    read_age: float = _option(86400.0, parse_duration, "1d", "... and not read for this long")
+    thaw_limit: float = _option(8.0, parse_duration, "8", "seconds per MiB that auto may make a reader wait")
+    device: str = _option("auto", parse_device, "auto", "of the neural codec: auto, cpu, cuda:0 or several: cuda:0+cpu")
+    threads: int = _option(0, _count, "0", "for reading cold data; 0: all cores")
+    compact_threads: int = _option(0, _count, "0", "for recompression; 0: half the cores")
+    thawed: int = _option(512 << 20, parse_size, "512M", "disk space for copies of cold data lately read; 0: none")
+
+    @property
+    def devices(self) -> list[str]:
+        """`device`, taken apart."""
+        return self.device.split("+")
 
 
-def parse_size(text: str) -> int:
-    """Parse a number of bytes with an optional K, M or G. Raises ValueError."""
-    unit = text[-1:].upper() if text[-1:].upper() in _UNITS and text[-1:] else ""
-    return int(text[: len(text) - len(unit)]) * _UNITS[unit]
+def described() -> Iterator[tuple[str, str]]:
+    """Every option as `name=default`, and what it means."""
+    for option in fields(Options):
+        yield f"{option.name}={option.metadata['shown']}", option.metadata["meaning"]
+
+
+def _parse(words: Mapping[str, str], source: str) -> dict[str, Any]:
+    known = {option.name: option for option in fields(Options)}
+    values = {}
+    for name, text in words.items():
+        if name not in known:
+            raise UsageError(f"{source}: unknown option {name!r}: nnfs mount --help lists them")
+        try:
+            values[name] = known[name].metadata["parse"](text)
+        except ValueError as error:
+            raise UsageError(f"{source}: {name}={text}: {error}") from error
+    return values
 
 
 def parse_own(words: Mapping[str, str]) -> Options:
-    """Return the options of a mount. Raises `UsageError` for unknown names and bad values."""
-    values: dict[str, float] = {}
-    for name, text in words.items():
-        try:
-            if name in ("cache", "dirty"):
-                values[name] = parse_size(text)
-            elif name == "read_timeout":
-                values[name] = float(text)
-            else:
-                raise UsageError(f"unknown mount option {name!r}: see nnfs mount --help")
-        except ValueError as error:
-            raise UsageError(f"mount option {name}={text}: {error}") from error
-    if values.get("dirty", 1 << 30) < 4 << 20 or values.get("cache", 0) < 0 or values.get("read_timeout", 1) <= 0:
-        raise UsageError("mount options: dirty must be at least 4M, cache and read_timeout positive")
-    return Options(**values)  # type: ignore[arg-type]
+    """Return the options of `-o` alone. Raises `UsageError` for unknown names and bad values."""
+    return Options(**_parse(words, "mount option"))
+
+
+def load_options(store: Path, own: Mapping[str, str]) -> Options:
+    """Return the options of a store's mount: `-o` before the config file. Raises `UsageError`."""
+    return Options(**{**_from_file(store), **_parse(own, "mount option")})
+
+
+def _from_file(store: Path) -> dict[str, Any]:
+    import tomllib  # late: most commands read no config
+
+    file = os.environ.get(CONFIG_ENVIRONMENT) or CONFIG_FILE
+    try:
+        with open(file, "rb") as stream:
+            tables = tomllib.load(stream)
+    except FileNotFoundError as error:
+        if file == CONFIG_FILE:
+            return {}
+        raise UsageError(f"{file} ({CONFIG_ENVIRONMENT}): no such file") from error
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(f"{file}: {error}") from error
+    default, own = dict[str, Any](), dict[str, Any]()
+    for name, table in tables.items():
+        if not isinstance(table, dict) or not (name == "default" or os.path.isabs(name)):
+            raise UsageError(f'{file}: {name!r} is neither [default] nor the table of a store, ["/data"] say')
+        if name == "default":
+            default = table
+        elif os.path.realpath(name) == os.path.realpath(store):
+            own = table
+    return {
+        **_parse(_words(default), f"{file} [default]"),
+        **_parse(_words(own), f"{file} [{os.fspath(store)}]"),
+    }
+
+
+def _words(table: Mapping[str, Any]) -> dict[str, str]:
+    """The values of a table as `-o` would have them."""
+    switches = {True: "on", False: "off"}
+    return {name: switches[value] if isinstance(value, bool) else str(value) for name, value in table.items()}
