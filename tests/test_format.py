@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from xxhash import xxh3_64_digest, xxh3_64_intdigest
 
-from nnfs.store import env, schema
-from nnfs.store.schema import Block, Dentry, Inode, MapNode, State, Superblock, Total
+from nnfs import codec
+from nnfs.codec.base import CM, FIRST_COLD, NEURAL
+from nnfs.store import env, models, schema
+from nnfs.store.schema import Block, Dentry, Inode, MapNode, Model, Scrub, State, Superblock, Total
 
 DOCUMENT = (Path(schema.__file__).parent / "FORMAT.md").read_text(encoding="utf-8")
 SIZES = {"u8": 1, "u16": 2, "u64": 8, "s64": 8}
@@ -45,6 +47,20 @@ def sizes_in(text: str) -> list[int]:
     return [
         SIZES[word] if word in SIZES else int(word.split()[0]) for word in re.findall(r"\b[us]\d+\b|\b\d+ bytes", text)
     ]
+
+
+def meaning(heading: str, field: str) -> str:
+    """What the document says of a field."""
+    return next(text for _, name, text in rows(heading) if name == field)
+
+
+def flags_of(heading: str) -> dict[int, str]:
+    """Flags of a record and the first words about each, up to a colon or three words."""
+    found = {}
+    for number, words in re.findall(r"(?:^|; )(\d+): ([^;]*)", meaning(heading, "flags")):
+        first = words.split(":")[0]
+        found[int(number)] = " ".join(first.split()[:3])
+    return found
 
 
 def assert_fields(heading: str, body: bytes, values: dict[str, int | bytes]) -> None:
@@ -85,6 +101,7 @@ def test_superblock() -> None:
 def test_state() -> None:
     values = distinct([field.name for field in dataclasses.fields(State)])
     assert_fields("**State**", State(**values).pack()[:-8], dict(values))
+    assert flags_of("**State**") == {State.FLAG_UNSETTLED: "unsettled"}
 
 
 def test_inode() -> None:
@@ -96,10 +113,8 @@ def test_inode() -> None:
     assert_fields("**Inode**", inode.pack()[:-8], dict(values))
     inode.target = b"somewhere"
     assert inode.pack()[:-8].endswith(b"somewhere")
-    flags = next(meaning for _, name, meaning in rows("**Inode**") if name == "flags")
-    assert flags == f"{Inode.FLAG_COLLISIONS}: directory has held names of one hash"
-    target = next(meaning for _, name, meaning in rows("**Inode**") if name == "target")
-    assert f"up to {schema.SYMLINK_MAX} bytes" in target
+    assert flags_of("**Inode**") == {Inode.FLAG_COLLISIONS: "directory has held", Inode.FLAG_SETTLED: "settled"}
+    assert f"up to {schema.SYMLINK_MAX} bytes" in meaning("**Inode**", "target")
 
 
 def test_block_header() -> None:
@@ -107,15 +122,33 @@ def test_block_header() -> None:
     values: dict[str, int | bytes] = {**distinct(names), "hash": b"H" * 64}
     key = schema.KEY.pack(1)
     assert_fields("**Block header**", Block(**values).pack(key)[:-8], values)  # type: ignore[arg-type]
+    assert flags_of("**Block header**") == {Block.FLAG_TRIED: "tried"}
+    names = {**codec.NAMES, NEURAL: "neural", CM: "cm"}
+    for number, name in names.items():
+        assert f"{number} {name}" in meaning("**Block header**", "codec")
+    assert f"{FIRST_COLD} and above: cold codecs" in meaning("**Block header**", "codec")
+
+
+def test_model() -> None:
+    names = [name for name, _, _ in layout("**Model**")]
+    values: dict[str, int | bytes] = {**distinct(names), "fingerprint": b"F" * 64}
+    assert_fields("**Model**", Model(**values).pack(b"\0\1")[:-8], values)  # type: ignore[arg-type]
+    assert flags_of("**Model**") == {Model.FLAG_RETIRED: "retired"}
+    described = next(record for _, name, _, record in rows("## Tables") if name == "model")
+    assert f"under `{models.COPY.decode()}`, number u16" in described
+    assert models.places(7) == (("model", b"\0\7"), ("main", b"nnfs.model\0\7"))
+
+
+def test_scrub() -> None:
+    values = distinct([field.name for field in dataclasses.fields(Scrub)])
+    assert_fields("**Scrub**", Scrub(**values).pack()[:-8], dict(values))
 
 
 def test_records_described_in_prose() -> None:
     key8, key16 = schema.KEY.pack(7), schema.KEY2.pack(7, 1 << 16)
     described = {name: record for _, name, _, record in rows("## Tables")}
     packed = {
-        "model": schema.pack_model(b"\0\1", b"F" * 64, 2),
         "orphan": schema.pack_orphan(key8, 2),
-        "queue": schema.pack_queue(key8, -1, 2),
         "total": Total(1, 2, 3, 4).pack(b"\0\0\0"),
         "xattr": schema.pack_xattr(key8 + b"user.a", b"", 2),
     }
@@ -132,14 +165,18 @@ def test_records_described_in_prose() -> None:
 
 def test_keys() -> None:
     keys = {name: key for _, name, key, _ in rows("## Tables")}
-    assert keys["meta"].startswith(f"`{schema.SUPER_KEY.decode()}`, `{schema.STATE_KEY.decode()}`")
+    assert keys["meta"] == ", ".join(
+        f"`{key.decode()}`" for key in (schema.SUPER_KEY, schema.STATE_KEY, schema.SCRUB_KEY)
+    )
     sizes = {name: sum(sizes_in(key)) for name, key in keys.items()}
     expected = {
-        "inode": schema.KEY, "dentry": schema.KEY2, "map": schema.KEY2, "block": schema.KEY, "queue": schema.KEY,
+        "inode": schema.KEY, "dentry": schema.KEY2, "map": schema.KEY2, "block": schema.KEY,
         "orphan": schema.KEY, "payload": schema.FRAGMENT_KEY, "total": schema.TOTAL_KEY,
     }  # fmt: skip
     assert {name: sizes[name] for name in expected} == {name: key.size for name, key in expected.items()}
+    assert sizes["model"] == len(models.key_of(1))
     assert f"first {schema.INDEX_SIZE} bytes" in keys["hash"]
+    assert keys["queue"] == ""
     payload = next(record for _, name, _, record in rows("## Tables") if name == "payload")
     assert payload == "stored bytes: an extent or a fragment"
     assert f"fragments of at most {schema.FRAGMENT_MAX} bytes" in DOCUMENT
@@ -202,6 +239,18 @@ GOLDEN = {
             "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f202122232425262728292a2b2c2d2e2f"
             "303132333435363738393a3b3c3d3e3f2c17fc3f802c36c9"
         ),
+    ),
+    "model": (
+        Model(bytes(range(64)), 2, 1, 13_893_512, 0xFEED, 40, 41, 1_700_000_000, 9).pack(b"\0\3"),
+        (
+            "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f202122232425262728292a2b2c2d2e2f"
+            "303132333435363738393a3b3c3d3e3f0002010000000000d3ff88000000000000feed00000000000000280000000000"
+            "000029000000006553f1000000000000000009f3aa9576cf24c228"
+        ),
+    ),
+    "scrub": (
+        Scrub(77, 1, 1_700_000_000_000_000_000, 76, 2, 9).pack(),
+        "000000000000004d0117979cfe362a0000000000000000004c000000000000000200000000000000096e7b93f9b28fb8b5",
     ),
 }
 

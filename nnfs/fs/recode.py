@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nnfs.errors import RecordDamaged
+from nnfs.errors import ModelMissing, RecordDamaged, StoreDamaged, UsageError
 from nnfs.fs.apply import Work
 from nnfs.store import models, schema
 from nnfs.store.blocks import Recode
 from nnfs.store.schema import Inode, MapNode, State
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +25,26 @@ class Settled:
 
 
 def recode(work: Work, recodes: Sequence[Recode]) -> list[int | None]:
-    """Swap payloads; return for each by how many bytes it has grown, None for a block that is not as it was."""
-    changes = []
+    """Swap payloads; return for each by how many bytes it has grown.
+
+    None for a block that is not as it was, or whose new model has been dropped since it was encoded.
+    """
+    gone = {model for model in {one.model for one in recodes} if model and not _is_there(work, model)}
+    changes: list[int | None] = []
     for one in recodes:
-        change = work.blocks.recode(one)
+        change = None if one.model in gone else work.blocks.recode(one)
         changes.append(change)
         if change:
             _tell_owner(work, one, change)
     return changes
+
+
+def _is_there(work: Work, model: int) -> bool:
+    try:
+        models.load_model(work.txn, model)
+    except ModelMissing:
+        return False
+    return True
 
 
 def _tell_owner(work: Work, one: Recode, change: int) -> None:
@@ -75,25 +90,40 @@ def keep_model(work: Work, fingerprint: bytes, data: bytes, base: bytes | None, 
     if base is not None:
         found = models.by_fingerprint(work.txn, base)
         if found is None:
-            raise models.base_missing(base)
+            raise UsageError(f"the model is a delta over {base.hex()[:16]}, which is not in the store: add that first")
         over = found
-    return models.add_model(
-        work.txn, work.blocks, fingerprint, data, base=over, added=now, commit=work.epoch.commit
-    )
+    return models.add_model(work.txn, work.blocks, fingerprint, data, base=over, added=now, commit=work.epoch.commit)
 
 
 def retire_model(work: Work, number: int) -> None:
-    """Encode nothing with a model any more."""
+    """Encode nothing with a model any more. Raises `ModelMissing`."""
     models.retire_model(work.txn, number, work.epoch.commit)
 
 
+def mend_model(work: Work, number: int) -> bool:
+    """Write a model's damaged copy anew; return whether there was one. Raises `ModelMissing` without a sound one."""
+    return models.mend_copies(work.txn, number)
+
+
 def drop_models(work: Work) -> list[int]:
-    """Delete the retired models that no block needs any more, nor a model that is a delta over them."""
+    """Delete the retired models that no block needs any more, nor a model that is a delta over them.
+
+    The totals only say whether it is worth looking: a damaged one begins again at 0. What counts are the headers of
+    all blocks, and as long as a header or a model's record cannot be read, no model goes: it may be the one needed.
+    """
     known = models.models(work.txn)
-    dropped = []
-    for number, model in sorted(known.items(), reverse=True):  # a delta has a greater number than its base
-        needed = any(other.base == number for n, other in known.items() if n not in dropped)
-        if model.retired and not needed and not work.blocks.uses_model(number):
+    if known.keys() != set(models.numbers(work.txn)):
+        return []
+    try:
+        idle = [number for number, model in known.items() if model.retired and not work.blocks.uses_model(number)]
+        needed = models.needed(work.txn) if idle else set()
+    except StoreDamaged as error:
+        log.warning("no model is dropped, fsck can tell more: %s", error)
+        return []
+    dropped: list[int] = []
+    for number in sorted(idle, key=lambda n: known[n].base == 0):  # deltas first, then what they were over
+        bases = {model.base for n, model in known.items() if n not in dropped}
+        if number not in needed | bases:
             models.drop_model(work.txn, number)
             dropped.append(number)
     return dropped

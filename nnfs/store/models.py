@@ -1,19 +1,23 @@
 """The models of a store: whoever has the store can read it, whatever models a later nnfs ships.
 
-A model's file is kept twice, like the superblock: one damaged copy costs nothing.
+A model's record and its file are kept twice, like the superblock: one damaged copy costs nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 from xxhash import xxh3_64_intdigest
 
-from nnfs.errors import ModelMissing, RecordDamaged, StoreDamaged, UsageError
+from nnfs.errors import ModelMissing, StoreDamaged, UsageError
 from nnfs.store import schema
 from nnfs.store.blocks import BlockWriter
-from nnfs.store.env import Snapshot, WriteTxn
-from nnfs.store.schema import Model
+from nnfs.store.env import Snapshot, WriteTxn, cut_payload
+from nnfs.store.schema import Block, Model
+
+COPY = b"nnfs.model"  # followed by the number: key of a record's second copy, in the main table
+LAST = (1 << 16) - 1
 
 
 def key_of(number: int) -> bytes:
@@ -21,33 +25,56 @@ def key_of(number: int) -> bytes:
     return number.to_bytes(2, "big")
 
 
+def places(number: int) -> tuple[tuple[str, bytes], tuple[str, bytes]]:
+    """Return table and key of both copies of a model's record."""
+    return ("model", key_of(number)), ("main", COPY + key_of(number))
+
+
+def numbers(snapshot: Snapshot) -> list[int]:
+    """Return the numbers of all models, those with damaged records included, in order."""
+    found = set()
+    for table, prefix in (("model", b""), ("main", COPY)):
+        with contextlib.suppress(StoreDamaged):
+            for key, _ in snapshot.prefix(table, prefix):
+                if len(key) == len(prefix) + 2:
+                    found.add(int.from_bytes(key[-2:], "big"))
+    return sorted(found)
+
+
 def models(snapshot: Snapshot) -> dict[int, Model]:
-    """Return the models by number; damaged records are left out (fsck and scrub name them)."""
+    """Return the models by number; those with damaged records are left out (fsck and scrub name them)."""
     found = {}
-    for key, record in snapshot.range("model", b""):
-        try:
-            found[int.from_bytes(key, "big")] = Model.unpack(key, record)
-        except RecordDamaged:
-            continue
+    for number in numbers(snapshot):
+        with contextlib.suppress(ModelMissing):
+            found[number] = load_model(snapshot, number)
     return found
 
 
 def load_model(snapshot: Snapshot, number: int) -> Model:
-    """Return a model's record. Raises `ModelMissing`, `RecordDamaged`."""
-    record = snapshot.get("model", key_of(number))
-    if record is None:
-        raise ModelMissing(f"model {number} is not in the store: nnfs model add FILE brings it back")
-    return Model.unpack(key_of(number), record)
+    """Return a model's record. Raises `ModelMissing` when there is none, or no sound one."""
+    is_there = False
+    for table, key in places(number):
+        try:
+            record = snapshot.get(table, key)
+            if record is not None:
+                is_there = True
+                return Model.unpack(key_of(number), record)
+        except StoreDamaged:
+            continue
+    what = "both copies of its record are damaged" if is_there else "it is not in the store"
+    raise ModelMissing(f"model {number}: {what}: restore a backup")
+
+
+def put_model(txn: WriteTxn, number: int, model: Model) -> None:
+    """Store both copies of a model's record."""
+    record = model.pack(key_of(number))
+    for table, key in places(number):
+        txn.put(table, key, record)
 
 
 def by_fingerprint(snapshot: Snapshot, fingerprint: bytes) -> int | None:
     """Return the number of the model with this fingerprint, None when the store does not hold it."""
     return next((n for n, model in models(snapshot).items() if model.fingerprint == fingerprint), None)
-
-
-def base_missing(fingerprint: bytes) -> UsageError:
-    """Return the error for a delta whose base the store does not hold."""
-    return UsageError(f"the model is a delta over {fingerprint.hex()[:16]}, which is not in the store: add that first")
 
 
 def copies(snapshot: Snapshot, model: Model) -> Iterator[bytes | None]:
@@ -70,27 +97,54 @@ def read_model(snapshot: Snapshot, number: int) -> bytes:
     raise ModelMissing(f"both copies of model {name} are damaged: nnfs model add FILE with that model brings it back")
 
 
+def whole_model(snapshot: Snapshot, number: int) -> bytes:
+    """Return a model's file as workers take it: a delta is put together with its base. Raises `ModelMissing`."""
+    data, base = read_model(snapshot, number), load_model(snapshot, number).base
+    if not base:
+        return data
+    if load_model(snapshot, base).base:
+        raise ModelMissing(f"model {number} is a delta over a delta")
+    from nnfs.model.delta import compose
+
+    return compose(read_model(snapshot, base), data)
+
+
 def add_model(
     txn: WriteTxn, blocks: BlockWriter, fingerprint: bytes, data: bytes, *, base: int, added: int, commit: int
 ) -> int:
     """Store a model's file twice and return its number; one that is there is made whole and taken out of retirement.
 
     `base` is the number of the model that `data` is a delta over, 0 when it is whole. `added` is in unix seconds.
+    Raises `UsageError` for a base that is itself a delta, or when there are too many models.
     """
+    if base and load_model(txn, base).base:
+        raise UsageError("the model is a delta over a model that is itself a delta: fit it to a whole one")
     number = by_fingerprint(txn, fingerprint)
     if number is None:
-        used = models(txn)
-        number = next(n for n in range(1, 1 << 16) if n not in used and txn.get("model", key_of(n)) is None)
+        number = _free_number(txn)
     else:
         old = load_model(txn, number)
-        if not old.retired and all(copy is not None for copy in copies(txn, old)):
+        if None not in copies(txn, old):
+            if old.retired:
+                old.flags, old.commit = old.flags & ~Model.FLAG_RETIRED, commit
+                put_model(txn, number, old)
             return number
-        for payload in (old.payload_a, old.payload_b):
-            txn.delete_prefix("payload", schema.KEY.pack(payload))
+        _delete_files(txn, old)
     first, second = blocks.add_payload(data), blocks.add_payload(data)
-    model = Model(fingerprint, base, 0, len(data), xxh3_64_intdigest(data), first, second, added, commit)
-    txn.put("model", key_of(number), model.pack(key_of(number)))
+    checksum = xxh3_64_intdigest(data)
+    put_model(txn, number, Model(fingerprint, base, 0, len(data), checksum, first, second, added, commit))
     return number
+
+
+def _free_number(txn: WriteTxn) -> int:
+    """Return a number above all others while there are such: whoever remembers one finds no other model under it."""
+    used = {0, *numbers(txn)}
+    if max(used) < LAST:
+        return max(used) + 1
+    for number in range(1, LAST):
+        if number not in used:
+            return number
+    raise UsageError(f"there are {LAST} models in the store: nnfs model retire some")
 
 
 def retire_model(txn: WriteTxn, number: int, commit: int) -> None:
@@ -98,12 +152,49 @@ def retire_model(txn: WriteTxn, number: int, commit: int) -> None:
     model = load_model(txn, number)
     model.flags |= Model.FLAG_RETIRED
     model.commit = commit
-    txn.put("model", key_of(number), model.pack(key_of(number)))
+    put_model(txn, number, model)
 
 
 def drop_model(txn: WriteTxn, number: int) -> None:
     """Delete a model that no block and no other model needs; the caller has made sure. Raises `ModelMissing`."""
-    model = load_model(txn, number)
+    _delete_files(txn, load_model(txn, number))
+    for table, key in places(number):
+        txn.delete(table, key)
+
+
+def _delete_files(txn: WriteTxn, model: Model) -> None:
     for payload in (model.payload_a, model.payload_b):
         txn.delete_prefix("payload", schema.KEY.pack(payload))
-    txn.delete("model", key_of(number))
+
+
+def needed(snapshot: Snapshot) -> set[int]:
+    """Return the numbers of the models that block headers name. Raises `StoreDamaged` when one cannot be read."""
+    return {Block.unpack(key, record).model for key, record in snapshot.range("block", b"")}
+
+
+def mend_copies(txn: WriteTxn, number: int) -> bool:
+    """Write the damaged copy of a model's record or file anew from the sound one; return whether there was one.
+
+    Raises `ModelMissing` when no copy is sound.
+    """
+    model = load_model(txn, number)
+    record = model.pack(key_of(number))
+    stale = [place for place in places(number) if _record(txn, *place) != record]
+    for table, key in stale:
+        txn.put(table, key, record)
+    found = list(copies(txn, model))
+    if None not in found:
+        return bool(stale)
+    data = read_model(txn, number)
+    for payload, copy in zip((model.payload_a, model.payload_b), found, strict=True):
+        if copy is None:
+            txn.delete_prefix("payload", schema.KEY.pack(payload))
+            txn.put_many("payload", cut_payload(payload, data, 0)[0])
+    return True
+
+
+def _record(snapshot: Snapshot, table: str, key: bytes) -> bytes | None:
+    try:
+        return snapshot.get(table, key)
+    except StoreDamaged:
+        return None
