@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import sys
 from collections.abc import Callable
 from typing import Protocol
 
@@ -148,8 +150,41 @@ def _listed(folder: str) -> list[str]:
         return []
 
 
+def stated_fingerprint(path: str) -> bytes:
+    """Return the fingerprint that a model's file says it has, without reading the weights: those who load it check.
+
+    Raises `ModelMissing`.
+    """
+    try:
+        with open(path, "rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        return bytes.fromhex(header["__metadata__"]["fingerprint"])
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, MemoryError) as error:
+        raise ModelMissing(f"{path} is no model file: {error}") from error
+
+
 def fingerprint(data: bytes) -> bytes:
     """Return the fingerprint of a model's file. Raises `ModelMissing` for what is no such file."""
     from nnfs.model.weights import load_weights
 
     return load_weights(data).fingerprint()
+
+
+def main(arguments: list[str]) -> int:
+    """Print the fingerprint of a model's file, of a delta with its base's file on standard input."""
+    from nnfs.model import delta
+
+    try:
+        with open(arguments[0], "rb") as file:
+            data = file.read()
+        if delta.is_delta(data):
+            data = delta.compose(sys.stdin.buffer.read(), data)
+        sys.stdout.write(fingerprint(data).hex() + "\n")
+    except (CodecError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

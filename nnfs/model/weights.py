@@ -120,7 +120,8 @@ def save_weights(w: Weights, path: str, provenance: dict[str, str]) -> None:
     """Write a model file, in one piece or not at all."""
     part = path + ".part"
     with open(part, "wb") as file:
-        file.write(save(_flat(w), provenance | {"architecture": w.architecture.to_json()}))
+        about = {"architecture": w.architecture.to_json(), "fingerprint": w.fingerprint().hex()}
+        file.write(save(_flat(w), provenance | about))
         file.flush()
         os.fsync(file.fileno())
     os.replace(part, path)

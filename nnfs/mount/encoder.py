@@ -1,0 +1,130 @@
+"""From a chunk's plain bytes to the smallest cold payload that is proved to give them back."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from hashlib import blake2b
+from typing import NamedTuple
+
+import trio
+
+from nnfs.blockio.cold import COMPACT, READ, REFERENCE, Cold
+from nnfs.codec import compete
+from nnfs.codec.base import CM, NEURAL
+from nnfs.codec.pool import BACKGROUND, URGENT, Job
+from nnfs.codec.wire import NO_MODEL, Op
+from nnfs.errors import CodecError
+from nnfs.fs.policy import Policy, Rules
+from nnfs.mount.models import Models
+from nnfs.store.schema import Block
+
+log = logging.getLogger(__name__)
+
+MIN_GAIN = 1 / 16  # of the stored bytes; less is not worth slower reads
+MIN_GAIN_COLD = 1 / 64  # where nobody minds slow reads
+REFERENCE_EVERY = 16  # chunks: one of so many is decoded by another engine, too
+CM_BELOW = 1.35  # bits per byte of the neural payload: on data that repeats itself the classical codec may do better
+CM_LEAST = 8 << 10  # bytes of a chunk for which it is tried
+TEXT = 0.9  # share of printable bytes and UTF-8 above which data is text, where the network always wins
+CALIBRATE = 1 << 17  # bytes
+
+
+class Payload(NamedTuple):
+    """One chunk as it could be stored."""
+
+    codec: int
+    model: bytes  # fingerprint
+    data: bytes
+
+
+class ColdEncoder:
+    """Chooses codecs by what reading with them costs here, and encodes in worker processes."""
+
+    def __init__(self, cold: Cold, models: Models, thaw_limit: float) -> None:
+        self._cold, self._models = cold, models
+        self._limit = thaw_limit  # seconds per MiB that `auto` may cost a reader
+        self._speeds: dict[int, float] = {}  # codec: seconds per MiB that a reader waits for
+        self._measuring = trio.Lock()
+        self._proved = 0
+
+    async def encode(self, plain: bytes, block: Block, rules: Rules, *, everything: bool) -> Payload | None:
+        """Return the smallest form of a block's content, None when that is the one it has.
+
+        `everything`: at any cost of reading, as with the policy `cold`. Raises `CodecError`, `WorkerError`, `TimedOut`.
+        """
+        if not await trio.to_thread.run_sync(compete.compressible, plain):
+            return None
+        patient = everything or rules.policy is Policy.COLD
+        found: list[Payload] = []
+        if patient or await self._fast_enough(NEURAL):
+            fingerprint = self._models.wanted(rules.model)
+            data = await self._work(Op.ENCODE, NEURAL, plain, len(plain), fingerprint)
+            if data is not None:
+                found.append(Payload(NEURAL, fingerprint, data))
+        neural_bits = 8 * len(found[0].data) / len(plain) if found else 8.0
+        worth = neural_bits < CM_BELOW or not _is_text(plain)
+        if (not found or (worth and len(plain) >= CM_LEAST)) and (patient or await self._fast_enough(CM)):
+            data = await self._work(Op.ENCODE, CM, plain, len(plain), NO_MODEL)
+            if data is not None:
+                found.append(Payload(CM, NO_MODEL, data))
+        best = min(found, key=lambda one: len(one.data), default=None)
+        least = block.stored * (1 - (MIN_GAIN_COLD if patient else MIN_GAIN))
+        return best if best is not None and len(best.data) < least else None
+
+    async def prove(self, block: Block, payload: Payload) -> None:
+        """Decode a new payload as a reader will. Raises `CodecError` when that does not give the content back."""
+        self._proved += 1
+        workers = [COMPACT] + [REFERENCE] * (self._proved % REFERENCE_EVERY == 1)
+        for worker in workers:
+            plain = await self._work(Op.DECODE, payload.codec, payload.data, block.plain, payload.model, worker)
+            if plain is None or blake2b(plain).digest() != block.hash:
+                raise CodecError(f"codec {payload.codec}: {worker} decodes something else than was encoded")
+
+    async def _work(
+        self, op: Op, codec_id: int, data: bytes, plain: int, fingerprint: bytes, worker: str = COMPACT
+    ) -> bytes | None:
+        job = Job(op, codec_id, data, plain, fingerprint, BACKGROUND, worker)
+        result = await self._cold.run(job)
+        assert result is None or isinstance(result, bytes)
+        return result
+
+    async def _fast_enough(self, codec_id: int) -> bool:
+        """Whether reading with a codec keeps the limit of the mount, measured as a reader meets it: one chunk."""
+        if math.isinf(self._limit):
+            return True
+        async with self._measuring:
+            if codec_id not in self._speeds:
+                self._speeds[codec_id] = await self._measure(codec_id)
+                log.info("codec %d: %.1f s per MiB for a reader", codec_id, self._speeds[codec_id])
+        return self._speeds[codec_id] <= self._limit
+
+    async def _measure(self, codec_id: int) -> float:
+        """Return the seconds per MiB that a reader of one cold chunk waits."""
+        plain = (_SAMPLE * (CALIBRATE // len(_SAMPLE) + 1))[:CALIBRATE]
+        fingerprint = self._models.default() if codec_id == NEURAL else NO_MODEL
+        payload = await self._work(Op.ENCODE, codec_id, plain, len(plain), fingerprint)
+        if payload is None:
+            return math.inf
+        best = math.inf
+        for _ in range(2):  # the first one starts the worker
+            started = time.monotonic()
+            await self._cold.run(Job(Op.DECODE, codec_id, payload, len(plain), fingerprint, URGENT, READ))
+            best = min(best, time.monotonic() - started)
+        return best * (1 << 20) / len(plain)
+
+    def speeds(self) -> dict[str, float]:
+        """Return measured seconds per MiB by codec."""
+        return {str(number): round(seconds, 2) for number, seconds in self._speeds.items() if math.isfinite(seconds)}
+
+
+_SAMPLE = (__doc__ or "").encode() + bytes(range(256))
+
+
+def _is_text(plain: bytes) -> bool:
+    """Tell whether a chunk is mostly text, in any encoding that has ASCII in it."""
+    return len(plain.translate(None, _BINARY)) >= TEXT * len(plain)
+
+
+_BINARY = bytes(set(range(32)) - {9, 10, 12, 13, 27} | {127})

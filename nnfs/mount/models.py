@@ -1,0 +1,191 @@
+"""The models of a mount: those in its store, and the one that is shipped, which is put there when it is first used."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from nnfs.blockio.commit import Committer
+from nnfs.codec.catalogue import PRESETS, SUFFIX, presets, stated_fingerprint
+from nnfs.errors import ModelMissing, NnfsError, UsageError
+from nnfs.fs import recode
+from nnfs.model import delta
+from nnfs.store import models
+from nnfs.store.env import Store
+from nnfs.store.schema import Model, Total
+
+log = logging.getLogger(__name__)
+
+CHECK_S = 120.0  # seconds for a model's file to be looked at
+
+
+class Models:
+    """Numbers, fingerprints and files of models. Numbers are the store's."""
+
+    def __init__(self, store: Store, committer: Committer) -> None:
+        self._store, self._committer = store, committer
+        self._numbers: dict[bytes, int] = {}  # of those known to be in the store and sound
+        self._fingerprints: dict[int, bytes] = {}
+        self._keeping = trio.Lock()
+
+    # -- for supervisors' threads
+
+    def find(self, fingerprint: bytes) -> bytes | None:
+        """Return a whole model's file, from the store or as it is shipped; None when there is none."""
+        with self._store.read() as snapshot:
+            number = models.by_fingerprint(snapshot, fingerprint)
+            if number is not None:
+                try:
+                    data = models.read_model(snapshot, number)
+                    base = models.load_model(snapshot, number).base
+                    return delta.compose(models.read_model(snapshot, base), data) if base else data
+                except NnfsError as error:
+                    log.error("%s", error)
+        path = shipped(fingerprint)
+        return None if path is None else path.read_bytes()
+
+    # -- for the loop
+
+    def fingerprint(self, number: int) -> bytes:
+        """Return the fingerprint that a block header's model number stands for. Raises `ModelMissing`."""
+        if number not in self._fingerprints:
+            with self._store.read() as snapshot:
+                self._fingerprints[number] = models.load_model(snapshot, number).fingerprint
+        return self._fingerprints[number]
+
+    def default(self) -> bytes:
+        """Return the fingerprint of the model that is shipped. Raises `ModelMissing`."""
+        names = presets()
+        if not names:
+            raise ModelMissing("no model is shipped with this nnfs")
+        return stated_fingerprint(os.path.join(PRESETS, names[0] + SUFFIX))
+
+    def wanted(self, fingerprint: bytes) -> bytes:
+        """Return the model to encode with where the rules name `fingerprint`: the default, unless the store has it."""
+        if fingerprint:
+            with self._store.read() as snapshot:
+                number = models.by_fingerprint(snapshot, fingerprint)
+                if number is not None and not models.load_model(snapshot, number).retired:
+                    return fingerprint
+        return self.default()
+
+    async def keep(self, fingerprint: bytes) -> int:
+        """Return the number of a model, after putting it into the store if it is not there.
+
+        Raises `ModelMissing`, `OutOfSpace`.
+        """
+        async with self._keeping:
+            if fingerprint not in self._numbers:
+                self._numbers[fingerprint] = await self._kept(fingerprint)
+        return self._numbers[fingerprint]
+
+    async def _kept(self, fingerprint: bytes) -> int:
+        with self._store.read() as snapshot:
+            number = models.by_fingerprint(snapshot, fingerprint)
+        if number is not None:
+            return number
+        path = shipped(fingerprint)
+        if path is None:
+            raise ModelMissing(f"model {fingerprint.hex()[:16]} is neither in the store nor shipped")
+        return await self._store_model(fingerprint, await trio.to_thread.run_sync(path.read_bytes), None)
+
+    async def _store_model(self, fingerprint: bytes, data: bytes, base: bytes | None) -> int:
+        change = partial(
+            recode.keep_model, fingerprint=fingerprint, data=data, base=base, now=int(time.time())
+        )
+        number: int = await self._committer.amend(change, 2 * len(data))
+        log.info("model %s is in the store, as number %d", fingerprint.hex()[:16], number)
+        return number
+
+    async def add(self, file: Path) -> tuple[int, bytes]:
+        """Put a model's file, or a delta over one, into the store: (number, fingerprint).
+
+        Raises `ModelMissing` for what is no model, `UsageError` for a delta over something else, `OutOfSpace`.
+        """
+        try:
+            data = await trio.to_thread.run_sync(file.read_bytes)
+        except OSError as error:
+            raise UsageError(f"{file}: {error.strerror}") from error
+        base = None
+        if delta.is_delta(data):
+            base = delta.base_of(data)
+            await self.keep(base)
+        fingerprint = await self._examine(file, base)
+        return await self._store_model(fingerprint, data, base), fingerprint
+
+    async def _examine(self, file: Path, base: bytes | None) -> bytes:
+        """Have a child process load a model: what is broken must not come into the store, nor numpy into the daemon."""
+        command = [sys.executable, "-P", "-m", "nnfs.codec.catalogue", os.fspath(file)]
+        whole = None
+        if base is not None:
+            whole = await trio.to_thread.run_sync(self.find, base)
+        with trio.move_on_after(CHECK_S):
+            done = await trio.run_process(
+                command, stdin=whole or b"", capture_stdout=True, capture_stderr=True, check=False
+            )
+            if done.returncode:
+                why = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+                raise ModelMissing(f"{file}: {why}")
+            return bytes.fromhex(done.stdout.decode().strip())
+        raise ModelMissing(f"{file}: could not be looked at within {CHECK_S:.0f} s")
+
+    async def retire(self, fingerprint: bytes) -> None:
+        """Encode nothing with a model any more. Raises `ModelMissing`."""
+        with self._store.read() as snapshot:
+            number = models.by_fingerprint(snapshot, fingerprint)
+        if number is None:
+            raise ModelMissing(f"model {fingerprint.hex()[:16]} is not in the store")
+        await self._committer.amend(partial(recode.retire_model, number=number))
+        await self.collect()
+
+    async def collect(self) -> None:
+        """Drop the retired models that nothing needs any more."""
+        for number in await self._committer.amend(recode.drop_models):
+            fingerprint = self._fingerprints.pop(number, b"")
+            self._numbers = {f: n for f, n in self._numbers.items() if n != number}
+            log.info("model %d (%s) is gone: no block needed it", number, fingerprint.hex()[:16])
+
+    def report(self) -> dict[str, Any]:
+        """Return what `nnfs model list` shows. Reads every copy: for a thread."""
+        lines = []
+        with self._store.read() as snapshot:
+            totals: dict[int, Total] = {}
+            for key, record in snapshot.range("total", b""):
+                total = Total.unpack(key, record)
+                mine = totals.setdefault(int.from_bytes(key[1:], "big"), Total())
+                mine.blocks, mine.plain, mine.stored = (
+                    mine.blocks + total.blocks, mine.plain + total.plain, mine.stored + total.stored,
+                )  # fmt: skip
+            for number, model in sorted(models.models(snapshot).items()):
+                total = totals.get(number, Total())
+                damaged = sum(copy is None for copy in models.copies(snapshot, model))
+                lines.append(_line(number, model, total, damaged))
+        try:
+            default = self.default().hex()
+        except ModelMissing:
+            default = ""
+        return {"models": lines, "default": default}
+
+
+def _line(number: int, model: Model, total: Total, damaged: int) -> dict[str, Any]:
+    return {
+        "number": number, "fingerprint": model.fingerprint.hex(), "base": model.base, "bytes": model.size,
+        "retired": model.retired, "added": model.added, "blocks": total.blocks, "plain_bytes": total.plain,
+        "stored_bytes": total.stored, "copies": f"{damaged} damaged" if damaged else "ok",
+    }  # fmt: skip
+
+
+def shipped(fingerprint: bytes) -> Path | None:
+    """Return the file of a model that comes with nnfs."""
+    for name in presets():
+        path = Path(PRESETS, name + SUFFIX)
+        if stated_fingerprint(os.fspath(path)) == fingerprint:
+            return path
+    return None

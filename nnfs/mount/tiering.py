@@ -1,0 +1,176 @@
+"""The cold tier of a mount: its workers, models and jobs, and what the control socket answers about them."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from nnfs.blockio.cold import Cold
+from nnfs.blockio.commit import Committer
+from nnfs.blockio.reader import Reader
+from nnfs.codec.catalogue import Catalogue
+from nnfs.codec.pool import Pool
+from nnfs.config import Options
+from nnfs.errors import NnfsError, UsageError
+from nnfs.fs import policy, recode
+from nnfs.fs.filesystem import Filesystem
+from nnfs.fs.xattrs import Xattrs
+from nnfs.mount.compact import Compactor
+from nnfs.mount.encoder import ColdEncoder
+from nnfs.mount.jobs import Job, Jobs
+from nnfs.mount.models import Models
+from nnfs.mount.scrub import Scrub
+from nnfs.store.blocks import Recode
+from nnfs.store.env import Store
+from nnfs.store.schema import Block
+
+log = logging.getLogger(__name__)
+
+PASS_EVERY = 60.0  # seconds between two looks for what has gone cold
+BUSY_SHARE = 0.1  # of the loop's time: more, and background work waits
+
+Answer = dict[str, Any]
+
+
+class Tiering:
+    """Joins what turns data cold and warm again. `handlers` are the control socket's commands."""
+
+    def __init__(
+        self, store: Store, fs: Filesystem, committer: Committer, reader: Reader, cold: Cold, pool: Pool,
+        models: Models, options: Options, *, read_only: bool, changed: Callable[[list[int]], None],
+    ) -> None:  # fmt: skip
+        self._store, self._fs, self._committer, self._reader, self._pool = store, fs, committer, reader, pool
+        self.models, self._read_only = models, read_only
+        self._encoder = ColdEncoder(cold, models, options.thaw_limit)
+        self._compactor = Compactor(
+            store, committer, reader, cold, models, self._encoder, options, busy=self._busy, changed=changed
+        )
+        self._scrub = Scrub(store, committer, reader, cold, self._busy)
+        background = self._background if options.compact and not read_only else None
+        self.jobs = Jobs(background, PASS_EVERY)
+        self._seen_changes = 0
+        self._looked = (time.monotonic(), time.thread_time())
+        self._was_busy = False
+        self.handlers: dict[str, Callable[[Answer], Any]] = {
+            "compact": self._compact, "thaw": self._thaw, "scrub": self._scrub_job, "job": self._job,
+            "jobs": self._jobs, "cancel": self._cancel, "pause": self._pause, "resume": self._resume,
+            "models": self._models, "model_add": self._model_add, "model_retire": self._model_retire,
+        }  # fmt: skip
+
+    async def run(self) -> None:
+        """Do jobs until cancelled."""
+        await self.jobs.serve()
+
+    async def write_back(self, number: int, block: Block, payload: bytes) -> None:
+        """Store the repaired bytes of a block."""
+        mended = Recode(number, block.payload, (0, 0), block.codec, block.model, payload)
+        try:
+            await self._committer.amend(functools.partial(recode.recode, recodes=[mended]), len(payload))
+        except NnfsError as error:
+            log.warning("block %d was repaired, but that is not stored: %s", number, error)
+
+    def _busy(self) -> bool:
+        """Whether somebody uses the mount: reads or writes are under way, or requests keep the loop at work."""
+        now, work = time.monotonic(), time.thread_time()
+        then, before = self._looked
+        if now - then >= 0.2:
+            self._looked = now, work
+            self._was_busy = work - before > BUSY_SHARE * (now - then)
+        return self._was_busy or self._reader.waiting > 0
+
+    async def _background(self, job: Job) -> None:
+        if self._committer.failure is not None:
+            return
+        if self._fs.policy_changes != self._seen_changes:
+            seen = self._fs.policy_changes
+            await self._compactor.unsettle()
+            self._seen_changes = seen
+        await self._compactor.background(job)
+
+    # -- commands
+
+    def _writable(self) -> None:
+        if self._read_only or self._committer.failure is not None:
+            raise UsageError("the mount is read-only: nothing can be stored in another form")
+
+    async def _compact(self, request: Answer) -> Answer:
+        ino, everything = int(request["ino"]), bool(request.get("all"))
+        if request.get("dry_run"):
+            run = functools.partial(self._compactor.estimate, ino=ino, everything=everything)
+            return {"job": self.jobs.add("dry run", run).number}
+        self._writable()
+        await self._committer.sync()
+        return {"job": self.jobs.add("compact", self._compactor.compact(ino, everything=everything)).number}
+
+    async def _thaw(self, request: Answer) -> Answer:
+        self._writable()
+        return {"job": self.jobs.add("thaw", self._compactor.thaw(int(request["ino"]))).number}
+
+    async def _scrub_job(self, request: Answer) -> Answer:
+        return {"job": self.jobs.add("scrub", functools.partial(self._scrub.run, deep=bool(request.get("deep")))).number}
+
+    async def _job(self, request: Answer) -> Answer:
+        return self.jobs.get(int(request["job"])).as_dict()
+
+    async def _jobs(self, _request: Answer) -> Answer:
+        return {"jobs": [job.as_dict() for job in self.jobs.all()]}
+
+    async def _cancel(self, request: Answer) -> Answer:
+        return self.jobs.cancel(int(request["job"])).as_dict()
+
+    async def _pause(self, _request: Answer) -> Answer:
+        self.jobs.gate.set(paused=True)
+        return {"paused": True}
+
+    async def _resume(self, _request: Answer) -> Answer:
+        self.jobs.gate.set(paused=False)
+        return {"paused": False}
+
+    async def _models(self, _request: Answer) -> Answer:
+        return await trio.to_thread.run_sync(self.models.report)
+
+    async def _model_add(self, request: Answer) -> Answer:
+        self._writable()
+        number, fingerprint = await self.models.add(Path(request["file"]))
+        if request.get("ino"):
+            inode = self._fs.inode(int(request["ino"]))
+            Xattrs(self._fs).set(inode, policy.MODEL, fingerprint.hex().encode())
+            await self._committer.sync()
+        return {"number": number, "fingerprint": fingerprint.hex()}
+
+    async def _model_retire(self, request: Answer) -> Answer:
+        self._writable()
+        await self.models.retire(policy.parse_model(str(request["fingerprint"]).encode()))
+        return {}
+
+    def status(self) -> Answer:
+        """Return the cold tier's part of `nnfs status`."""
+        running = next((job for job in self.jobs.all() if job.state == "running"), self.jobs.background)
+        seen = running.as_dict() if running is not None else {}
+        queued = sum(job.state == "queued" for job in self.jobs.all())
+        return {
+            "compaction": {
+                "state": seen.get("state", "idle") if seen.get("state") == "running" else "idle",
+                "kind": seen.get("kind", ""), "paused": self.jobs.gate.paused, "phase": seen.get("phase", ""),
+                "queued_jobs": queued, "done_chunks": seen.get("done_chunks", 0), "rate": seen.get("rate", 0.0),
+                **self._compactor.report(),
+            },
+            "workers": [asdict(state) for state in self._pool.states()],
+            "thaw_seconds_per_mib": self._encoder.speeds(),
+        }  # fmt: skip
+
+    def gain(self, codecs: list[Answer]) -> int | None:
+        """Return about how many bytes a compaction would still save, from what it has saved so far; None: unknown."""
+        return self._compactor.gain(sum(line["stored_bytes"] for line in codecs if line["codec"] == "zstd"))
+
+
+def cold_names() -> dict[int, str]:
+    """Return the names of the cold codecs by id."""
+    return Catalogue().names()
