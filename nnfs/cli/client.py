@@ -54,7 +54,8 @@ def ask(store: Path, command: str, *, timeout: float | None = TIMEOUT_S, **args:
             stream.flush()
             line = stream.readline()
     except (FileNotFoundError, ConnectionRefusedError) as error:
-        raise DaemonError(f"no daemon answers for {store}: it is not mounted, or its daemon has died") from error
+        why = f"it is not mounted (nnfs mount {store} MNT), or its daemon has died"
+        raise DaemonError(f"no daemon answers for {store}: {why}") from error
     except TimeoutError as error:
         raise DaemonError(f"the daemon of {store} did not answer {command} within {timeout:.0f} s") from error
     except (ConnectionResetError, BrokenPipeError) as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import nnfs
+from nnfs.config import CONFIG_FILE, POLICIES, described
 from nnfs.errors import NnfsError, UsageError
 
 USAGE, FSCK_USAGE, INTERRUPTED = UsageError.exit_code, 16, 130
@@ -20,6 +21,7 @@ EXAMPLES = """\
 examples:
   nnfs mount /data /mnt/nn      mount the store /data (made when the directory is empty)
   nnfs df /mnt/nn               what it saves
+  nnfs compact /mnt/nn --wait   recompress now what has gone cold
   nnfs umount /mnt/nn           unmount, and wait until all is on disk
 `nnfs COMMAND --help` has more.
 """
@@ -48,6 +50,13 @@ def byte_count(text: str) -> int:
     return int(digits) * factor
 
 
+def positive(text: str) -> int:
+    """A whole number from 1 on."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
 def absolute(text: str) -> Path:
     """A path that stays true when the daemon changes its directory."""
     return Path(os.path.abspath(text))
@@ -67,20 +76,33 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
 
 
-def _add_mounting(commands: Any) -> None:
-    parser = _command(commands, "mount", "mounting:mount", "mount a store (made when its directory is empty)", """\
+def _mount_epilog() -> str:
+    options = "\n".join(f"  {name:<18} {meaning}" for name, meaning in described())
+    return f"""\
   nnfs mount /data /mnt/nn
-  nnfs mount /data /mnt/nn -o ro,noatime
+  nnfs mount /data /mnt/nn -o ro,noatime,write_age=2h
   nnfs mount /data /mnt/nn -f            stay in the foreground, log to stderr
   /data /mnt/nn fuse.nnfs defaults 0 0   the same as a line of /etc/fstab
-""")  # fmt: skip
+options of nnfs for -o, with their defaults:
+{options}
+The same names (as name = "value") in {CONFIG_FILE}: table [default], and one per store, ["/data"]; -o comes first.
+"""
+
+
+def _add_mounting(commands: Any) -> None:
+    parser = _command(
+        commands, "mount", "mounting:mount", "mount a store (made when its directory is empty)", _mount_epilog()
+    )
     parser.add_argument("store", metavar="STORE", help="directory of the store")
     parser.add_argument("mountpoint", metavar="MNT", help="directory to mount on")
     parser.add_argument("-f", dest="foreground", action="store_true", help="stay in the foreground until unmounted")
     parser.add_argument(
         "-o", dest="options", action="append", default=[], metavar="OPTS",
-        help="options as mount(8) takes them: ro, allow_other, noatime, suid, dev, exec, fsname=...",
+        help="options as mount(8) takes them: ro, allow_other, noatime, suid, dev, exec, fsname=...; and those below",
     )  # fmt: skip
+    parser.add_argument(
+        "--device", metavar="D", help="short for -o device=D: auto, cpu, cuda:0, or several with a comma between"
+    )
     parser.add_argument(
         "--chunk-size", type=byte_count, metavar="N", help="for a new store: 16K to 1M, a power of two (128K)"
     )
@@ -102,14 +124,14 @@ def _add_mounting(commands: Any) -> None:
 
 
 def _add_looking(commands: Any) -> None:
-    parser = _command(commands, "df", "show:df", "show what is stored: bytes by codec, ratio, space on disk", """\
+    parser = _command(commands, "df", "show:df", "show what is stored, by codec and model: bytes, ratio", """\
   nnfs df /mnt/nn
   nnfs df /data --json | jq .physical_bytes
 """)  # fmt: skip
     parser.add_argument("path", metavar="PATH", help="a store, a mount point, or anything on a mount")
     _add_json(parser)
 
-    parser = _command(commands, "status", "show:status", "show the daemon's state: dirty bytes, queue, caches", """\
+    parser = _command(commands, "status", "show:status", "show what the daemon does: work, workers, caches", """\
   nnfs status /mnt/nn
   kill -TERM $(nnfs status /data --json | jq .pid)     unmount cleanly
 """)  # fmt: skip
@@ -121,6 +143,91 @@ def _add_looking(commands: Any) -> None:
   nnfs stat /mnt/nn/photos --json
 """)  # fmt: skip
     parser.add_argument("path", metavar="FILE", help="a file or a directory on a mount")
+    _add_json(parser)
+
+
+def _add_recompressing(commands: Any) -> None:
+    parser = _command(commands, "compact", "recompress:compact", "recompress what is cold, at and below a path", """\
+  nnfs compact /mnt/nn                        start it; nnfs status /mnt/nn shows how far it is
+  nnfs compact /mnt/nn/logs --all --wait      everything, however young and slow to read back; show the progress
+  nnfs compact /mnt/nn --dry-run              what would be saved
+  nnfs compact /mnt/nn --cancel
+""")  # fmt: skip
+    _add_job(parser, "anything on a mount (or the store)")
+    parser.add_argument("--all", action="store_true", help="regardless of age and of how slowly it will read back")
+    parser.add_argument("--dry-run", action="store_true", help="change nothing; tell what would be done")
+
+    parser = _command(commands, "thaw", "recompress:thaw", "bring a path back to the hot tier, quick to read", """\
+  nnfs thaw /mnt/nn/thesis --wait
+  nnfs policy /mnt/nn/thesis hot     and leave it there
+""")  # fmt: skip
+    _add_job(parser, "anything on a mount (or the store)")
+
+    parser = _command(commands, "scrub", "recompress:scrub", "verify everything that is stored, while mounted", """\
+  nnfs scrub /mnt/nn --wait          checksums of all stored bytes; exit status 7 when something is damaged
+  nnfs scrub /mnt/nn --deep          decode everything as well, and compare the 512-bit hashes
+""")  # fmt: skip
+    _add_job(parser, "a store, a mount point, or anything on a mount")
+    parser.add_argument("--deep", action="store_true", help="decode everything and compare hashes: slow")
+
+    for name, summary in (
+        ("pause", "hold recompression, thawing and scrub"),
+        ("resume", "let recompression, thawing and scrub go on"),
+    ):
+        parser = _command(commands, name, f"recompress:{name}", summary, f"  nnfs {name} /mnt/nn\n")
+        parser.add_argument("path", metavar="PATH", help="a store, a mount point, or anything on a mount")
+
+
+def _add_job(parser: argparse.ArgumentParser, path_help: str) -> None:
+    parser.add_argument("path", metavar="PATH", help=path_help)
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--wait", action="store_true", help="return when it is done, show the progress until then")
+    how.add_argument("--cancel", action="store_true", help="end it if it is under way")
+    _add_json(parser)
+
+
+def _add_choosing(commands: Any) -> None:
+    parser = _command(commands, "policy", "policy:policy", "show or set what recompression may do below a path", """\
+  nnfs policy /mnt/nn/logs             the policy, and where it comes from
+  nnfs policy /mnt/nn/logs cold
+  nnfs policy /mnt/nn/logs inherit     as the directory above
+auto   cold when unused for a while, if it can be read back fast enough (option thaw_limit)
+cold   cold when unused for a while, however slowly it reads back
+hot    stays quick to read, and becomes so again
+never  is left as it is
+""")  # fmt: skip
+    parser.add_argument("path", metavar="PATH", help="a file or a directory on a mount")
+    parser.add_argument("policy", nargs="?", choices=[*POLICIES, "inherit"], metavar="POLICY", help="what to set")
+
+    parser = _command(commands, "model", "models:list_models", "list, add and retire the models of a store", """\
+  nnfs model list /mnt/nn
+  nnfs model add /mnt/nn new.safetensors
+  nnfs model add /mnt/nn/logs fitted.safetensors --use
+  nnfs model retire /mnt/nn 3f5a
+""")  # fmt: skip
+    actions = parser.add_subparsers(metavar="list|add|retire", required=True, parser_class=Parser)
+    parser = actions.add_parser("list", help="models, what they encoded, and whether both copies are whole")
+    parser.set_defaults(run="nnfs.cli.models:list_models")
+    parser.add_argument("path", metavar="PATH", help="a store, a mount point, or anything on a mount")
+    _add_json(parser)
+    parser = actions.add_parser("add", help="put a model's file into the store")
+    parser.set_defaults(run="nnfs.cli.models:add")
+    parser.add_argument("path", metavar="PATH", help="a store, a mount point, or anything on a mount")
+    parser.add_argument("file", metavar="FILE", help="the model: whole, or fitted to one that the store has")
+    parser.add_argument("--use", action="store_true", help="encode what is below the directory PATH with it")
+    parser = actions.add_parser("retire", help="encode nothing with it any more; it goes when nothing needs it")
+    parser.set_defaults(run="nnfs.cli.models:retire")
+    parser.add_argument("path", metavar="PATH", help="a store, a mount point, or anything on a mount")
+    parser.add_argument("fingerprint", metavar="FINGERPRINT", help="its first digits")
+
+    parser = _command(commands, "train", "models:train", "fit the default model to the files below a directory", """\
+  nnfs train /mnt/nn/logs                 learn, and keep the fitted model if it saves more than it takes
+  nnfs train /mnt/nn/logs --wait          and recompress what is there
+""")  # fmt: skip
+    parser.add_argument("path", metavar="PATH", help="a directory on a mount, with files of one kind")
+    parser.add_argument("--seconds", type=positive, default=600, metavar="N", help="how long to learn (600)")
+    parser.add_argument("--keep-always", action="store_true", help="keep the model even if it does not pay")
+    parser.add_argument("--wait", action="store_true", help="then recompress everything below PATH")
     _add_json(parser)
 
 
@@ -167,6 +274,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
     _add_mounting(commands)
     _add_looking(commands)
+    _add_recompressing(commands)
+    _add_choosing(commands)
     _add_maintaining(commands)
     return parser
 

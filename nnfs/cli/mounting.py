@@ -84,7 +84,13 @@ def _foreground(store: Path, mountpoint: Path, args: argparse.Namespace) -> int:
             os.write(args.ready_fd, READY)
             os.close(args.ready_fd)
 
-    return daemon.run(store, mountpoint, args.options, ready)
+    return daemon.run(store, mountpoint, _options(args), ready)
+
+
+def _options(args: argparse.Namespace) -> list[str]:
+    """What was given with -o; --device is short for an option of that name, where a comma would begin the next one."""
+    device = [f"device={args.device.replace(',', '+')}"] if args.device is not None else []
+    return [*args.options, *device]
 
 
 def _background(store: Path, mountpoint: Path, args: argparse.Namespace) -> int:
@@ -92,12 +98,12 @@ def _background(store: Path, mountpoint: Path, args: argparse.Namespace) -> int:
     ours, theirs = os.pipe()
     command = [sys.executable, "-m", "nnfs", "mount", "-f", "--ready-fd", str(theirs), "--log-level", args.log_level]
     command += ["--log", os.fspath(args.log)] if args.log else []
-    command += [word for option in args.options for word in ("-o", option)]
+    command += [word for option in _options(args) for word in ("-o", option)]
     with open(ours, "rb", buffering=0) as pipe:
         try:
             child = subprocess.Popen(
                 [*command, "--", os.fspath(store), os.fspath(mountpoint)], stdin=subprocess.DEVNULL, cwd="/",
-                pass_fds=[theirs], start_new_session=True, env=_environment(),
+                pass_fds=[theirs], start_new_session=True, env=environment(),
             )  # fmt: skip
         finally:
             os.close(theirs)
@@ -115,8 +121,8 @@ def _background(store: Path, mountpoint: Path, args: argparse.Namespace) -> int:
     return code or MountError.exit_code
 
 
-def _environment() -> dict[str, str]:
-    """The daemon runs in "/": it must find this very package there."""
+def environment() -> dict[str, str]:
+    """A child's environment: wherever it runs, a daemon in "/", it must find this very package."""
     home = os.path.dirname(os.path.dirname(os.path.abspath(nnfs.__file__)))
     path = [home, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(path))}

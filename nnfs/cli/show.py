@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from nnfs.cli import client, tables
+from nnfs.cli import client, policy, tables, watch
 from nnfs.cli.locate import Place, locate
 
 if TYPE_CHECKING:
     from nnfs.store.env import Store
-
-ROOT_INO = 1
 
 
 def _answer(place: Place, command: str, offline: Callable[[Store], dict[str, Any]], **args: Any) -> dict[str, Any]:
@@ -43,24 +41,37 @@ def df(args: argparse.Namespace) -> int:
     print(codec_table(answer["codecs"]))
     print()
     logical, stored, physical = (answer[f"{name}_bytes"] for name in ("logical", "stored", "physical"))
-    print(tables.pairs([
+    lines = [
         ("logical", f"{tables.size(logical)}, content of all files"),
-        ("stored", f"{tables.size(stored)}, payloads; ratio {tables.ratio(logical, stored)}"),
-        ("physical", f"{tables.size(physical)}, on disk with all metadata; ratio {tables.ratio(logical, physical)}"),
-    ]))  # fmt: skip
+        ("stored", f"{tables.size(stored)}, payloads; {_ratios(logical, stored)}"),
+        ("physical", f"{tables.size(physical)}, on disk with all metadata; {_ratios(logical, physical)}"),
+    ]
+    if answer.get("model_bytes"):
+        lines.append(("models", f"{tables.size(answer['model_bytes'])} beside that, two copies of each"))
+    if answer.get("gain") is not None:
+        lines.append(("to gain", f"about {tables.size(answer['gain'])}, by recompressing what is hot"))
+    print(tables.pairs(lines))
     return 0
+
+
+def _ratios(plain: int, stored: int) -> str:
+    return f"ratio {tables.ratio(plain, stored)}, {tables.bits(plain, stored)} bits/byte"
 
 
 def codec_table(codecs: list[dict[str, Any]]) -> str:
     """One line per codec and model."""
+    sums = {name: sum(line[name] for line in codecs) for name in ("chunks", "plain_bytes", "stored_bytes")}
+    total = [{"codec": "all", "fingerprint": "", **sums}] if len(codecs) > 1 else []
     rows = [
         [
-            line["codec"], (line["fingerprint"] or "-")[:12], str(line["chunks"]), tables.size(line["plain_bytes"]),
-            tables.size(line["stored_bytes"]), tables.ratio(line["plain_bytes"], line["stored_bytes"]),
+            line["codec"], "-" if line["fingerprint"] is None else line["fingerprint"][:12], str(line["chunks"]),
+            tables.size(line["plain_bytes"]), tables.size(line["stored_bytes"]),
+            tables.ratio(line["plain_bytes"], line["stored_bytes"]),
+            tables.bits(line["plain_bytes"], line["stored_bytes"]),
         ]
-        for line in codecs
+        for line in codecs + total
     ]  # fmt: skip
-    return tables.table(["codec", "model", "chunks", "plain", "stored", "ratio"], rows, left=2)
+    return tables.table(["codec", "model", "chunks", "plain", "stored", "ratio", "bits/byte"], rows, left=2)
 
 
 def status(args: argparse.Namespace) -> int:
@@ -77,31 +88,35 @@ def status(args: argparse.Namespace) -> int:
     if args.json:
         tables.printed_json(answer)
     else:
-        print(tables.pairs(list(_flat(answer))))
+        print(_status_text(answer))
     return 0
 
 
-def _flat(answer: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    lines = []
-    for name, value in answer.items():
-        label = prefix + name.removesuffix("_bytes").replace("_", " ")
-        if isinstance(value, Mapping):
-            lines += _flat(value, f"{label} ")
-        elif name.endswith("_bytes") and isinstance(value, int):
-            lines.append((label, tables.size(value)))
-        elif name == "uptime" and isinstance(value, int | float):
-            lines.append((label, tables.span(value)))
-        elif isinstance(value, bool):
-            lines.append((label, "yes" if value else "no"))
-        else:
-            lines.append((label, "-" if value is None or value == "" else str(value)))
-    return lines
+def _status_text(answer: dict[str, Any]) -> str:
+    """The daemon's fields, then what recompression does, then a table of its workers, then what is damaged."""
+    rest = dict(answer)
+    compaction, thaw = rest.pop("compaction", None), rest.pop("thaw_seconds_per_mib", {})
+    workers, damaged = rest.pop("workers", []), rest.pop("damaged", [])
+    lines = tables.flat(rest)
+    if compaction is not None:
+        lines += tables.flat(compaction, "compaction ")
+    lines += [("thaw", f"{seconds:.2f} s per MiB ({codec})") for codec, seconds in thaw.items()]
+    lines += [("damaged", line) for line in watch.listed(damaged)]
+    parts = [tables.pairs(lines)]
+    if workers:
+        head = ["worker", "device", "state", "pid", "starts", "deaths", "answered", "failed"]
+        rows = [
+            ["-" if line.get(name) is None else str(line[name]) for name in ["name", *head[1:]]] for line in workers
+        ]
+        parts += ["", tables.table(head, rows, left=3)]
+        parts += [f"{line['name']}: {line['last_error']}" for line in workers if line.get("last_error")]
+    return "\n".join(parts)
 
 
 def stat(args: argparse.Namespace) -> int:
     """One file: chunks, codecs, stored bytes; of a directory the sum of all below it."""
     place = locate(args.path)
-    ino = os.lstat(place.path).st_ino if place.is_inside else ROOT_INO
+    ino = watch.ino_of(place)
 
     def offline(store: Store) -> dict[str, Any]:
         from nnfs.fs import report
@@ -110,6 +125,9 @@ def stat(args: argparse.Namespace) -> int:
             return report.stat_report(snapshot, ino)
 
     answer = {"path": os.fspath(place.path), **_answer(place, "stat", offline, ino=ino)}
+    held = policy.find(place) if place.is_inside else None
+    if held is not None:
+        answer |= {"policy": held.policy, "policy_from": os.fspath(held.source) if held.source else None}
     if args.json:
         tables.printed_json(answer)
         return 0
@@ -121,7 +139,8 @@ def stat(args: argparse.Namespace) -> int:
         ("size", tables.size(answer["size"])),
         *([("below it", f"{answer['inodes']} inodes")] if "inodes" in answer else []),
         ("chunks", f"{chunks} of up to {piece}, {answer['shared']} of them shared, {answer['holes']} holes"),
-        ("stored", f"{tables.size(stored)} for {tables.size(plain)}; ratio {tables.ratio(plain, stored)}"),
+        ("stored", f"{tables.size(stored)} for {tables.size(plain)}; {_ratios(plain, stored)}"),
+        *([("policy", str(held))] if held is not None else []),
     ]
     if answer["damaged"]:
         lines.append(("damaged", f"{answer['damaged']} chunks or map nodes: run nnfs fsck"))

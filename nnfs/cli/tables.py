@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -21,6 +21,11 @@ def size(number: int) -> str:
 def ratio(plain: int, stored: int) -> str:
     """How many times smaller than plain."""
     return f"{plain / stored:.2f}" if plain and stored else "-"
+
+
+def bits(plain: int, stored: int) -> str:
+    """Stored bits per plain byte."""
+    return f"{8 * stored / plain:.3f}" if plain else "-"
 
 
 def span(seconds: float) -> str:
@@ -48,6 +53,26 @@ def pairs(items: Sequence[tuple[str, str]]) -> str:
     """Names and values in two columns."""
     width = max(len(name) for name, _ in items)
     return "\n".join(f"{name.ljust(width)}  {value}" for name, value in items)
+
+
+def flat(answer: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """The fields of an answer as names and values for `pairs`; lists are left out."""
+    lines = []
+    for name, value in answer.items():
+        label = prefix + name.removesuffix("_bytes").replace("_", " ")
+        if isinstance(value, Mapping):
+            lines += flat(value, f"{label} ")
+        elif name.endswith("_bytes") and isinstance(value, int):
+            lines.append((label, size(value)))
+        elif name == "rate" and isinstance(value, int | float):
+            lines.append((label, f"{size(int(value))}/s"))
+        elif name in ("uptime", "seconds", "eta") and isinstance(value, int | float):
+            lines.append((label, span(value)))
+        elif isinstance(value, bool):
+            lines.append((label, "yes" if value else "no"))
+        elif not isinstance(value, list):
+            lines.append((label, "-" if value is None or value == "" else str(value)))
+    return lines
 
 
 def printed_json(answer: dict[str, Any]) -> None:

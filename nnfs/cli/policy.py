@@ -1,0 +1,69 @@
+"""`nnfs policy`: what recompression may do with a file or below a directory. An extended attribute, inherited."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnfs.cli import client
+from nnfs.cli.locate import Place, locate
+from nnfs.config import load_options
+from nnfs.errors import DaemonError, UsageError
+
+XATTR = "user.nnfs.policy"
+INHERIT = "inherit"
+_NOT_SET = (errno.ENODATA, errno.EOPNOTSUPP)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A policy and the path that it was set on; None: the mount's option."""
+
+    policy: str
+    source: Path | None
+
+    def __str__(self) -> str:
+        return f"{self.policy}, {f'set on {self.source}' if self.source else 'option of the mount'}"
+
+
+def find(place: Place) -> Found:
+    """Return the policy that holds for a place on a mount: the nearest one at or above it. Raises OSError."""
+    assert place.mount is not None
+    path = Path(os.path.realpath(place.path.parent)) / place.path.name  # the directories that it really lies in
+    for directory in (path, *path.parents):
+        try:
+            return Found(os.fsdecode(os.getxattr(directory, XATTR, follow_symlinks=False)), directory)
+        except OSError as error:
+            if error.errno not in _NOT_SET:
+                raise
+        if os.fspath(directory) == place.mount.mountpoint:
+            break
+    return Found(_of_mount(place.store), None)
+
+
+def _of_mount(store: Path) -> str:
+    try:
+        told = client.ask(store, "status").get("compaction", {}).get("policy")
+    except DaemonError:
+        told = None  # not for everyone to ask
+    return str(told or load_options(store, {}).policy)
+
+
+def policy(args: argparse.Namespace) -> int:
+    """Set the policy of a path when one is given; print the one that holds."""
+    place = locate(os.path.realpath(args.path))
+    if place.mount is None:
+        raise UsageError(f"{args.path} is a store: give a path on its mount")
+    if args.policy == INHERIT:
+        try:
+            os.removexattr(place.path, XATTR)
+        except OSError as error:
+            if error.errno not in _NOT_SET:
+                raise
+    elif args.policy is not None:
+        os.setxattr(place.path, XATTR, args.policy.encode())
+    print(f"{place.path}: {find(place)}")
+    return 0

@@ -1,0 +1,53 @@
+"""`nnfs compact`, `thaw`, `scrub`, `pause` and `resume`: the daemon does the work."""
+
+from __future__ import annotations
+
+import argparse
+
+from nnfs.cli import client, watch
+from nnfs.cli.locate import locate
+
+
+def compact(args: argparse.Namespace) -> int:
+    """Recompress what is cold, or everything, at and below a path."""
+    place = locate(args.path)
+    if args.cancel:
+        return watch.cancel(place, "compact")
+    return watch.run(
+        place, "compact", wait=args.wait or args.dry_run, json=args.json,
+        ino=watch.ino_of(place), all=args.all, dry_run=args.dry_run,
+    )  # fmt: skip
+
+
+def thaw(args: argparse.Namespace) -> int:
+    """Bring a path, and what is below it, back to the hot tier."""
+    place = locate(args.path)
+    if args.cancel:
+        return watch.cancel(place, "thaw")
+    return watch.run(place, "thaw", wait=args.wait, json=args.json, ino=watch.ino_of(place))
+
+
+def scrub(args: argparse.Namespace) -> int:
+    """Verify the checksums of all stored bytes, or decode them."""
+    place = locate(args.path)
+    if args.cancel:
+        return watch.cancel(place, "scrub")
+    return watch.run(place, "scrub", wait=args.wait, json=args.json, deep=args.deep)
+
+
+def pause(args: argparse.Namespace) -> int:
+    """Hold recompression, thawing and scrub."""
+    place = locate(args.path)
+    client.ask(place.store, "pause")
+    print(f"paused until nnfs resume {args.path}, or the next mount")
+    return 0
+
+
+def resume(args: argparse.Namespace) -> int:
+    """Let them go on."""
+    place = locate(args.path)
+    client.ask(place.store, "resume")
+    jobs = [job for job in client.ask(place.store, "jobs")["jobs"] if job["state"] in watch.RUNNING]
+    names = ", ".join(f"job {job['job']} ({job['kind']})" for job in jobs)
+    print(f"resumed: {names}" if names else "resumed")
+    return 0

@@ -1,0 +1,201 @@
+"""Jobs of a daemon as the command line sees them: started, watched until they end, summed up."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Any, Protocol
+
+from nnfs.cli import client, tables
+from nnfs.cli.locate import Place
+from nnfs.errors import DaemonError, NnfsError, StoreDamaged
+
+ROOT_INO = 1
+FIRST_POLL_S, LAST_POLL_S = 0.05, 1.0  # between two questions: a short job's end is seen soon, a long one costs little
+STEP_PERCENT = 10  # of progress that is worth a line where there is no terminal
+RUNNING = ("queued", "running")
+DRY_RUN = "dry run"  # a kind of job
+SHOWN = 20  # damaged blocks
+
+Job = dict[str, Any]
+
+
+def ino_of(place: Place) -> int:
+    """The inode that a place names; the root's for a store."""
+    return os.lstat(place.path).st_ino if place.is_inside else ROOT_INO
+
+
+def run(place: Place, command: str, *, wait: bool, json: bool, **request: Any) -> int:
+    """Start a job; wait for its end when asked to, and print what came of it. Returns the exit code.
+
+    Raises `DaemonError`, with the job's own exit code when the job failed.
+    """
+    number = int(client.ask(place.store, command, **request)["job"])
+    if not wait:
+        if json:
+            tables.printed_json({"job": number})
+        else:
+            print(f"job {number} is on its way: nnfs status {place.path} shows it")
+        return 0
+    job = follow(place, number)
+    if json:
+        tables.printed_json(job)
+    elif job["state"] == "done":
+        print(summary(job))
+    return end_of(job)
+
+
+def follow(place: Place, number: int) -> Job:
+    """Show a job's progress until it has ended, and return it. ^C leaves it running. Raises `DaemonError`."""
+    paused = client.ask(place.store, "status").get("compaction", {}).get("paused")
+    if paused:
+        print(f"nnfs: work is paused; nnfs resume {place.path} lets it go on", file=sys.stderr)
+    show: _Show = _Bar() if sys.stderr.isatty() else _Lines()
+    pause, job = FIRST_POLL_S, Job()
+    try:
+        while True:
+            job = client.ask(place.store, "job", job=number)
+            if job["state"] not in RUNNING:
+                return job
+            show(job)
+            time.sleep(pause)
+            pause = min(2 * pause, LAST_POLL_S)
+    except KeyboardInterrupt:
+        show.close()
+        if job.get("kind") == DRY_RUN:
+            client.ask(place.store, "cancel", job=number)  # only we would have seen what it finds
+        else:
+            print(
+                f"\nnnfs: job {number} goes on without you (nnfs status {place.path} shows it); "
+                f"nnfs {job.get('kind', 'compact')} {place.path} --cancel ends it, nnfs pause {place.path} holds it",
+                file=sys.stderr,
+            )
+        raise
+    finally:
+        show.close()
+
+
+def end_of(job: Job) -> int:
+    """The exit code of a job that has ended. Raises `DaemonError` for one that failed or was cancelled."""
+    if job["state"] == "done":
+        return StoreDamaged.exit_code if _damage(job) else 0
+    failure = DaemonError(f"{job['kind']} (job {job['job']}) {job['state']}: {job.get('error') or 'no reason given'}")
+    if job["state"] == "cancelled":
+        failure = DaemonError(f"{job['kind']} (job {job['job']}) was cancelled")
+        failure.exit_code = NnfsError.exit_code
+    else:
+        failure.exit_code = int(job.get("exit") or failure.exit_code)
+    raise failure
+
+
+def _damage(job: Job) -> list[Any]:
+    found = job.get("result", {}).get("damaged", [])
+    return found if isinstance(found, list) else [f"{found} blocks"] if found else []
+
+
+def summary(job: Job) -> str:
+    """What a job that is done has done."""
+    text = (
+        f"{job['kind']}: {job['done_chunks']} chunks, {tables.size(job['done_bytes'])}, {tables.span(job['seconds'])}"
+    )
+    lines = [text]
+    if job["stored_before"]:
+        before, after = job["stored_before"], job["stored_after"]
+        saved = f"{tables.size(before - after)} saved" if after <= before else f"{tables.size(after - before)} more"
+        lines.append(f"recompressed: {tables.size(before)} became {tables.size(after)}, {saved}")
+    if job["cold_chunks"]:
+        lines.append(f"cold: {job['cold_chunks']} of these chunks")
+    if job["failed_chunks"]:
+        lines.append(f"failed: {job['failed_chunks']} chunks stay as they were; the daemon's log says why")
+    rest = {name: value for name, value in job.get("result", {}).items() if name != "damaged"}
+    lines += [f"{name}: {value}" for name, value in tables.flat(rest)]
+    return "\n".join(lines + [f"damaged: {line}" for line in listed(_damage(job))])
+
+
+def listed(found: list[Any]) -> list[str]:
+    """Damaged blocks, one line each, and how many more there are."""
+    lines = [
+        ", ".join(f"{name} {value}" for name, value in entry.items()) if isinstance(entry, dict) else str(entry)
+        for entry in found[:SHOWN]
+    ]
+    return [*lines, *([f"and {len(found) - SHOWN} more (--json lists them)"] if len(found) > SHOWN else [])]
+
+
+def cancel(place: Place, kind: str) -> int:
+    """End all jobs of one kind that have not ended yet."""
+    jobs = [job for job in client.ask(place.store, "jobs")["jobs"] if job["state"] in RUNNING and job["kind"] == kind]
+    for job in jobs:
+        client.ask(place.store, "cancel", job=job["job"])
+        print(f"job {job['job']} ends after the step that it is at")
+    if not jobs:
+        print(f"there is no {kind} under way")
+    return 0
+
+
+def progress_of(job: Job) -> str:
+    """Share, rate and time left, as far as they are known."""
+    parts = []
+    if job["total_bytes"]:
+        parts.append(f"{percent(job)} % of {tables.size(job['total_bytes'])}")
+    if job["rate"]:
+        parts.append(f"{tables.size(int(job['rate']))}/s")
+    if job["eta"] is not None:
+        parts.append(f"{tables.span(job['eta'])} left")
+    return ", ".join(parts)
+
+
+def percent(job: Job) -> int:
+    """How much of a job is done, rounded down."""
+    total: int = job["total_bytes"]
+    return min(100, 100 * int(job["done_bytes"]) // total) if total else 0
+
+
+def title(job: Job) -> str:
+    """A job's kind and what it is at."""
+    return f"{job['kind']} {job['phase'] or job['state']}" if job["state"] in RUNNING else str(job["kind"])
+
+
+class _Show(Protocol):
+    def __call__(self, job: Job) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _Lines:
+    """For a log: one line for each tenth."""
+
+    def __init__(self) -> None:
+        self._next = STEP_PERCENT
+
+    def __call__(self, job: Job) -> None:
+        if (now := percent(job)) >= self._next:
+            self._next = now - now % STEP_PERCENT + STEP_PERCENT
+            print(f"{job['kind']}: {progress_of(job)}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        pass
+
+
+class _Bar:
+    """For a terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"),
+            console=Console(stderr=True), transient=True,
+        )  # fmt: skip
+        self._task = self._bar.add_task("", total=None, text="")
+        self._bar.start()
+
+    def __call__(self, job: Job) -> None:
+        self._bar.update(
+            self._task, description=title(job), total=job["total_bytes"] or None, completed=job["done_bytes"],
+            text=progress_of(job),
+        )  # fmt: skip
+
+    def close(self) -> None:
+        self._bar.stop()
