@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Protocol
 
@@ -12,16 +13,28 @@ import trio
 
 from nnfs import codec
 from nnfs.blockio.cache import BlockCache
+from nnfs.blockio.cold import AHEAD, REPAIR_MOST, REPAIR_SHARE, URGENT, Cold, Progress
 from nnfs.blockio.dirty import Buffer, DirtyData
-from nnfs.errors import BlockDamaged, CodecError, NnfsError, StoreDamaged, TimedOut
+from nnfs.blockio.repair import repair_beside
+from nnfs.blockio.thawed import Thawed
+from nnfs.errors import BlockDamaged, CodecError, NnfsError, StoreDamaged, TimedOut, WorkerError
 from nnfs.store.blocks import load_block
-from nnfs.store.env import Store
+from nnfs.store.env import Snapshot, Store
 from nnfs.store.schema import Block, Inode
 
 log = logging.getLogger(__name__)
 
 _TRIES = 16  # to find a consistent state while commits go on; each commit can spoil one
 _GONE = object()  # a block that a commit has removed since its number was looked up
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """A block that is not decoded yet: its codec is slow, or something is wrong with it."""
+
+    block: Block
+    payload: bytes
+    damage: BlockDamaged | None = None
 
 
 class ChunkMap(Protocol):
@@ -33,21 +46,31 @@ class ChunkMap(Protocol):
 class _Pending:
     """A block that is being fetched, and who waits for it."""
 
-    __slots__ = ("done", "result", "waiters")
+    __slots__ = ("done", "progress", "result", "scope", "urgent", "waiters")
 
     def __init__(self) -> None:
         self.done = trio.Event()
         self.waiters = 0
         self.result: object = None
+        self.scope: trio.CancelScope | None = None  # of a cold block's decoding
+        self.progress = Progress()
+        self.urgent = False  # it is being decoded for somebody who waits
+
+    def reconsider(self) -> None:
+        """Take back what has not begun: somebody waits for what was only read ahead, or nobody waits any more."""
+        if self.scope is not None and self.urgent != bool(self.waiters) and not self.progress.has_begun():
+            self.scope.cancel()
 
 
 class Reader:
     """Answers reads. `start` runs its fetch tasks in the daemon's nursery."""
 
     def __init__(
-        self, store: Store, chunks: ChunkMap, data: DirtyData, *, cache_bytes: int, timeout: float, ahead: int = 16
-    ) -> None:
+        self, store: Store, chunks: ChunkMap, data: DirtyData, *, cache_bytes: int, timeout: float, ahead: int = 16,
+        cold: Cold | None = None, thawed: Thawed | None = None,
+    ) -> None:  # fmt: skip
         self.store, self.chunks, self.data = store, chunks, data
+        self.cold, self.thawed = cold, thawed
         self.cache = BlockCache(cache_bytes)
         self.timeout = timeout  # seconds within which a read ends
         self.ahead = ahead  # chunks fetched ahead of a sequential reader
@@ -59,6 +82,7 @@ class Reader:
         self._hot = trio.CapacityLimiter(4)
         self._slow = trio.Semaphore(2)  # apart, so that slow codecs never hold up the hot tier
         self._slow_threads = trio.CapacityLimiter(1000)  # those given up on included: nobody else's are used up
+        self._keeping = trio.CapacityLimiter(1)  # threads that write copies of what was thawed
 
     def start(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
@@ -89,6 +113,9 @@ class Reader:
             raise TimedOut(f"read not answered within {self.timeout:g} s") from None
         except BlockDamaged as error:
             log.error("inode %d, offset %d, block %d: %s", inode.ino, offset, error.block, error)
+            raise
+        except (CodecError, WorkerError) as error:
+            log.error("inode %d, offset %d: %s", inode.ino, offset, error)
             raise
         finally:
             self.waiting -= 1
@@ -128,8 +155,9 @@ class Reader:
             if offset:
                 return
             window = 0
-        # A reader that goes on where it stopped: fetch twice as much ahead as last time.
-        window = min(self.ahead, max(2, 2 * window))
+        # A reader that goes on where it stopped: fetch twice as much ahead as last time, and no less than it asks for,
+        # so that slow codecs have many chunks to decode in one step.
+        window = min(self.ahead, max(2, 2 * window, last + 1 - offset // self.data.chunk_size))
         self._next[inode.ino] = (end, window)
         if len(self._next) > 256:
             del self._next[next(iter(self._next))]
@@ -144,7 +172,7 @@ class Reader:
         """Fetch blocks; None when one of them is gone. Raises what went wrong with the first that failed."""
         if len(numbers) == 1 and not self._pending:
             [result] = _load(self.store, numbers)
-            if not isinstance(result, tuple):
+            if not isinstance(result, _Stored):
                 # One block for a reader that is alone: 150 us on the loop's own thread, less than the way to a data
                 # thread and back. Several at a time are better off on several cores, slow codecs in their own queue.
                 self._note(numbers[0], result)
@@ -153,12 +181,14 @@ class Reader:
         waiting = {number: self._pending[number] for number in numbers}
         for pending in waiting.values():
             pending.waiters += 1
+            pending.reconsider()
         try:
             for pending in waiting.values():
                 await pending.done.wait()
         finally:
             for pending in waiting.values():
                 pending.waiters -= 1
+                pending.reconsider()
         return _collect({number: pending.result for number, pending in waiting.items()})
 
     def _begin(self, numbers: Sequence[int]) -> None:
@@ -172,17 +202,62 @@ class Reader:
 
     async def _fetch(self, numbers: list[int]) -> None:
         try:
-            loaded = await trio.to_thread.run_sync(_load, self.store, numbers, limiter=self._hot)
+            loaded = await trio.to_thread.run_sync(_load, self.store, numbers, self.thawed, limiter=self._hot)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the waiters' to know
             loaded = [error] * len(numbers)
         for number, result in zip(numbers, loaded, strict=True):
-            if isinstance(result, tuple):
+            if isinstance(result, _Stored):
                 assert self._nursery is not None
-                self._nursery.start_soon(self._decode_slowly, number, *result)
+                if result.block.codec < codec.FIRST_COLD:
+                    task = self._mend
+                else:
+                    task = self._decode_slowly if self.cold is None else self._decode_cold
+                self._nursery.start_soon(task, number, result)
             else:
                 self._finish(number, result)
 
-    async def _decode_slowly(self, number: int, block: Block, payload: bytes) -> None:
+    async def _decode_cold(self, number: int, stored: _Stored) -> None:
+        assert self.cold is not None
+        pending, result = self._pending[number], object()
+        while True:
+            pending.urgent, pending.progress = pending.waiters > 0, Progress()
+            with trio.CancelScope() as pending.scope:
+                try:
+                    result = await self.cold.decode(
+                        number, stored.block, stored.payload,
+                        priority=URGENT if pending.urgent else AHEAD, progress=pending.progress,
+                    )  # fmt: skip
+                except Exception as error:  # noqa: BLE001 - whatever it is, it is the waiters' to know
+                    result = error
+            if not pending.scope.cancelled_caught:
+                break
+            if not pending.waiters:
+                result = _GONE  # whoever comes later asks again
+                break
+        self._finish(number, result)
+        if self.thawed is not None and isinstance(result, bytes):
+            # Without the task: a copy that is not written costs nothing but time.
+            await trio.to_thread.run_sync(self.thawed.put, number, result, limiter=self._keeping)
+
+    async def _mend(self, number: int, stored: _Stored) -> None:
+        """Try to repair a hot block, once: whoever reads it again is told at once what was found."""
+        result: object = stored.damage
+        assert stored.damage is not None
+        if number not in self.damaged and len(stored.payload) == stored.block.stored:
+            log.error("%s: trying to repair it", stored.damage)
+            limit_s = min(self.timeout / REPAIR_SHARE, REPAIR_MOST)
+            try:
+                found = await repair_beside(stored.payload, stored.block.xxh3, limit_s)
+                if found is not None:
+                    result = decode_verified(number, stored.block, found)
+                    log.warning("block %d is repaired by a small change of its stored bytes", number)
+                    if self.cold is not None:
+                        self.cold.on_repaired(number, stored.block, found)
+            except Exception as error:  # noqa: BLE001 - see above
+                result = error
+        self._finish(number, result)
+
+    async def _decode_slowly(self, number: int, stored: _Stored) -> None:
         result: object
         async with self._slow:
             if self._pending[number].waiters == 0:
@@ -192,8 +267,9 @@ class Reader:
                 with trio.move_on_after(self.timeout):
                     try:
                         result = await trio.to_thread.run_sync(
-                            decode_verified, number, block, payload, abandon_on_cancel=True, limiter=self._slow_threads
-                        )
+                            decode_verified, number, stored.block, stored.payload,
+                            abandon_on_cancel=True, limiter=self._slow_threads,
+                        )  # fmt: skip
                     except Exception as error:  # noqa: BLE001 - see above
                         result = error
         self._finish(number, result)
@@ -207,6 +283,7 @@ class Reader:
     def _note(self, number: int, result: object) -> None:
         if isinstance(result, bytes):
             self.cache.put(number, result)
+            self.damaged.pop(number, None)
         elif isinstance(result, BlockDamaged):
             self.damaged[number] = str(result)
 
@@ -223,8 +300,8 @@ def _collect(results: dict[int, object]) -> dict[int, bytes] | None:
     return found
 
 
-def _load(store: Store, numbers: Sequence[int]) -> list[object]:
-    """Fetch blocks in one read txn: plain bytes, or (header, payload) for slow codecs, or what went wrong."""
+def _load(store: Store, numbers: Sequence[int], thawed: Thawed | None = None) -> list[object]:
+    """Fetch blocks in one read txn: plain bytes, or `_Stored` for slow codecs and repairs, or what went wrong."""
     results: list[object] = []
     with store.read() as snapshot:
         for number in numbers:
@@ -233,12 +310,21 @@ def _load(store: Store, numbers: Sequence[int]) -> list[object]:
                 if block is None:
                     results.append(_GONE)
                     continue
-                payload = snapshot.payload(block.payload, block.stored)
-                slow = block.codec >= codec.FIRST_COLD
-                results.append((block, payload) if slow else decode_verified(number, block, payload))
+                results.append(_loaded(number, block, snapshot, thawed))
             except NnfsError as error:
                 results.append(error)
     return results
+
+
+def _loaded(number: int, block: Block, snapshot: Snapshot, thawed: Thawed | None) -> object:
+    if block.codec >= codec.FIRST_COLD:
+        plain = thawed.get(number, block) if thawed is not None else None
+        return _Stored(block, snapshot.payload(block.payload, block.stored)) if plain is None else plain
+    payload = snapshot.payload(block.payload, block.stored)
+    try:
+        return decode_verified(number, block, payload)
+    except BlockDamaged as damage:
+        return _Stored(block, payload, damage)
 
 
 def decode_verified(number: int, block: Block, payload: bytes) -> bytes:

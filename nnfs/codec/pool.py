@@ -18,7 +18,7 @@ from nnfs.codec.supervisor import Supervisor, WorkerState
 from nnfs.codec.tickets import AHEAD, BACKGROUND, URGENT, Board, Job, Outcome
 from nnfs.codec.wire import NO_MODEL, Info, Op
 
-__all__ = ["AHEAD", "BACKGROUND", "URGENT", "Job", "Pool", "WorkerSpec", "WorkerState"]
+__all__ = ["AHEAD", "BACKGROUND", "URGENT", "Job", "Outcome", "Pool", "WorkerSpec", "WorkerState"]
 
 LIMIT = 64 << 20  # bytes of jobs that are neither urgent nor answered
 BACKOFF_S = 0.1  # before the first restart, doubled by each further one

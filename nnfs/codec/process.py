@@ -35,6 +35,8 @@ class WorkerSpec:
     start_s: float = 60.0  # until it says hello
     hang_s: float = 120.0  # of silence, with work to do, before it is taken for hung
     idle_s: float | None = None  # without work, before it is ended to free its memory
+    idle: bool = False  # runs only when nobody else wants the processor, and so does its I/O
+    environment: tuple[tuple[str, str], ...] = ()  # variables that it has besides ours
     serve: str = "nnfs.codec.catalogue:Catalogue"
 
 
@@ -145,11 +147,15 @@ def _spawn(spec: WorkerSpec, theirs: socket.socket) -> subprocess.Popen[bytes]:
     command += ["--threads", str(spec.threads), "--serve", spec.serve]
     command += [] if spec.batch is None else ["--batch", str(spec.batch)]
     command += ["--warm"] if spec.warm else []
-    environment = dict(os.environ)
+    command += ["--idle"] if spec.idle else []
+    environment = {**os.environ, **dict(spec.environment)}
     quiet_threads(environment, spec.threads)
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (package, environment.get("PYTHONPATH"))))
-    return subprocess.Popen(  # its own group: ^C is for the mount, which still needs its workers then
+    # Its own group: ^C is for the mount, which still needs its workers then. Its own session, if it is to be idle: only
+    # then has it a scheduling group of its own, whose niceness counts against other sessions (sched(7), "autogroup").
+    return subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, bufsize=0,
-        env=environment, cwd="/", pass_fds=(theirs.fileno(),), process_group=0,
+        env=environment, cwd="/", pass_fds=(theirs.fileno(),),
+        process_group=None if spec.idle else 0, start_new_session=spec.idle,
     )  # fmt: skip

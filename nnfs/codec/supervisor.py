@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from nnfs.codec.jobs import IDLE
 from nnfs.codec.process import WorkerProcess, WorkerSpec
@@ -43,6 +43,8 @@ URGENT_BELOW = 1  # ranks that may use the last quarter of the window: decoding 
 STRIKES = 2
 FAILED_STARTS = 3  # in a row, before waiting jobs are told
 BACKOFF_MOST = 30.0  # seconds
+MIB = 1 << 20
+LATELY = 8 * MIB  # plain bytes after which earlier ones count half
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,18 @@ class WorkerState:
     failed: int = 0
     outstanding: int = 0
     last_error: str = ""
+    seconds: dict[tuple[Op, int], float] = field(default_factory=dict)  # per MiB lately, by (op, codec)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Jobs that the worker does together."""
+
+    jobs: set[int]  # not answered yet
+    since: float  # of the monotonic clock: its beginning, later by what has overtaken it
+    first: bool = False  # of its codec and model in this process, which opens them
+    kind: tuple[Op, int] | None = None
+    plain: int = 0  # bytes
 
 
 class Supervisor:
@@ -68,6 +82,7 @@ class Supervisor:
         self, spec: WorkerSpec, board: Board, find_model: Callable[[bytes], bytes | None], backoff_s: float
     ) -> None:
         self._spec = spec
+        self.name = spec.name
         self._board = board
         self._find_model = find_model
         self._backoff_s = backoff_s
@@ -76,11 +91,13 @@ class Supervisor:
         self._thread = threading.Thread(target=self._run, name=f"worker-{spec.name}", daemon=True)
         self._failed_starts = self._deaths_in_a_row = 0
         self._forget_process()
+        self._times: dict[tuple[Op, int], tuple[float, float]] = {}  # seconds, plain bytes
         self.state = WorkerState(spec.name)
 
     def _forget_process(self) -> None:
         self._outstanding: dict[int, Ticket] = {}
-        self._batches: list[set[int]] = []  # begun and not wholly answered; the last one is the one under way
+        self._batches: list[_Batch] = []  # begun and not wholly answered; the last one is the one under way
+        self._opened: set[tuple[Op, int, bytes]] = set()
         self._models: set[bytes] = set()
         self._loading: dict[int, bytes] = {}
         self._info: Info | None = None
@@ -157,7 +174,7 @@ class Supervisor:
     def _mourn(self, why: WorkerError) -> None:
         """The process is gone: give its jobs back, or fail them."""
         log.warning("%s", why)
-        guilty = self._batches[-1] & self._outstanding.keys() if self._batches else set()
+        guilty = self._batches[-1].jobs & self._outstanding.keys() if self._batches else set()
         self._deaths_in_a_row += 1
         self._failed_starts = 0 if guilty else self._failed_starts + 1  # strikes see to it that this comes to an end
         self._update(deaths=self.state.deaths + 1, pid=0, outstanding=0, last_error=str(why))
@@ -171,7 +188,7 @@ class Supervisor:
         self._forget_process()
         self._board.put_back(back)
         if self._failed_starts >= FAILED_STARTS:
-            self._board.abandon(self._spec.name, why)
+            self._board.abandon(self, why)
 
     def _keep_one(self) -> None:
         """Run one process, until the board is closed or there is nothing to do for long. Raises `WorkerError`."""
@@ -254,17 +271,49 @@ class Supervisor:
             self._models.update(message.info.models)
             self._update(state="running", device=message.info.device)
         elif isinstance(message, Begun):
-            self._batches.append(set(message.jobs))
+            self._begun(message)
         elif isinstance(message, Answer):
             self._deaths_in_a_row = self._failed_starts = 0
-            self._board.restore(self._spec.name)
-            for batch in self._batches:
-                batch.discard(message.job)
-            self._batches = [batch for batch in self._batches if batch]
+            self._board.restore(self)
+            self._clock(message)
             if message.job in self._loading:
                 self._model_loaded(message)
             else:
                 self._answered(message)
+
+    def _begun(self, message: Begun) -> None:
+        batch = _Batch(set(message.jobs), time.monotonic())
+        for number in message.jobs:
+            ticket = self._outstanding.get(number)
+            if ticket is not None:
+                self._board.begin(ticket)
+                opened = ticket.job.op, ticket.job.codec, ticket.job.model
+                batch.first = opened not in self._opened
+                batch.kind = opened[:2]
+        self._batches.append(batch)
+
+    def _clock(self, answer: Answer) -> None:
+        """Note a job's end in its batch, and how long that took once it has ended."""
+        for batch in [batch for batch in self._batches if answer.job in batch.jobs]:
+            batch.jobs.remove(answer.job)
+            ticket = self._outstanding.get(answer.job)
+            if ticket is not None and answer.status <= Status.NO_GAIN:
+                batch.plain += ticket.job.plain
+                self._opened.add((ticket.job.op, ticket.job.codec, ticket.job.model))
+            if not batch.jobs:
+                seconds = time.monotonic() - batch.since
+                self._batches.remove(batch)
+                for other in self._batches:
+                    other.since += seconds
+                if batch.plain and batch.kind and not batch.first:
+                    self._measured(batch.kind, seconds, batch.plain)
+
+    def _measured(self, kind: tuple[Op, int], seconds: float, plain: float) -> None:
+        before = self._times.get(kind, (0.0, 0.0))
+        seconds, plain = seconds + before[0], plain + before[1]
+        share = 0.5 if plain > LATELY else 1.0
+        self._times[kind] = share * seconds, share * plain
+        self._update(seconds={**self.state.seconds, kind: seconds / plain * MIB})
 
     def _by_the_reader(self, answer: Answer) -> bool:
         """Whether this answer says nothing about the worker's main thread, which may hang."""
@@ -318,4 +367,6 @@ def _outcome(ticket: Ticket, answer: Answer) -> Outcome | Exception:
         return CodecError(text)
     if answer.status == Status.NO_MODEL:
         return ModelMissing(text)
+    if answer.status == Status.NO_CODEC:
+        return WorkerError(text)
     return WorkerError(f"codec {ticket.job.codec}: {text}")

@@ -41,6 +41,8 @@ class Job:
 class Holder(Protocol):
     """Whoever a ticket is with."""
 
+    name: str
+
     def drop(self, ticket: Ticket) -> None:
         """Nobody waits for this ticket any more. Called by any thread."""
 
@@ -81,7 +83,7 @@ class Board:
         self._ids = itertools.count(1)
         self._waiting: dict[int, deque[Ticket]] = {}  # by rank
         self._deadlines: list[tuple[float, int, Ticket]] = []
-        self._broken: set[str] = set()  # workers that cannot be started
+        self._broken: list[Holder] = []  # whose workers cannot be started
 
     def post(self, job: Job, timeout: float | None, *, wait: bool) -> Ticket:
         """Put a job up. With `wait`, when the board is full, until there is room; `TimedOut` otherwise.
@@ -142,13 +144,20 @@ class Board:
                     self._waiting.setdefault(rank(ticket.job), deque()).appendleft(ticket)
         self.wake()
 
+    def begin(self, ticket: Ticket) -> None:
+        """A worker works on a ticket: from now on its future is running, and cannot be cancelled."""
+        with self._room:
+            if not (ticket.settled or ticket.future.running()):
+                ticket.settled = not ticket.future.set_running_or_notify_cancel()
+
     def settle(self, ticket: Ticket, outcome: Outcome | Exception) -> None:
         """Give a ticket's future its result or exception, if it still waits for one."""
         with self._room:
             if ticket.settled:
                 return
             ticket.settled = True
-        if ticket.future.set_running_or_notify_cancel():
+            wanted = ticket.future.running() or ticket.future.set_running_or_notify_cancel()
+        if wanted:
             if isinstance(outcome, Exception):
                 ticket.future.set_exception(outcome)
             else:
@@ -184,22 +193,23 @@ class Board:
         for ticket in late:
             self.settle(ticket, TimedOut("the codec workers did not get to it in time"))
 
-    def abandon(self, name: str, why: Exception) -> None:
+    def abandon(self, holder: Holder, why: Exception) -> None:
         """A worker cannot be started: fail the tickets that no other one could take."""
         with self._room:
-            self._broken.add(name)
-            broken = self._broken.issuperset(self._names)
+            self.restore(holder)
+            self._broken.append(holder)
+            left = {other.name for other in self.holders if other not in self._broken}
             hopeless = [
                 ticket for line in self._waiting.values() for ticket in line
-                if (ticket.job.worker in self._broken if ticket.job.worker else broken)
+                if (ticket.job.worker not in left if ticket.job.worker else not left)
             ]  # fmt: skip
         for ticket in hopeless:
             self.settle(ticket, why)
 
-    def restore(self, name: str) -> None:
+    def restore(self, holder: Holder) -> None:
         """A worker works."""
         with self._room:
-            self._broken.discard(name)
+            self._broken = [other for other in self._broken if other is not holder]
 
     def close(self) -> None:
         """Take no more jobs."""

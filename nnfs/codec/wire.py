@@ -99,6 +99,7 @@ class Status(enum.IntEnum):
     NO_MEMORY = 4
     BUG = 5  # anything unexpected
     CANCELLED = 6
+    NO_CODEC = 7  # this worker cannot run the codec: the data may be all right
 
 
 @dataclass(slots=True)

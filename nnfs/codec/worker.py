@@ -50,9 +50,13 @@ WINDOW = 512  # requests that may wait: 64 MiB of chunks
 FIRST_BATCH = 1 << 20  # plain bytes in a batch, before the codec has said how many it wants
 ALIVE_S = 1.0
 RECEIVE = 1 << 18
+WAITED_FOR = 2  # priorities below it are somebody's who waits, or soon will
+BATCH_S = 10.0  # seconds that a batch of theirs may take: long ones hold up whoever comes next
+LEAST_BATCH = 1 << 18  # plain bytes per thread: however slow the device, shorter ones are no quicker
 
 
 Results: TypeAlias = Sequence[bytes | CodecError | None]
+Kind: TypeAlias = tuple[int, int, bytes]  # op, codec, model: what can go together
 
 
 class PeerGone(Exception):
@@ -62,13 +66,17 @@ class PeerGone(Exception):
 class Conversation:
     """One peer's requests, from hello to the end of the connection."""
 
-    def __init__(self, peer: socket.socket, served: Served, most: int, *, at_end: Callable[[], None]) -> None:
+    def __init__(
+        self, peer: socket.socket, served: Served, most: int, threads: int, *, at_end: Callable[[], None]
+    ) -> None:
         self._peer = peer
         self._served = served
         self._most = most
+        self._threads = threads
         self._at_end = at_end
         self._jobs = Jobs(WINDOW)
-        self._batches: dict[tuple[int, int, bytes], int] = {}  # (op, codec, model): most plain bytes at once
+        self._batches: dict[Kind, int] = {}  # most plain bytes at once
+        self._paced: dict[Kind, int] = {}  # the same of what is waited for
         self._sending = threading.Lock()
         self._gone = False
         self._info = Info(pid=os.getpid(), window=WINDOW)
@@ -158,7 +166,9 @@ class Conversation:
     # ---- the main thread
 
     def _limit(self, request: Request) -> int:
-        return min(self._most, self._batches.get((request.op, request.codec, request.model), FIRST_BATCH))
+        key = _kind(request)
+        most = min(self._most, self._batches.get(key, FIRST_BATCH))
+        return min(most, self._paced.get(key, FIRST_BATCH)) if request.priority < WAITED_FOR else most
 
     def _between(self, place: int) -> None:
         """Called by codecs while they work on something of this rank."""
@@ -198,10 +208,19 @@ class Conversation:
         except PeerGone:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
-            return [_failure(request, error) for request in batch]
-        self._batches.setdefault((head.op, head.codec, head.model), codec.batch)
+            return [_failure(request, error, Status.NO_CODEC) for request in batch]
+        self._batches.setdefault(_kind(head), codec.batch)
         work: Callable[..., Results] = codec.encode_many if head.op == Op.ENCODE else codec.decode_many
-        return self._attempt(batch, partial(work, between=partial(self._between, rank(head))))
+        start = time.monotonic()
+        answers = self._attempt(batch, partial(work, between=partial(self._between, rank(head))))
+        self._pace(batch, time.monotonic() - start)
+        return answers
+
+    def _pace(self, batch: list[Request], seconds: float) -> None:
+        """Let the next batch be twice as large, or so much smaller that it takes `BATCH_S`."""
+        size = sum(request.plain for request in batch)
+        size = int(size * min(2.0, BATCH_S / max(seconds, 1e-3)))
+        self._paced[_kind(batch[0])] = max(size, LEAST_BATCH * self._threads)
 
     def _attempt(self, batch: list[Request], work: Callable[..., Results]) -> list[Answer]:
         """Do a batch. If it fails as a whole, do its halves: neither a bad job nor too little memory spoils others."""
@@ -218,9 +237,13 @@ class Conversation:
                 return [_failure(batch[0], error)]
             half = len(batch) // 2
             if _out_of_memory(error):
-                key = (batch[0].op, batch[0].codec, batch[0].model)
+                key = _kind(batch[0])
                 self._batches[key] = min(self._batches[key], max(request.plain for request in batch) * half)
         return self._attempt(batch[:half], work) + self._attempt(batch[half:], work)
+
+
+def _kind(request: Request) -> Kind:
+    return request.op, request.codec, request.model
 
 
 def _answer(request: Request, result: bytes | CodecError | None) -> Answer:
@@ -238,13 +261,13 @@ def _out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's, not imported here
 
 
-def _failure(request: Request, error: Exception) -> Answer:
-    """The answer that an exception makes."""
+def _failure(request: Request, error: Exception, refused: Status = Status.BAD_PAYLOAD) -> Answer:
+    """The answer that an exception makes; `refused` is what a `CodecError` means."""
     text = str(error)
     if isinstance(error, ModelMissing):
         status = Status.NO_MODEL
     elif isinstance(error, CodecError):
-        status = Status.BAD_PAYLOAD
+        status = refused
     else:
         status = Status.NO_MEMORY if _out_of_memory(error) else Status.BUG
         text = f"{type(error).__name__}: {text}"
@@ -280,6 +303,20 @@ def quiet_threads(environment: MutableMapping[str, str], threads: int) -> None:
         environment[name] = str(threads)
 
 
+def give_way() -> None:
+    """Run only when nobody else wants the processor. For a process without threads yet: they take after the first."""
+    try:  # I/O becomes idle with it: ioprio_set(2)
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    except OSError:
+        os.nice(19)
+    if os.getsid(0) == os.getpid():  # else the group is not ours alone
+        try:
+            with open("/proc/self/autogroup", "w", encoding="ascii") as group:
+                group.write("19")
+        except OSError:
+            pass  # a kernel without such groups
+
+
 def _listen(path: str) -> socket.socket:
     """Return a listening socket at this path, for the owner only. One that nobody listens at any more is replaced."""
     listener = socket.socket(socket.AF_UNIX)
@@ -311,24 +348,27 @@ def main(arguments: list[str] | None = None) -> None:
         "--batch", type=int, default=1 << 30, metavar="BYTES", help="at most so many plain bytes at once"
     )
     parser.add_argument("--warm", action="store_true", help="be ready before the first job, not with it")
+    parser.add_argument("--idle", action="store_true", help="run only when nobody else wants the processor")
     parser.add_argument("--serve", default="nnfs.codec.catalogue:Catalogue", metavar="MODULE:NAME", help="the codecs")
     args = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C is for the mount, which still needs its workers then
     quiet_threads(os.environ, args.threads)
+    if args.idle:
+        give_way()
     module, _, name = args.serve.partition(":")
     served: Served = getattr(importlib.import_module(module), name)(args.device, args.threads)
     if args.fd is not None:
         peer = socket.socket(fileno=args.fd)
         if args.warm:
             served.warm()
-        Conversation(peer, served, args.batch, at_end=lambda: os._exit(0)).run()
+        Conversation(peer, served, args.batch, args.threads, at_end=lambda: os._exit(0)).run()
         return
     with _listen(args.socket) as listener:
         if args.warm:
             served.warm()
         while True:
-            Conversation(listener.accept()[0], served, args.batch, at_end=lambda: None).run()
+            Conversation(listener.accept()[0], served, args.batch, args.threads, at_end=lambda: None).run()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,215 @@
+"""Decoding of cold blocks: joins the event loop and the pool of codec workers, and climbs the ladder.
+
+No thread waits for a worker: a future's callback wakes the task. The ladder of `Cold.decode`: stored bytes that do not
+have their XXH3-64 are repaired first, since no decoder could do anything with them; then the preferred worker decodes
+them, and if what comes out does not have the block's BLAKE2b-512 (a device that errs, a bug of an engine), the
+reference worker does. Only when that errs, too, is the block damaged.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import math
+import os
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Protocol
+
+import trio
+from xxhash import xxh3_64_intdigest
+
+from nnfs.blockio.repair import repair_beside
+from nnfs.codec.pool import AHEAD, BACKGROUND, URGENT, Job, Outcome, Pool, WorkerSpec
+from nnfs.codec.wire import NO_MODEL, Op
+from nnfs.errors import BlockDamaged, CodecError, ModelMissing, TimedOut, WorkerError
+from nnfs.store.schema import Block
+
+__all__ = ["AHEAD", "BACKGROUND", "COMPACT", "READ", "REFERENCE", "URGENT", "Cold", "Progress", "specs"]
+
+log = logging.getLogger(__name__)
+
+READ, COMPACT, REFERENCE = "read", "compact", "reference"  # workers
+REPAIR_SHARE, REPAIR_MOST = 4, 10.0  # the search for a repair may take a quarter of a read's time, or so many seconds
+COMPACT_HANG_S = 900.0  # an idle worker may be silent for long: it gets no time while others want it
+
+
+class WorkerOptions(Protocol):
+    """What workers need of a mount's options."""
+
+    @property
+    def device(self) -> str:
+        """Device names, with commas; the first one decodes for readers."""
+
+    @property
+    def compact_threads(self) -> int:
+        """Threads of a worker that compresses in the background."""
+
+
+def specs(options: WorkerOptions) -> list[WorkerSpec]:
+    """Return the workers of a mount: one for reads, one for compaction on each device, and the reference.
+
+    The reference decodes what the first one gets wrong: on the CPU, with one thread and, where torch is there, with its
+    float32 products in place of the engine that everybody else prefers.
+    """
+    devices = list(dict.fromkeys(filter(None, options.device.split(",")))) or ["auto"]
+    other = (("NNFS_PRODUCT", "float"),) if importlib.util.find_spec("torch") else ()
+    return [
+        WorkerSpec(READ, devices[0], len(os.sched_getaffinity(0)), idle_s=300.0),
+        *(
+            WorkerSpec(COMPACT, device, options.compact_threads, idle=True, hang_s=COMPACT_HANG_S, idle_s=300.0)
+            for device in devices
+        ),
+        WorkerSpec(REFERENCE, "cpu", 1, idle_s=60.0, environment=other),
+    ]
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a decode has come, for whoever may want to take it back."""
+
+    begun: bool = False  # something is under way that is not a worker's job
+    future: Future[Outcome] | None = None
+
+    def has_begun(self) -> bool:
+        """Whether taking it back would waste work."""
+        return self.begun or (self.future is not None and (self.future.running() or self.future.done()))
+
+
+def _nothing(number: int, block: Block, payload: bytes) -> None:
+    pass
+
+
+class Cold:
+    """The pool as seen from the event loop. `model(number)` gives a model's fingerprint, or raises `ModelMissing`.
+
+    `timeout` is the seconds within which reads end: a bound of repairs, not of jobs. Whoever waits bounds those.
+    """
+
+    def __init__(self, pool: Pool, model: Callable[[int], bytes], timeout: float) -> None:
+        self.pool = pool
+        self.timeout = timeout
+        # Called with block number, header and true stored bytes of any block, hot ones too, that has been repaired.
+        self.on_repaired: Callable[[int, Block, bytes], None] = _nothing
+        self.trouble = ""  # the last error of a worker, for people: such as what is not installed
+        self.mismatches = 0  # decodes with a wrong result
+        self._model = model
+        self._beyond_repair: set[tuple[int, int]] = set()  # block, payload: what is not searched for again
+        self._ended = trio.Event()
+
+    @property
+    def slow(self) -> dict[int, float]:
+        """Codec id to seconds per MiB that decoding took lately: for reads or, when there were none, in compaction."""
+        found: dict[int, float] = {}
+        for name in (COMPACT, READ):
+            for state in self.pool.states():
+                if state.name == name:
+                    found |= {codec: seconds for (op, codec), seconds in state.seconds.items() if op == Op.DECODE}
+        return found
+
+    async def run(
+        self,
+        job: Job,
+        timeout: float | None = None,
+        progress: Progress | None = None,  # noqa: ASYNC109 - the job's
+    ) -> Outcome:
+        """Have a worker do a job; cancelling takes it back. Waits while there is too much to do already.
+
+        Raises what the pool's futures hold (`nnfs.codec.pool`), `TimedOut` after `timeout` seconds.
+        """
+        limit = math.inf if timeout is None else timeout
+        with trio.move_on_after(limit):
+            future = await self._submit(job)
+            if progress is not None:
+                progress.future = future
+            try:
+                await _done(future)
+            finally:
+                future.cancel()
+                self._ended.set()
+                self._ended = trio.Event()
+            return future.result()
+        raise TimedOut(f"a codec worker did not get to it within {limit:g} s")
+
+    async def _submit(self, job: Job) -> Future[Outcome]:
+        while True:
+            try:
+                return self.pool.submit(job, wait=False)
+            except TimedOut:  # too much to do: until something has ended
+                with trio.move_on_after(1.0):  # jobs that did not come this way count, too
+                    await self._ended.wait()
+
+    async def decode(
+        self, number: int, block: Block, payload: bytes, *,
+        priority: int = URGENT, worker: str = READ, progress: Progress | None = None,
+    ) -> bytes:  # fmt: skip
+        """Return the plain bytes of a block, proved by its BLAKE2b-512.
+
+        Raises `BlockDamaged`, `ModelMissing`, and `WorkerError` when no worker can decode it now.
+        """
+        model = NO_MODEL if block.model == 0 else self._model(block.model)
+        whole = await self._whole(number, block, payload, progress or Progress())
+        why = ""
+        for name in dict.fromkeys((worker, REFERENCE)):
+            job = Job(Op.DECODE, block.codec, whole, block.plain, model, priority, name)
+            error: Exception
+            try:
+                plain = await self.run(job, progress=progress)
+                assert isinstance(plain, bytes)
+                if blake2b(plain).digest() == block.hash:
+                    break
+                error = BlockDamaged(number, "its content does not have the BLAKE2b-512 of what was written")
+                self.mismatches += 1
+            except ModelMissing:
+                raise
+            except (CodecError, WorkerError) as failure:
+                error = failure
+            # What is wrong with a worker, not with the block, would be said for each of thousands of blocks.
+            again = isinstance(error, WorkerError) and self.trouble.endswith(f"worker {name}: {error}")
+            self.trouble = f"block {number}: worker {name}: {error}"
+            log.log(logging.DEBUG if again else logging.ERROR, "%s", self.trouble)
+            why = f"{why}; {error}" if why and str(error) not in why else why or str(error)
+        else:
+            if isinstance(error, WorkerError):
+                raise WorkerError(f"block {number} cannot be decoded: {why}")
+            raise error if isinstance(error, BlockDamaged) else BlockDamaged(number, why)
+        if why:
+            log.warning("block %d: worker %s has decoded it", number, name)
+        if whole is not payload:
+            self.on_repaired(number, block, whole)
+        return plain
+
+    async def _whole(self, number: int, block: Block, payload: bytes, progress: Progress) -> bytes:
+        """Return a block's stored bytes, repaired if need be. Raises `BlockDamaged`."""
+        if len(payload) != block.stored:
+            raise BlockDamaged(number, f"{len(payload)} of {block.stored} stored bytes are there")
+        if xxh3_64_intdigest(payload) == block.xxh3:
+            return payload
+        damage = BlockDamaged(number, "its stored bytes do not have their XXH3-64, and no small change mends them")
+        if (number, block.payload) in self._beyond_repair:
+            raise damage
+        log.error("block %d: its stored bytes do not have their XXH3-64: trying to repair them", number)
+        progress.begun = True
+        found = await repair_beside(payload, block.xxh3, min(self.timeout / REPAIR_SHARE, REPAIR_MOST))
+        progress.begun = False
+        if found is None:
+            self._beyond_repair.add((number, block.payload))
+            raise damage
+        log.warning("block %d is repaired by a small change of its stored bytes", number)
+        return found
+
+
+async def _done(future: Future[Outcome]) -> None:
+    """Wait for a future of another thread's."""
+    token, done = trio.lowlevel.current_trio_token(), trio.Event()
+
+    def wake(_: Future[Outcome]) -> None:
+        try:
+            token.run_sync_soon(done.set)
+        except trio.RunFinishedError:
+            pass  # nobody waits any more
+
+    future.add_done_callback(wake)
+    await done.wait()

@@ -1,0 +1,171 @@
+"""Copies of what was decoded from cold blocks: bounded, on disk, so that a block is slow to read once.
+
+One file per block number, zstd, in a folder of the store. Nothing in it is needed: every copy is compared with the
+block's BLAKE2b-512 when it is read, so a bad one costs one more decoding, and copies need no fsync. Numbers are never
+used twice, so what belongs to a removed block is merely the next to go. Synchronous, for data threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+from collections import OrderedDict
+from hashlib import blake2b
+from pathlib import Path
+
+import zstandard
+
+from nnfs.store.schema import Block
+
+log = logging.getLogger(__name__)
+
+FOLDER = "thawed"  # in the store
+LEVEL = 3
+FREE_SHARE, FREE = 10, 1 << 30  # copies leave a tenth of the filesystem below free, or so many bytes
+BYTES_PER_FILE = 4096  # that a file takes up at least, and in whole
+_TEMPORARY = ".new"
+
+
+class Thawed:
+    """Least recently used copies by block number, `limit` bytes of them at most; 0 keeps none.
+
+    Thread-safe. No method raises for what the filesystem below does: without a copy a block is decoded.
+    """
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.folder = folder
+        self.limit = limit
+        self.bytes = 0  # on disk
+        self.hits = self.misses = self.damaged = 0
+        self._lock = threading.Lock()
+        self._sizes: OrderedDict[int, int] = OrderedDict()  # by number, the least recently used first
+        self._mute = False  # the last put failed, and that was logged
+
+    def scan(self) -> None:
+        """Find what an earlier mount has left, oldest first, and cut it to the limit. Takes time; call it once."""
+        found = []
+        try:
+            with os.scandir(self.folder) as entries:
+                for entry in entries:
+                    if len(entry.name) != 16 or entry.name.strip("0123456789abcdef"):
+                        os.unlink(entry.path)  # not finished when the last mount ended
+                    else:
+                        status = entry.stat()
+                        found.append((status.st_mtime_ns, int(entry.name, 16), _occupied(status.st_size)))
+        except FileNotFoundError:
+            pass  # the folder, or a copy that is dropped at the same time
+        except OSError as error:
+            self._complain(error)
+        with self._lock:
+            for _, number, size in sorted(found, reverse=True):
+                if number not in self._sizes:  # read or written meanwhile
+                    self._sizes[number] = size
+                    self._sizes.move_to_end(number, last=False)
+                    self.bytes += size
+        self._evict(self.limit)
+
+    def get(self, number: int, block: Block) -> bytes | None:
+        """Return the plain bytes of a block, proved by its hash, or None."""
+        if not self.limit:
+            return None
+        path = self._path(number)
+        try:
+            with open(path, "rb") as file:
+                data = file.read()
+            plain = zstandard.ZstdDecompressor().decompress(data, max_output_size=block.plain)
+        except FileNotFoundError:
+            self.misses += 1
+            if number in self._sizes:
+                self.remove(number)  # somebody else has done so
+            return None
+        except (OSError, zstandard.ZstdError) as error:
+            log.warning("%s: %s; removed", path, error)
+        else:
+            if blake2b(plain).digest() == block.hash:
+                self._use(number, path, len(data))
+                return plain
+            log.warning("%s: not the content of block %d; removed", path, number)
+        self.damaged += 1
+        self.remove(number)
+        return None
+
+    def _use(self, number: int, path: str, size: int) -> None:
+        """Note that a copy was useful, also for the next mount: files are kept in order of their times."""
+        with contextlib.suppress(OSError):
+            os.utime(path)
+        with self._lock:
+            self.hits += 1
+            if number not in self._sizes:  # not scanned yet
+                self._sizes[number] = _occupied(size)
+                self.bytes += _occupied(size)
+            self._sizes.move_to_end(number)
+
+    def put(self, number: int, plain: bytes) -> bool:
+        """Keep a copy, if the filesystem below has room to spare; tell whether."""
+        if number in self._sizes or not self.limit:
+            return False
+        data = zstandard.ZstdCompressor(level=LEVEL).compress(plain)
+        size = _occupied(len(data))
+        try:
+            os.makedirs(self.folder, mode=0o700, exist_ok=True)
+            if size > self.limit or not self._room():
+                return False
+            self._write(self._path(number), data)
+        except OSError as error:
+            self._complain(error)
+            return False
+        self._mute = False
+        with self._lock:
+            self.bytes += size - self._sizes.get(number, 0)
+            self._sizes[number] = size
+        self._evict(self.limit)
+        return True
+
+    def _write(self, path: str, data: bytes) -> None:
+        try:
+            with open(path + _TEMPORARY, "wb") as file:
+                file.write(data)
+            os.rename(path + _TEMPORARY, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(path + _TEMPORARY)
+            raise
+
+    def remove(self, number: int) -> None:
+        """Drop one copy."""
+        with self._lock:
+            self.bytes -= self._sizes.pop(number, 0)
+        with contextlib.suppress(OSError):
+            os.unlink(self._path(number))
+
+    def clear(self) -> None:
+        """Drop all copies, for instance when the filesystem below is full."""
+        self._evict(0)
+
+    def _evict(self, limit: int) -> None:
+        while True:
+            with self._lock:
+                if self.bytes <= limit or not self._sizes:
+                    return
+                number = next(iter(self._sizes))
+            self.remove(number)
+
+    def _room(self) -> bool:
+        """Whether the filesystem below has more free than copies have to leave."""
+        lower = os.statvfs(self.folder)
+        return lower.f_bavail * lower.f_frsize >= min(lower.f_blocks * lower.f_frsize // FREE_SHARE, FREE)
+
+    def _path(self, number: int) -> str:
+        return os.path.join(self.folder, f"{number:016x}")
+
+    def _complain(self, error: OSError) -> None:
+        """Log the first of several errors in a row."""
+        if not self._mute:
+            log.warning("%s: %s; cold blocks are decoded each time that they are read", self.folder, error)
+        self._mute = True
+
+
+def _occupied(size: int) -> int:
+    return -(-size // BYTES_PER_FILE) * BYTES_PER_FILE
