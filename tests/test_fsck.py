@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 
 from nnfs import codec
+from nnfs.codec.base import NEURAL
 from nnfs.errors import NotAStore, StoreBusy, UsageError
 from nnfs.fs import fsck
 from nnfs.fs.fsck import Report
 from nnfs.store import schema
 from nnfs.store.blocks import BlockWriter, Encoded, load_block
 from nnfs.store.env import DATA_FILE, Snapshot, Store, WriteTxn
-from nnfs.store.schema import Dentry, Inode, MapNode, State, Total
+from nnfs.store.schema import Block, Dentry, Inode, MapNode, State, Total
 from tests.harness import FULL
 
 CHUNK = 16384
@@ -224,6 +225,22 @@ def payload_key(txn: WriteTxn, ino: int, chunk: int) -> bytes:
     return schema.FRAGMENT_KEY.pack(block.payload, 0)
 
 
+def recode_header(txn: WriteTxn, number: int, **changes: int) -> None:
+    """Have a block's header say something else, and the totals with it."""
+    for sign in (-1, 1):
+        block = load_block(txn, number)
+        assert block is not None
+        key = schema.TOTAL_KEY.pack(block.codec, block.model)
+        record = txn.get("total", key)
+        total = Total.unpack(key, record) if record else Total()
+        total.blocks += sign
+        total.plain += sign * block.plain
+        total.stored += sign * block.stored
+        txn.put("total", key, total.pack(key))
+        if sign < 0:
+            edit_block(txn, number, **changes)
+
+
 # -- what can be broken and repaired
 
 Break = Callable[[WriteTxn, Store], None]
@@ -259,7 +276,7 @@ def superblock_copy_missing(txn: WriteTxn, store: Store) -> None:
 
 @repairable("copies")
 def state_copies_differ(txn: WriteTxn, store: Store) -> None:
-    txn.put("main", schema.STATE_KEY, dataclasses.replace(store.state, queue_mark=3).pack())
+    txn.put("main", schema.STATE_KEY, dataclasses.replace(store.state, reserved=3).pack())
 
 
 @repairable("state")
@@ -585,21 +602,14 @@ def total_damaged(txn: WriteTxn, store: Store) -> None:
 
 
 @repairable("queue")
-def queue_damaged(txn: WriteTxn, store: Store) -> None:
+def record_in_the_reserved_table(txn: WriteTxn, store: Store) -> None:
     txn.put("queue", schema.KEY.pack(1), b"??")
 
 
-@repairable("queue")
-def queued_block_gone(txn: WriteTxn, store: Store) -> None:
-    key = schema.KEY.pack(store.state.next_number - 1 + 40)
-    txn.put("queue", key, schema.pack_queue(key, 0, 1))
-
-
-@repairable("refs")
-def queued_block_without_references(txn: WriteTxn, store: Store) -> None:
-    key = schema.KEY.pack(store.state.next_number)
-    block_without_references(txn, store)
-    txn.put("queue", key, schema.pack_queue(key, 0, 1))
+@repairable("scrub")
+def scrub_record_damaged(txn: WriteTxn, store: Store) -> None:
+    txn.put("meta", schema.SCRUB_KEY, schema.Scrub(1, 0, 2).pack())
+    damage(txn, "meta", schema.SCRUB_KEY)
 
 
 # -- what stays: nothing is made up
@@ -647,18 +657,23 @@ def chunk_longer_than_the_file(txn: WriteTxn, store: Store) -> None:
 
 
 @lasting("block")
+def codec_unknown(txn: WriteTxn, store: Store) -> None:
+    recode_header(txn, block_of(txn, FILE, 2), codec=99)
+
+
+@lasting("model")
 def model_unknown(txn: WriteTxn, store: Store) -> None:
-    number = block_of(txn, FILE, 2)
-    block = load_block(txn, number)
-    assert block is not None
-    edit_block(txn, number, model=3)
-    for key, change in ((schema.TOTAL_KEY.pack(0, 3), 1), (schema.TOTAL_KEY.pack(0, 0), -1)):
-        record = txn.get("total", key)
-        total = Total.unpack(key, record) if record else Total()
-        total.blocks += change
-        total.plain += change * block.plain
-        total.stored += change * block.stored
-        txn.put("total", key, total.pack(key))
+    recode_header(txn, block_of(txn, FILE, 2), codec=NEURAL, model=3)
+
+
+@lasting("block")
+def neural_without_a_model(txn: WriteTxn, store: Store) -> None:
+    recode_header(txn, block_of(txn, FILE, 2), codec=NEURAL)
+
+
+@lasting("block")
+def raw_with_a_model(txn: WriteTxn, store: Store) -> None:
+    recode_header(txn, block_of(txn, FILE, 2), model=3)
 
 
 @lasting("model")
@@ -710,7 +725,7 @@ def test_found_named_and_left_alone(store: Store, name: str) -> None:
     found = check(store)
     assert kind in kinds(found), found.as_dict()
     assert found.exit_code == 4
-    if name not in ("model_damaged", "model_unknown"):
+    if name not in ("model_damaged", "codec_unknown", "neural_without_a_model"):
         assert any("/file" in path for problem in found.problems for path in problem.paths), found.as_dict()
     for _ in range(2):
         repaired = check(store, repair=True)
@@ -1073,17 +1088,45 @@ def test_block_headers_of_other_payload_numbers_are_followed(store: Store) -> No
     assert check(store, data=True).problems == []
 
 
-def test_a_removed_block_waits_no_longer(store: Store) -> None:
+def test_marks_of_recompression_are_no_errors(store: Store) -> None:
+    """Blocks that were tried, files that are settled, a store that is not, and estimates of what files occupy."""
     with store.write() as txn:
-        gone, shared = (block_of(txn, FILE, chunk) for chunk in (2, 0))
-        for number in (gone, shared):
-            key = schema.KEY.pack(number)
-            txn.put("queue", key, schema.pack_queue(key, 0, 1))
-        blocks = BlockWriter(txn, store.state, 0, 0)
-        for number in (gone, shared):
-            blocks.unref(number)
-        blocks.flush()
-        assert [key for key, _ in txn.range("queue", b"")] == [schema.KEY.pack(shared)]
+        edit_block(txn, block_of(txn, FILE, 2), flags=Block.FLAG_TRIED)
+        edit_inode(txn, FILE, flags=Inode.FLAG_SETTLED, stored=12345)
+        edit_state(txn, flags=State.FLAG_UNSETTLED)
+        txn.put("meta", schema.SCRUB_KEY, schema.Scrub(1, 0, 2).pack())
+    reload(store)
+    assert check(store, data=True).problems == []
+
+
+def test_unknown_flags_are_told(store: Store) -> None:
+    with store.write() as txn:
+        edit_block(txn, block_of(txn, FILE, 2), flags=0x82)
+    assert kinds(check(store)) == {"block"}
+
+
+def test_a_lost_model_is_told_once_with_all_that_needs_it(store: Store) -> None:
+    with store.write() as txn:
+        for chunk in (0, 2):
+            recode_header(txn, block_of(txn, FILE, chunk), codec=NEURAL, model=3)
+    [problem] = check(store, data=True).problems
+    assert problem.kind == "model"
+    assert "model 3 is not in the store; 2 blocks need it" in problem.message
+    assert {"/file at 0", f"/file at {2 * CHUNK}"} < set(problem.paths)
+
+
+def test_what_may_be_a_lost_model_is_kept(store: Store) -> None:
+    """Its record is gone, so its file belongs to nothing: a repair must not sweep it up."""
+    with store.write() as txn:
+        number = store.state.next_number
+        txn.put("payload", schema.FRAGMENT_KEY.pack(number, 0), b"what may be a model")
+        store.state.next_number += 1
+        txn.put_state(store.state)
+        recode_header(txn, block_of(txn, FILE, 2), codec=NEURAL, model=3)
+    assert check(store, repair=True).exit_code == 4
+    snapshot = store.read()
+    assert snapshot.payload(number, 100) == b"what may be a model"
+    snapshot.close()
 
 
 TABLES = ("inode", "dentry", "xattr", "map", "block", "payload", "hash", "total", "orphan")

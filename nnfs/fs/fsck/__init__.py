@@ -17,6 +17,7 @@ from pathlib import Path
 from nnfs.errors import NnfsError, RecordDamaged, StoreDamaged, UsageError
 from nnfs.fs.fsck.blocks import Blocks
 from nnfs.fs.fsck.context import Context, Problem, Progress, Report
+from nnfs.fs.fsck.models import check_scrub
 from nnfs.fs.fsck.repair import Fixer, mend
 from nnfs.fs.fsck.tree import DIR, Entries, check_directories, check_inodes, check_links, check_orphans, check_xattrs
 from nnfs.store import schema
@@ -101,6 +102,7 @@ def _in_child(path: Path, data: bool, progress: Progress) -> Report:
     for found in answer["errors"]:
         report.problems.append(Problem(found["kind"], found["message"], tuple(found["inodes"]), paths=found["paths"]))
     report.notes, report.counts = answer["notes"], Counter(answer["counts"])
+    report.unchecked = answer["unchecked"]
     return report
 
 
@@ -113,7 +115,8 @@ def check(store: Store, *, data: bool, repair: bool, progress: Progress) -> Repo
         return context.report
     fixed: list[Problem] = []
     done: list[str] = []
-    carried = [problem for problem in context.report.problems if problem.kind == "data"]
+    first = context.report
+    carried = [problem for problem in first.problems if problem.kind == "data"]
     for _ in range(ROUNDS):
         done += mend(store, context)
         mended = [problem for problem in context.report.problems if problem.fixed]
@@ -125,6 +128,9 @@ def check(store: Store, *, data: bool, repair: bool, progress: Progress) -> Repo
     left = [problem for problem in report.problems if problem.kind != "data"]
     report.problems = fixed + carried + left
     report.notes += done
+    if report is not first:  # later rounds decode nothing
+        report.unchecked = first.unchecked
+        report.notes += first.unchecked
     return report
 
 
@@ -140,6 +146,7 @@ def _round(store: Store, data: bool, progress: Progress) -> Context:
         check_directories(context)
         check_links(context)
         check_xattrs(context)
+        check_scrub(context)
         Blocks(context).run()
         _check_state(context)
         _name_files(context, snapshot)

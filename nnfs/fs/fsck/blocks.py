@@ -12,14 +12,17 @@ from itertools import pairwise
 from xxhash import xxh3_64_intdigest
 
 from nnfs import codec
+from nnfs.codec.base import NEURAL
 from nnfs.errors import CodecError, RecordDamaged
+from nnfs.fs.fsck import cold
+from nnfs.fs.fsck.cold import ColdBlocks
 from nnfs.fs.fsck.context import MASK, Context, Node, Problem
+from nnfs.fs.fsck.models import Models
 from nnfs.fs.fsck.repair import Fixer
 from nnfs.fs.fsck.tree import DIR, FILE
 from nnfs.store import schema
 from nnfs.store.blocks import load_block
-from nnfs.store.models import copies, key_of
-from nnfs.store.schema import FRAGMENT_MAX, Block, MapNode, Model, Total
+from nnfs.store.schema import FRAGMENT_MAX, Block, MapNode, Total
 
 FILES_NAMED = 1000  # chunks listed for one damaged block
 
@@ -34,19 +37,28 @@ class Blocks:
         self.refs, self.found = array("Q"), array("Q")
         self.bad: dict[int, Problem] = {}  # blocks whose content cannot be read
         self.totals: dict[bytes, Total] = {}
-        self.models: set[int] = set()
+        self.models = Models(c)
+        self.cold = ColdBlocks(c, self.damaged)
         self.fragments = self.indexed = self.logical = 0
         self.headers_lost = False
 
     def run(self) -> None:
-        self.check_models()
-        self.check_blocks()
+        self.models.run()
+        self.payloads.extend(self.models.payloads)
+        self.fragments += self.models.fragments
+        try:
+            self.check_blocks()
+            self.cold.finish()
+        finally:
+            self.cold.close()
+        self.models.tell_needs(self.totals)
         self.check_map()
         self.check_files()
         self.check_refs()
         self.check_payloads()
         self.check_index()
         self.check_totals()
+        self.check_reserved()
 
     def index_of(self, number: int) -> int | None:
         """Position of a block with a sound header."""
@@ -54,33 +66,6 @@ class Blocks:
         return at if at < len(self.numbers) and self.numbers[at] == number else None
 
     # -- blocks by themselves
-
-    def check_models(self) -> None:
-        fingerprints: set[bytes] = set()
-        for key, record in self.c.scan("model"):
-            number = int.from_bytes(key, "big")
-            try:
-                model = Model.unpack(key, record)
-            except RecordDamaged as error:
-                self.c.problem("model", str(error))
-                continue
-            if len(key) != 2 or number == 0 or model.fingerprint in fingerprints:
-                self.c.problem("model", f"model {key.hex()}: not a number for one fingerprint")
-            fingerprints.add(model.fingerprint)
-            self.models.add(number)
-            self.check_copies(number, model)
-
-    def check_copies(self, number: int, model: Model) -> None:
-        """Both copies of a model's file."""
-        name, sound = model.fingerprint.hex()[:16], [copy is not None for copy in copies(self.c.snapshot, model)]
-        if model.base and self.c.snapshot.get("model", key_of(model.base)) is None:
-            self.c.problem("model", f"model {name} is a delta over model {model.base}, which is missing")
-        if not all(sound):
-            fix = partial(Fixer.copy_model, number=number) if any(sound) else None
-            self.c.problem("model", f"model {name}: {2 - sum(sound)} of its 2 copies are damaged", fix=fix)
-        for payload in (model.payload_a, model.payload_b):
-            self.payloads.append(payload)
-            self.fragments += sum(1 for _ in self.c.snapshot.prefix("payload", schema.KEY.pack(payload)))
 
     def check_blocks(self) -> None:
         for key, record in self.c.scan("block"):
@@ -100,9 +85,12 @@ class Blocks:
                 self.c.problem("block", f"block {number}: {why}")
             self.c.check_commit(f"block {number}", block.commit)
             self.check_index_of(number, block)
-            why = self.wrong_content(block)
+            why = self.wrong_content(number, block)
             if why:
-                self.bad[number] = self.c.problem("data", f"block {number}: {why}")
+                self.damaged(number, why)
+
+    def damaged(self, number: int, why: str) -> None:
+        self.bad[number] = self.c.problem("data", f"block {number}: {why}")
 
     def remember(self, number: int, block: Block) -> None:
         self.numbers.append(number)
@@ -121,17 +109,17 @@ class Blocks:
             yield f"number is not below the next one, {self.c.state.next_number}"
         if not 1 <= block.payload < self.c.state.next_number:
             yield f"payload number {block.payload} is not below the next one, {self.c.state.next_number}"
-        if block.codec not in codec.NAMES:
+        if block.codec not in codec.NAMES and block.codec not in cold.NAMES:
             yield f"unknown codec {block.codec}"
-        if block.model and block.model not in self.models:
-            yield f"unknown model {block.model}"
+        elif bool(block.model) != (block.codec == NEURAL):
+            yield f"codec {block.codec} with model {block.model}"
         if not 1 <= block.plain <= self.c.store.superblock.chunk_size:
             yield f"{block.plain} plain bytes in chunks of {self.c.store.superblock.chunk_size}"
         if block.flags & ~Block.FLAG_TRIED:
             yield f"unknown flags {block.flags:#x}"
 
-    def wrong_content(self, block: Block) -> str:
-        """Read the payload; return what is wrong with it."""
+    def wrong_content(self, number: int, block: Block) -> str:
+        """Read the payload; return what is wrong with it. What is cold is decoded later."""
         prefix, parts, expected = schema.KEY.pack(block.payload), [], 0
         in_order = True
         for key, fragment in self.c.snapshot.prefix("payload", prefix):
@@ -147,7 +135,14 @@ class Blocks:
             return f"payload {block.payload} has {len(payload)} bytes, not {block.stored}"
         if xxh3_64_intdigest(payload) != block.xxh3:
             return f"payload {block.payload}: its bytes are damaged (XXH3 mismatch)"
-        if not self.c.data:
+        lost = self.models.need(block.model) if block.model else None
+        if lost is not None:
+            self.bad[number] = lost
+        if lost is not None or not self.c.data:
+            return ""
+        if block.codec in cold.NAMES:
+            model = self.models.sound.get(block.model)
+            self.cold.add(number, block, payload, model.fingerprint if model else b"")
             return ""
         try:
             plain = codec.decode(block.codec, payload, block.plain)
@@ -272,9 +267,11 @@ class Blocks:
         for before, after in pairwise(claimed):
             if before == after:
                 self.c.problem("payload", f"payload {after} belongs to more than one block")
-        if self.headers_lost or self.fragments == self.c.store.entries("payload"):
+        if self.fragments == self.c.store.entries("payload"):
             self.c.report.counts["payload"] = self.fragments
             return
+        if self.headers_lost or self.models.lost:
+            return  # what belongs to none may be theirs
         last = b""
         for key, _ in self.c.scan("payload"):
             if key[:8] == last:
@@ -327,3 +324,9 @@ class Blocks:
 
     def missing_blocks(self) -> bool:
         return any(self.index_of(number) is None for number in self.bad)
+
+    def check_reserved(self) -> None:
+        """Nothing lies in the table that is kept for later."""
+        for key, _ in self.c.scan("queue"):
+            drop = partial(Fixer.delete, table="queue", key=key)
+            self.c.problem("queue", f"reserved table has a record {key.hex()}", fix=drop)

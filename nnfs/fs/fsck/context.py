@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MASK = (1 << 64) - 1
 KEPT = 100_000  # problems of one kind kept for messages and repair; the rest is counted, and found by the next round
 
-CLEAN, CORRECTED, LEFT = 0, 1, 4  # exit statuses of fsck(8)
+CLEAN, CORRECTED, LEFT, FAILED = 0, 1, 4, 8  # exit statuses of fsck(8); the last is added to the others
 
 Progress = Callable[[str, int, int], None]
 Fix = Callable[["Fixer"], None]
@@ -54,19 +54,22 @@ class Report:
     notes: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     omitted: Counter[str] = field(default_factory=Counter)  # problems by kind beyond those kept
+    unchecked: list[str] = field(default_factory=list)  # of the notes: what was to be checked and could not be, and why
 
     @property
     def exit_code(self) -> int:
+        code = CORRECTED if self.problems else CLEAN
         if self.omitted or any(not problem.fixed for problem in self.problems):
-            return LEFT
-        return CORRECTED if self.problems else CLEAN
+            code = LEFT
+        return code | FAILED if self.unchecked else code
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "clean": not self.problems and not self.omitted,
+            "clean": not self.problems and not self.omitted and not self.unchecked,
             "exit_code": self.exit_code,
             "errors": [problem.as_dict() for problem in self.problems],
             "omitted": dict(self.omitted),
+            "unchecked": self.unchecked,
             "notes": self.notes,
             "counts": dict(self.counts),
         }
@@ -114,6 +117,11 @@ class Context:
 
     def note(self, message: str) -> None:
         self.report.notes.append(message)
+
+    def unchecked(self, message: str) -> None:
+        """Something was to be checked and could not be."""
+        self.report.notes.append(message)
+        self.report.unchecked.append(message)
 
     def scan(self, table: str) -> Iterator[tuple[bytes, bytes]]:
         """Yield all records of a table; damage of the engine's pages ends it with a problem."""

@@ -11,8 +11,8 @@ from nnfs.errors import RecordDamaged
 from nnfs.fs.fsck.context import MASK, Context, Problem
 from nnfs.store import schema
 from nnfs.store.blocks import load_block
-from nnfs.store.env import Store, WriteTxn, cut_payload
-from nnfs.store.models import copies, load_model
+from nnfs.store.env import Store, WriteTxn
+from nnfs.store.models import mend_copies
 from nnfs.store.schema import Dentry, Inode, MapNode, State, Total
 
 DIR = stat.S_IFDIR >> 12
@@ -335,15 +335,9 @@ class Fixer:
             total.stored -= block.stored
             self.put_total(key, total)
 
-    def copy_model(self, number: int) -> None:
-        """Write a model's damaged copy anew from the sound one."""
-        model = load_model(self.txn, number)
-        data = next(copy for copy in copies(self.txn, model) if copy is not None)
-        for payload in (model.payload_a, model.payload_b):
-            self.txn.delete_prefix("payload", schema.KEY.pack(payload))
-            items, _ = cut_payload(payload, data, 0)
-            for key, fragment in items:
-                self.txn.put("payload", key, fragment)
+    def mend_model(self, number: int) -> None:
+        """Write a model's damaged copy, of its record or its file, anew from the sound one."""
+        mend_copies(self.txn, number)
 
     def delete_stray_index(self, key: bytes, record: bytes) -> None:
         """Delete an entry of the hash index unless another fix has replaced it."""

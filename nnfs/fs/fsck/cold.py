@@ -1,0 +1,121 @@
+"""Decoding of cold blocks for `fsck --data`: worker processes, with many blocks in flight so that they batch."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+from collections import Counter, deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+from nnfs.codec.base import CM, NEURAL
+from nnfs.errors import ModelMissing, NnfsError, WorkerError
+from nnfs.fs.fsck.context import Context
+from nnfs.store.models import by_fingerprint, whole_model
+from nnfs.store.schema import Block
+
+if TYPE_CHECKING:
+    from nnfs.codec.pool import Pool
+
+log = logging.getLogger(__name__)
+
+NAMES = {NEURAL: "neural", CM: "cm"}
+IN_FLIGHT = 512  # blocks; 64 MiB of plain bytes
+GIVE_UP = 8  # blocks in a row that no worker could decode, before a codec is taken for not installed
+WORKER, REFERENCE = "fsck", "reference"  # the second judges what the first gets wrong
+NO_MODEL = bytes(64)
+SERVE = "nnfs.codec.catalogue:Catalogue"  # what the workers serve
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    number: int
+    block: Block
+    payload: bytes
+    model: bytes
+    future: Future[bytes]
+
+
+class ColdBlocks:
+    """Takes cold blocks one by one and calls `damaged(number, why)` for those that do not decode to their hash."""
+
+    def __init__(self, c: Context, damaged: Callable[[int, str], None]) -> None:
+        self.c = c
+        self._damaged = damaged
+        self._pool: Pool | None = None
+        self._waiting: deque[_Waiting] = deque()
+        self._failed: Counter[int] = Counter()  # by codec: in a row
+        self._unchecked: Counter[int] = Counter()  # by codec
+        self._why: dict[int, str] = {}  # no worker could decode a codec's blocks
+
+    def add(self, number: int, block: Block, payload: bytes, model: bytes) -> None:
+        """Decode a block soon; `model` is a fingerprint, or nothing."""
+        if self._failed[block.codec] >= GIVE_UP:
+            self._unchecked[block.codec] += 1
+            return
+        future = self._decode(block, payload, model or NO_MODEL, WORKER)
+        self._waiting.append(_Waiting(number, block, payload, model or NO_MODEL, future))
+        while self._waiting and (len(self._waiting) >= IN_FLIGHT or self._waiting[0].future.done()):
+            self._judge(self._waiting.popleft())
+
+    def finish(self) -> None:
+        """Wait for all; tell what could not be checked."""
+        total = len(self._waiting)
+        while self._waiting:
+            self.c.progress("cold blocks", total - len(self._waiting), total)
+            self._judge(self._waiting.popleft())
+        for codec, blocks in self._unchecked.items():
+            self.c.unchecked(f"{blocks} blocks of codec {NAMES[codec]} were not checked: {self._why[codec]}")
+        self.close()
+
+    def close(self) -> None:
+        """End the workers. Idempotent."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
+    def _decode(self, block: Block, payload: bytes, model: bytes, worker: str) -> Future[bytes]:
+        from nnfs.codec.pool import BACKGROUND, Pool, WorkerSpec
+
+        if self._pool is None:
+            another = (("NNFS_PRODUCT", "float"),) if importlib.util.find_spec("torch") else ()
+            specs = (
+                WorkerSpec(WORKER, threads=len(os.sched_getaffinity(0)), serve=SERVE),
+                WorkerSpec(REFERENCE, device="cpu", environment=another, serve=SERVE),
+            )
+            self._pool = Pool(specs, self._find)
+        return self._pool.decode(block.codec, payload, block.plain, model, priority=BACKGROUND, worker=worker)
+
+    def _find(self, fingerprint: bytes) -> bytes | None:
+        """A model's file for a worker. On a supervisor's thread, so with a read txn of its own."""
+        with self.c.store.read() as snapshot:
+            number = by_fingerprint(snapshot, fingerprint)
+            return None if number is None else whole_model(snapshot, number)
+
+    def _judge(self, one: _Waiting) -> None:
+        why = self._wrong(one, one.future)
+        if why:
+            if self._wrong(one, self._decode(one.block, one.payload, one.model, REFERENCE)) == "":
+                log.warning("block %d: %s, but the reference decodes it", one.number, why)
+                self.c.note(f"block {one.number} is sound, but this device decoded it wrongly at first")
+            else:
+                self._damaged(one.number, why)
+
+    def _wrong(self, one: _Waiting, future: Future[bytes]) -> str | None:
+        """Say what is wrong with a block, "" when nothing is, None when that could not be found out."""
+        codec = one.block.codec
+        try:
+            plain = future.result()
+        except (WorkerError, ModelMissing) as error:
+            self._failed[codec] += 1
+            self._unchecked[codec] += 1
+            self._why[codec] = str(error)
+            return None
+        except NnfsError as error:
+            return f"cannot be decoded: {error}"
+        self._failed[codec] = 0
+        return "" if blake2b(plain).digest() == one.block.hash else "its content is not what its BLAKE2b-512 says"
