@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import math
 import os
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Protocol
 
 import trio
 from xxhash import xxh3_64_intdigest
@@ -24,6 +22,7 @@ from xxhash import xxh3_64_intdigest
 from nnfs.blockio.repair import repair_beside
 from nnfs.codec.pool import AHEAD, BACKGROUND, URGENT, Job, Outcome, Pool, WorkerSpec
 from nnfs.codec.wire import NO_MODEL, Op
+from nnfs.config import Options
 from nnfs.errors import BlockDamaged, CodecError, ModelMissing, TimedOut, WorkerError
 from nnfs.store.schema import Block
 
@@ -36,30 +35,19 @@ REPAIR_SHARE, REPAIR_MOST = 4, 10.0  # the search for a repair may take a quarte
 COMPACT_HANG_S = 900.0  # an idle worker may be silent for long: it gets no time while others want it
 
 
-class WorkerOptions(Protocol):
-    """What workers need of a mount's options."""
-
-    @property
-    def device(self) -> str:
-        """Device names, with commas; the first one decodes for readers."""
-
-    @property
-    def compact_threads(self) -> int:
-        """Threads of a worker that compresses in the background."""
-
-
-def specs(options: WorkerOptions) -> list[WorkerSpec]:
+def specs(options: Options) -> list[WorkerSpec]:
     """Return the workers of a mount: one for reads, one for compaction on each device, and the reference.
 
     The reference decodes what the first one gets wrong: on the CPU, with one thread and, where torch is there, with its
     float32 products in place of the engine that everybody else prefers.
     """
-    devices = list(dict.fromkeys(filter(None, options.device.split(",")))) or ["auto"]
+    devices, cores = options.devices, len(os.sched_getaffinity(0))
+    compact_threads = options.compact_threads or max(1, cores // 2)
     other = (("NNFS_PRODUCT", "float"),) if importlib.util.find_spec("torch") else ()
     return [
-        WorkerSpec(READ, devices[0], len(os.sched_getaffinity(0)), idle_s=300.0),
+        WorkerSpec(READ, devices[0], options.threads or cores, idle_s=300.0),
         *(
-            WorkerSpec(COMPACT, device, options.compact_threads, idle=True, hang_s=COMPACT_HANG_S, idle_s=300.0)
+            WorkerSpec(COMPACT, device, compact_threads, idle=True, hang_s=COMPACT_HANG_S, idle_s=300.0)
             for device in devices
         ),
         WorkerSpec(REFERENCE, "cpu", 1, idle_s=60.0, environment=other),
@@ -109,29 +97,21 @@ class Cold:
                     found |= {codec: seconds for (op, codec), seconds in state.seconds.items() if op == Op.DECODE}
         return found
 
-    async def run(
-        self,
-        job: Job,
-        timeout: float | None = None,
-        progress: Progress | None = None,  # noqa: ASYNC109 - the job's
-    ) -> Outcome:
+    async def run(self, job: Job, progress: Progress | None = None) -> Outcome:
         """Have a worker do a job; cancelling takes it back. Waits while there is too much to do already.
 
-        Raises what the pool's futures hold (`nnfs.codec.pool`), `TimedOut` after `timeout` seconds.
+        Raises what the pool's futures hold (`nnfs.codec.pool`).
         """
-        limit = math.inf if timeout is None else timeout
-        with trio.move_on_after(limit):
-            future = await self._submit(job)
-            if progress is not None:
-                progress.future = future
-            try:
-                await _done(future)
-            finally:
-                future.cancel()
-                self._ended.set()
-                self._ended = trio.Event()
-            return future.result()
-        raise TimedOut(f"a codec worker did not get to it within {limit:g} s")
+        future = await self._submit(job)
+        if progress is not None:
+            progress.future = future
+        try:
+            await _done(future)
+        finally:
+            future.cancel()
+            self._ended.set()
+            self._ended = trio.Event()
+        return future.result()
 
     async def _submit(self, job: Job) -> Future[Outcome]:
         while True:

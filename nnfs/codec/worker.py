@@ -208,19 +208,15 @@ class Conversation:
         except PeerGone:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
-            return [_failure(request, error, Status.NO_CODEC) for request in batch]
+            refused = Status.BAD_PAYLOAD if head.op == Op.LOAD else Status.NO_CODEC
+            return [_failure(request, error, refused) for request in batch]
         self._batches.setdefault(_kind(head), codec.batch)
         work: Callable[..., Results] = codec.encode_many if head.op == Op.ENCODE else codec.decode_many
         start = time.monotonic()
         answers = self._attempt(batch, partial(work, between=partial(self._between, rank(head))))
-        self._pace(batch, time.monotonic() - start)
+        plain = sum(request.plain for request in batch)
+        self._paced[_kind(head)] = next_batch(plain, time.monotonic() - start, self._threads)
         return answers
-
-    def _pace(self, batch: list[Request], seconds: float) -> None:
-        """Let the next batch be twice as large, or so much smaller that it takes `BATCH_S`."""
-        size = sum(request.plain for request in batch)
-        size = int(size * min(2.0, BATCH_S / max(seconds, 1e-3)))
-        self._paced[_kind(batch[0])] = max(size, LEAST_BATCH * self._threads)
 
     def _attempt(self, batch: list[Request], work: Callable[..., Results]) -> list[Answer]:
         """Do a batch. If it fails as a whole, do its halves: neither a bad job nor too little memory spoils others."""
@@ -244,6 +240,11 @@ class Conversation:
 
 def _kind(request: Request) -> Kind:
     return request.op, request.codec, request.model
+
+
+def next_batch(plain: int, seconds: float, threads: int) -> int:
+    """Return the most plain bytes of the batch after one: twice as many, or so few that they take `BATCH_S`."""
+    return max(int(plain * min(2.0, BATCH_S / max(seconds, 1e-3))), LEAST_BATCH * threads)
 
 
 def _answer(request: Request, result: bytes | CodecError | None) -> Answer:

@@ -37,8 +37,9 @@ class Reversing:
     name = "fake"
     batch = 100
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "") -> None:
         self.decoded = 0
+        self.wrong = device == "wrong"
 
     def obey(self, plain: bytes, company: int, between: Callable[[], None]) -> None:
         command, _, rest = plain.partition(b":")
@@ -57,6 +58,10 @@ class Reversing:
                     between()
             case b"hang":
                 signal.pause()
+            case b"variable":
+                raise CodecError(os.environ.get(os.fsdecode(rest), "not set"))
+            case b"scheduler":
+                raise CodecError(f"policy {os.sched_getscheduler(0)}, leader {os.getsid(0) == os.getpid()}")
         self.fail(command, rest, company)
 
     def fail(self, command: bytes, rest: bytes, company: int) -> None:
@@ -101,7 +106,7 @@ class Reversing:
             if stored.startswith(MARK):
                 plain = stored[:0:-1]
                 self.obey(plain, len(payloads), between)
-                plains.append(plain)
+                plains.append(plain.swapcase() if self.wrong else plain)
             else:
                 plains.append(CodecError("no mark"))
             self.decoded += 1
@@ -118,7 +123,7 @@ class Fake:
             os.write(int(sys.argv[sys.argv.index("--fd") + 1]), BABBLE[device])
         self.device = device
         self.threads = threads
-        self.codec = Reversing()
+        self.codec = Reversing(device)
         self.files: dict[bytes, bytes] = {}
 
     def names(self) -> dict[int, str]:
@@ -128,6 +133,8 @@ class Fake:
         return tuple(self.files)
 
     def find(self, codec: int, model: bytes) -> ColdCodec:
+        if self.device == "missing":
+            raise CodecError("codec fake needs torch, which is not installed")
         if codec != FAKE:
             raise CodecError(f"unknown codec {codec}")
         if any(model) and model not in self.files:

@@ -264,6 +264,63 @@ def test_one_of_several_workers(make: MakePool) -> None:
         decode(pool, b"x", worker="gpu")
 
 
+def test_workers_of_one_name_share_its_jobs(make: MakePool) -> None:
+    pool = make(replace(CPU, device="broken"), CPU)
+    wait_for("the broken one to be given up", lambda: asked(pool) and pool.states()[0].deaths >= 3, DEADLINE_S)
+    assert result(decode(pool, b"x", worker="cpu")) == b"x"
+
+
+def asked(pool: Pool) -> bool:
+    """Whether a job is done; each one has every stopped worker started."""
+    return result(decode(pool, b"x", worker="cpu")) == b"x"
+
+
+def test_what_has_begun_cannot_be_cancelled(make: MakePool, gate: Gate) -> None:
+    pool = make()
+    held = decode(pool, gate.chunk)
+    wait_for("its beginning", held.running, DEADLINE_S)
+    waiting = decode(pool, b"x")
+    assert not held.cancel()
+    assert waiting.cancel()
+    gate.open()
+    assert result(held) == gate.chunk
+
+
+def test_what_was_begun_by_a_worker_that_died(make: MakePool, tmp_path: Path) -> None:
+    pool = make()
+    chunk = b"die-once:" + os.fsencode(tmp_path / "died")
+    assert result(decode(pool, chunk)) == chunk
+
+
+def test_speeds_are_measured(make: MakePool) -> None:
+    pool = make()
+    assert result(decode(pool, b"the first one opens the codec")) is not None
+    assert pool.states()[0].seconds == {}
+    assert result(decode(pool, b"x" * 1000)) is not None
+    assert list(pool.states()[0].seconds) == [(Op.DECODE, FAKE)]
+    assert pool.states()[0].seconds[Op.DECODE, FAKE] > 0
+
+
+def test_the_environment_of_a_worker(make: MakePool) -> None:
+    pool = make(replace(CPU, environment=(("NNFS_TEST", "seen"),)))
+    assert str(error(decode(pool, b"variable:NNFS_TEST"))) == "seen"
+
+
+def test_a_worker_for_idle_times(make: MakePool) -> None:
+    pool = make(CPU, replace(CPU, name="idle", idle=True))
+    assert str(error(decode(pool, b"scheduler:", worker="cpu"))) == f"policy {os.SCHED_OTHER}, leader False"
+    assert str(error(decode(pool, b"scheduler:", worker="idle"))) == f"policy {os.SCHED_IDLE}, leader True"
+    group = Path(f"/proc/{pool.states()[1].pid}/autogroup")
+    if group.exists():
+        assert group.read_text().split()[1:] == ["nice", "19"]
+
+
+def test_a_worker_that_cannot_run_a_codec(make: MakePool) -> None:
+    pool = make(replace(CPU, device="missing"))
+    assert str(error(decode(pool, b"x"))) == "codec fake needs torch, which is not installed"
+    assert type(error(decode(pool, b"x"))) is WorkerError  # not what a bad payload is
+
+
 def test_an_idle_worker_is_ended(make: MakePool) -> None:
     pool = make(replace(CPU, idle_s=0.05))
     first = pool.ask("cpu").result(DEADLINE_S).pid

@@ -126,7 +126,7 @@ BAD_FROM_CLIENT = {
     "the greatest length": HELLO + frame(2, b"", 2**32 - 1),
 }
 BAD_FROM_WORKER = {
-    "status 7": frame(3, bytes(8) + b"\7"),
+    "status 8": frame(3, bytes(8) + b"\10"),
     "a short answer": frame(3, bytes(8)),
     "half a job": frame(4, bytes(12)),
     "alive with bytes": frame(5, b"x"),

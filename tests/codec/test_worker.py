@@ -31,6 +31,7 @@ from nnfs.codec.wire import (
     pack,
     unpack_info,
 )
+from nnfs.codec.worker import next_batch
 from tests.codec.fake import FAKE, SERVE, payload
 
 DEADLINE_S = 60.0
@@ -177,7 +178,7 @@ def test_failures_of_single_jobs(peer: Peer) -> None:
     assert got == {
         1: (Status.BAD_PAYLOAD, "no mark"),
         2: (Status.BUG, "ValueError: 3 bytes decoded, not 7"),
-        3: (Status.BAD_PAYLOAD, "unknown codec 99"),
+        3: (Status.NO_CODEC, "unknown codec 99"),
         4: (Status.NO_MODEL, "no model 0001020304050607"),
         5: (Status.BUG, "ZeroDivisionError: a bug"),
         6: (Status.NO_MEMORY, "MemoryError: too much"),
@@ -200,6 +201,12 @@ def test_a_model_is_loaded_before_what_needs_it(peer: Peer, gate) -> None:
         (1, Status.OK), (3, Status.OK), (4, Status.BAD_PAYLOAD), (2, Status.OK),
     ]  # fmt: skip
     assert peer.ping().models == (MODEL,)
+
+
+def test_batches_of_what_is_waited_for_are_kept_short() -> None:
+    assert next_batch(1 << 20, 2.0, 1) == 2 << 20
+    assert next_batch(4 << 20, 40.0, 1) == 1 << 20
+    assert next_batch(1 << 17, 60.0, 2) == 1 << 19  # however slow: not less than two chunks a thread
 
 
 def test_decode_overtakes_waiting_encodes(peer: Peer, gate) -> None:
