@@ -20,7 +20,7 @@ import trio
 import trio.lowlevel
 
 from nnfs import codec
-from nnfs.blockio.cold import COMPACT, Cold
+from nnfs.blockio.cold import COMPACT, READ, Cold
 from nnfs.blockio.commit import Committer
 from nnfs.blockio.reader import Reader, decode_verified
 from nnfs.codec.base import FIRST_COLD, NEURAL
@@ -77,6 +77,11 @@ class _Flow:
     failures: int = 0  # of workers, in a row
     error: NnfsError | None = None
     changes: dict[int, int] = field(default_factory=dict)  # ino: growth of its stored bytes
+
+    @property
+    def worker(self) -> str:
+        """Who codes: what a person waits for does not wait for an idle machine. Reads come first in both workers."""
+        return READ if self.job.number else COMPACT
 
     def close(self, ino: int) -> None:
         """One of the things that a file waits for is done."""
@@ -155,9 +160,9 @@ class Compactor:
         sizes: list[tuple[int, int]] = []
 
         async def one(candidate: Candidate, rules: Rules) -> None:
-            found = await self._plain(candidate)
+            found = await self._plain(candidate, READ)
             if found is not None:
-                best = await self._encoder.encode(found[0], candidate.block, rules, everything=everything)
+                best = await self._encoder.encode(found[0], candidate.block, rules, everything=everything, worker=READ)
                 sizes.append((candidate.block.stored, candidate.block.stored if best is None else len(best.data)))
 
         async with trio.open_nursery() as nursery:
@@ -341,21 +346,21 @@ class Compactor:
 
     # -- one chunk
 
-    async def _plain(self, candidate: Candidate) -> tuple[bytes, int] | None:
+    async def _plain(self, candidate: Candidate, worker: str) -> tuple[bytes, int] | None:
         """Return a chunk's verified plain bytes and the number of the payload that they came from; None: it is gone."""
         loaded = await trio.to_thread.run_sync(_load, self._store, candidate.number)
         if loaded is None:
             return None
         block, payload = loaded
         if block.codec >= FIRST_COLD:
-            plain = await self._cold.decode(candidate.number, block, payload, priority=BACKGROUND, worker=COMPACT)
+            plain = await self._cold.decode(candidate.number, block, payload, priority=BACKGROUND, worker=worker)
         else:
             plain = await trio.to_thread.run_sync(decode_verified, candidate.number, block, payload)
         return plain, block.payload
 
     async def _recoded(self, flow: _Flow, candidate: Candidate, rules: Rules) -> Recode | None:
         block = candidate.block
-        found = await self._plain(candidate)
+        found = await self._plain(candidate, flow.worker)
         if found is None or found[1] != block.payload:
             return None  # somebody was faster
         plain, payload = found
@@ -363,10 +368,10 @@ class Compactor:
         if flow.aim.thaw or rules.policy is Policy.HOT:
             codec_id, data = await trio.to_thread.run_sync(codec.encode_hot, plain)
             return Recode(candidate.number, payload, owner, codec_id, 0, data)
-        best = await self._encoder.encode(plain, block, rules, everything=flow.aim.everything)
+        best = await self._encoder.encode(plain, block, rules, everything=flow.aim.everything, worker=flow.worker)
         if best is None:
             return Recode(candidate.number, payload, owner)
-        await self._encoder.prove(block, best)
+        await self._encoder.prove(block, best, flow.worker)
         model = await self._models.keep(best.model) if best.codec == NEURAL else 0
         return Recode(candidate.number, payload, owner, best.codec, model, best.data)
 
@@ -376,7 +381,7 @@ class Compactor:
 
     def report(self) -> dict[str, Any]:
         """Return what `nnfs status` shows of recompression."""
-        return {"saved_bytes": self.saved, "last_error": self.last_error}
+        return {"policy": self._options.policy, "saved_bytes": self.saved, "last_error": self.last_error}
 
 
 def _load(store: Store, number: int) -> tuple[Block, bytes] | None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import trio
 
 from nnfs.blockio.cold import COMPACT, READ, REFERENCE, Cold
-from nnfs.codec import compete
+from nnfs.codec import NAMES, compete
 from nnfs.codec.base import CM, NEURAL
 from nnfs.codec.pool import BACKGROUND, URGENT, Job
 from nnfs.codec.wire import NO_MODEL, Op
@@ -49,7 +49,9 @@ class ColdEncoder:
         self._measuring = trio.Lock()
         self._proved = 0
 
-    async def encode(self, plain: bytes, block: Block, rules: Rules, *, everything: bool) -> Payload | None:
+    async def encode(
+        self, plain: bytes, block: Block, rules: Rules, *, everything: bool, worker: str = COMPACT
+    ) -> Payload | None:
         """Return the smallest form of a block's content, None when that is the one it has.
 
         `everything`: at any cost of reading, as with the policy `cold`. Raises `CodecError`, `WorkerError`, `TimedOut`.
@@ -60,30 +62,29 @@ class ColdEncoder:
         found: list[Payload] = []
         if patient or await self._fast_enough(NEURAL):
             fingerprint = self._models.wanted(rules.model)
-            data = await self._work(Op.ENCODE, NEURAL, plain, len(plain), fingerprint)
+            data = await self._work(Op.ENCODE, NEURAL, plain, len(plain), fingerprint, worker)
             if data is not None:
                 found.append(Payload(NEURAL, fingerprint, data))
         neural_bits = 8 * len(found[0].data) / len(plain) if found else 8.0
         worth = neural_bits < CM_BELOW or not _is_text(plain)
         if (not found or (worth and len(plain) >= CM_LEAST)) and (patient or await self._fast_enough(CM)):
-            data = await self._work(Op.ENCODE, CM, plain, len(plain), NO_MODEL)
+            data = await self._work(Op.ENCODE, CM, plain, len(plain), NO_MODEL, worker)
             if data is not None:
                 found.append(Payload(CM, NO_MODEL, data))
         best = min(found, key=lambda one: len(one.data), default=None)
         least = block.stored * (1 - (MIN_GAIN_COLD if patient else MIN_GAIN))
         return best if best is not None and len(best.data) < least else None
 
-    async def prove(self, block: Block, payload: Payload) -> None:
+    async def prove(self, block: Block, payload: Payload, worker: str = COMPACT) -> None:
         """Decode a new payload as a reader will. Raises `CodecError` when that does not give the content back."""
         self._proved += 1
-        workers = [COMPACT] + [REFERENCE] * (self._proved % REFERENCE_EVERY == 1)
-        for worker in workers:
-            plain = await self._work(Op.DECODE, payload.codec, payload.data, block.plain, payload.model, worker)
+        for name in [worker] + [REFERENCE] * (self._proved % REFERENCE_EVERY == 1):
+            plain = await self._work(Op.DECODE, payload.codec, payload.data, block.plain, payload.model, name)
             if plain is None or blake2b(plain).digest() != block.hash:
-                raise CodecError(f"codec {payload.codec}: {worker} decodes something else than was encoded")
+                raise CodecError(f"codec {payload.codec}: worker {name} decodes something else than was encoded")
 
     async def _work(
-        self, op: Op, codec_id: int, data: bytes, plain: int, fingerprint: bytes, worker: str = COMPACT
+        self, op: Op, codec_id: int, data: bytes, plain: int, fingerprint: bytes, worker: str
     ) -> bytes | None:
         job = Job(op, codec_id, data, plain, fingerprint, BACKGROUND, worker)
         result = await self._cold.run(job)
@@ -104,7 +105,7 @@ class ColdEncoder:
         """Return the seconds per MiB that a reader of one cold chunk waits."""
         plain = (_SAMPLE * (CALIBRATE // len(_SAMPLE) + 1))[:CALIBRATE]
         fingerprint = self._models.default() if codec_id == NEURAL else NO_MODEL
-        payload = await self._work(Op.ENCODE, codec_id, plain, len(plain), fingerprint)
+        payload = await self._work(Op.ENCODE, codec_id, plain, len(plain), fingerprint, READ)
         if payload is None:
             return math.inf
         best = math.inf
@@ -116,7 +117,7 @@ class ColdEncoder:
 
     def speeds(self) -> dict[str, float]:
         """Return measured seconds per MiB by codec."""
-        return {str(number): round(seconds, 2) for number, seconds in self._speeds.items() if math.isfinite(seconds)}
+        return {NAMES[number]: round(seconds, 2) for number, seconds in self._speeds.items() if math.isfinite(seconds)}
 
 
 _SAMPLE = (__doc__ or "").encode() + bytes(range(256))
