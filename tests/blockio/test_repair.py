@@ -1,0 +1,59 @@
+"""The search for the change after which stored bytes have their XXH3-64 again."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+from xxhash import xxh3_64_intdigest
+
+from nnfs.blockio.repair import SHORT, repair
+
+LONG_S = 600.0  # never reached: what is asked for is found long before
+# XXH3 works in stripes of 64 bytes and blocks of 1,024, the last stripe overlaps the one before it.
+SIZES = (1, 8, 17, 129, SHORT, SHORT + 1, 256, 257, 320, 321, 1023, 1024, 1025, 1088, 1089, 2049, 20_000)
+
+
+def damaged(plain: bytes, place: int, *changes: int) -> bytes:
+    """`plain` with bytes XORed from a place on."""
+    changed = bytearray(plain)
+    for at, change in enumerate(changes, place):
+        changed[at] ^= change
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_one_bit_and_one_byte(size: int) -> None:
+    chance = random.Random(size)
+    whole = chance.randbytes(size)
+    xxh3 = xxh3_64_intdigest(whole)
+    for place in {0, size // 2, size - 1, *(chance.randrange(size) for _ in range(4))}:
+        assert repair(damaged(whole, place, 1 << chance.randrange(8)), xxh3, LONG_S) == whole
+    if size < 5000:
+        for place in (0, max(0, size - 65), size - 1):
+            assert repair(damaged(whole, place, chance.randrange(1, 256)), xxh3, LONG_S) == whole
+
+
+def test_two_bits_of_a_word() -> None:
+    whole = random.Random(1).randbytes(3000)
+    assert repair(damaged(whole, 1600, 1, 0, 0, 0, 0, 64), xxh3_64_intdigest(whole), LONG_S) == whole
+
+
+def test_two_neighbouring_bytes() -> None:
+    whole = random.Random(2).randbytes(300)
+    assert repair(damaged(whole, 2, 77, 1), xxh3_64_intdigest(whole), LONG_S) == whole
+
+
+def test_whole_already() -> None:
+    assert repair(b"whole", xxh3_64_intdigest(b"whole"), 0.0) == b"whole"
+
+
+@pytest.mark.parametrize("size", [100, 5000])
+def test_the_search_is_bounded(size: int) -> None:
+    """By a clock that only runs when it is looked at."""
+    seconds = itertools.count()
+    whole = random.Random(3).randbytes(size)
+    lost = damaged(whole, 0, 1, 2, 3, 4, 5)
+    assert repair(lost, xxh3_64_intdigest(whole), 100.0, lambda: float(next(seconds))) is None
+    assert 100 <= next(seconds) <= 110
