@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from nnfs.codec.base import FIRST_COLD, Codec
+from nnfs.codec.base import CM, FIRST_COLD, NEURAL, Codec
 from nnfs.codec.raw import Raw
 from nnfs.codec.zstd import Zstd
 from nnfs.errors import CodecError
 
 __all__ = ["CODECS", "FIRST_COLD", "NAMES", "Codec", "decode", "encode_hot", "register"]
 
-CODECS: dict[int, Codec] = {}
-NAMES: dict[int, str] = {}
+CODECS: dict[int, Codec] = {}  # those that decode in any process; the cold ones do in workers
+NAMES: dict[int, str] = {NEURAL: "neural", CM: "cm"}
 
 
 def register(codec: Codec) -> None:
@@ -33,6 +33,8 @@ def encode_hot(plain: bytes) -> tuple[int, bytes]:
 def decode(codec: int, payload: bytes, plain: int) -> bytes:
     """Return the `plain` bytes of a payload. Raises `CodecError`, also for an unknown codec."""
     known = CODECS.get(codec)
+    if known is None and codec in NAMES:
+        raise CodecError(f"codec {NAMES[codec]} is decoded by worker processes only")
     if known is None:
         raise CodecError(f"unknown codec {codec}: written by a newer nnfs?")
     return known.decode(payload, plain)

@@ -12,7 +12,8 @@ from nnfs import codec
 from nnfs.errors import RecordDamaged, StoreDamaged, UsageError
 from nnfs.store import schema
 from nnfs.store.blocks import load_block
-from nnfs.store.env import Snapshot, Store, load_twice
+from nnfs.store.env import PAGE, Snapshot, Store, load_twice
+from nnfs.store.models import models
 from nnfs.store.schema import Dentry, Inode, MapNode, State, Superblock, Total
 
 KINDS = {
@@ -43,8 +44,15 @@ def _codec_line(snapshot: Snapshot, number: int, model: int, chunks: int, plain:
     }  # fmt: skip
 
 
+def _on_disk(size: int) -> int:
+    return -(-size // PAGE) * PAGE
+
+
 def df_report(store: Store) -> dict[str, Any]:
-    """Bytes of the whole store as of its last commit: logical (per file), stored (payloads), physical (on disk)."""
+    """Bytes of the whole store as of its last commit: logical (per file), stored (payloads), physical (on disk).
+
+    Models are counted apart: they do not grow with what is stored.
+    """
     with store.read() as snapshot:
         state: State = load_twice(snapshot, schema.STATE_KEY, State.unpack)[0]
         codecs = []
@@ -52,6 +60,7 @@ def df_report(store: Store) -> dict[str, Any]:
             total, (number, model) = Total.unpack(key, record), schema.TOTAL_KEY.unpack(key)
             if total.blocks:
                 codecs.append(_codec_line(snapshot, number, model, total.blocks, total.plain, total.stored))
+        model_bytes = sum(2 * _on_disk(model.size) for model in models(snapshot).values())
     return {
         "store": str(store.path),
         "uuid": store.superblock.uuid.hex(),
@@ -62,7 +71,8 @@ def df_report(store: Store) -> dict[str, Any]:
         "logical_bytes": state.logical,
         "plain_bytes": sum(line["plain_bytes"] for line in codecs),
         "stored_bytes": sum(line["stored_bytes"] for line in codecs),
-        "physical_bytes": store.physical_bytes(),
+        "physical_bytes": max(0, store.physical_bytes() - model_bytes),
+        "model_bytes": model_bytes,
         "codecs": codecs,
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import gc
 import logging
 import os
@@ -14,13 +15,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyfuse3
 import trio
 
+from nnfs.blockio import thawed
+from nnfs.blockio.cold import Cold, specs
 from nnfs.blockio.commit import Committer
 from nnfs.blockio.dirty import DirtyData
 from nnfs.blockio.reader import Reader
 from nnfs.blockio.space import Space
-from nnfs.config import Options, parse_own
+from nnfs.blockio.thawed import Thawed
+from nnfs.codec.pool import Pool
+from nnfs.config import Options, load_options
 from nnfs.errors import MountError, NnfsError, StoreDamaged
 from nnfs.fs import report
 from nnfs.fs.apply import apply
@@ -28,8 +34,10 @@ from nnfs.fs.backup import backup
 from nnfs.fs.filesystem import Filesystem
 from nnfs.mount import control, notify
 from nnfs.mount.connection import Connection, connect
+from nnfs.mount.models import Models
 from nnfs.mount.ops import Operations
 from nnfs.mount.options import MountOptions, parse_options
+from nnfs.mount.tiering import Tiering
 from nnfs.store import env, verify
 from nnfs.store.env import Store
 
@@ -40,6 +48,7 @@ VERIFY_MAX = 64 << 20  # bytes of a data file that is verified page by page afte
 MIN_TASKS = 32  # idle ones kept: starting and ending tasks all the time shows in profiles
 READ_AHEAD_KB = 1024  # requests of up to 1 MiB in place of 128 KiB: sequential reads x 1.5
 MAX_DIRTY_PAGES = 32 << 20  # bytes of writes that the kernel has in flight
+DAMAGED_SHOWN = 100  # blocks in a status
 LAST_COMMIT = 300.0  # seconds that a service manager is asked for at the end
 MAX_TASKS = 4000  # requests in flight; the kernel allows 1,024 background ones, and as many processes as wait
 
@@ -64,7 +73,7 @@ def run(store_path: Path, mountpoint: Path, options: list[str], ready: Callable[
     Returns the exit code. Raises `NnfsError` when the mount does not come about.
     """
     mount_options = parse_options(options, fsname=os.fspath(store_path))
-    own = parse_own(mount_options.own)
+    own = load_options(store_path, mount_options.own)
     sys.setswitchinterval(SWITCH_INTERVAL)
     _keep_buffers()
     store = open_store(store_path, read_only=mount_options.read_only)
@@ -118,9 +127,16 @@ class Daemon:
         self.own = own
         self.data = DirtyData(store.superblock.chunk_size)
         self.fs = Filesystem(store, on_release=self.data.drop)
-        self.reader = Reader(store, self.fs, self.data, cache_bytes=own.cache, timeout=own.read_timeout)
+        self.pool = Pool(specs(own), self._find_model)
+        self.cold = Cold(self.pool, self._fingerprint, own.read_timeout)
+        self.thawed = Thawed(store.path / thawed.FOLDER, own.thawed)
+        self.reader = Reader(
+            store, self.fs, self.data, cache_bytes=own.cache, timeout=own.read_timeout,
+            cold=self.cold, thawed=self.thawed,
+        )  # fmt: skip
         self.space = Space(store.path, own.dirty)
         self.committer = Committer(store, self.fs, self.data, self.reader, self.space, self._apply)
+        self.models = Models(store, self.committer)
         self.read_only = read_only = mount_options.read_only or store.read_only
         if read_only:
             self.fs.active.release.clear()  # orphans are for a mount that may write
@@ -129,6 +145,32 @@ class Daemon:
         )
         self.mount_options = mount_options
         self.connection: Connection | None = None
+        self.tiering = Tiering(
+            store, self.fs, self.committer, self.reader, self.cold, self.pool, self.models, own,
+            read_only=read_only, changed=self._recoded,
+        )  # fmt: skip
+        self._stored_changed: set[int] = set()
+        self._tell = trio.Event()
+
+    def _find_model(self, fingerprint: bytes) -> bytes | None:
+        return self.models.find(fingerprint)
+
+    def _fingerprint(self, number: int) -> bytes:
+        return self.models.fingerprint(number)
+
+    def _recoded(self, inodes: list[int]) -> None:
+        """Files occupy fewer bytes now: the kernel is to ask again, where it knows them."""
+        self._stored_changed.update(ino for ino in inodes if ino in self.fs.lookups)
+        self._tell.set()
+
+    async def _tell_kernel(self) -> None:
+        while True:
+            await self._tell.wait()
+            self._tell = trio.Event()
+            inodes, self._stored_changed = self._stored_changed, set()
+            for ino in inodes:
+                with contextlib.suppress(OSError):  # forgotten meanwhile
+                    await trio.to_thread.run_sync(functools.partial(pyfuse3.invalidate_inode, ino, attr_only=True))
 
     def _apply(self, epoch: Any, changes: Any, now: int, room: int, amendments: Any) -> Any:
         return apply(self.store, epoch, changes, now, room, amendments)
@@ -151,6 +193,7 @@ class Daemon:
         finally:
             self.connection.close()
             self.fs.close()
+            await trio.to_thread.run_sync(self.pool.close)
         log.info("unmounted %s", self.mountpoint)
 
     async def _start(self, nursery: trio.Nursery) -> None:
@@ -158,9 +201,16 @@ class Daemon:
         await self.connection.handshake()
         self.connection.tune(read_ahead_kb=READ_AHEAD_KB, max_bytes=MAX_DIRTY_PAGES)
         self.reader.start(nursery)
+        nursery.start_soon(trio.to_thread.run_sync, self.thawed.scan)
         if not self.read_only:
             nursery.start_soon(self.committer.run, nursery)
-        handlers = {"df": self._df, "status": self._status, "stat": self._stat, "backup": self._backup}
+            nursery.start_soon(self._tell_kernel)
+            self.cold.on_repaired = lambda number, block, payload: nursery.start_soon(
+                self.tiering.write_back, number, block, payload
+            )
+        nursery.start_soon(self.tiering.run)
+        own = {"df": self._df, "status": self._status, "stat": self._stat, "backup": self._backup}
+        handlers = {**self.tiering.handlers, **own}
         await nursery.start(control.serve, self.store.path / control.SOCKET_NAME, handlers)
         await nursery.start(self._on_signals)
         if notify.watchdog_interval() is not None:
@@ -222,7 +272,8 @@ class Daemon:
         await self._settled()
         if not self.read_only and self.committer.failure is None:
             await self.committer.settle()  # what was freed is not occupied
-        return await trio.to_thread.run_sync(report.df_report, self.store)
+        answer = await trio.to_thread.run_sync(report.df_report, self.store)
+        return {**answer, "thawed_bytes": self.thawed.bytes, "gain": self.tiering.gain(answer["codecs"])}
 
     async def _stat(self, request: dict[str, Any]) -> dict[str, Any]:
         await self._settled()
@@ -253,7 +304,9 @@ class Daemon:
             "cache_bytes": self.reader.cache.bytes,
             "cache_hits": self.reader.cache.hits,
             "cache_misses": self.reader.cache.misses,
-            "queue": 0,
             "reads_waiting": self.reader.waiting,
             "damaged_blocks": len(self.reader.damaged),
+            "damaged": [f"block {number}: {why}" for number, why in list(self.reader.damaged.items())[:DAMAGED_SHOWN]],
+            "worker_trouble": self.cold.trouble,
+            **self.tiering.status(),
         }

@@ -16,7 +16,6 @@ from nnfs.blockio.commit import Committer
 from nnfs.codec.catalogue import PRESETS, SUFFIX, presets, stated_fingerprint
 from nnfs.errors import ModelMissing, NnfsError, UsageError
 from nnfs.fs import recode
-from nnfs.model import delta
 from nnfs.store import models
 from nnfs.store.env import Store
 from nnfs.store.schema import Model, Total
@@ -45,7 +44,11 @@ class Models:
                 try:
                     data = models.read_model(snapshot, number)
                     base = models.load_model(snapshot, number).base
-                    return delta.compose(models.read_model(snapshot, base), data) if base else data
+                    if not base:
+                        return data
+                    from nnfs.model import delta  # numpy, in a mount only where there are fitted models
+
+                    return delta.compose(models.read_model(snapshot, base), data)
                 except NnfsError as error:
                     log.error("%s", error)
         path = shipped(fingerprint)
@@ -109,6 +112,8 @@ class Models:
 
         Raises `ModelMissing` for what is no model, `UsageError` for a delta over something else, `OutOfSpace`.
         """
+        from nnfs.model import delta
+
         try:
             data = await trio.to_thread.run_sync(file.read_bytes)
         except OSError as error:

@@ -15,7 +15,6 @@ import trio
 from nnfs.blockio.cold import Cold
 from nnfs.blockio.commit import Committer
 from nnfs.blockio.reader import Reader
-from nnfs.codec.catalogue import Catalogue
 from nnfs.codec.pool import Pool
 from nnfs.config import Options
 from nnfs.errors import NnfsError, UsageError
@@ -114,7 +113,8 @@ class Tiering:
         return {"job": self.jobs.add("thaw", self._compactor.thaw(int(request["ino"]))).number}
 
     async def _scrub_job(self, request: Answer) -> Answer:
-        return {"job": self.jobs.add("scrub", functools.partial(self._scrub.run, deep=bool(request.get("deep")))).number}
+        run = functools.partial(self._scrub.run, deep=bool(request.get("deep")))
+        return {"job": self.jobs.add("scrub", run).number}
 
     async def _job(self, request: Answer) -> Answer:
         return self.jobs.get(int(request["job"])).as_dict()
@@ -169,8 +169,3 @@ class Tiering:
     def gain(self, codecs: list[Answer]) -> int | None:
         """Return about how many bytes a compaction would still save, from what it has saved so far; None: unknown."""
         return self._compactor.gain(sum(line["stored_bytes"] for line in codecs if line["codec"] == "zstd"))
-
-
-def cold_names() -> dict[int, str]:
-    """Return the names of the cold codecs by id."""
-    return Catalogue().names()
