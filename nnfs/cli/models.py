@@ -168,9 +168,12 @@ def _fitted(path: Path, delta: str, seconds: int) -> dict[str, Any]:
     if done.returncode:
         raise WorkerError(f"the training failed (exit status {done.returncode}): it says why above")
     try:
-        return dict(json.loads(done.stdout.strip().rpartition("\n")[2]))
-    except ValueError as error:
-        raise WorkerError("the training gave no sensible answer") from error
+        found = json.loads(done.stdout.strip().rpartition("\n")[2])
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise WorkerError("the training gave no sensible answer")
+    return found
 
 
 def _measured(found: dict[str, Any], below: int) -> Fit:

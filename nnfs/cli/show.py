@@ -48,6 +48,8 @@ def df(args: argparse.Namespace) -> int:
     ]
     if answer.get("model_bytes"):
         lines.append(("models", f"{tables.size(answer['model_bytes'])} beside that, two copies of each"))
+    if answer.get("thawed_bytes"):
+        lines.append(("thawed", f"{tables.size(answer['thawed_bytes'])} more, copies of cold data lately read"))
     if answer.get("gain") is not None:
         lines.append(("to gain", f"about {tables.size(answer['gain'])}, by recompressing what is hot"))
     print(tables.pairs(lines))
@@ -93,7 +95,7 @@ def status(args: argparse.Namespace) -> int:
 
 
 def _status_text(answer: dict[str, Any]) -> str:
-    """The daemon's fields, then what recompression does, then a table of its workers, then what is damaged."""
+    """The daemon's fields, then what recompression does and what is damaged, then a table of the workers."""
     rest = dict(answer)
     compaction, thaw = rest.pop("compaction", None), rest.pop("thaw_seconds_per_mib", {})
     workers, damaged = rest.pop("workers", []), rest.pop("damaged", [])
@@ -104,10 +106,12 @@ def _status_text(answer: dict[str, Any]) -> str:
     lines += [("damaged", line) for line in watch.listed(damaged)]
     parts = [tables.pairs(lines)]
     if workers:
-        head = ["worker", "device", "state", "pid", "starts", "deaths", "answered", "failed"]
+        texts, counts = ["name", "device", "state", "pid"], ["starts", "deaths", "answered", "failed"]
         rows = [
-            ["-" if line.get(name) is None else str(line[name]) for name in ["name", *head[1:]]] for line in workers
+            [str(line.get(name) or "-") for name in texts] + [str(line.get(name, 0)) for name in counts]
+            for line in workers
         ]
+        head = ["worker", *texts[1:], *counts]
         parts += ["", tables.table(head, rows, left=3)]
         parts += [f"{line['name']}: {line['last_error']}" for line in workers if line.get("last_error")]
     return "\n".join(parts)

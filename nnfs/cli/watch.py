@@ -96,6 +96,8 @@ def _damage(job: Job) -> list[Any]:
 
 def summary(job: Job) -> str:
     """What a job that is done has done."""
+    if job["kind"] == DRY_RUN:
+        return tables.pairs(tables.flat(job["result"]))
     text = (
         f"{job['kind']}: {job['done_chunks']} chunks, {tables.size(job['done_bytes'])}, {tables.span(job['seconds'])}"
     )

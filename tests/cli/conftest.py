@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nnfs.cli import locate, models, policy, recompress, show, watch
+from nnfs.cli.main import main
+from nnfs.store.env import Store
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """A store that is not mounted; a fake daemon may answer for it."""
+    path = tmp_path / "store"
+    Store.create(path, 16384).close()
+    return path
+
+
+@pytest.fixture
+def mnt(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory that the commands take for the mount of `store`."""
+    path = tmp_path / "mnt"
+    path.mkdir()
+    entry = locate.MountEntry(str(path), locate.FSTYPE, str(store))
+
+    def located(text: str) -> locate.Place:
+        return locate.Place(store, entry, Path(text))
+
+    for module in (models, policy, recompress, show):
+        monkeypatch.setattr(module, "locate", located)
+    return path
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a command: exit status, output, errors. Polls without pauses."""
+    monkeypatch.setattr(watch, "FIRST_POLL_S", 0.0)
+
+    def run(*args: object) -> tuple[int, str, str]:
+        try:
+            status = main([str(arg) for arg in args])
+        except SystemExit as end:
+            status = int(end.code or 0)
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return status, captured.out, captured.err
+
+    return run
