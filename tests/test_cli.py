@@ -60,7 +60,12 @@ def test_help_is_quick_and_loads_nothing_heavy(args: list[str]) -> None:
     assert done.stdout
 
 
-@pytest.mark.parametrize("name", ["mount", "umount", "df", "status", "stat", "mkfs", "fsck", "backup"])
+COMMANDS = """
+    mount umount df status stat compact thaw scrub pause resume policy model train mkfs fsck backup
+"""
+
+
+@pytest.mark.parametrize("name", COMMANDS.split())
 def test_every_command_has_help_with_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main([name, "--help"])
