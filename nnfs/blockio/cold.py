@@ -94,7 +94,7 @@ class Cold:
         for name in (COMPACT, READ):
             for state in self.pool.states():
                 if state.name == name:
-                    found |= {codec: seconds for (op, codec), seconds in state.seconds.items() if op == Op.DECODE}
+                    found |= state.decoding
         return found
 
     async def run(self, job: Job, progress: Progress | None = None) -> Outcome:

@@ -61,7 +61,8 @@ class WorkerState:
     failed: int = 0
     outstanding: int = 0
     last_error: str = ""
-    seconds: dict[tuple[Op, int], float] = field(default_factory=dict)  # per MiB lately, by (op, codec)
+    encoding: dict[int, float] = field(default_factory=dict)  # seconds per MiB lately, by codec
+    decoding: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -313,7 +314,9 @@ class Supervisor:
         seconds, plain = seconds + before[0], plain + before[1]
         share = 0.5 if plain > LATELY else 1.0
         self._times[kind] = share * seconds, share * plain
-        self._update(seconds={**self.state.seconds, kind: seconds / plain * MIB})
+        op, codec = kind
+        name = "encoding" if op == Op.ENCODE else "decoding"
+        self._update(**{name: {**getattr(self.state, name), codec: seconds / plain * MIB}})
 
     def _by_the_reader(self, answer: Answer) -> bool:
         """Whether this answer says nothing about the worker's main thread, which may hang."""

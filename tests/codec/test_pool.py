@@ -295,10 +295,11 @@ def test_what_was_begun_by_a_worker_that_died(make: MakePool, tmp_path: Path) ->
 def test_speeds_are_measured(make: MakePool) -> None:
     pool = make()
     assert result(decode(pool, b"the first one opens the codec")) is not None
-    assert pool.states()[0].seconds == {}
+    assert pool.states()[0].decoding == {}
     assert result(decode(pool, b"x" * 1000)) is not None
-    assert list(pool.states()[0].seconds) == [(Op.DECODE, FAKE)]
-    assert pool.states()[0].seconds[Op.DECODE, FAKE] > 0
+    (state,) = pool.states()
+    assert (list(state.decoding), state.encoding) == ([FAKE], {})
+    assert state.decoding[FAKE] > 0
 
 
 def test_the_environment_of_a_worker(make: MakePool) -> None:

@@ -1,0 +1,295 @@
+"""Cold blocks read through the reader: what is urgent, what is taken back, what is kept, what is damaged."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from hashlib import blake2b
+from pathlib import Path
+
+import pytest
+import trio
+from xxhash import xxh3_64_intdigest
+
+from nnfs.blockio.cold import READ, REFERENCE, Cold
+from nnfs.blockio.thawed import Thawed
+from nnfs.codec.pool import Pool, WorkerSpec
+from nnfs.errors import BlockDamaged, ModelMissing, TimedOut, WorkerError
+from nnfs.store import schema
+from nnfs.store.blocks import load_block
+from nnfs.store.schema import Block, Inode
+from tests.blockio.test_cold import DEADLINE_S, until
+from tests.blockio.test_commit import CHUNK, Volume
+from tests.codec.conftest import Gate
+from tests.codec.fake import FAKE, SERVE, payload
+
+MIXED = os.urandom(CHUNK) + b"".join(bytes([number]) * CHUNK for number in range(1, 8))  # its first chunk stays hot
+
+
+class ColdVolume(Volume):
+    """A volume whose files turn cold, but for chunks that hold random bytes; with a pool of fake workers."""
+
+    def use(self, *, read: str = "cpu", reference: str = "cpu", thawed: Thawed | None = None) -> None:
+        workers = [WorkerSpec(READ, read, serve=SERVE), WorkerSpec(REFERENCE, reference, serve=SERVE)]
+        self.pool = Pool(workers, backoff_s=0.0)
+        self.reader.cold = Cold(self.pool, self.fingerprint, timeout=DEADLINE_S)
+        self.reader.thawed = thawed
+
+    @staticmethod
+    def fingerprint(number: int) -> bytes:
+        raise ModelMissing(f"model {number} is not in the store")
+
+    async def add(self, name: bytes, content: bytes) -> Inode:
+        """Store a file, and recode it behind everybody's back."""
+        inode = self.create(name)
+        self.write(inode, 0, content)
+        await self.committer.sync()
+        pieces = {content[at : at + CHUNK] for at in range(0, len(content), CHUNK)}
+        with self.store.write() as txn:
+            for key, record in list(txn.range("block", b"")):
+                block = Block.unpack(key, record)
+                plain = next((p for p in pieces if len(p) == block.plain and block.hash == blake2b(p).digest()), None)
+                if plain is not None and not (len(plain) == CHUNK and plain == content[:CHUNK] == MIXED[:CHUNK]):
+                    self.recode(txn, key, block, payload(plain))
+        self.reader.cache.clear()
+        return self.fs.inode(inode.ino)
+
+    @staticmethod
+    def recode(txn, key: bytes, block: Block, stored: bytes, model: int = 0) -> None:  # type: ignore[no-untyped-def]
+        txn.delete_prefix("payload", schema.KEY.pack(block.payload))
+        for index, at in enumerate(range(0, len(stored), schema.FRAGMENT_MAX)):
+            fragment = stored[at : at + schema.FRAGMENT_MAX]
+            txn.put("payload", schema.FRAGMENT_KEY.pack(block.payload, index), fragment)
+        block.codec, block.stored, block.xxh3, block.model = FAKE, len(stored), xxh3_64_intdigest(stored), model
+        txn.put("block", key, block.pack(key))
+
+    def number(self, inode: Inode, chunk: int = 0) -> int:
+        return self.fs.block_numbers(inode, chunk, chunk)[0]
+
+    def flip(self, number: int) -> None:
+        """One bit of a block's stored bytes."""
+        with self.store.write() as txn:
+            block = load_block(txn, number)
+            assert block is not None
+            key = schema.FRAGMENT_KEY.pack(block.payload, 0)
+            fragment = bytearray(txn.get("payload", key) or b"")
+            fragment[len(fragment) // 2] ^= 16
+            txn.put("payload", key, bytes(fragment))
+        self.reader.cache.clear()
+
+
+Start = Callable[..., AbstractAsyncContextManager[ColdVolume]]
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Gate]:
+    made = Gate(tmp_path / "gate")
+    yield made
+    made.open()
+    assert made.fd is not None
+    os.close(made.fd)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Start:
+    @asynccontextmanager
+    async def one(**more: object) -> AsyncIterator[ColdVolume]:
+        volume = ColdVolume(tmp_path / "store")
+        volume.use(**more)  # type: ignore[arg-type]
+        try:
+            async with trio.open_nursery() as nursery:
+                volume.reader.start(nursery)
+                nursery.start_soon(volume.committer.run, nursery)
+                with trio.fail_after(DEADLINE_S):
+                    yield volume
+                nursery.cancel_scope.cancel()
+        finally:
+            volume.pool.close()
+            volume.fs.close()
+            volume.store.close()
+
+    return one
+
+
+async def test_a_cold_file(start: Start) -> None:
+    async with start() as volume:
+        assert await volume.content(await volume.add(b"file", MIXED)) == MIXED
+
+
+async def test_a_read_that_takes_over_what_was_read_ahead(start: Start, gate: Gate) -> None:
+    async with start() as volume, trio.open_nursery() as nursery:
+        held, file = await volume.add(b"held", gate.chunk), await volume.add(b"file", MIXED)
+        pending = volume.reader._pending
+        nursery.start_soon(volume.content, held)
+        await until(lambda: all(p.progress.has_begun() for p in pending.values()) and pending)
+        assert await volume.reader.read(file, 0, CHUNK) == MIXED[:CHUNK]  # hot; two chunks are read ahead
+        first, second = volume.number(file, 1), volume.number(file, 2)
+        await until(lambda: second in pending and pending[second].progress.future)
+        await until(lambda: pending[first].progress.future)
+        assert not pending[first].urgent
+        taken_back = pending[first].progress.future
+        read: list[bytes] = []
+
+        async def read_second_chunk() -> None:
+            read.append(bytes(await volume.reader.read(file, CHUNK, CHUNK)))
+
+        nursery.start_soon(read_second_chunk)
+        await until(lambda: pending[first].urgent and pending[first].progress.future)
+        assert taken_back is not None
+        assert taken_back.cancelled()
+        assert not pending[second].urgent
+        gate.open()
+        await until(lambda: read)
+        assert read == [MIXED[CHUNK : 2 * CHUNK]]
+
+
+async def test_a_read_that_is_given_up_takes_its_job_back(start: Start, gate: Gate) -> None:
+    async with start() as volume, trio.open_nursery() as nursery:
+        held, file = await volume.add(b"held", gate.chunk), await volume.add(b"file", b"wanted")
+        pending = volume.reader._pending
+        nursery.start_soon(volume.content, held)
+        await until(lambda: pending and all(p.progress.has_begun() for p in pending.values()))
+        number = volume.number(file)
+        async with trio.open_nursery() as readers:
+            readers.start_soon(volume.content, file)
+            await until(lambda: number in pending and pending[number].progress.future)
+            job = pending[number].progress.future
+            readers.cancel_scope.cancel()
+        await until(lambda: number not in pending)
+        assert job is not None
+        assert job.cancelled()
+        gate.open()
+        assert await volume.content(file) == b"wanted"
+
+
+async def test_what_has_begun_is_kept_although_nobody_waits(start: Start, gate: Gate) -> None:
+    """Else a chunk that takes longer than a read may would be begun anew by each try."""
+    async with start() as volume:
+        file = await volume.add(b"held", gate.chunk)
+        number, pending = volume.number(file), volume.reader._pending
+        async with trio.open_nursery() as readers:
+            readers.start_soon(volume.content, file)
+            await until(lambda: number in pending and pending[number].progress.has_begun())
+            readers.cancel_scope.cancel()
+        assert number in pending
+        gate.open()
+        await until(lambda: number in volume.reader.cache)
+        assert await volume.content(file) == gate.chunk
+
+
+async def test_reads_end_within_their_bound(start: Start, gate: Gate, caplog: pytest.LogCaptureFixture) -> None:
+    async with start() as volume:
+        held, hot = await volume.add(b"held", gate.chunk), await volume.add(b"hot", MIXED[:CHUNK])
+        volume.reader.timeout = 0.2
+        with pytest.raises(TimedOut):
+            await volume.content(held)
+        volume.reader.timeout = DEADLINE_S
+        assert await volume.content(hot) == MIXED[:CHUNK]
+        assert "read not answered within 0.2 s" in caplog.text
+
+
+async def test_many_readers_of_one_block(start: Start) -> None:
+    async with start() as volume:
+        file, done = await volume.add(b"file", b"shared"), []
+
+        async def read() -> None:
+            done.append(await volume.content(file))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(read)
+        assert done == [b"shared"] * 20
+        assert volume.pool.states()[0].answered == 1
+
+
+async def test_thawed_copies(start: Start, tmp_path: Path) -> None:
+    copies = Thawed(tmp_path / "thawed", 1 << 20)
+    async with start(thawed=copies) as volume:
+        file = await volume.add(b"file", MIXED)
+        assert await volume.content(file) == MIXED
+        await until(lambda: len(os.listdir(tmp_path / "thawed")) == 7)
+        answered = volume.pool.states()[0].answered
+        volume.reader.cache.clear()
+        volume.reader.thawed = Thawed(tmp_path / "thawed", 1 << 20)  # as after a mount
+        assert await volume.content(file) == MIXED
+        assert volume.pool.states()[0].answered == answered
+        number = volume.number(file, 3)
+        (tmp_path / "thawed" / f"{number:016x}").write_bytes(b"damaged")
+        volume.reader.cache.clear()
+        assert await volume.content(file) == MIXED
+        assert volume.pool.states()[0].answered == answered + 1
+
+
+async def test_a_damaged_block_is_listed(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    async with start(read="wrong", reference="wrong") as volume:
+        file, other = await volume.add(b"file", b"lost"), await volume.add(b"hot", MIXED[:CHUNK])
+        number = volume.number(file)
+        with pytest.raises(BlockDamaged):
+            await volume.content(file)
+        assert list(volume.reader.damaged) == [number]
+        assert f"inode {file.ino}, offset 0, block {number}: damaged block {number}" in caplog.text
+        assert await volume.content(other) == MIXED[:CHUNK]
+        volume.pool.close()
+        volume.use()
+        assert await volume.content(file) == b"lost"
+        assert not volume.reader.damaged
+
+
+@pytest.mark.parametrize("content", [MIXED[:CHUNK], b"cold"])
+async def test_a_flipped_bit(start: Start, content: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """Hot or cold: it is repaired, and reported, so that it can be written back."""
+    repaired: list[tuple[int, Block, bytes]] = []
+    async with start() as volume:
+        assert volume.reader.cold is not None
+        volume.reader.cold.on_repaired = lambda *what: repaired.append(what)
+        file = await volume.add(b"file", content)
+        number = volume.number(file)
+        volume.flip(number)
+        caplog.set_level(logging.WARNING)
+        assert await volume.content(file) == content
+        (what,) = repaired
+        assert what[0] == number
+        assert xxh3_64_intdigest(what[2]) == what[1].xxh3
+        assert f"block {number} is repaired" in caplog.text
+        assert not volume.reader.damaged
+
+
+async def test_a_hot_block_beyond_repair(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    searches = []
+
+    async def search(*_: object) -> None:
+        searches.append(1)
+
+    monkeypatch.setattr("nnfs.blockio.reader.repair_beside", search)
+    async with start() as volume:
+        file = await volume.add(b"hot", MIXED[:CHUNK])
+        volume.flip(volume.number(file))
+        for _ in range(2):
+            with pytest.raises(BlockDamaged):
+                await volume.content(file)
+        assert searches == [1]
+        assert list(volume.reader.damaged) == [volume.number(file)]
+
+
+async def test_what_is_not_installed(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    async with start(read="missing", reference="missing") as volume:
+        file, hot = await volume.add(b"file", b"cold"), await volume.add(b"hot", MIXED[:CHUNK])
+        with pytest.raises(WorkerError):
+            await volume.content(file)
+        assert "codec fake needs torch, which is not installed" in caplog.text
+        assert not volume.reader.damaged
+        assert await volume.content(hot) == MIXED[:CHUNK]
+
+
+async def test_a_model_that_is_missing(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    async with start() as volume:
+        file = await volume.add(b"file", b"cold")
+        key = schema.KEY.pack(volume.number(file))
+        with volume.store.write() as txn:
+            block = Block.unpack(key, txn.get("block", key) or b"")
+            volume.recode(txn, key, block, payload(b"cold"), model=9)
+        with pytest.raises(ModelMissing):
+            await volume.content(file)
+        assert f"inode {file.ino}, offset 0: model 9 is not in the store" in caplog.text
