@@ -79,7 +79,7 @@ def by_fingerprint(snapshot: Snapshot, fingerprint: bytes) -> int | None:
 
 def copies(snapshot: Snapshot, model: Model) -> Iterator[bytes | None]:
     """Yield both copies of a model's file, None for one that is damaged."""
-    for payload in (model.payload_a, model.payload_b):
+    for payload in model.payloads:
         try:
             data = snapshot.payload(payload, model.size)
         except StoreDamaged:
@@ -163,7 +163,7 @@ def drop_model(txn: WriteTxn, number: int) -> None:
 
 
 def _delete_files(txn: WriteTxn, model: Model) -> None:
-    for payload in (model.payload_a, model.payload_b):
+    for payload in model.payloads:
         txn.delete_prefix("payload", schema.KEY.pack(payload))
 
 
@@ -172,29 +172,40 @@ def needed(snapshot: Snapshot) -> set[int]:
     return {Block.unpack(key, record).model for key, record in snapshot.range("block", b"")}
 
 
+def damaged_copies(snapshot: Snapshot, number: int) -> int:
+    """Return how many copies of a model's record and of its file are not as they should be.
+
+    Raises `ModelMissing` when there is no sound one of either.
+    """
+    model = load_model(snapshot, number)
+    read_model(snapshot, number)
+    return len(_stale_records(snapshot, number, model)) + list(copies(snapshot, model)).count(None)
+
+
 def mend_copies(txn: WriteTxn, number: int) -> bool:
     """Write the damaged copy of a model's record or file anew from the sound one; return whether there was one.
 
-    Raises `ModelMissing` when no copy is sound.
+    Raises `ModelMissing` when there is no sound one.
     """
-    model = load_model(txn, number)
-    record = model.pack(key_of(number))
-    stale = [place for place in places(number) if _record(txn, *place) != record]
+    model, data = load_model(txn, number), read_model(txn, number)
+    stale = _stale_records(txn, number, model)
     for table, key in stale:
-        txn.put(table, key, record)
-    found = list(copies(txn, model))
-    if None not in found:
-        return bool(stale)
-    data = read_model(txn, number)
-    for payload, copy in zip((model.payload_a, model.payload_b), found, strict=True):
-        if copy is None:
-            txn.delete_prefix("payload", schema.KEY.pack(payload))
-            txn.put_many("payload", cut_payload(payload, data, 0)[0])
-    return True
+        txn.put(table, key, model.pack(key_of(number)))
+    damaged = [p for p, copy in zip(model.payloads, copies(txn, model), strict=True) if copy is None]
+    for payload in damaged:
+        txn.delete_prefix("payload", schema.KEY.pack(payload))
+        txn.put_many("payload", cut_payload(payload, data, 0)[0])
+    return bool(stale or damaged)
 
 
-def _record(snapshot: Snapshot, table: str, key: bytes) -> bytes | None:
-    try:
-        return snapshot.get(table, key)
-    except StoreDamaged:
-        return None
+def _stale_records(snapshot: Snapshot, number: int, model: Model) -> list[tuple[str, bytes]]:
+    """Return where the record is not."""
+    record, stale = model.pack(key_of(number)), []
+    for table, key in places(number):
+        try:
+            found = snapshot.get(table, key)
+        except StoreDamaged:
+            found = None
+        if found != record:
+            stale.append((table, key))
+    return stale

@@ -342,6 +342,11 @@ class Model:
     def retired(self) -> bool:
         return bool(self.flags & self.FLAG_RETIRED)
 
+    @property
+    def payloads(self) -> tuple[int, int]:
+        """Where the file lies, twice."""
+        return self.payload_a, self.payload_b
+
     def pack(self, key: bytes) -> bytes:
         return seal("model", key, _MODEL.pack(
             self.fingerprint, self.base, self.flags, self.size, self.xxh3,

@@ -104,7 +104,7 @@ class Models:
         elif not all(sound):
             fix = partial(Fixer.mend_model, number=number)
             self.c.problem("model", f"model {name}: one of the copies of its file is damaged", fix=fix)
-        for payload in (model.payload_a, model.payload_b):
+        for payload in model.payloads:
             self.payloads.append(payload)
             self.fragments += sum(1 for _ in self.c.snapshot.prefix("payload", schema.KEY.pack(payload)))
 
