@@ -197,6 +197,7 @@ async def test_a_cancelled_decode_takes_its_job_back(make: MakeCold, gate: Gate,
         assert scope.cancelled_caught
         assert other.future is not None
         assert other.future.cancelled()
+        await cold.run(Job(Op.PING, worker=READ))  # the worker knows
         gate.open()
     assert await decode(cold, b"next") == b"next"
     assert not died.exists()

@@ -1,24 +1,27 @@
-"""Reads that wait for a slow or stuck decoder: the rest of the mount must not notice."""
+"""Cold reads whose worker is stopped: they wait, the rest of the mount must not notice."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
+import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import pytest
+from xxhash import xxh3_64_intdigest
 
+from nnfs.blockio.cold import READ
 from nnfs.store import schema
 from nnfs.store.env import Store
 from nnfs.store.schema import Block
-from tests.blockio.slow_daemon import GATED
+from tests.codec.fake import FAKE, payload
 from tests.harness import Mount, nnfs, wait_for
 
 FILES = 200
@@ -31,66 +34,66 @@ def content(number: int) -> bytes:
 
 
 def make_store(path: Path) -> None:
-    """A store with `FILES` files in the codec "gated" and one in a hot one."""
+    """A store with `FILES` files and one more in the fake codec, and one in a hot one."""
     with Mount(path) as mount:
-        for number in range(FILES):
+        for number in range(FILES + 1):
             (mount.path / f"slow{number}").write_bytes(content(number + 1))
         os.sync()
     store = Store.open(path)
     with store.write() as txn:
         for key, record in list(txn.range("block", b"")):
             block = Block.unpack(key, record)
-            block.codec, block.stored = GATED, block.plain
+            number = next(n for n in range(1, FILES + 2) if blake2b(content(n)).digest() == block.hash)
+            stored = payload(content(number))
             txn.delete_prefix("payload", schema.KEY.pack(block.payload))
-            number = next(n for n in range(1, FILES + 1) if blake2b(content(n)).digest() == block.hash)
-            txn.put("payload", schema.FRAGMENT_KEY.pack(block.payload, 0), content(number))
+            for index, at in enumerate(range(0, len(stored), schema.FRAGMENT_MAX)):
+                fragment = stored[at : at + schema.FRAGMENT_MAX]
+                txn.put("payload", schema.FRAGMENT_KEY.pack(block.payload, index), fragment)
+            block.codec, block.stored, block.xxh3 = FAKE, len(stored), xxh3_64_intdigest(stored)
             txn.put("block", key, block.pack(key))
     store.close()
     with Mount(path) as mount:
         (mount.path / "hot").write_bytes(b"hot" * 1000)
 
 
+def status(mount: Mount) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(nnfs("status", str(mount.store), "--json").stdout)
+    return found
+
+
 @contextmanager
-def gated(tmp_path: Path, *options: str) -> Iterator[tuple[Mount, Path]]:
-    """A mount on which slow files are read only once somebody opens the FIFO for writing."""
-    store, fifo = tmp_path / "store", tmp_path / "gate"
+def stopped(tmp_path: Path, *options: str) -> Iterator[tuple[Mount, int]]:
+    """A mount whose worker for reads is stopped (SIGSTOP) after its first read, and its process id."""
+    store = tmp_path / "store"
     make_store(store)
-    os.mkfifo(fifo)
     with Mount(
-        store, options=options, argv=lambda m: [sys.executable, str(SCRIPT), str(fifo), str(m.store), str(m.path)]
+        store, options=options, argv=lambda m: [sys.executable, str(SCRIPT), str(m.store), str(m.path)]
     ) as mount:
-        yield mount, fifo
-
-
-def reads_waiting(mount: Mount) -> int:
-    status: dict[str, int] = json.loads(nnfs("status", str(mount.store), "--json").stdout)
-    return status["reads_waiting"]
+        assert (mount.path / f"slow{FILES}").read_bytes() == content(FILES + 1)
+        pid = next(worker["pid"] for worker in status(mount)["workers"] if worker["name"] == READ)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield mount, pid
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
 
 def read_all(mount: Mount, pool: ThreadPoolExecutor) -> list[Future[bytes]]:
     futures = [pool.submit((mount.path / f"slow{number}").read_bytes) for number in range(FILES)]
-    wait_for("all reads to reach the daemon", lambda: reads_waiting(mount) >= FILES, 120, 0.2)
+    wait_for("all reads to reach the daemon", lambda: status(mount)["reads_waiting"] >= FILES, 120, 0.2)
     return futures
-
-
-def open_gate(fifo: Path, futures: Sequence[Future[Any]]) -> None:
-    while not all(future.done() for future in futures):
-        try:
-            os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
-        except OSError as error:
-            assert error.errno == errno.ENXIO  # no decoder waits just now
-        wait_for("a moment", lambda: True, 1)
 
 
 @pytest.mark.mount
 def test_two_hundred_stuck_reads_stop_nobody_else(tmp_path: Path) -> None:
-    with gated(tmp_path) as (mount, fifo), ThreadPoolExecutor(FILES) as pool:
+    with stopped(tmp_path) as (mount, pid), ThreadPoolExecutor(FILES) as pool:
         futures = read_all(mount, pool)
         mount.deadline(60)
         try:
             assert (mount.path / "hot").read_bytes() == b"hot" * 1000
             assert os.stat(mount.path / "slow7").st_size == SIZE
-            assert len(os.listdir(mount.path)) == FILES + 1
+            assert len(os.listdir(mount.path)) == FILES + 2
             with open(mount.path / "new", "wb") as file:
                 file.write(os.urandom(1 << 20))
                 os.fsync(file.fileno())
@@ -98,14 +101,25 @@ def test_two_hundred_stuck_reads_stop_nobody_else(tmp_path: Path) -> None:
             assert not any(future.done() for future in futures)
         finally:
             mount.deadline(0)
-            open_gate(fifo, futures)
+            os.kill(pid, signal.SIGCONT)
         for number, future in enumerate(futures):
             assert future.result() == content(number + 1)
 
 
 @pytest.mark.mount
+def test_a_killed_worker_is_replaced(tmp_path: Path) -> None:
+    with stopped(tmp_path) as (mount, pid), ThreadPoolExecutor(FILES) as pool:
+        futures = read_all(mount, pool)
+        os.kill(pid, signal.SIGKILL)
+        for number, future in enumerate(futures):
+            assert future.result() == content(number + 1)
+        (worker,) = (worker for worker in status(mount)["workers"] if worker["name"] == READ)
+        assert (worker["starts"], worker["deaths"]) == (2, 1)
+
+
+@pytest.mark.mount
 def test_a_stuck_read_ends_within_its_bound(tmp_path: Path) -> None:
-    with gated(tmp_path, "read_timeout=0.2") as (mount, _):
+    with stopped(tmp_path, "read_timeout=0.2") as (mount, _):
         mount.expect_log("not answered within 0.2 s|waits for the decoding")
         for number in range(3):
             with pytest.raises(OSError, match="Input/output error"):
@@ -117,25 +131,30 @@ def test_a_stuck_read_ends_within_its_bound(tmp_path: Path) -> None:
 def test_an_overlay_waits_for_its_base_in_memory(tmp_path: Path) -> None:
     """A partial write over a chunk that is not decoded in time is reported by fsync, kept, and lands once it can be."""
     page = os.urandom(4096)
-    with gated(tmp_path, "read_timeout=0.5") as (mount, fifo):
+    with stopped(tmp_path, "read_timeout=0.5") as (mount, pid):
         mount.expect_log("not answered within|waits for the decoding")
         descriptor = os.open(mount.path / "slow0", os.O_WRONLY)
         os.pwrite(descriptor, page, 4096)  # a whole page: the kernel need not read before it writes
         with pytest.raises(OSError, match="Input/output error"):
             os.fsync(descriptor)
         (mount.path / "other").write_bytes(b"other")
-        with ThreadPoolExecutor(1) as pool:
-            future = pool.submit(wait_for, "the overlay to be stored", lambda: stored(descriptor), 60)
-            open_gate(fifo, [future])
+        os.kill(pid, signal.SIGCONT)
+        wait_for("the overlay to be stored", lambda: synced(descriptor), 60)
         os.close(descriptor)
-        with ThreadPoolExecutor(1) as pool:
-            mount.drop_caches()
-            future = pool.submit((mount.path / "slow0").read_bytes)
-            open_gate(fifo, [future])
-            assert future.result() == content(1)[:4096] + page
+        mount.drop_caches()
+        assert (mount.path / "slow0").read_bytes() == content(1)[:4096] + page
 
 
-def stored(descriptor: int) -> bool:
+@pytest.mark.mount
+def test_what_was_thawed_outlives_a_mount(tmp_path: Path) -> None:
+    with stopped(tmp_path) as (mount, _):
+        pass
+    with Mount(tmp_path / "store", argv=lambda m: [sys.executable, str(SCRIPT), str(m.store), str(m.path)]) as mount:
+        assert (mount.path / f"slow{FILES}").read_bytes() == content(FILES + 1)
+        assert all(worker["starts"] == 0 for worker in status(mount)["workers"])
+
+
+def synced(descriptor: int) -> bool:
     try:
         os.fsync(descriptor)
     except OSError as error:
