@@ -185,13 +185,14 @@ def damaged_copies(snapshot: Snapshot, number: int) -> int:
 def mend_copies(txn: WriteTxn, number: int) -> bool:
     """Write the damaged copy of a model's record or file anew from the sound one; return whether there was one.
 
-    Raises `ModelMissing` when there is no sound one.
+    Raises `ModelMissing` when there is no sound record, or, with the record mended, no sound file.
     """
-    model, data = load_model(txn, number), read_model(txn, number)
+    model = load_model(txn, number)
     stale = _stale_records(txn, number, model)
     for table, key in stale:
         txn.put(table, key, model.pack(key_of(number)))
-    damaged = [p for p, copy in zip(model.payloads, copies(txn, model), strict=True) if copy is None]
+    data = read_model(txn, number)
+    damaged = [payload for payload, copy in zip(model.payloads, copies(txn, model), strict=True) if copy is None]
     for payload in damaged:
         txn.delete_prefix("payload", schema.KEY.pack(payload))
         txn.put_many("payload", cut_payload(payload, data, 0)[0])

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from nnfs.errors import OutOfSpace
 from nnfs.fs import apply as apply_module
 from nnfs.fs import fsck
-from nnfs.fs.apply import Applied, apply
+from nnfs.fs.apply import Amendment, Applied, Work, apply
 from nnfs.fs.filesystem import Filesystem
 from nnfs.fs.namespace import Namespace
 from nnfs.fs.xattrs import Xattrs
@@ -19,6 +20,8 @@ from nnfs.store import schema
 from nnfs.store.blocks import ChunkChanges, Encoded
 from nnfs.store.env import Store, WriteTxn
 from nnfs.store.schema import Inode
+
+T = TypeVar("T")
 
 
 class Files:
@@ -35,10 +38,16 @@ class Files:
         inode.size = size
         return inode
 
-    def commit(self, changes: dict[int, ChunkChanges] | None = None) -> Applied:
-        applied, self.room = apply(self.store, self.fs.freeze(), changes or {}, 1, self.room)
+    def commit(self, changes: dict[int, ChunkChanges] | None = None, *amendments: Amendment) -> Applied:
+        applied, self.room = apply(self.store, self.fs.freeze(), changes or {}, 1, self.room, amendments)
         self.fs.committed(applied)
         return applied
+
+    def amend(self, change: Callable[[Work], T]) -> T:
+        """Have an amendment run in a commit of its own, and return its result."""
+        results: list[T] = []
+        self.commit(None, lambda work: results.append(change(work)))
+        return results[0]
 
     def check(self) -> None:
         report = fsck.check(self.store, data=True, repair=False, progress=lambda *_: None)

@@ -3,11 +3,12 @@ records: these keep counts, proofs and sums true as they go. All in one write tr
 
 from __future__ import annotations
 
+import contextlib
 import stat
 import time
 from collections.abc import Iterable
 
-from nnfs.errors import RecordDamaged
+from nnfs.errors import ModelMissing, RecordDamaged
 from nnfs.fs.fsck.context import MASK, Context, Problem
 from nnfs.store import schema
 from nnfs.store.blocks import load_block
@@ -337,7 +338,8 @@ class Fixer:
 
     def mend_model(self, number: int) -> None:
         """Write a model's damaged copy, of its record or its file, anew from the sound one."""
-        mend_copies(self.txn, number)
+        with contextlib.suppress(ModelMissing):  # no file to mend it from: that is a problem of its own
+            mend_copies(self.txn, number)
 
     def delete_stray_index(self, key: bytes, record: bytes) -> None:
         """Delete an entry of the hash index unless another fix has replaced it."""

@@ -1,0 +1,314 @@
+"""Amendments of recompression: payloads swapped under their numbers, marks, models kept and dropped."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nnfs.codec.base import CM, NEURAL
+from nnfs.errors import ModelMissing, UsageError
+from nnfs.fs import fsck, recode
+from nnfs.fs.backup import backup
+from nnfs.fs.recode import Settled
+from nnfs.store import models, schema
+from nnfs.store.blocks import ChunkChanges, Recode, load_block
+from nnfs.store.env import DATA_FILE, Store
+from nnfs.store.schema import Block, Inode, State, Total
+from tests.fs.test_apply import Files, chunk, chunks, damage, files
+
+__all__ = ["files"]  # a fixture
+
+A, B = b"A" * 64, b"B" * 64
+FILE_A, FILE_B = b"weights of A " * 1000, b"weights of B " * 700
+
+
+def keep(files: Files, fingerprint: bytes = A, data: bytes = FILE_A, base: bytes | None = None) -> int:
+    return files.amend(partial(recode.keep_model, fingerprint=fingerprint, data=data, base=base, now=7))
+
+
+def written(files: Files, *numbers: int) -> Inode:
+    inode = files.create(b"f")
+    files.commit({inode.ino: ChunkChanges(chunks=chunks(*numbers))})
+    return inode
+
+
+def swap(files: Files, inode: Inode, at: int, codec: int = CM, model: int = 0, data: bytes | None = b"small") -> Any:
+    [number] = files.fs.block_numbers(inode, at, at)
+    with files.store.read() as snapshot:
+        block = load_block(snapshot, number)
+    assert block is not None
+    one = Recode(number, block.payload, (inode.ino, at), codec, model, data)
+    return files.amend(partial(recode.recode, recodes=[one]))[0]
+
+
+def block_at(files: Files, inode: Inode, at: int) -> Block:
+    with files.store.read() as snapshot:
+        block = load_block(snapshot, files.fs.block_numbers(inode, at, at)[0])
+    assert block is not None
+    return block
+
+
+def checked(files: Files) -> None:
+    """Every invariant but for the content of cold blocks, which these tests make up."""
+    report = fsck.check(files.store, data=False, repair=False, progress=lambda *_: None)
+    assert not report.problems, report.problems
+
+
+def test_a_swap_changes_the_block_and_what_its_file_occupies(files: Files) -> None:
+    inode = written(files, 3, 4)
+    before, old = inode.stored, block_at(files, inode, 3)
+    assert swap(files, inode, 3) == 5 - old.stored
+    new = block_at(files, inode, 3)
+    assert (new.codec, new.stored, new.plain, new.hash, new.refs) == (CM, 5, old.plain, old.hash, old.refs)
+    assert new.payload != old.payload
+    assert inode.stored == before + 5 - old.stored
+    with files.store.read() as snapshot:
+        assert snapshot.payload(new.payload, 5) == b"small"
+        assert snapshot.payload(old.payload, 5) == b""
+    checked(files)
+
+
+def test_a_block_that_has_changed_meanwhile_stays(files: Files) -> None:
+    inode = written(files, 3)
+    old = block_at(files, inode, 3)
+    [number] = files.fs.block_numbers(inode, 3, 3)
+    swap(files, inode, 3)
+    stale = Recode(number, old.payload, (inode.ino, 3), CM, 0, b"late")
+    assert files.amend(partial(recode.recode, recodes=[stale])) == [None]
+    gone = Recode(12345, 12345, (inode.ino, 3), CM, 0, b"late")
+    assert files.amend(partial(recode.recode, recodes=[gone])) == [None]
+    checked(files)
+
+
+def test_a_block_freed_in_the_same_commit_stays_free(files: Files) -> None:
+    inode = written(files, 3)
+    old = block_at(files, inode, 3)
+    [number] = files.fs.block_numbers(inode, 3, 3)
+    one = Recode(number, old.payload, (inode.ino, 3), CM, 0, b"late")
+    results: list[Any] = []
+    cut = {inode.ino: ChunkChanges(cut=0)}
+    files.commit(cut, lambda work: results.append(recode.recode(work, [one])))
+    assert results == [[None]]
+    checked(files)
+    assert files.store.entries("payload") == 0
+
+
+def test_nothing_smaller_is_remembered_until_the_payload_changes(files: Files) -> None:
+    inode = written(files, 3)
+    assert swap(files, inode, 3, data=None) == 0
+    assert block_at(files, inode, 3).flags == Block.FLAG_TRIED
+    swap(files, inode, 3)
+    assert block_at(files, inode, 3).flags == 0
+    checked(files)
+
+
+def test_a_shared_block_is_told_to_one_file_only(files: Files) -> None:
+    """The other one's figure is an estimate, and no error."""
+    inode = written(files, 3)
+    other = files.create(b"g")
+    files.commit({other.ino: ChunkChanges(chunks={9: chunk(3)})})
+    before = other.stored
+    swap(files, inode, 3)
+    assert (inode.stored, other.stored) == (5, before)
+    checked(files)
+
+
+def test_a_settled_file_is_so_until_it_changes(files: Files) -> None:
+    inode = written(files, 3)
+    files.amend(partial(recode.settle, files=[Settled(inode.ino, inode.proof, 77)]))
+    assert inode.flags & Inode.FLAG_SETTLED
+    assert inode.stored == 77
+    files.commit({inode.ino: ChunkChanges(chunks={4: chunk(4)})})
+    assert not inode.flags & Inode.FLAG_SETTLED
+    files.amend(partial(recode.settle, files=[Settled(inode.ino, inode.proof + 1, 1)]))
+    assert not inode.flags & Inode.FLAG_SETTLED  # it was another content that had been looked at
+    files.amend(partial(recode.unsettle, stale=True))
+    assert files.store.state.flags == State.FLAG_UNSETTLED
+    files.amend(partial(recode.unsettle, stale=False))
+    assert files.store.state.flags == 0
+
+
+# -- models
+
+
+def test_a_model_is_kept_twice(files: Files) -> None:
+    number = keep(files)
+    assert keep(files) == number == 1
+    assert keep(files, B, FILE_B) == 2
+    with files.store.read() as snapshot:
+        model = models.load_model(snapshot, number)
+        assert list(models.copies(snapshot, model)) == [FILE_A, FILE_A]
+        assert models.damaged_copies(snapshot, number) == 0
+        assert models.by_fingerprint(snapshot, B) == 2
+        assert models.whole_model(snapshot, number) == FILE_A
+        assert (model.added, model.size, model.base) == (7, len(FILE_A), 0)
+    checked(files)
+
+
+@pytest.mark.parametrize("what", ["file", "record"])
+@pytest.mark.parametrize("which", [0, 1])
+def test_one_damaged_copy_costs_nothing(files: Files, what: str, which: int) -> None:
+    number = keep(files)
+    with files.store.read() as snapshot:
+        model = models.load_model(snapshot, number)
+    if what == "file":
+        damage(files.store, "payload", schema.FRAGMENT_KEY.pack(model.payloads[which], 0))
+    else:
+        damage(files.store, *models.places(number)[which])
+    with files.store.read() as snapshot:
+        assert models.read_model(snapshot, number) == FILE_A
+        assert models.damaged_copies(snapshot, number) == 1
+    assert files.amend(partial(recode.mend_model, number=number))
+    assert not files.amend(partial(recode.mend_model, number=number))
+    with files.store.read() as snapshot:
+        assert models.damaged_copies(snapshot, number) == 0
+    checked(files)
+
+
+def damage_files(files: Files, number: int) -> None:
+    with files.store.read() as snapshot:
+        payloads = models.load_model(snapshot, number).payloads
+    for payload in payloads:
+        damage(files.store, "payload", schema.FRAGMENT_KEY.pack(payload, 0))
+
+
+def test_a_lost_model_is_named_and_comes_back(files: Files) -> None:
+    number = keep(files)
+    damage_files(files, number)
+    with files.store.read() as snapshot, pytest.raises(ModelMissing, match=A.hex()[:16]):
+        models.read_model(snapshot, number)
+    assert keep(files) == number
+    with files.store.read() as snapshot:
+        assert models.read_model(snapshot, number) == FILE_A
+    checked(files)
+
+
+def test_a_lost_record(files: Files) -> None:
+    number = keep(files)
+    for place in models.places(number):
+        damage(files.store, *place)
+    with files.store.read() as snapshot:
+        with pytest.raises(ModelMissing, match="model 1"):
+            models.load_model(snapshot, number)
+        assert models.models(snapshot) == {}
+        assert models.numbers(snapshot) == [number]
+    assert keep(files, B, FILE_B) == 2  # its number is not given away
+    with files.store.read() as snapshot, pytest.raises(ModelMissing, match="model 9"):
+        models.load_model(snapshot, 9)
+
+
+def test_models_that_blocks_need_stay(files: Files) -> None:
+    inode = written(files, 3)
+    number = keep(files)
+    swap(files, inode, 3, NEURAL, number)
+    files.amend(partial(recode.retire_model, number=number))
+    assert files.amend(recode.drop_models) == []
+    checked(files)
+    swap(files, inode, 3)  # to a codec without a model
+    assert files.amend(recode.drop_models) == [number]
+    checked(files)
+    assert files.store.entries("model") == 0
+    assert files.store.entries("payload") == 1
+
+
+def test_only_retired_models_go(files: Files) -> None:
+    number = keep(files)
+    assert files.amend(recode.drop_models) == []
+    files.amend(partial(recode.retire_model, number=number))
+    assert keep(files) == number  # wanted again
+    assert files.amend(recode.drop_models) == []
+    files.amend(partial(recode.retire_model, number=number))
+    assert files.amend(recode.drop_models) == [number]
+    checked(files)
+
+
+def test_the_base_of_a_delta_stays_with_it(files: Files) -> None:
+    inode = written(files, 3)
+    base = keep(files)
+    delta = keep(files, B, FILE_B, A)
+    swap(files, inode, 3, NEURAL, delta)
+    for number in (base, delta):
+        files.amend(partial(recode.retire_model, number=number))
+    assert files.amend(recode.drop_models) == []
+    swap(files, inode, 3)
+    assert files.amend(recode.drop_models) == [delta, base]
+    checked(files)
+
+
+def test_deltas_over_what_is_not_there_or_no_whole_model(files: Files) -> None:
+    with pytest.raises(UsageError, match="not in the store"):
+        keep(files, B, FILE_B, A)
+    keep(files)
+    keep(files, B, FILE_B, A)
+    with pytest.raises(UsageError, match="itself a delta"):
+        keep(files, b"C" * 64, b"third", B)
+    files.commit()
+    checked(files)
+
+
+def test_wrong_statistics_cost_no_model(files: Files) -> None:
+    """A damaged total begins again at 0, while the blocks are still there."""
+    inode = written(files, 3)
+    number = keep(files)
+    swap(files, inode, 3, NEURAL, number)
+    files.amend(partial(recode.retire_model, number=number))
+    key = schema.TOTAL_KEY.pack(NEURAL, number)
+    damage(files.store, "total", key)
+    assert files.amend(recode.drop_models) == []
+    with files.store.write() as txn:
+        txn.put("total", key, Total().pack(key))
+    assert files.amend(recode.drop_models) == []
+
+
+def test_no_model_goes_while_a_header_cannot_be_read(files: Files) -> None:
+    inode = written(files, 3)
+    number = keep(files)
+    files.amend(partial(recode.retire_model, number=number))
+    [block] = files.fs.block_numbers(inode, 3, 3)
+    damage(files.store, "block", schema.KEY.pack(block))
+    assert files.amend(recode.drop_models) == []
+
+
+def test_no_model_goes_while_the_record_of_another_is_lost(files: Files) -> None:
+    """That one may be a delta over it."""
+    number, other = keep(files), keep(files, B, FILE_B)
+    files.amend(partial(recode.retire_model, number=number))
+    for place in models.places(other):
+        damage(files.store, *place)
+    assert files.amend(recode.drop_models) == []
+
+
+def test_nothing_is_encoded_with_a_model_that_has_been_dropped(files: Files) -> None:
+    """It was under way when the model went."""
+    inode = written(files, 3)
+    number = keep(files)
+    files.amend(partial(recode.retire_model, number=number))
+    files.amend(recode.drop_models)
+    assert swap(files, inode, 3, NEURAL, number) is None
+    checked(files)
+
+
+def test_a_number_is_not_another_models_soon(files: Files) -> None:
+    keep(files)
+    second = keep(files, B, FILE_B)
+    files.amend(partial(recode.retire_model, number=1))
+    assert files.amend(recode.drop_models) == [1]
+    assert keep(files, b"C" * 64, b"third") == second + 1
+
+
+def test_a_backup_holds_the_models(files: Files, tmp_path: Path) -> None:
+    inode = written(files, 3)
+    number = keep(files)
+    swap(files, inode, 3, NEURAL, number)
+    (tmp_path / "restored").mkdir()
+    backup(files.store, tmp_path / "restored" / DATA_FILE)
+    restored = Store.open(tmp_path / "restored")
+    try:
+        with restored.read() as snapshot:
+            assert list(models.copies(snapshot, models.load_model(snapshot, number))) == [FILE_A, FILE_A]
+        assert not fsck.check(restored, data=False, repair=False, progress=lambda *_: None).problems
+    finally:
+        restored.close()
