@@ -108,6 +108,8 @@ def summary(job: Job) -> str:
         lines.append(f"recompressed: {tables.size(before)} became {tables.size(after)}, {saved}")
     if job["cold_chunks"]:
         lines.append(f"cold: {job['cold_chunks']} of these chunks")
+    elif job["kind"] == "compact" and job["done_chunks"]:
+        lines.append("nothing became cold: it gains nothing, or reads back too slowly (--all ignores that)")
     if job["failed_chunks"]:
         lines.append(f"failed: {job['failed_chunks']} chunks stay as they were; the daemon's log says why")
     rest = {name: value for name, value in job.get("result", {}).items() if name != "damaged"}

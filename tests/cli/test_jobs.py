@@ -70,6 +70,13 @@ def test_chunks_that_failed_and_stores_that_grow_are_told(store: Path, run: Run)
     assert "failed: 2 chunks" in out
 
 
+def test_a_compaction_that_did_nothing_says_so(store: Path, run: Run) -> None:
+    with FakeDaemon(store, compact={"job": 3}, job=job(**{**DONE, "stored_before": 0, "cold_chunks": 0})):
+        assert "nothing became cold" in run("compact", store, "--wait")[1]
+    with FakeDaemon(store, compact={"job": 3}, job=job(state="done")):
+        assert "nothing became cold" not in run("compact", store, "--wait")[1]
+
+
 def test_progress_without_a_terminal_is_a_line_per_tenth(store: Path, run: Run) -> None:
     steps = [job(done_bytes=n, rate=100.0, eta=(1000 - n) / 100) for n in (0, 50, 99, 100, 110, 350, 399, 1000)]
     with FakeDaemon(store, compact={"job": 3}, job=[*steps, job(**DONE)]):
