@@ -106,6 +106,7 @@ class Options:
     write_age: float = _option(3600.0, parse_duration, "1h", "cold is what was not written for this long (s, m, h, d)")
     read_age: float = _option(86400.0, parse_duration, "1d", "... and not read for this long")
     thaw_limit: float = _option(8.0, parse_duration, "8", "seconds per MiB that auto may make a reader wait")
+    neural: bool = _option(True, _switch, "on", "off: nothing is encoded with the network; what is can still be read")
     device: str = _option("auto", parse_device, "auto", "of the neural codec: auto, cpu, cuda:0 or several: cuda:0+cpu")
     threads: int = _option(0, _count, "0", "for reading cold data; 0: all cores")
     compact_threads: int = _option(0, _count, "0", "for recompression; 0: half the cores")

@@ -112,14 +112,19 @@ async def _converse(stream: trio.SocketStream, handlers: Mapping[str, Handler]) 
             if not data or len(pending) > MAX_REQUEST:
                 return
         line, _, pending = pending.partition(b"\n")
-        answer = json.dumps(await _answer(line, handlers)).encode() + b"\n"
+        answer = await _answer(line, handlers)
         with trio.move_on_after(IDLE_S) as scope:
             await stream.send_all(answer)
         if scope.cancelled_caught:
             return
 
 
-async def _answer(line: bytes, handlers: Mapping[str, Handler]) -> dict[str, Any]:
+async def _answer(line: bytes, handlers: Mapping[str, Handler]) -> bytes:
+    """Return the line that answers one."""
+    return json.dumps(await _answered(line, handlers)).encode() + b"\n"
+
+
+async def _answered(line: bytes, handlers: Mapping[str, Handler]) -> dict[str, Any]:
     try:
         request = json.loads(line)
         command = request.pop("command")
@@ -127,7 +132,9 @@ async def _answer(line: bytes, handlers: Mapping[str, Handler]) -> dict[str, Any
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {"ok": False, "error": "not a command of this version of nnfs", "exit": UsageError.exit_code}
     try:
-        return {"ok": True, **await handler(request)}
+        answer = {"ok": True, **await handler(request)}
+        json.dumps(answer)  # here, where a bug costs no more than this answer
+        return answer
     except NnfsError as error:
         return {"ok": False, "error": str(error), "exit": error.exit_code}
     except (OSError, FsError) as error:

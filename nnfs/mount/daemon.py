@@ -163,14 +163,22 @@ class Daemon:
         self._stored_changed.update(ino for ino in inodes if ino in self.fs.lookups)
         self._tell.set()
 
+    async def _scan_thawed(self) -> None:
+        try:
+            await trio.to_thread.run_sync(self.thawed.scan)
+        except Exception:
+            log.exception("copies of thawed blocks are not found again")
+
     async def _tell_kernel(self) -> None:
         while True:
             await self._tell.wait()
             self._tell = trio.Event()
             inodes, self._stored_changed = self._stored_changed, set()
             for ino in inodes:
-                with contextlib.suppress(OSError):  # forgotten meanwhile
+                try:
                     await trio.to_thread.run_sync(functools.partial(pyfuse3.invalidate_inode, ino, attr_only=True))
+                except Exception as error:  # noqa: BLE001 - an old st_blocks for a while, no more
+                    log.debug("inode %d: %s", ino, error)  # forgotten meanwhile, most likely
 
     def _apply(self, epoch: Any, changes: Any, now: int, room: int, amendments: Any) -> Any:
         return apply(self.store, epoch, changes, now, room, amendments)
@@ -201,7 +209,7 @@ class Daemon:
         await self.connection.handshake()
         self.connection.tune(read_ahead_kb=READ_AHEAD_KB, max_bytes=MAX_DIRTY_PAGES)
         self.reader.start(nursery)
-        nursery.start_soon(trio.to_thread.run_sync, self.thawed.scan)
+        nursery.start_soon(self._scan_thawed)
         if not self.read_only:
             nursery.start_soon(self.committer.run, nursery)
             nursery.start_soon(self._tell_kernel)

@@ -15,6 +15,7 @@ from nnfs.codec import NAMES, compete
 from nnfs.codec.base import CM, NEURAL
 from nnfs.codec.pool import BACKGROUND, URGENT, Job
 from nnfs.codec.wire import NO_MODEL, Op
+from nnfs.config import Options
 from nnfs.errors import CodecError
 from nnfs.fs.policy import Policy, Rules
 from nnfs.mount.models import Models
@@ -42,9 +43,10 @@ class Payload(NamedTuple):
 class ColdEncoder:
     """Chooses codecs by what reading with them costs here, and encodes in worker processes."""
 
-    def __init__(self, cold: Cold, models: Models, thaw_limit: float) -> None:
+    def __init__(self, cold: Cold, models: Models, options: Options) -> None:
         self._cold, self._models = cold, models
-        self._limit = thaw_limit  # seconds per MiB that `auto` may cost a reader
+        self._limit = options.thaw_limit  # seconds per MiB that `auto` may cost a reader
+        self._neural = options.neural
         self._speeds: dict[int, float] = {}  # codec: seconds per MiB that a reader waits for
         self._measuring = trio.Lock()
         self._proved = 0
@@ -60,7 +62,7 @@ class ColdEncoder:
             return None
         patient = everything or rules.policy is Policy.COLD
         found: list[Payload] = []
-        if patient or await self._fast_enough(NEURAL):
+        if self._neural and (patient or await self._fast_enough(NEURAL)):
             fingerprint = self._models.wanted(rules.model)
             data = await self._work(Op.ENCODE, NEURAL, plain, len(plain), fingerprint, worker)
             if data is not None:

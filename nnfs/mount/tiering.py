@@ -6,7 +6,6 @@ import functools
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from nnfs.blockio.commit import Committer
 from nnfs.blockio.reader import Reader
 from nnfs.codec.pool import Pool
 from nnfs.config import Options
-from nnfs.errors import NnfsError, UsageError
+from nnfs.errors import UsageError
 from nnfs.fs import policy, recode
 from nnfs.fs.filesystem import Filesystem
 from nnfs.fs.xattrs import Xattrs
@@ -35,6 +34,10 @@ log = logging.getLogger(__name__)
 PASS_EVERY = 60.0  # seconds between two looks for what has gone cold
 BUSY_SHARE = 0.1  # of the loop's time: more, and background work waits
 
+WORKER_FIELDS = (
+    "name", "device", "state", "pid", "starts", "deaths", "answered", "failed", "outstanding", "last_error",
+)  # fmt: skip
+
 Answer = dict[str, Any]
 
 
@@ -47,7 +50,7 @@ class Tiering:
     ) -> None:  # fmt: skip
         self._store, self._fs, self._committer, self._reader, self._pool = store, fs, committer, reader, pool
         self.models, self._read_only = models, read_only
-        self._encoder = ColdEncoder(cold, models, options.thaw_limit)
+        self._encoder = ColdEncoder(cold, models, options)
         self._compactor = Compactor(
             store, committer, reader, cold, models, self._encoder, options, busy=self._busy, changed=changed
         )
@@ -64,15 +67,18 @@ class Tiering:
         }  # fmt: skip
 
     async def run(self) -> None:
-        """Do jobs until cancelled."""
-        await self.jobs.serve()
+        """Do jobs until cancelled. A bug here costs the cold tier's jobs, not the mount."""
+        try:
+            await self.jobs.serve()
+        except Exception:
+            log.exception("a bug: no jobs are done any more until the next mount")
 
     async def write_back(self, number: int, block: Block, payload: bytes) -> None:
         """Store the repaired bytes of a block."""
         mended = Recode(number, block.payload, (0, 0), block.codec, block.model, payload)
         try:
             await self._committer.amend(functools.partial(recode.recode, recodes=[mended]), len(payload))
-        except NnfsError as error:
+        except Exception as error:  # noqa: BLE001 - the mount goes on, the next read repairs it again
             log.warning("block %d was repaired, but that is not stored: %s", number, error)
 
     def _busy(self) -> bool:
@@ -162,7 +168,9 @@ class Tiering:
                 "queued_jobs": queued, "done_chunks": seen.get("done_chunks", 0), "rate": seen.get("rate", 0.0),
                 **self._compactor.report(),
             },
-            "workers": [asdict(state) for state in self._pool.states()],
+            "workers": [
+                {name: getattr(state, name) for name in WORKER_FIELDS} for state in self._pool.states()
+            ],
             "thaw_seconds_per_mib": self._encoder.speeds(),
         }  # fmt: skip
 
