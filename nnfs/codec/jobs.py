@@ -11,6 +11,7 @@ from nnfs.codec.wire import ALONE, Op, Request
 
 FIRST = -1  # rank of what other requests may depend on
 CHECK_S = 0.25
+GATHER_S = 0.005  # after a request that finds the worker idle: what comes with it goes into one batch with it
 IDLE = 1 << 30  # a rank that everything is more urgent than
 
 
@@ -65,10 +66,12 @@ class Jobs:
         come.
         """
         with self._changed:
-            while self.urgent >= below:
-                if self._closed or not wait:
-                    return []
-                self._changed.wait()
+            if self.urgent >= below and wait and not self._closed:
+                self._changed.wait_for(lambda: self.urgent < below or self._closed)
+                while self._changed.wait(GATHER_S):  # eight chunks of one read came as a batch of one and one of seven
+                    pass
+            if self.urgent >= below:
+                return []
             line = self._waiting[self.urgent]
             batch = [line.popleft()]
             if not batch[0].flags & ALONE and batch[0].op != Op.LOAD:
