@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 NAMES = {NEURAL: "neural", CM: "cm"}
 IN_FLIGHT = 512  # blocks; 64 MiB of plain bytes
-GIVE_UP = 8  # blocks in a row that no worker could decode, before a codec is taken for not installed
+GIVE_UP = 4  # blocks in a row that no worker could decode, before a codec is taken for not installed
 WORKER, REFERENCE = "fsck", "reference"  # the second judges what the first gets wrong
 NO_MODEL = bytes(64)
 SERVE = "nnfs.codec.catalogue:Catalogue"  # what the workers serve
