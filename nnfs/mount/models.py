@@ -23,6 +23,7 @@ from nnfs.store.schema import Model, Total
 log = logging.getLogger(__name__)
 
 CHECK_S = 120.0  # seconds for a model's file to be looked at
+ROOM = 16 << 20  # bytes that a model's file may have
 
 
 class Models:
@@ -42,13 +43,7 @@ class Models:
             number = models.by_fingerprint(snapshot, fingerprint)
             if number is not None:
                 try:
-                    data = models.read_model(snapshot, number)
-                    base = models.load_model(snapshot, number).base
-                    if not base:
-                        return data
-                    from nnfs.model import delta  # numpy, in a mount only where there are fitted models
-
-                    return delta.compose(models.read_model(snapshot, base), data)
+                    return models.whole_model(snapshot, number)
                 except NnfsError as error:
                     log.error("%s", error)
         path = shipped(fingerprint)
@@ -140,6 +135,26 @@ class Models:
                 raise ModelMissing(f"{file}: {why}")
             return bytes.fromhex(done.stdout.decode().strip())
         raise ModelMissing(f"{file}: could not be looked at within {CHECK_S:.0f} s")
+
+    async def verify(self) -> None:
+        """Look at both copies of every model, and mend a damaged one from the other: at a mount's start."""
+        for number in await trio.to_thread.run_sync(self._damaged):
+            try:
+                await self._committer.amend(partial(recode.mend_model, number=number), ROOM)
+                log.warning("a copy of model %d was damaged: it is mended from the other one", number)
+            except NnfsError as error:
+                log.error("%s", error)
+
+    def _damaged(self) -> list[int]:
+        found = []
+        with self._store.read() as snapshot:
+            for number in models.numbers(snapshot):
+                try:
+                    if models.damaged_copies(snapshot, number):
+                        found.append(number)
+                except ModelMissing:
+                    found.append(number)
+        return found
 
     async def retire(self, fingerprint: bytes) -> None:
         """Encode nothing with a model any more. Raises `ModelMissing`."""

@@ -69,6 +69,8 @@ class Tiering:
     async def run(self) -> None:
         """Do jobs until cancelled. A bug here costs the cold tier's jobs, not the mount."""
         try:
+            if not self._read_only:
+                await self.models.verify()
             await self.jobs.serve()
         except Exception:
             log.exception("a bug: no jobs are done any more until the next mount")

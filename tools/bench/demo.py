@@ -106,9 +106,9 @@ def digests(source: Path, sets: dict[str, list[str]], top: Path, limit: int | No
 
 def classical(sets: dict[str, list[str]], limit: int | None) -> dict[str, dict[str, int]]:
     """Bytes of every set with zstd -19 and xz, in chunks."""
-    coders = {name: named(name, "cpu", 1) for name in ("zstd-19", "xz")}
 
     def one(names: list[str]) -> dict[str, int]:
+        coders = {name: named(name, "cpu", 1) for name in ("zstd-19", "xz")}  # for one thread each
         sizes = dict.fromkeys(coders, 0)
         for name in names:
             for piece in pieces(Path(name), CHUNK, None):
