@@ -51,7 +51,7 @@ def _kind(line: dict[str, Any], default: str) -> str:
 
 def add(args: argparse.Namespace) -> int:
     """Put a model's file into the store."""
-    place = locate(args.path)
+    place = locate(os.path.realpath(args.path))
     file = Path(os.path.abspath(args.file))
     if not file.is_file():
         raise UsageError(f"{args.file} is no file: give a model's, as tools/train or nnfs train make them")
@@ -114,7 +114,7 @@ class Fit:
 
 def train(args: argparse.Namespace) -> int:
     """Fit the default model to the files below a directory, and keep it if it saves more than it takes."""
-    place = locate(args.path)
+    place = locate(os.path.realpath(args.path))
     if not place.is_inside or not place.path.is_dir():
         raise UsageError(f"{args.path} is no directory on a mount: give one whose files are alike")
     below = int(client.ask(place.store, "stat", timeout=None, ino=watch.ino_of(place))["plain_bytes"])

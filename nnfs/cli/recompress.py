@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from nnfs.cli import client, watch
 from nnfs.cli.locate import locate
@@ -10,7 +11,7 @@ from nnfs.cli.locate import locate
 
 def compact(args: argparse.Namespace) -> int:
     """Recompress what is cold, or everything, at and below a path."""
-    place = locate(args.path)
+    place = locate(os.path.realpath(args.path))
     if args.cancel:
         return watch.cancel(place, "compact")
     return watch.run(
@@ -21,7 +22,7 @@ def compact(args: argparse.Namespace) -> int:
 
 def thaw(args: argparse.Namespace) -> int:
     """Bring a path, and what is below it, back to the hot tier."""
-    place = locate(args.path)
+    place = locate(os.path.realpath(args.path))
     if args.cancel:
         return watch.cancel(place, "thaw")
     return watch.run(place, "thaw", wait=args.wait, json=args.json, ino=watch.ino_of(place))

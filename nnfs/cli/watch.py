@@ -22,7 +22,7 @@ Job = dict[str, Any]
 
 
 def ino_of(place: Place) -> int:
-    """The inode that a place names; the root's for a store."""
+    """The inode that a place names, a symbolic link's own if it names one; the root's for a store."""
     return os.lstat(place.path).st_ino if place.is_inside else ROOT_INO
 
 

@@ -40,9 +40,11 @@ def test_the_path_and_the_flags_are_told(store: Path, mnt: Path, run: Run) -> No
     file = mnt / "file"
     file.touch()
     ino = file.stat().st_ino
+    link = mnt / "link"
+    link.symlink_to("file")
     with FakeDaemon(store, compact={"job": 1}, thaw={"job": 2}, scrub={"job": 3}) as daemon:
         run("compact", file, "--all")
-        run("thaw", file)
+        run("thaw", link)
         run("scrub", file, "--deep")
     assert daemon.asked("compact") == [{"ino": ino, "all": True, "dry_run": False}]
     assert daemon.asked("thaw") == [{"ino": ino}]
