@@ -159,15 +159,23 @@ class Compactor:
         job.phase = "encoding a sample"
         sizes: list[tuple[int, int]] = []
 
+        failures: list[NnfsError] = []
+
         async def one(candidate: Candidate, rules: Rules) -> None:
-            found = await self._plain(candidate, READ)
-            if found is not None:
-                best = await self._encoder.encode(found[0], candidate.block, rules, everything=everything, worker=READ)
-                sizes.append((candidate.block.stored, candidate.block.stored if best is None else len(best.data)))
+            try:
+                found = await self._plain(candidate, READ)
+                if found is not None:
+                    block = candidate.block
+                    best = await self._encoder.encode(found[0], block, rules, everything=everything, worker=READ)
+                    sizes.append((block.stored, block.stored if best is None else len(best.data)))
+            except NnfsError as error:
+                failures.append(error)
 
         async with trio.open_nursery() as nursery:
             for candidate, rules in chosen:
                 nursery.start_soon(one, candidate, rules)
+        if failures and not sizes:
+            raise failures[0]
         before, after = sum(b for b, _ in sizes), sum(a for _, a in sizes)
         job.stored_after = job.stored_before * after // before if before else job.stored_before
         job.result = {

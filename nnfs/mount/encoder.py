@@ -16,7 +16,7 @@ from nnfs.codec.base import CM, NEURAL
 from nnfs.codec.pool import BACKGROUND, URGENT, Job
 from nnfs.codec.wire import NO_MODEL, Op
 from nnfs.config import Options
-from nnfs.errors import CodecError
+from nnfs.errors import CodecError, NnfsError
 from nnfs.fs.policy import Policy, Rules
 from nnfs.mount.models import Models
 from nnfs.store.schema import Block
@@ -29,7 +29,8 @@ REFERENCE_EVERY = 16  # chunks: one of so many is decoded by another engine, too
 CM_BELOW = 1.35  # bits per byte of the neural payload: on data that repeats itself the classical codec may do better
 CM_LEAST = 8 << 10  # bytes of a chunk for which it is tried
 TEXT = 0.9  # share of printable bytes and UTF-8 above which data is text, where the network always wins
-CALIBRATE = 1 << 17  # bytes
+CALIBRATE = 1 << 17  # bytes of a chunk
+MEASURE_AGAIN = 600.0  # seconds
 
 
 class Payload(NamedTuple):
@@ -47,7 +48,7 @@ class ColdEncoder:
         self._cold, self._models = cold, models
         self._limit = options.thaw_limit  # seconds per MiB that `auto` may cost a reader
         self._neural = options.neural
-        self._speeds: dict[int, float] = {}  # codec: seconds per MiB that a reader waits for
+        self._speeds: dict[int, tuple[float, float]] = {}  # codec: seconds per MiB for a reader, time of measuring
         self._measuring = trio.Lock()
         self._proved = 0
 
@@ -94,32 +95,49 @@ class ColdEncoder:
         return result
 
     async def _fast_enough(self, codec_id: int) -> bool:
-        """Whether reading with a codec keeps the limit of the mount, measured as a reader meets it: one chunk."""
+        """Whether reading with a codec keeps the limit of the mount, as measured on this machine.
+
+        What was too slow is measured again after a while: the machine may have been busy.
+        """
         if math.isinf(self._limit):
             return True
         async with self._measuring:
-            if codec_id not in self._speeds:
-                self._speeds[codec_id] = await self._measure(codec_id)
-                log.info("codec %d: %.1f s per MiB for a reader", codec_id, self._speeds[codec_id])
-        return self._speeds[codec_id] <= self._limit
+            known, when = self._speeds.get(codec_id, (math.inf, -math.inf))
+            if known > self._limit and time.monotonic() - when >= MEASURE_AGAIN:
+                known = min(known, await self._measure(codec_id))
+                self._speeds[codec_id] = known, time.monotonic()
+                log.info("codec %d: a reader waits %.1f s for a MiB", codec_id, known)
+        return known <= self._limit
 
     async def _measure(self, codec_id: int) -> float:
-        """Return the seconds per MiB that a reader of one cold chunk waits."""
+        """Return the seconds in which the readers' worker decodes a MiB."""
         plain = (_SAMPLE * (CALIBRATE // len(_SAMPLE) + 1))[:CALIBRATE]
         fingerprint = self._models.default() if codec_id == NEURAL else NO_MODEL
         payload = await self._work(Op.ENCODE, codec_id, plain, len(plain), fingerprint, READ)
         if payload is None:
             return math.inf
-        best = math.inf
-        for _ in range(2):  # the first one starts the worker
-            started = time.monotonic()
-            await self._cold.run(Job(Op.DECODE, codec_id, payload, len(plain), fingerprint, URGENT, READ))
-            best = min(best, time.monotonic() - started)
-        return best * (1 << 20) / len(plain)
+        job = Job(Op.DECODE, codec_id, payload, len(plain), fingerprint, URGENT, READ)
+        await self._cold.run(job)  # the worker is started, and has its model
+        started = time.monotonic()
+        failures: list[NnfsError] = []
+
+        async def decode() -> None:
+            try:
+                await self._cold.run(job)
+            except NnfsError as error:
+                failures.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range((1 << 20) // CALIBRATE):
+                nursery.start_soon(decode)
+        if failures:
+            raise failures[0]
+        return time.monotonic() - started
 
     def speeds(self) -> dict[str, float]:
         """Return measured seconds per MiB by codec."""
-        return {NAMES[number]: round(seconds, 2) for number, seconds in self._speeds.items() if math.isfinite(seconds)}
+        found = {NAMES[number]: seconds for number, (seconds, _) in self._speeds.items()}
+        return {name: round(seconds, 2) for name, seconds in found.items() if math.isfinite(seconds)}
 
 
 _SAMPLE = (__doc__ or "").encode() + bytes(range(256))
