@@ -117,7 +117,8 @@ def print_report(report: Report) -> None:
     found, fixed = len(report.problems) + report.omitted.total(), sum(problem.fixed for problem in report.problems)
     counts = report.counts
     looked = f"{counts['inode']} inodes, {counts['dentry']} names, {counts['block']} blocks"
-    print(f"{looked}: {'clean' if not found else f'{found} errors, {fixed} of them repaired'}")
+    verdict = "clean, as far as it was checked" if report.unchecked else "clean"
+    print(f"{looked}: {verdict if not found else f'{found} errors, {fixed} of them repaired'}")
 
 
 def shown(text: str) -> str:

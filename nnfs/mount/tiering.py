@@ -54,7 +54,7 @@ class Tiering:
         self._compactor = Compactor(
             store, committer, reader, cold, models, self._encoder, options, busy=self._busy, changed=changed
         )
-        self._scrub = Scrub(store, committer, reader, cold, self._busy)
+        self._scrub = Scrub(store, committer, reader, cold, self._busy, read_only=read_only)
         background = self._background if options.compact and not read_only else None
         self.jobs = Jobs(background, PASS_EVERY)
         self._seen_changes = 0
