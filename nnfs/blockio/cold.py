@@ -19,7 +19,7 @@ from hashlib import blake2b
 import trio
 from xxhash import xxh3_64_intdigest
 
-from nnfs.blockio.repair import repair_beside
+from nnfs.blockio.repair import Repairs
 from nnfs.codec.pool import AHEAD, BACKGROUND, URGENT, Job, Outcome, Pool, WorkerSpec
 from nnfs.codec.wire import NO_MODEL, Op
 from nnfs.config import Options
@@ -31,7 +31,6 @@ __all__ = ["AHEAD", "BACKGROUND", "COMPACT", "READ", "REFERENCE", "URGENT", "Col
 log = logging.getLogger(__name__)
 
 READ, COMPACT, REFERENCE = "read", "compact", "reference"  # workers
-REPAIR_SHARE, REPAIR_MOST = 4, 10.0  # the search for a repair may take a quarter of a read's time, or so many seconds
 COMPACT_HANG_S = 900.0  # an idle worker may be silent for long: it gets no time while others want it
 
 
@@ -78,12 +77,12 @@ class Cold:
 
     def __init__(self, pool: Pool, model: Callable[[int], bytes], timeout: float) -> None:
         self.pool = pool
-        self.timeout = timeout
         # Called with block number, header and true stored bytes of any block, hot ones too, that has been repaired.
         self.on_repaired: Callable[[int, Block, bytes], None] = _nothing
         self.trouble = ""  # the last error of a worker, for people: such as what is not installed
         self.mismatches = 0  # decodes with a wrong result
         self._model = model
+        self._repairs = Repairs(timeout)
         self._beyond_repair: set[tuple[int, int]] = set()  # block, payload: what is not searched for again
         self._ended = trio.Event()
 
@@ -172,7 +171,7 @@ class Cold:
             raise damage
         log.error("block %d: its stored bytes do not have their XXH3-64: trying to repair them", number)
         progress.begun = True
-        found = await repair_beside(payload, block.xxh3, min(self.timeout / REPAIR_SHARE, REPAIR_MOST))
+        found = await self._repairs.find(payload, block.xxh3)
         progress.begun = False
         if found is None:
             self._beyond_repair.add((number, block.payload))

@@ -13,9 +13,9 @@ import trio
 
 from nnfs import codec
 from nnfs.blockio.cache import BlockCache
-from nnfs.blockio.cold import AHEAD, REPAIR_MOST, REPAIR_SHARE, URGENT, Cold, Progress
+from nnfs.blockio.cold import AHEAD, URGENT, Cold, Progress
 from nnfs.blockio.dirty import Buffer, DirtyData
-from nnfs.blockio.repair import repair_beside
+from nnfs.blockio.repair import Repairs
 from nnfs.blockio.thawed import Thawed
 from nnfs.errors import BlockDamaged, CodecError, NnfsError, StoreDamaged, TimedOut, WorkerError
 from nnfs.store.blocks import load_block
@@ -76,6 +76,7 @@ class Reader:
         self.ahead = ahead  # chunks fetched ahead of a sequential reader
         self.waiting = 0  # reads that are being answered
         self.damaged: dict[int, str] = {}  # block numbers found damaged, for status and scrub
+        self._repairs = Repairs(timeout)
         self._nursery: trio.Nursery | None = None
         self._pending: dict[int, _Pending] = {}
         self._next: dict[int, tuple[int, int]] = {}  # ino: where a sequential reader goes on, chunks ahead
@@ -245,9 +246,8 @@ class Reader:
         assert stored.damage is not None
         if number not in self.damaged and len(stored.payload) == stored.block.stored:
             log.error("%s: trying to repair it", stored.damage)
-            limit_s = min(self.timeout / REPAIR_SHARE, REPAIR_MOST)
             try:
-                found = await repair_beside(stored.payload, stored.block.xxh3, limit_s)
+                found = await self._repairs.find(stored.payload, stored.block.xxh3)
                 if found is not None:
                     result = decode_verified(number, stored.block, found)
                     log.warning("block %d is repaired by a small change of its stored bytes", number)

@@ -38,14 +38,33 @@ _SECRET = bytes.fromhex(  # XXH3's default
     "8a51e04bcdb45931c89f7ec9d9787364eac5ac8334d3ebc3c581a0fffa1363eb170ddd51b7f0da49d316552629d4689e2b16be587d47a1fc"
     "8ff8b8d17ad031ce45cb3a8f95160428afd7fbcabb4b407e"
 )
-_limiter = trio.CapacityLimiter(1)  # threads that search
+SHARE, MOST_S, LEAST_S = 8, 5.0, 0.2  # of a read's time for one search; the least is enough for all bits of 100 KB
 
 
 async def repair_beside(payload: bytes, xxh3: int, limit_s: float) -> bytes | None:
-    """`repair` in a thread, one at a time."""
-    if limit_s <= 0:
-        return None
-    return await trio.to_thread.run_sync(repair, payload, xxh3, limit_s, limiter=_limiter)
+    """`repair` in a thread."""
+    return await trio.to_thread.run_sync(repair, payload, xxh3, limit_s)
+
+
+class Repairs:
+    """Searches of readers, one after the other, within a share of a read's `timeout` (seconds).
+
+    The more of them in a row have failed, the shorter they are: where much is damaged, it is not by flipped bits, and
+    whoever reads it shall not wait for each block.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self._limit_s = min(timeout / SHARE, MOST_S)
+        self._failed = 0  # in a row
+        self._limiter = trio.CapacityLimiter(1)
+
+    async def find(self, payload: bytes, xxh3: int) -> bytes | None:
+        """Return the bytes near `payload` that have this XXH3-64, or None."""
+        async with self._limiter:
+            limit_s = max(self._limit_s / (1 + self._failed), min(LEAST_S, self._limit_s))
+            found = await repair_beside(payload, xxh3, limit_s)
+            self._failed = self._failed + 1 if found is None else 0
+            return found
 
 
 def repair(payload: bytes, xxh3: int, limit_s: float, clock: Callable[[], float] = time.monotonic) -> bytes | None:

@@ -15,6 +15,7 @@ from xxhash import xxh3_64_intdigest
 
 from nnfs.blockio import cold as cold_module
 from nnfs.blockio.cold import AHEAD, BACKGROUND, COMPACT, READ, REFERENCE, Cold, Progress, specs
+from nnfs.blockio.repair import Repairs
 from nnfs.codec.pool import Job, Pool, WorkerSpec
 from nnfs.codec.wire import Op
 from nnfs.config import Options, parse_own
@@ -135,7 +136,7 @@ async def test_what_is_beyond_repair_is_searched_once(make: MakeCold, monkeypatc
         nonlocal searches
         searches += 1
 
-    monkeypatch.setattr(cold_module, "repair_beside", search)
+    monkeypatch.setattr(Repairs, "find", search)
     for _ in range(2):
         with pytest.raises(BlockDamaged, match=f"block {NUMBER}: its stored bytes do not have their XXH3-64"):
             await cold.decode(NUMBER, block(b"chunk"), b"#xxxxx")

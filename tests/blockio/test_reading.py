@@ -14,6 +14,7 @@ import trio
 from xxhash import xxh3_64_intdigest
 
 from nnfs.blockio.cold import READ, REFERENCE, Cold
+from nnfs.blockio.repair import Repairs
 from nnfs.blockio.thawed import Thawed
 from nnfs.codec.pool import Pool, WorkerSpec
 from nnfs.errors import BlockDamaged, ModelMissing, TimedOut, WorkerError
@@ -262,7 +263,7 @@ async def test_a_hot_block_beyond_repair(start: Start, monkeypatch: pytest.Monke
     async def search(*_: object) -> None:
         searches.append(1)
 
-    monkeypatch.setattr("nnfs.blockio.reader.repair_beside", search)
+    monkeypatch.setattr(Repairs, "find", search)
     async with start() as volume:
         file = await volume.add(b"hot", MIXED[:CHUNK])
         volume.flip(volume.number(file))

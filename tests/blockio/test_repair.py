@@ -8,7 +8,8 @@ import random
 import pytest
 from xxhash import xxh3_64_intdigest
 
-from nnfs.blockio.repair import SHORT, repair
+from nnfs.blockio import repair as repair_module
+from nnfs.blockio.repair import LEAST_S, MOST_S, SHORT, Repairs, repair
 
 LONG_S = 600.0  # never reached: what is asked for is found long before
 # XXH3 works in stripes of 64 bytes and blocks of 1,024, the last stripe overlaps the one before it.
@@ -57,3 +58,19 @@ def test_the_search_is_bounded(size: int) -> None:
     lost = damaged(whole, 0, 1, 2, 3, 4, 5)
     assert repair(lost, xxh3_64_intdigest(whole), 100.0, lambda: float(next(seconds))) is None
     assert 100 <= next(seconds) <= 110
+
+
+async def test_searches_that_fail_get_shorter(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = []
+
+    def search(payload: bytes, _: int, limit_s: float) -> bytes | None:
+        limits.append(limit_s)
+        return payload or None
+
+    monkeypatch.setattr(repair_module, "repair", search)
+    repairs = Repairs(timeout=60.0)
+    for payload in (b"", b"", b"found", b"", *[b""] * 50):
+        await repairs.find(payload, 0)
+    assert limits[:5] == [MOST_S, MOST_S / 2, MOST_S / 3, MOST_S, MOST_S / 2]
+    assert limits[-1] == LEAST_S
+    assert sum(limits) < 60
