@@ -152,8 +152,8 @@ class Models:
                 try:
                     if models.damaged_copies(snapshot, number):
                         found.append(number)
-                except ModelMissing:
-                    found.append(number)
+                except NnfsError as error:
+                    log.error("%s", error)
         return found
 
     async def retire(self, fingerprint: bytes) -> None:

@@ -363,8 +363,10 @@ def _look(store: Store, first: int, deep: bool) -> _Look:
                 _check(number, block, payload, deep=deep)
                 if deep and block.codec >= codec.FIRST_COLD:
                     look.cold.append((number, block, payload))
-            except StoreDamaged as error:
+            except BlockDamaged as error:
                 look.damaged.append((number, block, payload, str(error)))
+            except StoreDamaged as error:  # a header, or pages of the engine, where no repair may be written
+                look.damaged.append((number, None, b"", str(error)))
     look.is_last = True
     return look
 

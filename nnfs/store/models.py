@@ -175,9 +175,13 @@ def needed(snapshot: Snapshot) -> set[int]:
 def damaged_copies(snapshot: Snapshot, number: int) -> int:
     """Return how many copies of a model's record and of its file are not as they should be.
 
-    Raises `ModelMissing` when there is no sound one of either.
+    Raises `ModelMissing` when there is no sound one of either, other `NnfsError`s for damaged pages of the engine: a
+    write txn that meets those is lost, so nothing may be mended there.
     """
     model = load_model(snapshot, number)
+    for payload in model.payloads:
+        for _ in snapshot.prefix("payload", schema.KEY.pack(payload)):
+            pass
     read_model(snapshot, number)
     return len(_stale_records(snapshot, number, model)) + list(copies(snapshot, model)).count(None)
 
@@ -201,12 +205,5 @@ def mend_copies(txn: WriteTxn, number: int) -> bool:
 
 def _stale_records(snapshot: Snapshot, number: int, model: Model) -> list[tuple[str, bytes]]:
     """Return where the record is not."""
-    record, stale = model.pack(key_of(number)), []
-    for table, key in places(number):
-        try:
-            found = snapshot.get(table, key)
-        except StoreDamaged:
-            found = None
-        if found != record:
-            stale.append((table, key))
-    return stale
+    record = model.pack(key_of(number))
+    return [place for place in places(number) if snapshot.get(*place) != record]

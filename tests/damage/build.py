@@ -7,6 +7,12 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnfs.codec.catalogue import fingerprint
+from nnfs.model import selftest
+from nnfs.model.weights import save_weights
+from nnfs.store import models
+from nnfs.store.blocks import BlockWriter
+from nnfs.store.env import Store
 from tests.damage.truth import Mounted, Truth
 from tests.harness import Mount, nnfs
 
@@ -60,6 +66,7 @@ def build(folder: Path) -> Sample:
     """Make the sample in a directory."""
     store = folder / "sample"
     nnfs("mkfs", str(store), "--chunk-size", str(CHUNK))
+    keep_model(store, folder / "model")
     with Mount(store) as mount:
         mount.deadline(120)
         populate(mount.path)
@@ -67,3 +74,19 @@ def build(folder: Path) -> Sample:
         mount.deadline(120)
         truth = Truth.of(Mounted(mount.path))
     return Sample((store / "data.mdb").read_bytes(), truth)
+
+
+def keep_model(path: Path, file: Path) -> None:
+    """Put a small model into the store, as a commit would."""
+    save_weights(selftest.weights(selftest.ARCHITECTURE, b"damage"), str(file), {})
+    data = file.read_bytes()
+    store = Store.open(path)
+    with store.write() as txn:
+        state = store.state
+        state.commit += 1
+        state.clean_commit = state.commit
+        blocks = BlockWriter(txn, state, 0, 0)
+        models.add_model(txn, blocks, fingerprint(data), data, base=0, added=7, commit=state.commit)
+        blocks.flush()
+        txn.put_state(state)
+    store.close()

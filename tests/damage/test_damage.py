@@ -13,6 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from nnfs.codec.catalogue import fingerprint
+from nnfs.store import models, schema
+from nnfs.store.env import Store
+from nnfs.store.schema import Model
 from tests.damage.build import Sample
 from tests.damage.child import Outcome, examine, fsck_code
 from tests.damage.pages import PAGE, Span, Walk
@@ -117,7 +121,7 @@ def test_derived_records_cost_nothing(folder: Path, sample: Sample, walk: Walk, 
 
 @pytest.mark.parametrize("table", ["meta", "main"])
 def test_one_copy_of_superblock_and_state_is_enough(folder: Path, sample: Sample, walk: Walk, table: str) -> None:
-    spans = [span for span in walk.classes()["record", table] if span.end - span.start != 48]
+    spans = [Span("record", table, r.start, r.end) for r in walk.of(table) if r.key in (b"nnfs.super", b"nnfs.state")]
     for story, content in damaged(sample, spans, table):
         outcome = outcome_of(folder, sample, content)
         no_lies(outcome, story)
@@ -134,6 +138,37 @@ def test_both_copies_damaged_refuse_the_store(folder: Path, sample: Sample, walk
     outcome = outcome_of(folder, sample, bytes(content))
     assert outcome.refused == 7, str(outcome)
     assert key.decode() in outcome.message
+
+
+def model_spans(sample: Sample, walk: Walk) -> dict[str, list[Span]]:
+    """The bytes of both copies of the model's record and of its file."""
+    [record] = walk.of("model")
+    [copy] = (found for found in walk.of("main") if found.key.startswith(models.COPY))
+    model = Model.unpack(record.key, sample.content[record.start : record.end])
+    spans = {"record": [record], "copy of the record": [copy]}
+    for name, payload in zip(("file", "copy of the file"), model.payloads, strict=True):
+        spans[name] = [found for found in walk.of("payload") if found.key.startswith(schema.KEY.pack(payload))]
+    return {name: [Span(name, r.table, r.start, r.end) for r in records] for name, records in spans.items()}
+
+
+def model_is_there(store: Path) -> bool:
+    """Whether the sample's model can be read."""
+    opened = Store.open(store)
+    try:
+        with opened.read() as snapshot:
+            return fingerprint(models.whole_model(snapshot, 1)) == models.load_model(snapshot, 1).fingerprint
+    finally:
+        opened.close()
+
+
+@pytest.mark.parametrize("name", ["record", "copy of the record", "file", "copy of the file"])
+def test_one_copy_of_a_model_is_enough(folder: Path, sample: Sample, walk: Walk, name: str) -> None:
+    for story, content in damaged(sample, model_spans(sample, walk)[name], name):
+        outcome = outcome_of(folder, sample, content)
+        no_lies(outcome, story)
+        assert (outcome.verdict.errors, outcome.refused, outcome.killed) == (0, 0, 0), f"{story}: {outcome}"
+        assert model_is_there(folder / "damaged"), story
+        fsck_notices(folder, story)
 
 
 @pytest.mark.parametrize("what", ["old meta", "free page"])
