@@ -336,6 +336,8 @@ class Supervisor:
         ticket.holder = None
         outcome = _outcome(ticket, answer)
         failed = isinstance(outcome, Exception)
+        if isinstance(outcome, Info):
+            self._update(device=outcome.device)  # "auto" has become something by now
         self._update(answered=self.state.answered + 1, failed=self.state.failed + failed)
         self._board.settle(ticket, outcome)
 

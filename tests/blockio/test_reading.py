@@ -146,6 +146,23 @@ async def test_a_read_that_takes_over_what_was_read_ahead(start: Start, gate: Ga
         assert read == [MIXED[CHUNK : 2 * CHUNK]]
 
 
+async def test_sequential_readers_are_read_ahead_of(start: Start, gate: Gate) -> None:
+    """By no less than they ask for at a time, so that a worker has many chunks to decode in one step."""
+    async with start() as volume, trio.open_nursery() as nursery:
+        held, file = await volume.add(b"held", gate.chunk), await volume.add(b"file", MIXED)
+        pending = volume.reader._pending
+        nursery.start_soon(volume.content, held)
+        await until(lambda: pending and all(p.progress.has_begun() for p in pending.values()))
+        for chunk in range(3):
+            volume.reader.cache.put(volume.number(file, chunk), MIXED[chunk * CHUNK : (chunk + 1) * CHUNK])
+        assert await volume.reader.read(file, 0, 3 * CHUNK) == MIXED[: 3 * CHUNK]
+        ahead = [volume.number(file, chunk) for chunk in (3, 4, 5)]
+        await until(lambda: all(number in pending and pending[number].progress.future for number in ahead))
+        assert volume.number(file, 6) not in pending
+        gate.open()
+        await until(lambda: all(number in volume.reader.cache for number in ahead))
+
+
 async def test_a_read_that_is_given_up_takes_its_job_back(start: Start, gate: Gate) -> None:
     async with start() as volume, trio.open_nursery() as nursery:
         held, file = await volume.add(b"held", gate.chunk), await volume.add(b"file", b"wanted")
