@@ -81,8 +81,6 @@ class Reader:
         self._pending: dict[int, _Pending] = {}
         self._next: dict[int, tuple[int, int]] = {}  # ino: where a sequential reader goes on, chunks ahead
         self._hot = trio.CapacityLimiter(4)
-        self._slow = trio.Semaphore(2)  # apart, so that slow codecs never hold up the hot tier
-        self._slow_threads = trio.CapacityLimiter(1000)  # those given up on included: nobody else's are used up
         self._keeping = trio.CapacityLimiter(1)  # threads that write copies of what was thawed
 
     def start(self, nursery: trio.Nursery) -> None:
@@ -209,18 +207,15 @@ class Reader:
         for number, result in zip(numbers, loaded, strict=True):
             if isinstance(result, _Stored):
                 assert self._nursery is not None
-                if result.block.codec < codec.FIRST_COLD:
-                    task = self._mend
-                else:
-                    task = self._decode_slowly if self.cold is None else self._decode_cold
+                task = self._decode_cold if result.damage is None else self._mend
                 self._nursery.start_soon(task, number, result)
             else:
                 self._finish(number, result)
 
     async def _decode_cold(self, number: int, stored: _Stored) -> None:
-        assert self.cold is not None
-        pending, result = self._pending[number], object()
-        while True:
+        pending = self._pending[number]
+        result: object = CodecError(f"block {number}: codec {stored.block.codec} is decoded by workers, here are none")
+        while self.cold is not None:
             pending.urgent, pending.progress = pending.waiters > 0, Progress()
             with trio.CancelScope() as pending.scope:
                 try:
@@ -236,8 +231,7 @@ class Reader:
                 result = _GONE  # whoever comes later asks again
                 break
         self._finish(number, result)
-        if self.thawed is not None and isinstance(result, bytes):
-            # Without the task: a copy that is not written costs nothing but time.
+        if self.thawed is not None and isinstance(result, bytes):  # those who waited have their answer already
             await trio.to_thread.run_sync(self.thawed.put, number, result, limiter=self._keeping)
 
     async def _mend(self, number: int, stored: _Stored) -> None:
@@ -255,23 +249,6 @@ class Reader:
                         self.cold.on_repaired(number, stored.block, found)
             except Exception as error:  # noqa: BLE001 - see above
                 result = error
-        self._finish(number, result)
-
-    async def _decode_slowly(self, number: int, stored: _Stored) -> None:
-        result: object
-        async with self._slow:
-            if self._pending[number].waiters == 0:
-                result = _GONE  # nobody waits any more: whoever comes later asks again
-            else:
-                result = TimedOut(f"block {number}: not decoded within {self.timeout:g} s")
-                with trio.move_on_after(self.timeout):
-                    try:
-                        result = await trio.to_thread.run_sync(
-                            decode_verified, number, stored.block, stored.payload,
-                            abandon_on_cancel=True, limiter=self._slow_threads,
-                        )  # fmt: skip
-                    except Exception as error:  # noqa: BLE001 - see above
-                        result = error
         self._finish(number, result)
 
     def _finish(self, number: int, result: object) -> None:

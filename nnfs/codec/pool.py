@@ -4,7 +4,8 @@ Synchronous and thread-safe. From an event loop, `submit(..., wait=False)` does 
 `add_done_callback` (called on a supervisor's thread) brings the result back; cancelling the future takes the job back.
 
 Errors that a future may hold: `CodecError` (a bad payload, an unknown codec), `ModelMissing`, `TimedOut`, and
-`WorkerError` (two workers died of the job, none can be started, no memory, a bug).
+`WorkerError` (two workers died of the job, none can be started, it lacks what the codec needs, no memory, a bug).
+A future is running, and cannot be cancelled any more, once a worker has begun.
 """
 
 from __future__ import annotations

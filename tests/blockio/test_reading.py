@@ -17,7 +17,7 @@ from nnfs.blockio.cold import READ, REFERENCE, Cold
 from nnfs.blockio.repair import Repairs
 from nnfs.blockio.thawed import Thawed
 from nnfs.codec.pool import Pool, WorkerSpec
-from nnfs.errors import BlockDamaged, ModelMissing, TimedOut, WorkerError
+from nnfs.errors import BlockDamaged, CodecError, ModelMissing, TimedOut, WorkerError
 from nnfs.store import schema
 from nnfs.store.blocks import load_block
 from nnfs.store.schema import Block, Inode
@@ -311,3 +311,12 @@ async def test_a_model_that_is_missing(start: Start, caplog: pytest.LogCaptureFi
         with pytest.raises(ModelMissing):
             await volume.content(file)
         assert f"inode {file.ino}, offset 0: model 9 is not in the store" in caplog.text
+
+
+async def test_no_workers(start: Start) -> None:
+    async with start() as volume:
+        file = await volume.add(b"file", b"cold")
+        volume.reader.cold = None
+        with pytest.raises(CodecError, match="is decoded by workers, here are none"):
+            await volume.content(file)
+        assert not volume.reader.damaged
