@@ -126,3 +126,17 @@ def test_a_reader_whose_peer_is_gone_gives_up() -> None:
     with pytest.raises(EOFError):
         jobs.add(Request(2, Op.DECODE), unwanted)
     assert batches(jobs) == [[1]]
+
+
+def test_what_comes_together_is_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that was idle does not begin with the first of many alone."""
+    jobs, coming = Jobs(100), [Request(number, Op.DECODE) for number in (1, 2, 3)]
+
+    def wait(_seconds: float | None = None) -> bool:
+        if not coming:
+            return False
+        jobs.add(coming.pop(0), wanted)
+        return True
+
+    monkeypatch.setattr(jobs._changed, "wait", wait)
+    assert [request.job for request in jobs.take(IDLE, lambda _: 100, wait=True)] == [1, 2, 3]
