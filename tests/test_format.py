@@ -101,7 +101,7 @@ def test_superblock() -> None:
 def test_state() -> None:
     values = distinct([field.name for field in dataclasses.fields(State)])
     assert_fields("**State**", State(**values).pack()[:-8], dict(values))
-    assert flags_of("**State**") == {State.FLAG_UNSETTLED: "unsettled"}
+    assert flags_of("**State**") == {State.FLAG_UNSETTLED: "unsettled", State.FLAG_UNSETTLING: "unsettling"}
 
 
 def test_inode() -> None:

@@ -16,7 +16,7 @@ def compact(args: argparse.Namespace) -> int:
         return watch.cancel(place, "compact")
     return watch.run(
         place, "compact", wait=args.wait or args.dry_run, json=args.json,
-        ino=watch.ino_of(place), all=args.all, dry_run=args.dry_run,
+        **watch.target(place), all=args.all, dry_run=args.dry_run,
     )  # fmt: skip
 
 
@@ -25,7 +25,7 @@ def thaw(args: argparse.Namespace) -> int:
     place = locate(os.path.realpath(args.path))
     if args.cancel:
         return watch.cancel(place, "thaw")
-    return watch.run(place, "thaw", wait=args.wait, json=args.json, ino=watch.ino_of(place))
+    return watch.run(place, "thaw", wait=args.wait, json=args.json, **watch.target(place))
 
 
 def scrub(args: argparse.Namespace) -> int:

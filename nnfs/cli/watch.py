@@ -26,6 +26,13 @@ def ino_of(place: Place) -> int:
     return os.lstat(place.path).st_ino if place.is_inside else ROOT_INO
 
 
+def target(place: Place) -> dict[str, int]:
+    """What a job is about; with the directory that a file lies in, since its inode does not know that."""
+    if not place.is_inside or place.path.is_dir():
+        return {"ino": ino_of(place)}
+    return {"ino": ino_of(place), "parent": os.lstat(place.path.parent).st_ino}
+
+
 def run(place: Place, command: str, *, wait: bool, json: bool, **request: Any) -> int:
     """Start a job; wait for its end when asked to, and print what came of it. Returns the exit code.
 

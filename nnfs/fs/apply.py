@@ -249,6 +249,8 @@ def apply(
     epoch.xattrs, epoch.orphans, epoch.release = dict(frozen.xattrs), set(frozen.orphans), set(frozen.release)
     state = copy.copy(store.state)
     state.commit, state.next_ino, state.inodes = epoch.commit, epoch.state.next_ino, epoch.state.inodes
+    if epoch.unsettles:
+        state.flags |= State.FLAG_UNSETTLED
     with store.write() as txn:
         blocks = BlockWriter(txn, state, now, room)
         work = Work(txn, epoch, blocks, state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -29,14 +30,27 @@ class Candidate:
 
 @dataclass(slots=True)
 class Piece:
-    """Some chunks of one file; `last`: the file's last ones, with its proof and stored bytes as they were then."""
+    """Some chunks of one file; `last`: the file's last ones, with its proof, ctime and stored bytes as they were then.
+
+    `mark`: whether the file is settled with it. False: it is not its turn yet, and an old mark does not count any more.
+    """
 
     ino: int
     rules: Rules
     candidates: list[Candidate] = field(default_factory=list)
     last: bool = False
     proof: int = 0
+    ctime: int = 0
     stored: int = 0
+    mark: bool = True
+
+
+class Look(enum.Enum):
+    """What is to be done with a file."""
+
+    NO = enum.auto()
+    YES = enum.auto()
+    LATER = enum.auto()  # not now, but its mark does not count any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +61,15 @@ class Ages:
     read: int
 
     def cold(self, inode: Inode, now: int) -> bool:
-        """Tell whether a file is cold. ctime is the last write: nobody can set it. A file is born with an atime."""
-        read = inode.atime if inode.atime > inode.btime else 0
+        """Tell whether a file is cold. ctime is the last write: nobody can set it. A file is born with an atime.
+
+        An atime can be set, also one that is still to come: that tells nothing about reading.
+        """
+        read = inode.atime if inode.btime < inode.atime <= now else 0
         return now - inode.ctime >= self.write and now - read >= self.read
 
 
-Wanted = Callable[[Inode, Rules, int], bool]  # inode, rules, now -> whether its chunks are to be looked at
+Wanted = Callable[[Inode, Rules, int], Look]  # inode, rules, now
 Fits = Callable[[Block, Rules], bool]
 
 
@@ -64,6 +81,7 @@ class Walk:
         self._stack: list[tuple[int, Rules, bytes | None]] = []  # directories, and the last key read in each
         self._root: tuple[int, Rules] | None = (root, rules)
         self._files: list[tuple[int, Rules, int, int]] = []  # to be read: inode, rules, first map node, stored so far
+        self._unmarked: list[Piece] = []
         self._seen: set[int] = set()  # files of several names
 
     def next(self) -> list[Piece] | None:
@@ -80,8 +98,10 @@ class Walk:
                 elif self._stack:
                     self._read_directory(snapshot, until)
                 else:
-                    return pieces or None
-        return pieces
+                    break
+                pieces, self._unmarked = pieces + self._unmarked, []
+            is_over = not (self._files or self._stack or self._root)
+        return None if is_over and not pieces else pieces
 
     def _read_directory(self, snapshot: Snapshot, until: float) -> None:
         ino, rules, last = self._stack.pop()
@@ -120,8 +140,13 @@ class Walk:
                 if ino in self._seen:
                     return
                 self._seen.add(ino)
-            if self._wanted(inode, rules, time.time_ns()):
+            look = self._wanted(inode, rules, time.time_ns())
+            if look is Look.YES:
                 self._files.insert(0, (ino, rules, 0, 0))
+            elif look is Look.LATER:
+                self._unmarked.append(
+                    Piece(ino, rules, [], True, inode.proof, inode.ctime, inode.stored, mark=False)
+                )
 
     def _read_file(self, snapshot: Snapshot) -> Iterator[Piece]:
         """Yield one map node's candidates, and the file's end."""
@@ -131,7 +156,8 @@ class Walk:
             record = snapshot.get("inode", schema.KEY.pack(ino))
             if record is None:
                 return
-            piece.proof = Inode.unpack(ino, record).proof
+            inode = Inode.unpack(ino, record)
+            piece.proof, piece.ctime = inode.proof, inode.ctime
             nodes = snapshot.range("map", schema.KEY2.pack(ino, first), schema.KEY.pack(ino + 1))
             key, node_record = next(nodes, (b"", b""))
             if not key:

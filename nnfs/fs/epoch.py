@@ -21,6 +21,7 @@ class Epoch:
     orphans: set[int] = field(default_factory=set)  # have lost their last name
     release: set[int] = field(default_factory=set)  # nobody can reach them any more: to be deleted
     state: State = field(default_factory=State)  # counters at the freeze
+    unsettles: bool = False  # policies have changed: recompression is to look at settled files again
 
     @property
     def empty(self) -> bool:
@@ -37,3 +38,4 @@ class Epoch:
         self.orphans |= later.orphans
         self.release |= later.release
         self.state = later.state
+        self.unsettles |= later.unsettles

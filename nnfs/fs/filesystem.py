@@ -36,7 +36,6 @@ class Filesystem:
         self.frozen: Epoch | None = None
         self.lookups: dict[int, int] = {}
         self.on_release = on_release
-        self.policy_changes = 0  # attributes of policy set or removed: settled files are to be looked at again
         self._inodes: dict[int, Inode] = {}
         self._sound: dict[int, set[str]] = {}  # tables whose proof was checked since the inode was loaded
         self._orphans: set[int] = set()  # without names, still looked up

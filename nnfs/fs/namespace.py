@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import stat
 import time
 from collections.abc import Iterator
 
-from nnfs.errors import FsError, RecordDamaged
-from nnfs.fs import acl
+from nnfs.errors import FsError, RecordDamaged, StoreDamaged
+from nnfs.fs import acl, policy
 from nnfs.fs.filesystem import Filesystem
 from nnfs.fs.xattrs import ACL_ACCESS, ACL_DEFAULT, Xattrs
 from nnfs.store import schema
@@ -209,6 +210,7 @@ class Namespace:
         key, record, dentry = old
         self.fs.remove_dentry(old_parent, key, record)
         self.fs.add_dentry(new_parent, name, moved.ino, dentry.kind)
+        self._note_policies(old_parent, new_parent)
         if stat.S_ISDIR(moved.mode) and old_parent is not new_parent:
             old_parent.nlink -= 1
             new_parent.nlink += 1
@@ -226,6 +228,7 @@ class Namespace:
             self.fs.remove_dentry(parent, entry[0], entry[1])
         self.fs.add_dentry(b_parent, b[2].name, a_inode.ino, a[2].kind)
         self.fs.add_dentry(a_parent, a[2].name, b_inode.ino, b[2].kind)
+        self._note_policies(a_parent, b_parent)
         for inode, source, into in ((a_inode, a_parent, b_parent), (b_inode, b_parent, a_parent)):
             if stat.S_ISDIR(inode.mode) and source is not into:
                 source.nlink -= 1
@@ -233,6 +236,24 @@ class Namespace:
                 inode.aux = into.ino
             inode.ctime = time.time_ns()
             self.fs.touch(inode)
+
+    def _note_policies(self, one: Inode, other: Inode) -> None:
+        """Something has moved between two directories: it may have come under another policy."""
+        if one is not other and self._policies(one) != self._policies(other):
+            self.fs.active.unsettles = True
+
+    def _policies(self, inode: Inode) -> dict[bytes, bytes]:
+        found: dict[bytes, bytes] = {}
+        with contextlib.suppress(FsError, StoreDamaged):  # no rename fails for them
+            while True:
+                for name in policy.NAMES:
+                    value = None if name in found else self.xattrs.get(inode, name)
+                    if value is not None:
+                        found[name] = value
+                if inode.ino == schema.ROOT_INO:
+                    break
+                inode = self.fs.inode(inode.aux)
+        return found
 
     def entries(self, ino: int, after: int) -> Iterator[tuple[int, bytes, Inode | Dentry]]:
         """Yield (cookie, name, inode) of what follows the cookie `after` (0: the beginning), "." and ".." included.

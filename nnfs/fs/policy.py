@@ -85,10 +85,11 @@ def refine(snapshot: Snapshot, inode: Inode, rules: Rules) -> Rules:
     return rules
 
 
-def inherited(snapshot: Snapshot, ino: int, rules: Rules) -> tuple[Rules, int]:
-    """Return the rules for a directory, and the directory that the policy comes from (0: the mount).
+def inherited(snapshot: Snapshot, ino: int, rules: Rules, parent: int = 0) -> tuple[Rules, int]:
+    """Return the rules for an inode, and the inode that the policy comes from (0: the mount).
 
-    Raises `StoreDamaged`, `UsageError` when a directory on the way up is gone.
+    `parent` is the directory that a file lies in: of several names only who asks can tell which one is meant. Without
+    it a file inherits nothing. Raises `StoreDamaged`, `UsageError` when a directory on the way up is gone.
     """
     above: list[Inode] = []
     while True:
@@ -97,11 +98,12 @@ def inherited(snapshot: Snapshot, ino: int, rules: Rules) -> tuple[Rules, int]:
             raise UsageError(f"inode {ino} is not in the store")
         inode = Inode.unpack(ino, record)
         above.append(inode)
-        if ino == schema.ROOT_INO or not inode.is_directory:
-            break
         if len(above) > 10_000:
             raise StoreDamaged("directories that contain each other: run nnfs fsck")
-        ino = inode.aux
+        up = inode.aux if inode.is_directory else parent if len(above) == 1 else 0
+        if ino == schema.ROOT_INO or not up:
+            break
+        ino = up
     source = 0
     for inode in reversed(above):
         refined = refine(snapshot, inode, rules)

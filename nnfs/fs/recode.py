@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from nnfs.errors import ModelMissing, RecordDamaged, StoreDamaged, UsageError
@@ -17,19 +17,25 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """A file whose chunks have all been looked at, as they were when its map had this proof."""
+    """A file whose chunks have all been looked at, as they were when it had this proof and this ctime."""
 
     ino: int
     proof: int
+    ctime: int  # changes with a file's name, too, and with its place the policy
     stored: int  # bytes of its blocks' payloads
+    mark: bool = True  # False: it is to be looked at again
 
 
-def recode(work: Work, recodes: Sequence[Recode]) -> list[int | None]:
+def recode(
+    work: Work, recodes: Sequence[Recode], fingerprints: Mapping[int, bytes] | None = None
+) -> list[int | None]:
     """Swap payloads; return for each by how many bytes it has grown.
 
-    None for a block that is not as it was, or whose new model has been dropped since it was encoded.
+    None for a block that is not as it was, or whose new model has been dropped since it was encoded: `fingerprints` are
+    those that models had then by number, since another model may have got that number meanwhile.
     """
-    gone = {model for model in {one.model for one in recodes} if model and not _is_there(work, model)}
+    known = fingerprints or {}
+    gone = {model for model in {one.model for one in recodes} if model and not _is_there(work, model, known.get(model))}
     changes: list[int | None] = []
     for one in recodes:
         change = None if one.model in gone else work.blocks.recode(one)
@@ -39,12 +45,12 @@ def recode(work: Work, recodes: Sequence[Recode]) -> list[int | None]:
     return changes
 
 
-def _is_there(work: Work, model: int) -> bool:
+def _is_there(work: Work, model: int, fingerprint: bytes | None) -> bool:
     try:
-        models.load_model(work.txn, model)
+        found = models.load_model(work.txn, model).fingerprint
     except ModelMissing:
         return False
-    return True
+    return fingerprint in (None, found)
 
 
 def _tell_owner(work: Work, one: Recode, change: int) -> None:
@@ -69,16 +75,25 @@ def settle(work: Work, files: Sequence[Settled]) -> None:
             inode = work.load(file.ino)
         except RecordDamaged:
             continue
-        if inode is not None and inode.proof == file.proof:
-            inode.flags |= Inode.FLAG_SETTLED
+        if inode is not None and (inode.proof, inode.ctime) == (file.proof, file.ctime):
+            inode.flags &= ~Inode.FLAG_SETTLED
+            inode.flags |= Inode.FLAG_SETTLED * file.mark
             inode.stored = file.stored
             work.note(inode)
 
 
-def unsettle(work: Work, *, stale: bool) -> None:
-    """Note in the store that marks of settled files do not count (a policy or model has changed), or that they do."""
-    flags = work.state.flags & ~State.FLAG_UNSETTLED
-    work.state.flags = flags | State.FLAG_UNSETTLED if stale else flags
+def begin_pass(work: Work) -> None:
+    """A pass begins that does not believe the marks of settled files: a policy or a model has changed.
+
+    What changes while it is under way makes another one necessary; so does a crash.
+    """
+    work.state.flags &= ~State.FLAG_UNSETTLED
+    work.state.flags |= State.FLAG_UNSETTLING
+
+
+def end_pass(work: Work) -> None:
+    """That pass has looked at everything."""
+    work.state.flags &= ~State.FLAG_UNSETTLING
 
 
 def keep_model(work: Work, fingerprint: bytes, data: bytes, base: bytes | None, now: int) -> int:
@@ -96,8 +111,9 @@ def keep_model(work: Work, fingerprint: bytes, data: bytes, base: bytes | None, 
 
 
 def retire_model(work: Work, number: int) -> None:
-    """Encode nothing with a model any more. Raises `ModelMissing`."""
+    """Encode nothing with a model any more, and have its blocks encoded anew. Raises `ModelMissing`."""
     models.retire_model(work.txn, number, work.epoch.commit)
+    work.state.flags |= State.FLAG_UNSETTLED
 
 
 def mend_model(work: Work, number: int) -> bool:

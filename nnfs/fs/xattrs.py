@@ -101,12 +101,12 @@ class Xattrs:
             policy.check(name, value)
         except UsageError as error:
             raise FsError(errno.EINVAL) from error
-        self.fs.policy_changes += 1
+        self.fs.active.unsettles = True
 
     def remove(self, inode: Inode, name: bytes) -> None:
         """removexattr(2). Raises `FsError(ENODATA)`, but not for ACLs: removing one that is not there is no error."""
         if name in policy.NAMES:
-            self.fs.policy_changes += 1
+            self.fs.active.unsettles = True
         elif name.startswith(VIRTUAL):
             raise FsError(errno.EPERM)
         if name in (ACL_ACCESS, ACL_DEFAULT):

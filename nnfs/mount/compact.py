@@ -12,25 +12,26 @@ import functools
 import logging
 import random
 import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import trio
 import trio.lowlevel
 
 from nnfs import codec
-from nnfs.blockio.cold import COMPACT, READ, Cold
+from nnfs.blockio.cold import READ, Cold
 from nnfs.blockio.commit import Committer
 from nnfs.blockio.reader import Reader, decode_verified
 from nnfs.codec.base import FIRST_COLD, NEURAL
 from nnfs.codec.pool import BACKGROUND
 from nnfs.config import Options
-from nnfs.errors import BlockDamaged, NnfsError, OutOfSpace, RecordDamaged
+from nnfs.errors import BlockDamaged, ModelMissing, NnfsError, OutOfSpace, RecordDamaged
 from nnfs.fs import policy, recode
-from nnfs.fs.candidates import Ages, Candidate, Piece, Walk
+from nnfs.fs.candidates import Ages, Candidate, Look, Walk
 from nnfs.fs.policy import Policy, Rules
 from nnfs.mount.encoder import ColdEncoder
+from nnfs.mount.flow import Aim, Flow
 from nnfs.mount.jobs import Cancelled, Job
 from nnfs.mount.models import Models
 from nnfs.store import models
@@ -45,47 +46,11 @@ IN_FLIGHT = 400  # chunks under way; a worker takes 512
 LEAST = 8 << 10  # bytes that a chunk counts for at least in the window
 FLUSH_BYTES, FLUSH_S = 4 << 20, 10.0  # plain bytes, seconds: then swaps are committed
 BUSY_S, BUSY_MOST = 0.25, 40  # a busy mount: seconds between two looks, looks before one batch goes on all the same
+WAIT_S = 1.0  # at most, until a job notices that it is cancelled
 FAILURES = 8  # of workers in a row, then the job fails
+CHUNK_FAILURES = 3  # with a payload, then background passes leave it alone until the next mount
 SAMPLES = 16  # chunks encoded to estimate a gain
 REST, REST_MOST = 30.0, 3600.0  # seconds without background passes after the first failure, doubled by each further one
-
-
-@dataclass(frozen=True, slots=True)
-class Aim:
-    """What a job wants."""
-
-    everything: bool = False  # ignore ages, the thaw limit and marks
-    thaw: bool = False  # into the hot tier, not out of it
-    marks: bool = True  # leave files alone that have been looked at
-
-
-@dataclass(slots=True)
-class _Flow:
-    """One job's chunks on their way."""
-
-    job: Job
-    aim: Aim
-    flushed: float
-    bytes: int = 0
-    chunks: int = 0
-    moved: trio.Event = field(default_factory=trio.Event)
-    ready: list[tuple[Recode, Block]] = field(default_factory=list)
-    ready_bytes: int = 0
-    open: dict[int, int] = field(default_factory=dict)  # ino: chunks under way, 1 more until its last piece came
-    failed: set[int] = field(default_factory=set)  # files of which a chunk could not be looked at
-    ends: dict[int, Piece] = field(default_factory=dict)
-    failures: int = 0  # of workers, in a row
-    error: NnfsError | None = None
-    changes: dict[int, int] = field(default_factory=dict)  # ino: growth of its stored bytes
-
-    @property
-    def worker(self) -> str:
-        """Who codes: what a person waits for does not wait for an idle machine. Reads come first in both workers."""
-        return READ if self.job.number else COMPACT
-
-    def close(self, ino: int) -> None:
-        """One of the things that a file waits for is done."""
-        self.open[ino] = self.open.get(ino, 1) - 1
 
 
 class Compactor:
@@ -101,49 +66,50 @@ class Compactor:
         self._encoder = encoder
         self._ages = Ages(int(options.write_age * 1e9), int(options.read_age * 1e9))
         self._rest_until, self._rests = 0.0, 0  # after failures, background passes wait
+        self._retired: set[int] = set()  # models whose blocks are to be encoded anew
+        self._chunk_failures: Counter[int] = Counter()  # by payload
         self.saved = 0  # bytes, by this mount
         self.before = self.after = 0  # stored bytes of what was swapped
         self.last_error = ""
 
     # -- jobs
 
-    def compact(self, ino: int, *, everything: bool) -> Callable[[Job], Any]:
-        """Return the work of `nnfs compact` on a file or directory."""
-        return lambda job: self._run(job, ino, Aim(everything=everything, marks=not everything))
+    def compact(self, ino: int, *, everything: bool, parent: int = 0) -> Callable[[Job], Any]:
+        """Return the work of `nnfs compact` on an inode; `parent` is the directory of a file, for its policy."""
+        return lambda job: self._run(job, ino, Aim(everything=everything, marks=not everything, parent=parent))
 
-    def thaw(self, ino: int) -> Callable[[Job], Any]:
+    def thaw(self, ino: int, parent: int = 0) -> Callable[[Job], Any]:
         """Return the work of `nnfs thaw`."""
-        return lambda job: self._run(job, ino, Aim(thaw=True, everything=True, marks=False))
+        return lambda job: self._run(job, ino, Aim(thaw=True, everything=True, marks=False, parent=parent))
 
     async def background(self, job: Job) -> None:
         """Look for what has gone cold meanwhile."""
         if time.monotonic() < self._rest_until:
             return
-        stale = bool(self._store.state.flags & State.FLAG_UNSETTLED)
         try:
+            stale = bool(self._store.state.flags & (State.FLAG_UNSETTLED | State.FLAG_UNSETTLING))
+            if stale:
+                await self._committer.amend(recode.begin_pass)
             await self._run(job, ROOT_INO, Aim(marks=not stale))
+            if stale:
+                await self._committer.amend(recode.end_pass)
         except Cancelled:
             raise
         except NnfsError as error:
             self.last_error = str(error)
-            self._rests += 1
             self._rest_until = time.monotonic() + min(REST_MOST, REST * 2.0 ** min(self._rests, 20))
+            self._rests += 1
             raise
         self.last_error, self._rests = "", 0
-        if stale:
-            await self.unsettle(stale=False)
-        with self._store.read() as snapshot:
-            retired = any(model.retired for model in models.models(snapshot).values())
-        if retired:
-            await self._models.collect()
 
-    async def unsettle(self, *, stale: bool = True) -> None:
-        """Have the next background pass look at every file again: a policy or a model has changed."""
-        await self._committer.amend(functools.partial(recode.unsettle, stale=stale))
+    def try_again(self) -> None:
+        """Look again at what has failed: a model has come."""
+        self._chunk_failures.clear()
+        self._rest_until, self._rests = 0.0, 0
 
-    async def estimate(self, job: Job, ino: int, *, everything: bool) -> None:
+    async def estimate(self, job: Job, ino: int, *, everything: bool, parent: int = 0) -> None:
         """Work of `nnfs compact --dry-run`: count what would be looked at, and encode a sample of it."""
-        aim = Aim(everything=everything, marks=not everything)
+        aim = Aim(everything=everything, marks=not everything, parent=parent)
         chosen: list[tuple[Candidate, Rules]] = []
         chance = random.Random(0)
         async for piece in self._walk(job, ino, aim):
@@ -188,10 +154,12 @@ class Compactor:
     def _walk_of(self, ino: int, aim: Aim) -> Walk:
         mount = Rules(Policy(self._options.policy))
         with self._store.read() as snapshot:
-            rules, _ = policy.inherited(snapshot, ino, mount)
+            rules, _ = policy.inherited(snapshot, ino, mount, aim.parent)
             known = models.models(snapshot)
         numbers = {model.fingerprint: number for number, model in known.items()}
-        retired = {number for number, model in known.items() if model.retired}
+        self._retired = retired = {number for number, model in known.items() if model.retired}
+
+        wanted_model = functools.cache(self._models.wanted)
 
         def fits(block: Block, rules: Rules) -> bool:
             """Whether a block's codec or model is not the one that it should have."""
@@ -204,19 +172,21 @@ class Compactor:
             if block.codec == NEURAL:
                 if block.model in retired:
                     return True
-                other = block.model != numbers.get(self._models.wanted(rules.model))
+                wanted = wanted_model(rules.model)
+                other = bool(wanted) and block.model != numbers.get(wanted)
                 return other and not tried and (aim.everything or bool(rules.model))
             # The classical codec: where the network may do it, it is given a try, once.
-            return not tried and (aim.everything or rules.policy is Policy.COLD)
+            return self._options.neural and not tried and (aim.everything or rules.policy is Policy.COLD)
 
         return Walk(self._store, ino, rules, functools.partial(self._wanted, aim=aim), fits)
 
-    def _wanted(self, inode: Inode, rules: Rules, now: int, *, aim: Aim) -> bool:
-        if aim.thaw or rules.policy is Policy.HOT:
-            return aim.thaw or not (aim.marks and inode.flags & Inode.FLAG_SETTLED)
-        if aim.marks and inode.flags & Inode.FLAG_SETTLED:
-            return False
-        return aim.everything or self._ages.cold(inode, now)
+    def _wanted(self, inode: Inode, rules: Rules, now: int, *, aim: Aim) -> Look:
+        is_settled = bool(inode.flags & Inode.FLAG_SETTLED)
+        if aim.marks and is_settled:
+            return Look.NO
+        if aim.thaw or aim.everything or rules.policy is Policy.HOT or self._ages.cold(inode, now):
+            return Look.YES
+        return Look.LATER if is_settled else Look.NO
 
     async def _walk(self, job: Job, ino: int, aim: Aim) -> Any:
         walk = self._walk_of(ino, aim)
@@ -237,7 +207,7 @@ class Compactor:
             async for piece in self._walk(job, ino, aim):
                 job.total_chunks += len(piece.candidates)
                 job.total_bytes += sum(candidate.block.plain for candidate in piece.candidates)
-        flow = _Flow(job, aim, flushed=time.monotonic())
+        flow = Flow(job, aim, flushed=time.monotonic())
         async with trio.open_nursery() as nursery:
             try:
                 await self._feed(flow, ino, nursery)
@@ -249,13 +219,20 @@ class Compactor:
             await self._flush(flow, force=True)
         if flow.error is not None:
             raise flow.error
+        if job.number and not flow.is_any_done and flow.last_failure is not None:
+            raise flow.last_failure
+        if self._retired:
+            await self._models.collect()
 
-    async def _feed(self, flow: _Flow, ino: int, nursery: trio.Nursery) -> None:
+    async def _feed(self, flow: Flow, ino: int, nursery: trio.Nursery) -> None:
         """Start a task for each chunk, as many as fit the window, and wait for the last one. Raises `flow.error`."""
         async for piece in self._walk(flow.job, ino, flow.aim):
             flow.job.phase = "thawing" if flow.aim.thaw else "compressing"
             flow.open.setdefault(piece.ino, 1)
             for candidate in piece.candidates:
+                if flow.job.number == 0 and self._chunk_failures[candidate.block.payload] >= CHUNK_FAILURES:
+                    flow.failed.add(piece.ino)
+                    continue
                 await self._admit(flow, candidate)
                 flow.open[piece.ino] += 1
                 nursery.start_soon(self._one, flow, candidate, piece.rules)
@@ -266,33 +243,35 @@ class Compactor:
         while flow.chunks:
             await self._wait(flow)
 
-    async def _wait(self, flow: _Flow) -> None:
+    async def _wait(self, flow: Flow) -> None:
         """Wait until a chunk is done, or a flush is due. Raises `flow.error`."""
         flow.moved = trio.Event()
-        with trio.move_on_after(FLUSH_S):
+        with trio.move_on_after(WAIT_S):
             await flow.moved.wait()
         await flow.job.checkpoint()
         if flow.error is not None:
             raise flow.error
         await self._flush(flow)
 
-    async def _admit(self, flow: _Flow, candidate: Candidate) -> None:
+    async def _admit(self, flow: Flow, candidate: Candidate) -> None:
         """Wait until a chunk may be taken in hand."""
         cost, looks = max(LEAST, candidate.block.plain), 0
         await flow.job.checkpoint()
-        while flow.chunks and (flow.bytes + cost > WINDOW or flow.chunks >= IN_FLIGHT):
+        while flow.chunks and (flow.plain + cost > WINDOW or flow.chunks >= IN_FLIGHT):
             await self._wait(flow)
         while flow.job.number == 0 and looks < BUSY_MOST and self._busy():
             looks += 1
             await trio.sleep(BUSY_S)
-        flow.bytes += cost
+            await flow.job.checkpoint()
+            await self._flush(flow)
+        flow.plain += cost
         flow.chunks += 1
 
-    async def _one(self, flow: _Flow, candidate: Candidate, rules: Rules) -> None:
+    async def _one(self, flow: Flow, candidate: Candidate, rules: Rules) -> None:
         """One chunk's way."""
         try:
             result = await self._recoded(flow, candidate, rules)
-            flow.failures = 0
+            flow.failures, flow.is_any_done = 0, True
             if result is not None:
                 flow.ready.append((result, candidate.block))
                 flow.ready_bytes += candidate.block.plain
@@ -301,21 +280,30 @@ class Compactor:
             flow.job.failed_chunks += 1
             log.error("inode %d, chunk %d, block %d: %s", candidate.ino, candidate.chunk, candidate.number, error)
         except NnfsError as error:
-            flow.job.failed_chunks += 1
-            flow.failed.add(candidate.ino)
-            flow.failures += 1
-            log.warning("inode %d, chunk %d stays as it is: %s", candidate.ino, candidate.chunk, error)
-            if flow.failures >= FAILURES or isinstance(error, OutOfSpace):
-                flow.error = flow.error or error
+            self._failed(flow, candidate, error)
         finally:
-            flow.bytes -= max(LEAST, candidate.block.plain)
+            flow.plain -= max(LEAST, candidate.block.plain)
             flow.chunks -= 1
             flow.job.done_chunks += 1
             flow.job.done_bytes += candidate.block.plain
             flow.close(candidate.ino)
             flow.moved.set()
 
-    async def _flush(self, flow: _Flow, *, force: bool = False) -> None:
+    def _failed(self, flow: Flow, candidate: Candidate, error: NnfsError) -> None:
+        """A chunk stays as it is, because of something that is not wrong with itself."""
+        flow.job.failed_chunks += 1
+        flow.failed.add(candidate.ino)
+        flow.last_failure = error
+        is_missing = isinstance(error, ModelMissing)  # nothing is wrong with workers: others may do
+        flow.failures += not is_missing
+        self._chunk_failures[candidate.block.payload] += CHUNK_FAILURES if is_missing else 1
+        level = logging.DEBUG if str(error) in flow.told else logging.WARNING
+        flow.told.add(str(error))
+        log.log(level, "inode %d, chunk %d stays as it is: %s", candidate.ino, candidate.chunk, error)
+        if flow.failures >= FAILURES or isinstance(error, OutOfSpace):
+            flow.error = flow.error or error
+
+    async def _flush(self, flow: Flow, *, force: bool = False) -> None:
         """Commit the swaps that are ready, and mark the files that are done."""
         due = flow.ready_bytes >= FLUSH_BYTES or time.monotonic() - flow.flushed >= FLUSH_S or len(flow.ready) >= 256
         if not (force or due):
@@ -325,7 +313,8 @@ class Compactor:
         if ready:
             recodes = [one for one, _ in ready]
             size = sum(len(one.data or b"") for one in recodes)
-            changes = await self._committer.amend(functools.partial(recode.recode, recodes=recodes), size)
+            swap = functools.partial(recode.recode, recodes=recodes, fingerprints=flow.models)
+            changes = await self._committer.amend(swap, size)
             owners: set[int] = set()
             for (one, block), change in zip(ready, changes, strict=True):
                 if change is None or one.data is None:
@@ -340,15 +329,15 @@ class Compactor:
             self._changed(sorted(owners))
         await self._settle(flow, waiting={one.owner[0] for one, _ in flow.ready})
 
-    async def _settle(self, flow: _Flow, waiting: set[int]) -> None:
+    async def _settle(self, flow: Flow, waiting: set[int]) -> None:
         done = [ino for ino in flow.ends if flow.open.get(ino, 0) <= 0 and ino not in waiting]
         files = []
         for ino in done:
             piece = flow.ends.pop(ino)
             flow.open.pop(ino, None)
             growth = flow.changes.pop(ino, 0)
-            if ino not in flow.failed:
-                files.append(recode.Settled(ino, piece.proof, max(0, piece.stored + growth)))
+            mark = piece.mark and ino not in flow.failed
+            files.append(recode.Settled(ino, piece.proof, piece.ctime, max(0, piece.stored + growth), mark))
         if files:
             await self._committer.amend(functools.partial(recode.settle, files=files))
 
@@ -366,7 +355,7 @@ class Compactor:
             plain = await trio.to_thread.run_sync(decode_verified, candidate.number, block, payload)
         return plain, block.payload
 
-    async def _recoded(self, flow: _Flow, candidate: Candidate, rules: Rules) -> Recode | None:
+    async def _recoded(self, flow: Flow, candidate: Candidate, rules: Rules) -> Recode | None:
         block = candidate.block
         found = await self._plain(candidate, flow.worker)
         if found is None or found[1] != block.payload:
@@ -374,14 +363,26 @@ class Compactor:
         plain, payload = found
         owner = (candidate.ino, candidate.chunk)
         if flow.aim.thaw or rules.policy is Policy.HOT:
-            codec_id, data = await trio.to_thread.run_sync(codec.encode_hot, plain)
-            return Recode(candidate.number, payload, owner, codec_id, 0, data)
-        best = await self._encoder.encode(plain, block, rules, everything=flow.aim.everything, worker=flow.worker)
-        if best is None:
+            return Recode(candidate.number, payload, owner, *await self._hot(plain))
+        leave = block.model in self._retired
+        best = await self._encoder.encode(
+            plain, block, rules, everything=flow.aim.everything, leave=leave, worker=flow.worker
+        )
+        if best is None and not leave:
             return Recode(candidate.number, payload, owner)
+        if best is None:
+            return Recode(candidate.number, payload, owner, *await self._hot(plain))
         await self._encoder.prove(block, best, flow.worker)
-        model = await self._models.keep(best.model) if best.codec == NEURAL else 0
+        model = 0
+        if best.codec == NEURAL:
+            model = await self._models.keep(best.model)
+            flow.models[model] = best.model
         return Recode(candidate.number, payload, owner, best.codec, model, best.data)
+
+    async def _hot(self, plain: bytes) -> tuple[int, int, bytes]:
+        """Return codec, model and payload in the hot tier."""
+        codec_id, data = await trio.to_thread.run_sync(codec.encode_hot, plain)
+        return codec_id, 0, data
 
     def gain(self, zstd_bytes: int) -> int | None:
         """Return about how many of the hot tier's bytes would be saved; None while nothing has been compressed."""

@@ -53,18 +53,20 @@ class ColdEncoder:
         self._proved = 0
 
     async def encode(
-        self, plain: bytes, block: Block, rules: Rules, *, everything: bool, worker: str = COMPACT
-    ) -> Payload | None:
+        self, plain: bytes, block: Block, rules: Rules, *,
+        everything: bool, leave: bool = False, worker: str = COMPACT,
+    ) -> Payload | None:  # fmt: skip
         """Return the smallest form of a block's content, None when that is the one it has.
 
-        `everything`: at any cost of reading, as with the policy `cold`. Raises `CodecError`, `WorkerError`, `TimedOut`.
+        `everything`: at any cost of reading, as with the policy `cold`. `leave`: the form that it has is not to stay,
+        and the smallest other cold one will do. Raises `CodecError`, `WorkerError`, `TimedOut`.
         """
         if not await trio.to_thread.run_sync(compete.compressible, plain):
             return None
         patient = everything or rules.policy is Policy.COLD
         found: list[Payload] = []
-        if self._neural and (patient or await self._fast_enough(NEURAL)):
-            fingerprint = self._models.wanted(rules.model)
+        fingerprint = self._models.wanted(rules.model)
+        if self._neural and fingerprint and (patient or await self._fast_enough(NEURAL)):
             data = await self._work(Op.ENCODE, NEURAL, plain, len(plain), fingerprint, worker)
             if data is not None:
                 found.append(Payload(NEURAL, fingerprint, data))
@@ -75,7 +77,7 @@ class ColdEncoder:
             if data is not None:
                 found.append(Payload(CM, NO_MODEL, data))
         best = min(found, key=lambda one: len(one.data), default=None)
-        least = block.stored * (1 - (MIN_GAIN_COLD if patient else MIN_GAIN))
+        least = block.plain if leave else block.stored * (1 - (MIN_GAIN_COLD if patient else MIN_GAIN))
         return best if best is not None and len(best.data) < least else None
 
     async def prove(self, block: Block, payload: Payload, worker: str = COMPACT) -> None:

@@ -122,6 +122,7 @@ class Jobs:
             del self._jobs[number]
         if self.background is not None and self.background.state == "running":
             self.background.cancelled = True  # it goes on where it was when there is nothing else to do
+            self.gate.tell()
         self._queued.set()
         return job
 

@@ -66,13 +66,19 @@ class Models:
         return stated_fingerprint(os.path.join(PRESETS, names[0] + SUFFIX))
 
     def wanted(self, fingerprint: bytes) -> bytes:
-        """Return the model to encode with where the rules name `fingerprint`: the default, unless the store has it."""
-        if fingerprint:
-            with self._store.read() as snapshot:
-                number = models.by_fingerprint(snapshot, fingerprint)
-                if number is not None and not models.load_model(snapshot, number).retired:
-                    return fingerprint
-        return self.default()
+        """Return the model to encode with where the rules name `fingerprint`: the default, unless the store has it.
+
+        Empty when there is none: none is shipped, or the one that is has been retired and some block needs it still.
+        """
+        with self._store.read() as snapshot:
+            known = {model.fingerprint: model.retired for model in models.models(snapshot).values()}
+        if fingerprint in known and not known[fingerprint]:
+            return fingerprint
+        try:
+            default = self.default()
+        except ModelMissing:
+            return b""
+        return b"" if known.get(default) else default
 
     async def keep(self, fingerprint: bytes) -> int:
         """Return the number of a model, after putting it into the store if it is not there.
@@ -85,11 +91,12 @@ class Models:
         return self._numbers[fingerprint]
 
     async def _kept(self, fingerprint: bytes) -> int:
+        path = shipped(fingerprint)
         with self._store.read() as snapshot:
             number = models.by_fingerprint(snapshot, fingerprint)
-        if number is not None:
-            return number
-        path = shipped(fingerprint)
+            sound = number is not None and any(models.copies(snapshot, models.load_model(snapshot, number)))
+            if number is not None and (sound or path is None):
+                return number
         if path is None:
             raise ModelMissing(f"model {fingerprint.hex()[:16]} is neither in the store nor shipped")
         return await self._store_model(fingerprint, await trio.to_thread.run_sync(path.read_bytes), None)

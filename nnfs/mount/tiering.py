@@ -57,7 +57,6 @@ class Tiering:
         self._scrub = Scrub(store, committer, reader, cold, self._busy, read_only=read_only)
         background = self._background if options.compact and not read_only else None
         self.jobs = Jobs(background, PASS_EVERY)
-        self._seen_changes = 0
         self._looked = (time.monotonic(), time.thread_time())
         self._was_busy = False
         self.handlers: dict[str, Callable[[Answer], Any]] = {
@@ -95,10 +94,6 @@ class Tiering:
     async def _background(self, job: Job) -> None:
         if self._committer.failure is not None:
             return
-        if self._fs.policy_changes != self._seen_changes:
-            seen = self._fs.policy_changes
-            await self._compactor.unsettle()
-            self._seen_changes = seen
         await self._compactor.background(job)
 
     # -- commands
@@ -108,17 +103,20 @@ class Tiering:
             raise UsageError("the mount is read-only: nothing can be stored in another form")
 
     async def _compact(self, request: Answer) -> Answer:
-        ino, everything = int(request["ino"]), bool(request.get("all"))
+        ino, everything, parent = int(request["ino"]), bool(request.get("all")), int(request.get("parent") or 0)
         if request.get("dry_run"):
-            run = functools.partial(self._compactor.estimate, ino=ino, everything=everything)
+            run = functools.partial(self._compactor.estimate, ino=ino, everything=everything, parent=parent)
             return {"job": self.jobs.add("dry run", run).number}
         self._writable()
         await self._committer.sync()
-        return {"job": self.jobs.add("compact", self._compactor.compact(ino, everything=everything)).number}
+        work = self._compactor.compact(ino, everything=everything, parent=parent)
+        return {"job": self.jobs.add("compact", work).number}
 
     async def _thaw(self, request: Answer) -> Answer:
         self._writable()
-        return {"job": self.jobs.add("thaw", self._compactor.thaw(int(request["ino"]))).number}
+        await self._committer.sync()
+        work = self._compactor.thaw(int(request["ino"]), int(request.get("parent") or 0))
+        return {"job": self.jobs.add("thaw", work).number}
 
     async def _scrub_job(self, request: Answer) -> Answer:
         run = functools.partial(self._scrub.run, deep=bool(request.get("deep")))
@@ -147,6 +145,7 @@ class Tiering:
     async def _model_add(self, request: Answer) -> Answer:
         self._writable()
         number, fingerprint = await self.models.add(Path(request["file"]))
+        self._compactor.try_again()
         if request.get("ino"):
             inode = self._fs.inode(int(request["ino"]))
             Xattrs(self._fs).set(inode, policy.MODEL, fingerprint.hex().encode())

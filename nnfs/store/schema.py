@@ -130,6 +130,7 @@ class State:
     """What changes with every commit."""
 
     FLAG_UNSETTLED = 1  # a policy or a model has changed: what inodes say about being settled does not count
+    FLAG_UNSETTLING = 2  # a pass over all files because of that has begun, and has not ended
 
     commit: int = 0
     next_ino: int = FIRST_FREE_INO

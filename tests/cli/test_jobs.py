@@ -46,8 +46,8 @@ def test_the_path_and_the_flags_are_told(store: Path, mnt: Path, run: Run) -> No
         run("compact", file, "--all")
         run("thaw", link)
         run("scrub", file, "--deep")
-    assert daemon.asked("compact") == [{"ino": ino, "all": True, "dry_run": False}]
-    assert daemon.asked("thaw") == [{"ino": ino}]
+    assert daemon.asked("compact") == [{"ino": ino, "parent": mnt.stat().st_ino, "all": True, "dry_run": False}]
+    assert daemon.asked("thaw") == [{"ino": ino, "parent": mnt.stat().st_ino}]
     assert daemon.asked("scrub") == [{"deep": True}]
 
 

@@ -118,17 +118,41 @@ def test_a_shared_block_is_told_to_one_file_only(files: Files) -> None:
 
 def test_a_settled_file_is_so_until_it_changes(files: Files) -> None:
     inode = written(files, 3)
-    files.amend(partial(recode.settle, files=[Settled(inode.ino, inode.proof, 77)]))
+    files.amend(partial(recode.settle, files=[Settled(inode.ino, inode.proof, inode.ctime, 77)]))
     assert inode.flags & Inode.FLAG_SETTLED
     assert inode.stored == 77
     files.commit({inode.ino: ChunkChanges(chunks={4: chunk(4)})})
     assert not inode.flags & Inode.FLAG_SETTLED
-    files.amend(partial(recode.settle, files=[Settled(inode.ino, inode.proof + 1, 1)]))
-    assert not inode.flags & Inode.FLAG_SETTLED  # it was another content that had been looked at
-    files.amend(partial(recode.unsettle, stale=True))
+    files.amend(partial(recode.settle, files=[Settled(inode.ino, inode.proof + 1, inode.ctime, 1)]))
+    files.amend(partial(recode.settle, files=[Settled(inode.ino, inode.proof, inode.ctime + 1, 1)]))
+    assert not inode.flags & Inode.FLAG_SETTLED  # it was another content, or place, that had been looked at
+    files.amend(partial(recode.settle, files=[Settled(inode.ino, inode.proof, inode.ctime, 1)]))
+    assert inode.flags & Inode.FLAG_SETTLED
+    files.amend(partial(recode.settle, files=[Settled(inode.ino, inode.proof, inode.ctime, 1, mark=False)]))
+    assert not inode.flags & Inode.FLAG_SETTLED
+
+
+def test_marks_do_not_count_until_a_whole_pass_has_ended(files: Files) -> None:
+    def unsettles(work: Any) -> None:
+        work.state.flags |= State.FLAG_UNSETTLED
+
+    files.amend(unsettles)
+    files.amend(recode.begin_pass)
+    assert files.store.state.flags == State.FLAG_UNSETTLING
+    files.amend(unsettles)  # something has changed meanwhile
+    files.amend(recode.end_pass)
     assert files.store.state.flags == State.FLAG_UNSETTLED
-    files.amend(partial(recode.unsettle, stale=False))
+    files.amend(recode.begin_pass)
+    files.amend(recode.end_pass)
     assert files.store.state.flags == 0
+
+
+def test_a_number_that_another_model_has_got_is_noticed(files: Files) -> None:
+    inode, number = written(files, 3), keep(files)
+    [block] = files.fs.block_numbers(inode, 3, 3)
+    one = Recode(block, block_at(files, inode, 3).payload, (inode.ino, 3), NEURAL, number, b"x")
+    assert files.amend(partial(recode.recode, recodes=[one], fingerprints={number: B})) == [None]
+    assert files.amend(partial(recode.recode, recodes=[one], fingerprints={number: A})) != [None]
 
 
 # -- models

@@ -1,0 +1,135 @@
+"""A daemon that recompresses all the time, with quick codecs and, when asked to, workers that die.
+
+`python -m tests.mount.chaos STORE MNT -o OPTIONS`, in the foreground; `Chaos` is a mount of it. Variables of the
+environment, besides those of `tests.mount.coding`: CHAOS_MODELS, the folder of the models that are shipped;
+CHAOS_MODE=pass (what has gone cold, as a mount does), all (compact, thaw and deep scrub of everything in turn, and any
+payload will do, however large) or none.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from nnfs.blockio.cold import specs
+from nnfs.codec import CODECS, catalogue
+from nnfs.codec.base import CM, NEURAL
+from nnfs.codec.catalogue import stated_fingerprint
+from nnfs.codec.pool import WorkerSpec
+from nnfs.config import Options
+from nnfs.mount import compact, daemon, encoder, jobs, logs, models, scrub, tiering
+from nnfs.store.schema import ROOT_INO
+from tests.harness import Mount
+from tests.mount.coding import SERVE, WORKER, Quick, fingerprint, folder_of_models
+
+COLD = ("write_age=0", "read_age=0", "policy=cold")  # everything is cold at once
+# What a worker that dies is worth in the log, and no more.
+WORKERS = r"worker \S+ was killed|worker \S+ ended|background: .*(worker|cancelled)"
+
+
+def quick_specs(options: Options) -> list[WorkerSpec]:
+    """The workers of a mount, but for what they serve."""
+    return [
+        replace(spec, serve=SERVE, idle=False, environment=(*spec.environment, (WORKER, spec.name)))
+        for spec in specs(options)
+    ]
+
+
+async def examined(self: models.Models, file: Path, base: bytes | None) -> bytes:
+    """What a model's file says of itself: the real look at it loads weights."""
+    return stated_fingerprint(os.fspath(file))
+
+
+class Everything:
+    """Takes the place of the background pass: everything cold, everything hot again, and scrubbed."""
+
+    def __init__(self) -> None:
+        self._turn = itertools.count()
+
+    def method(self) -> Any:
+        async def background(tiers: Any, job: jobs.Job) -> None:
+            if tiers._committer.failure is not None:
+                return
+            everything = functools.partial(tiers._compactor.compact, ROOT_INO, everything=True)
+            work = (
+                tiers._compactor.background, everything(),
+                tiers._compactor.thaw(ROOT_INO), everything(), functools.partial(tiers._scrub.run, deep=True),
+            )  # fmt: skip
+            await work[next(self._turn) % len(work)](job)
+
+        return background
+
+
+def patch(mode: str) -> None:
+    """Make this process's daemon the one of the tests."""
+    daemon.specs = quick_specs  # type: ignore[attr-defined]
+    folder = os.environ["CHAOS_MODELS"]
+    catalogue.PRESETS = models.PRESETS = folder  # type: ignore[attr-defined]
+    models.Models._examine = examined  # type: ignore[method-assign]
+    tiering.PASS_EVERY = 0.05
+    compact.REST = compact.REST_MOST = 0.2
+    compact.BUSY_MOST = 0
+    compact.FLUSH_S = 0.1
+    scrub.BUSY_MOST, scrub.REST_S = 0, 0.0
+    if mode == "none":
+        tiering.PASS_EVERY = 1e9
+    if mode == "all":
+        encoder.MIN_GAIN = encoder.MIN_GAIN_COLD = -100.0
+        encoder.compete.compressible = lambda plain: True  # type: ignore[attr-defined]
+        tiering.Tiering._background = Everything().method()  # type: ignore[method-assign]
+
+
+class Chaos(Mount):
+    """A mount of this daemon."""
+
+    def __init__(
+        self, store: Path | None = None, *, mode: str = "pass", options: Sequence[str] = COLD,
+        env: dict[str, str] | None = None, **knobs: str,
+    ) -> None:  # fmt: skip
+        super().__init__(store, options=options, argv=lambda m: [*start(), str(m.store), str(m.path)])
+        self.knobs = {name.upper(): value for name, value in knobs.items()}
+        variables = {f"CHAOS_{name}": value for name, value in self.knobs.items()}
+        models = os.fspath(folder_of_models(self.base / "models"))
+        self.env = {**(env or {}), "CHAOS_MODE": mode, "CHAOS_MODELS": models, **variables}
+        if "KILL" in self.knobs:
+            self.expect_log(WORKERS)
+
+
+def start() -> list[str]:
+    """The argv of the daemon, but for its arguments."""
+    return [sys.executable, "-m", "tests.mount.chaos"]
+
+
+@contextmanager
+def codecs_here() -> Iterator[None]:
+    """Let this process decode what the tests' workers have encoded with the model that is shipped."""
+    CODECS[NEURAL], CODECS[CM] = Quick(NEURAL, fingerprint("default")), Quick(CM, b"")
+    try:
+        yield
+    finally:
+        del CODECS[NEURAL], CODECS[CM]
+
+
+def main() -> int:
+    """The daemon, or `fsck STORE ...` that knows the tests' codecs."""
+    if sys.argv[1] == "fsck":
+        from nnfs.cli.main import main as cli
+        from nnfs.fs.fsck import cold
+
+        cold.SERVE = SERVE
+        return cli(sys.argv[1:])
+    patch(os.environ.get("CHAOS_MODE", "pass"))
+    logs.configure(Path(sys.argv[1]), foreground=True)
+    options = [word for word in sys.argv[3:] if word != "-o"]
+    return daemon.run(Path(sys.argv[1]), Path(sys.argv[2]), options, lambda: None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

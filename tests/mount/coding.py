@@ -1,0 +1,152 @@
+"""What workers serve in tests of recompression: quick codecs under the numbers of the real ones, and their troubles.
+
+Environment of a worker (`chaos.Chaos` sets it): CHAOS_KILL=N dies at each N-th chunk; CHAOS_WRONG and CHAOS_FAIL name
+the workers that decode something else, or refuse to encode. Chunks themselves can ask for trouble, see `obey`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import lzma
+import os
+import signal
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from nnfs.codec.base import CM, NEURAL, ColdCodec, nothing
+from nnfs.codec.wire import NO_MODEL
+from nnfs.errors import CodecError, ModelMissing
+
+SERVE = "tests.mount.coding:Served"
+WORKER = "CHAOS_WORKER"  # variable: the worker's name
+NO_GAIN = b"no gain:"  # begins a chunk that no codec makes smaller
+POLL_S = 0.01
+
+
+def model_file(word: str, size: int = 20_000) -> bytes:
+    """A model's file as far as the daemon looks at it. Its fingerprint tells the word."""
+    header = json.dumps({"__metadata__": {"fingerprint": fingerprint(word).hex()}}).encode()
+    return len(header).to_bytes(8, "little") + header + word.encode() * (size // len(word))
+
+
+def fingerprint(word: str) -> bytes:
+    """The fingerprint of `model_file`."""
+    return word.encode().ljust(64, b"-")
+
+
+def folder_of_models(path: Path) -> Path:
+    """A folder like the one of the models that are shipped."""
+    path.mkdir(exist_ok=True)
+    (path / "default.safetensors").write_bytes(model_file("default"))
+    return path
+
+
+class Quick:
+    """LZMA for the neural codec, which writes down its model, zlib for the classical one."""
+
+    batch = 1 << 20
+
+    def __init__(self, number: int, model: bytes) -> None:
+        self.id, self.name = number, "quick"
+        self._mark = model[:8] if number == NEURAL else b"c"
+        name = os.environ.get(WORKER, "")
+        self._kill = int(os.environ.get("CHAOS_KILL", "0"))
+        self._wrong = name in os.environ.get("CHAOS_WRONG", "").split("+")
+        self._fail = name in os.environ.get("CHAOS_FAIL", "").split("+")
+        self._done = 0
+
+    def _count(self) -> None:
+        self._done += 1
+        if self._kill and self._done % self._kill == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def obey(self, plain: bytes, between: Callable[[], None]) -> None:
+        """`gate:PATH` on the first line: encoding waits until that file exists. `die:`: the worker dies."""
+        command, _, rest = plain.partition(b":")
+        path = rest.partition(b"\n")[0]
+        if command == b"gate":
+            with contextlib.suppress(OSError):
+                os.close(os.open(path + b".reached", os.O_CREAT))
+            while not os.path.exists(path):
+                between()
+                time.sleep(POLL_S)
+        elif command == b"die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif command == b"slow":
+            end = time.monotonic() + float(path)
+            while time.monotonic() < end:
+                between()
+                time.sleep(POLL_S)
+
+    def encode(self, plain: bytes) -> bytes | None:
+        if plain.startswith(NO_GAIN):
+            return None
+        packed = lzma.compress(plain, preset=0) if self.id == NEURAL else zlib.compress(plain, 1)
+        return self._mark + packed
+
+    def decode(self, stored: bytes, plain_length: int) -> bytes:
+        if not stored.startswith(self._mark):
+            raise CodecError("another model's payload")
+        packed = stored[len(self._mark) :]
+        try:
+            plain = lzma.decompress(packed) if self.id == NEURAL else zlib.decompress(packed)
+        except (lzma.LZMAError, zlib.error) as error:
+            raise CodecError(str(error)) from error
+        return plain[:-1] + bytes([plain[-1] ^ 1]) if self._wrong else plain
+
+    def encode_many(self, plains: Sequence[bytes], between: Callable[[], None] = nothing) -> list[bytes | None]:
+        found: list[bytes | None] = []
+        for plain in plains:
+            self._count()
+            if self._fail:
+                raise CodecError("this worker encodes nothing")
+            self.obey(plain, between)
+            found.append(self.encode(plain))
+            between()
+        return found
+
+    def decode_many(
+        self, payloads: Sequence[tuple[bytes, int]], between: Callable[[], None] = nothing
+    ) -> list[bytes | CodecError]:
+        found: list[bytes | CodecError] = []
+        for stored, length in payloads:
+            self._count()
+            try:
+                found.append(self.decode(stored, length))
+            except CodecError as error:
+                found.append(error)
+            between()
+        return found
+
+
+class Served:
+    """Codecs 16, with any model that was sent, and 17."""
+
+    def __init__(self, device: str, threads: int) -> None:
+        self.device = device
+        self.files: dict[bytes, bytes] = {}
+        self._open: dict[tuple[int, bytes], Quick] = {}
+
+    def names(self) -> dict[int, str]:
+        return {NEURAL: "neural", CM: "cm"}
+
+    def models(self) -> tuple[bytes, ...]:
+        return tuple(self.files)
+
+    def find(self, codec: int, model: bytes) -> ColdCodec:
+        if codec == NEURAL and model not in self.files:
+            raise ModelMissing(f"no model {model.hex()[:16]}")
+        if codec not in self.names() or (codec == CM and model != NO_MODEL):
+            raise CodecError(f"unknown codec {codec}")
+        return self._open.setdefault((codec, model), Quick(codec, model))
+
+    def load(self, model: bytes, data: bytes) -> None:
+        if model.hex().encode() not in data:
+            raise CodecError("not this fingerprint")
+        self.files[model] = data
+
+    def warm(self) -> None:
+        pass
