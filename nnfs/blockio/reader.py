@@ -72,11 +72,12 @@ class Reader:
         self.store, self.chunks, self.data = store, chunks, data
         self.cold, self.thawed = cold, thawed
         self.cache = BlockCache(cache_bytes)
-        self.timeout = timeout  # seconds within which a read ends
+        self.timeout = timeout  # seconds after which a read ends, unless workers get on with what waits before it
         self.ahead = ahead  # chunks fetched ahead of a sequential reader
         self.waiting = 0  # reads that are being answered
         self.damaged: dict[int, str] = {}  # block numbers found damaged, for status and scrub
         self._repairs = Repairs(timeout)
+        self._patience: set[trio.CancelScope] = set()  # of reads that are being answered
         self._nursery: trio.Nursery | None = None
         self._pending: dict[int, _Pending] = {}
         self._next: dict[int, tuple[int, int]] = {}  # ino: where a sequential reader goes on, chunks ahead
@@ -91,7 +92,8 @@ class Reader:
     async def read(self, inode: Inode, offset: int, size: int) -> Buffer:
         """Return the bytes [offset, offset + size) of a file, cut at its end.
 
-        Raises `BlockDamaged` (logged with file, offset and block), `RecordDamaged`, `TimedOut`.
+        Raises `BlockDamaged` (logged with file, offset and block), `RecordDamaged`, and `TimedOut` when for `timeout`
+        seconds no cold block was decoded, whoever waits for it.
         """
         end = min(offset + size, inode.size)
         if offset >= end:
@@ -100,7 +102,8 @@ class Reader:
         first, last = offset // chunk_size, (end - 1) // chunk_size
         self.waiting += 1
         try:
-            with trio.fail_after(self.timeout):
+            with trio.fail_after(self.timeout) as patience:
+                self._patience.add(patience)
                 if self.data.has(inode.ino):
                     parts = [await self._chunk(inode, number) for number in range(first, last + 1)]
                 else:
@@ -108,8 +111,8 @@ class Reader:
                     with contextlib.suppress(StoreDamaged):  # of what nobody has asked for yet
                         self._look_ahead(inode, offset, end, last)
         except trio.TooSlowError:
-            log.error("inode %d, offset %d: read not answered within %g s", inode.ino, offset, self.timeout)
-            raise TimedOut(f"read not answered within {self.timeout:g} s") from None
+            log.error("inode %d, offset %d: nothing was decoded for %g s", inode.ino, offset, self.timeout)
+            raise TimedOut(f"nothing was decoded for {self.timeout:g} s") from None
         except BlockDamaged as error:
             log.error("inode %d, offset %d, block %d: %s", inode.ino, offset, error.block, error)
             raise
@@ -118,6 +121,7 @@ class Reader:
             raise
         finally:
             self.waiting -= 1
+            self._patience.discard(patience)
         return _join(parts, offset - first * chunk_size, end - offset, chunk_size)
 
     async def _chunk(self, inode: Inode, number: int) -> Buffer:
@@ -231,8 +235,15 @@ class Reader:
                 result = _GONE  # whoever comes later asks again
                 break
         self._finish(number, result)
+        if isinstance(result, bytes):
+            self._go_on()
         if self.thawed is not None and isinstance(result, bytes):  # those who waited have their answer already
             await trio.to_thread.run_sync(self.thawed.put, number, result, limiter=self._keeping)
+
+    def _go_on(self) -> None:
+        """A worker has done something: hundreds of reads may wait for it, and none of them for nothing."""
+        for patience in self._patience:
+            patience.deadline = trio.current_time() + self.timeout
 
     async def _mend(self, number: int, stored: _Stored) -> None:
         """Try to repair a hot block, once: whoever reads it again is told at once what was found."""

@@ -16,7 +16,8 @@ from xxhash import xxh3_64_intdigest
 from nnfs.blockio.cold import READ, REFERENCE, Cold
 from nnfs.blockio.repair import Repairs
 from nnfs.blockio.thawed import Thawed
-from nnfs.codec.pool import Pool, WorkerSpec
+from nnfs.codec.pool import Job, Pool, WorkerSpec
+from nnfs.codec.wire import Op
 from nnfs.errors import BlockDamaged, CodecError, ModelMissing, TimedOut, WorkerError
 from nnfs.store import schema
 from nnfs.store.blocks import load_block
@@ -205,7 +206,24 @@ async def test_reads_end_within_their_bound(start: Start, gate: Gate, caplog: py
             await volume.content(held)
         volume.reader.timeout = DEADLINE_S
         assert await volume.content(hot) == MIXED[:CHUNK]
-        assert "read not answered within 0.2 s" in caplog.text
+        assert "nothing was decoded for 0.2 s" in caplog.text
+
+
+async def test_what_waits_has_patience_while_others_are_served(start: Start, gate: Gate) -> None:
+    async with start() as volume:
+        held, other = await volume.add(b"held", gate.chunk), await volume.add(b"other", b"goes first")
+        async with trio.open_nursery() as readers:
+            readers.start_soon(volume.content, held)
+            await until(lambda: len(volume.reader._patience) == 1)
+            [patience] = volume.reader._patience
+            before = patience.deadline
+            assert await volume.reader.cold.run(Job(Op.DECODE, FAKE, payload(b"x"), 1, worker=REFERENCE)) == b"x"
+            assert patience.deadline == before  # nobody read that
+            volume.reader._go_on()
+            assert patience.deadline > before
+            gate.open()
+        assert await volume.content(other) == b"goes first"
+        assert not volume.reader._patience
 
 
 async def test_many_readers_of_one_block(start: Start) -> None:
