@@ -200,8 +200,11 @@ class Committer:
             raise self.no_space
 
     async def make_room(self) -> None:
-        """Commit what there is and give free pages back, so that deleted space counts at once."""
+        """Make room for a writer: copies of what was thawed go, and deleted space is given back at once."""
         async with self._room_lock:
+            copies = self.reader.thawed
+            if copies is not None and copies.bytes:
+                await trio.to_thread.run_sync(copies.clear)
             self.space.refresh()
             if not (self._unpunched or self.meta.active.release or self.space.may_try()):
                 return  # nothing was deleted since the last try
