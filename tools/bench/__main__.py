@@ -20,15 +20,16 @@ from typing import Any
 
 from bench import data, meta, space
 from bench.rows import Row, Values
-from bench.targets import Failed, Nnfs, Null, Target
+from bench.targets import Compacting, Failed, Nnfs, Null, Target
 
 ROWS: tuple[Row, ...] = (*data.ROWS, *meta.ROWS, *space.ROWS)
-TARGETS = ("lower", "nullfs", "nnfs")
+TARGETS = ("lower", "nullfs", "nnfs", "compacting")
 CHECKOUT = Path(__file__).resolve().parents[2]
 EPILOG = """examples:
   sudo tools/bench_fs                          all rows, some ten minutes
   sudo tools/bench_fs --quick --only write,loops
   sudo tools/bench_fs --targets lower,nullfs   without nnfs: what the machine and pyfuse3 can do
+  sudo tools/bench_fs --targets nnfs,compacting   nnfs beside itself with an idle worker that recompresses
 
 All rows run on nnfs, on nullfs (a pyfuse3 filesystem in memory: the ceiling) and in a plain directory of the lower
 filesystem. Trust factors of two, not percents, and compare figures of one run only."""
@@ -91,7 +92,7 @@ def run(row: Row, targets: list[Target], quick: bool) -> dict[str, list[Values |
     taken: dict[str, list[Values | str]] = {target.name: [] for target in targets}
     for _ in range(1 if quick else row.repeat):
         for target in targets:
-            if target.name in row.targets:
+            if target.name in row.targets or (target.name == "compacting" and "lower" in row.targets):
                 taken[target.name].append(measure(row, target, quick))
     return taken
 
@@ -112,10 +113,12 @@ def number(value: float | None) -> str:
 def lines(row: Row, taken: dict[str, list[Values | str]]) -> Iterator[str]:
     """The row's lines of the table, and below them what failed."""
     for figure in row.figures:
-        lower, null, ours = (median(taken.get(name, []), figure.key) for name in TARGETS)
+        lower, null, ours, busy = (median(taken.get(name, []), figure.key) for name in TARGETS)
         ratios = [number(ours / other) if ours is not None and other else "-" for other in (null, lower)]
         mark = figure.mark(ours) if ours is not None else ("FAIL" if figure.must and taken.get("nnfs") else "")
         cells = [number(lower), number(null), number(ours), *ratios, number(figure.must), number(figure.wants)]
+        if "compacting" in taken:
+            cells += [number(busy), number(busy / ours) if busy is not None and ours else "-"]
         yield f"{figure.title:<42} {figure.unit:<6}" + "".join(f"{cell:>10}" for cell in cells) + f"  {mark}"
     for name, all_of in taken.items():
         for problem in (values for values in all_of if isinstance(values, str)):
@@ -128,10 +131,12 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave through the context managers: unmount, clean up
     results: dict[str, Any] = {"quick": args.quick, "kernel": os.uname().release, "cpus": os.cpu_count(), "rows": {}}
     heads = ("lower", "nullfs", "nnfs", "nnfs/null", "nnfs/lower", "must", "wants")
+    heads += ("compacting", "/nnfs") if "compacting" in args.targets else ()
     print(f"{'':<42} {'unit':<6}" + "".join(f"{head:>10}" for head in heads), flush=True)
     failed = False
     with scratch(args.store or CHECKOUT) as base:
         known: dict[str, Target] = {"lower": Target(base), "nullfs": Null(base), "nnfs": Nnfs(base, args.options)}
+        known["compacting"] = Compacting(base)
         for row in ROWS:
             if row.name not in args.only or not set(row.targets) & set(args.targets):
                 continue

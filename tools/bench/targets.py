@@ -178,3 +178,37 @@ class Nnfs(Target):
             if line.startswith("RssAnon:"):
                 return int(line.split()[1]) * 1024
         raise Failed("no RssAnon in /proc")
+
+
+class Compacting(Nnfs):
+    """nnfs while one worker thread recompresses other files of the same mount."""
+
+    name = "compacting"
+    COLD = 24 << 20  # bytes that are cold: more than a row's time of work
+
+    def __init__(self, base: Path) -> None:
+        super().__init__(base, "policy=cold,write_age=0,read_age=0,compact_threads=1")
+
+    def start(self) -> None:
+        super().start()
+        folder, left = self.root / ".cold", self.COLD
+        folder.mkdir()
+        for number, source in enumerate(sorted(Path(os.__file__).parent.rglob("*.py"))):
+            if left <= 0:
+                break
+            text = source.read_bytes()
+            (folder / f"{number}.py").write_bytes(text)
+            left -= len(text)
+        self.sync()
+        self._wait_for_work()
+
+    def cool(self) -> None:
+        super().cool()
+        self._wait_for_work()
+
+    def _wait_for_work(self) -> None:
+        def works() -> bool:
+            workers = self.json("status")["workers"]
+            return any(worker["name"] == "compact" and worker["outstanding"] for worker in workers)
+
+        wait_for(works, 120, "work for the idle worker")
