@@ -69,10 +69,14 @@ class Models:
             if len(key) != 2 or not any(key):
                 drop = partial(Fixer.delete, table="model", key=key)
                 self.c.problem("key", f"model table has a key {key.hex()}", fix=drop)
-        for key, _ in self.c.snapshot.prefix("main", COPY):
-            if len(key) != len(COPY) + 2 or not any(key[len(COPY) :]):
-                drop = partial(Fixer.delete, table="main", key=key)
-                self.c.problem("key", f"main table has a key {key.hex()}", fix=drop)
+        try:
+            for key, _ in self.c.snapshot.prefix("main", COPY):
+                if len(key) != len(COPY) + 2 or not any(key[len(COPY) :]):
+                    drop = partial(Fixer.delete, table="main", key=key)
+                    self.c.problem("key", f"main table has a key {key.hex()}", fix=drop)
+        except StoreDamaged as error:
+            self.c.problem("page", f"the main table cannot be read: {error}")
+            self.c.unreadable = True
 
     def _record(self, number: int) -> Model | None:
         """The record of a model, from its first sound copy."""
@@ -134,10 +138,10 @@ class Models:
 
 def check_scrub(c: Context) -> None:
     """The record of how far a scrub has come. It may be missing."""
-    record = c.snapshot.get("meta", schema.SCRUB_KEY)
-    if record is not None:
-        try:
+    try:
+        record = c.snapshot.get("meta", schema.SCRUB_KEY)
+        if record is not None:
             schema.Scrub.unpack(record)
-        except RecordDamaged as error:
-            drop = partial(Fixer.delete, table="meta", key=schema.SCRUB_KEY)
-            c.problem("scrub", f"{error}: the next scrub begins anew", fix=drop)
+    except RecordDamaged as error:
+        drop = partial(Fixer.delete, table="meta", key=schema.SCRUB_KEY)
+        c.problem("scrub", f"{error}: the next scrub begins anew", fix=drop)
