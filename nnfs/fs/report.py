@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nnfs import codec
-from nnfs.errors import RecordDamaged, StoreDamaged, UsageError
+from nnfs.errors import ModelMissing, RecordDamaged, StoreDamaged, UsageError
 from nnfs.store import schema
 from nnfs.store.blocks import load_block
 from nnfs.store.env import PAGE, Snapshot, Store, load_twice
-from nnfs.store.models import models
+from nnfs.store.models import load_model, models
 from nnfs.store.schema import Dentry, Inode, MapNode, State, Superblock, Total
 
 KINDS = {
@@ -29,11 +29,11 @@ def codec_name(number: int) -> str:
 
 def fingerprint(snapshot: Snapshot, model: int) -> str | None:
     """The fingerprint of a model in hexadecimal; None for codecs without one and for damaged records."""
-    key = model.to_bytes(2, "big")
-    record = snapshot.get("model", key) if model else None
+    if not model:
+        return None
     try:
-        return schema.Model.unpack(key, record).fingerprint.hex() if record is not None else None
-    except RecordDamaged:
+        return load_model(snapshot, model).fingerprint.hex()
+    except ModelMissing:
         return None
 
 

@@ -20,7 +20,7 @@ import trio
 from xxhash import xxh3_64_intdigest
 
 from nnfs import codec
-from nnfs.blockio.cold import BACKGROUND, COMPACT, Cold
+from nnfs.blockio.cold import BACKGROUND, READ, Cold
 from nnfs.blockio.commit import Committer
 from nnfs.blockio.reader import Reader, decode_verified
 from nnfs.blockio.repair import repair_beside
@@ -224,7 +224,7 @@ class Scrub:
         try:
             if self._cold is None:
                 raise WorkerError("there are no codec workers")
-            await self._cold.decode(number, block, payload, priority=BACKGROUND, worker=COMPACT)
+            await self._cold.decode(number, block, payload, priority=BACKGROUND, worker=READ)
             now.failures = 0
             self._reader.damaged.pop(number, None)
         except BlockDamaged as error:
@@ -262,7 +262,7 @@ class Scrub:
             if block.codec < codec.FIRST_COLD:
                 await self._in_thread(decode_verified, number, block, payload)
             elif self._cold is not None:
-                await self._cold.decode(number, block, payload, priority=BACKGROUND, worker=COMPACT)
+                await self._cold.decode(number, block, payload, priority=BACKGROUND, worker=READ)
             else:
                 return False
         except NnfsError as error:
