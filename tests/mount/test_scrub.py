@@ -14,7 +14,7 @@ import pytest
 import trio
 import trio.testing
 
-from nnfs.blockio.cold import COMPACT, Cold
+from nnfs.blockio.cold import READ, Cold
 from nnfs.blockio.commit import Committer
 from nnfs.blockio.dirty import DirtyData
 from nnfs.blockio.reader import Reader
@@ -55,7 +55,7 @@ class Backwards:
         self.most = self.now = 0
 
     async def decode(self, number: int, block: Block, payload: bytes, *, priority: int, worker: str) -> bytes:
-        assert (priority, worker) == (BACKGROUND, COMPACT)
+        assert (priority, worker) == (BACKGROUND, READ)
         self.now += 1
         self.most = max(self.most, self.now)
         try:
