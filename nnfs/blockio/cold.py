@@ -128,7 +128,11 @@ class Cold:
 
         Raises `BlockDamaged`, `ModelMissing`, and `WorkerError` when no worker can decode it now.
         """
-        model = NO_MODEL if block.model == 0 else self._model(block.model)
+        try:
+            model = NO_MODEL if block.model == 0 else self._model(block.model)
+        except ModelMissing as error:
+            self.trouble = f"block {number}: {error}"
+            raise
         whole = await self._whole(number, block, payload, progress or Progress())
         why = ""
         for name in dict.fromkeys((worker, REFERENCE)):
@@ -141,7 +145,8 @@ class Cold:
                     break
                 error = BlockDamaged(number, "its content does not have the BLAKE2b-512 of what was written")
                 self.mismatches += 1
-            except ModelMissing:
+            except ModelMissing as missing:
+                self.trouble = f"block {number}: {missing}"
                 raise
             except (CodecError, WorkerError) as failure:
                 error = failure

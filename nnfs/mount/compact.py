@@ -269,19 +269,22 @@ class Compactor:
 
     async def _one(self, flow: Flow, candidate: Candidate, rules: Rules) -> None:
         """One chunk's way."""
+        is_looked_at = False  # not when the job is cancelled in the middle of it
         try:
             result = await self._recoded(flow, candidate, rules)
-            flow.failures, flow.is_any_done = 0, True
+            flow.failures, flow.is_any_done, is_looked_at = 0, True, True
             if result is not None:
                 flow.ready.append((result, candidate.block))
                 flow.ready_bytes += candidate.block.plain
         except (BlockDamaged, RecordDamaged) as error:
             self._reader.damaged[candidate.number] = str(error)
-            flow.job.failed_chunks += 1
+            flow.job.failed_chunks, is_looked_at = flow.job.failed_chunks + 1, True
             log.error("inode %d, chunk %d, block %d: %s", candidate.ino, candidate.chunk, candidate.number, error)
         except NnfsError as error:
             self._failed(flow, candidate, error)
         finally:
+            if not is_looked_at:
+                flow.failed.add(candidate.ino)
             flow.plain -= max(LEAST, candidate.block.plain)
             flow.chunks -= 1
             flow.job.done_chunks += 1
@@ -292,7 +295,6 @@ class Compactor:
     def _failed(self, flow: Flow, candidate: Candidate, error: NnfsError) -> None:
         """A chunk stays as it is, because of something that is not wrong with itself."""
         flow.job.failed_chunks += 1
-        flow.failed.add(candidate.ino)
         flow.last_failure = error
         is_missing = isinstance(error, ModelMissing)  # nothing is wrong with workers: others may do
         flow.failures += not is_missing

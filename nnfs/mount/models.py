@@ -190,10 +190,15 @@ class Models:
                 mine.blocks, mine.plain, mine.stored = (
                     mine.blocks + total.blocks, mine.plain + total.plain, mine.stored + total.stored,
                 )  # fmt: skip
-            for number, model in sorted(models.models(snapshot).items()):
+            for number in sorted({*models.numbers(snapshot), *totals} - {0}):
                 total = totals.get(number, Total())
-                damaged = sum(copy is None for copy in models.copies(snapshot, model))
-                lines.append(_line(number, model, total, damaged))
+                try:
+                    model = models.load_model(snapshot, number)
+                    damaged = sum(copy is None for copy in models.copies(snapshot, model))
+                    lines.append(_line(number, model, total, f"{damaged} damaged" if damaged else "ok"))
+                except ModelMissing:
+                    if total.blocks:
+                        lines.append(_line(number, Model(b"", 0, 0, 0, 0, 0, 0, 0), total, "missing"))
         try:
             default = self.default().hex()
         except ModelMissing:
@@ -201,11 +206,11 @@ class Models:
         return {"models": lines, "default": default}
 
 
-def _line(number: int, model: Model, total: Total, damaged: int) -> dict[str, Any]:
+def _line(number: int, model: Model, total: Total, copies: str) -> dict[str, Any]:
     return {
         "number": number, "fingerprint": model.fingerprint.hex(), "base": model.base, "bytes": model.size,
         "retired": model.retired, "added": model.added, "blocks": total.blocks, "plain_bytes": total.plain,
-        "stored_bytes": total.stored, "copies": f"{damaged} damaged" if damaged else "ok",
+        "stored_bytes": total.stored, "copies": copies,
     }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import time
@@ -16,7 +17,7 @@ from nnfs.blockio.commit import Committer
 from nnfs.blockio.reader import Reader
 from nnfs.codec.pool import Pool
 from nnfs.config import Options
-from nnfs.errors import UsageError
+from nnfs.errors import NnfsError, UsageError
 from nnfs.fs import policy, recode
 from nnfs.fs.filesystem import Filesystem
 from nnfs.fs.xattrs import Xattrs
@@ -105,6 +106,8 @@ class Tiering:
     async def _compact(self, request: Answer) -> Answer:
         ino, everything, parent = int(request["ino"]), bool(request.get("all")), int(request.get("parent") or 0)
         if request.get("dry_run"):
+            with contextlib.suppress(NnfsError):  # else what was committed is looked at
+                await self._committer.sync()
             run = functools.partial(self._compactor.estimate, ino=ino, everything=everything, parent=parent)
             return {"job": self.jobs.add("dry run", run).number}
         self._writable()

@@ -3,30 +3,39 @@
 `python -m tests.mount.chaos STORE MNT -o OPTIONS`, in the foreground; `Chaos` is a mount of it. Variables of the
 environment, besides those of `tests.mount.coding`: CHAOS_MODELS, the folder of the models that are shipped;
 CHAOS_MODE=pass (what has gone cold, as a mount does), all (compact, thaw and deep scrub of everything in turn, and any
-payload will do, however large) or none.
+payload will do, however large) or none; CHAOS_CLOCK, seconds by which ages are looked at from the future.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
+import json
 import os
+import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import trio
+
+import nnfs.model
 from nnfs.blockio.cold import specs
 from nnfs.codec import CODECS, catalogue
 from nnfs.codec.base import CM, NEURAL
-from nnfs.codec.catalogue import stated_fingerprint
 from nnfs.codec.pool import WorkerSpec
 from nnfs.config import Options
+from nnfs.fs import candidates
 from nnfs.mount import compact, daemon, encoder, jobs, logs, models, scrub, tiering
-from nnfs.store.schema import ROOT_INO
-from tests.harness import Mount
+from nnfs.store import schema
+from nnfs.store.env import Store
+from nnfs.store.schema import ROOT_INO, Inode
+from tests.harness import Mount, environment
 from tests.mount.coding import SERVE, WORKER, Quick, fingerprint, folder_of_models
 
 COLD = ("write_age=0", "read_age=0", "policy=cold")  # everything is cold at once
@@ -42,9 +51,15 @@ def quick_specs(options: Options) -> list[WorkerSpec]:
     ]
 
 
+def stated(data: bytes) -> bytes:
+    """The fingerprint that a model's file says it has: the real ones are computed from weights."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return bytes.fromhex(header["__metadata__"]["fingerprint"])
+
+
 async def examined(self: models.Models, file: Path, base: bytes | None) -> bytes:
     """What a model's file says of itself: the real look at it loads weights."""
-    return stated_fingerprint(os.fspath(file))
+    return stated(await trio.to_thread.run_sync(file.read_bytes))
 
 
 class Everything:
@@ -73,6 +88,8 @@ def patch(mode: str) -> None:
     folder = os.environ["CHAOS_MODELS"]
     catalogue.PRESETS = models.PRESETS = folder  # type: ignore[attr-defined]
     models.Models._examine = examined  # type: ignore[method-assign]
+    delta = SimpleNamespace(is_delta=lambda data: False)
+    sys.modules["nnfs.model.delta"] = nnfs.model.delta = delta  # type: ignore[assignment, attr-defined]
     tiering.PASS_EVERY = 0.05
     compact.REST = compact.REST_MOST = 0.2
     compact.BUSY_MOST = 0
@@ -84,6 +101,39 @@ def patch(mode: str) -> None:
         encoder.MIN_GAIN = encoder.MIN_GAIN_COLD = -100.0
         encoder.compete.compressible = lambda plain: True  # type: ignore[attr-defined]
         tiering.Tiering._background = Everything().method()  # type: ignore[method-assign]
+    tell_more()
+    ahead = int(os.environ.get("CHAOS_CLOCK", "0")) * 10**9
+    clock = SimpleNamespace(monotonic=time.monotonic, time_ns=lambda: time.time_ns() + ahead)
+    candidates.time = clock  # type: ignore[attr-defined]
+
+
+def settled(store: Store) -> int:
+    """Count the files that are marked as done."""
+    with store.read() as snapshot:
+        inodes = [Inode.unpack(schema.KEY.unpack(key)[0], record) for key, record in snapshot.range("inode", b"")]
+    return sum(not inode.is_directory and bool(inode.flags & Inode.FLAG_SETTLED) for inode in inodes)
+
+
+def tell_more() -> None:
+    """A command of the control socket that counts passes and settled files."""
+    init, background, ended = tiering.Tiering.__init__, tiering.Tiering._background, [0]
+
+    async def counted(self: tiering.Tiering, job: jobs.Job) -> None:
+        try:
+            await background(self, job)
+        finally:
+            ended[0] += 1
+
+    def extended(self: tiering.Tiering, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+
+        async def passes(_: object) -> dict[str, Any]:
+            return {"passes": ended[0], "settled": settled(self._store)}
+
+        self.handlers["passes"] = passes
+
+    tiering.Tiering.__init__ = extended  # type: ignore[method-assign]
+    tiering.Tiering._background = counted  # type: ignore[method-assign]
 
 
 class Chaos(Mount):
@@ -94,17 +144,27 @@ class Chaos(Mount):
         env: dict[str, str] | None = None, **knobs: str,
     ) -> None:  # fmt: skip
         super().__init__(store, options=options, argv=lambda m: [*start(), str(m.store), str(m.path)])
-        self.knobs = {name.upper(): value for name, value in knobs.items()}
-        variables = {f"CHAOS_{name}": value for name, value in self.knobs.items()}
-        models = os.fspath(folder_of_models(self.base / "models"))
-        self.env = {**(env or {}), "CHAOS_MODE": mode, "CHAOS_MODELS": models, **variables}
-        if "KILL" in self.knobs:
+        self.env = {**(env or {}), "CHAOS_MODELS": os.fspath(folder_of_models(self.base / "models"))}
+        self.is_damaged = False  # on purpose
+        self.set(mode=mode, **knobs)
+        if "kill" in knobs:
             self.expect_log(WORKERS)
+
+    def set(self, **knobs: str) -> None:
+        """Change variables, for the next daemon."""
+        self.env = {**(self.env or {}), **{f"CHAOS_{name.upper()}": value for name, value in knobs.items()}}
 
 
 def start() -> list[str]:
     """The argv of the daemon, but for its arguments."""
     return [sys.executable, "-m", "tests.mount.chaos"]
+
+
+def fsck_clean(store: Path) -> None:
+    """`nnfs fsck --data`, with these codecs, finds nothing."""
+    argv = [*start(), "fsck", os.fspath(store), "--data"]
+    done = subprocess.run(argv, env=environment(), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, f"fsck: exit {done.returncode}\n{done.stdout}{done.stderr}"
 
 
 @contextmanager
@@ -124,6 +184,7 @@ def main() -> int:
         from nnfs.fs.fsck import cold
 
         cold.SERVE = SERVE
+        catalogue.fingerprint = stated
         return cli(sys.argv[1:])
     patch(os.environ.get("CHAOS_MODE", "pass"))
     logs.configure(Path(sys.argv[1]), foreground=True)

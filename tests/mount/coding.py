@@ -1,19 +1,22 @@
 """What workers serve in tests of recompression: quick codecs under the numbers of the real ones, and their troubles.
 
-Environment of a worker (`chaos.Chaos` sets it): CHAOS_KILL=N dies at each N-th chunk; CHAOS_WRONG and CHAOS_FAIL name
-the workers that decode something else, or refuse to encode. Chunks themselves can ask for trouble, see `obey`.
+Environment of a worker (`chaos.Chaos` sets it): CHAOS_KILL=N dies at each N-th chunk or soon after, but not of a chunk
+of which one has just died (two deaths fail it); CHAOS_WRONG and CHAOS_FAIL name the workers that decode something else,
+or refuse to encode. Chunks themselves can ask for trouble, see `obey`.
 """
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import json
-import lzma
 import os
+import random
 import signal
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from hashlib import md5
 from pathlib import Path
 
 from nnfs.codec.base import CM, NEURAL, ColdCodec, nothing
@@ -32,6 +35,14 @@ def model_file(word: str, size: int = 20_000) -> bytes:
     return len(header).to_bytes(8, "little") + header + word.encode() * (size // len(word))
 
 
+def text(seed: int, size: int = 20_000) -> bytes:
+    """Text that bzip2 stores in a fifth less than zstd does, from some 16 KB on."""
+    return b" ".join(random.Random(seed).choices(_WORDS, k=size // 5)).ljust(size, b".")[:size]
+
+
+_WORDS = [bytes(random.Random(n).choices(b"abcdefghijklmnop", k=3 + n % 7)) for n in range(256)]
+
+
 def fingerprint(word: str) -> bytes:
     """The fingerprint of `model_file`."""
     return word.encode().ljust(64, b"-")
@@ -45,23 +56,36 @@ def folder_of_models(path: Path) -> Path:
 
 
 class Quick:
-    """LZMA for the neural codec, which writes down its model, zlib for the classical one."""
+    """bzip2 for the neural codec, which writes down its model, zlib for the classical one."""
 
     batch = 1 << 20
 
     def __init__(self, number: int, model: bytes) -> None:
         self.id, self.name = number, "quick"
         self._mark = model[:8] if number == NEURAL else b"c"
-        name = os.environ.get(WORKER, "")
+        name = os.environ.get(WORKER, "-")
         self._kill = int(os.environ.get("CHAOS_KILL", "0"))
         self._wrong = name in os.environ.get("CHAOS_WRONG", "").split("+")
         self._fail = name in os.environ.get("CHAOS_FAIL", "").split("+")
         self._done = 0
 
-    def _count(self) -> None:
-        self._done += 1
-        if self._kill and self._done % self._kill == 0:
+    @contextlib.contextmanager
+    def _mortal(self, chunks: Sequence[bytes]) -> Iterator[None]:
+        """Die in the middle of a batch whose turn it is."""
+        if not self._kill:
+            yield
+            return
+        folder = os.environ["CHAOS_MODELS"]
+        struck = [os.path.join(folder, f"struck-{md5(chunk).hexdigest()}") for chunk in chunks]
+        self._done += len(chunks)
+        if self._done >= self._kill and not any(map(os.path.exists, struck)):
+            for path in struck:
+                os.close(os.open(path, os.O_CREAT))
             os.kill(os.getpid(), signal.SIGKILL)
+        yield
+        for path in struck:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
 
     def obey(self, plain: bytes, between: Callable[[], None]) -> None:
         """`gate:PATH` on the first line: encoding waits until that file exists. `die:`: the worker dies."""
@@ -84,7 +108,7 @@ class Quick:
     def encode(self, plain: bytes) -> bytes | None:
         if plain.startswith(NO_GAIN):
             return None
-        packed = lzma.compress(plain, preset=0) if self.id == NEURAL else zlib.compress(plain, 1)
+        packed = bz2.compress(plain, 2) if self.id == NEURAL else zlib.compress(plain, 1)
         return self._mark + packed
 
     def decode(self, stored: bytes, plain_length: int) -> bytes:
@@ -92,33 +116,33 @@ class Quick:
             raise CodecError("another model's payload")
         packed = stored[len(self._mark) :]
         try:
-            plain = lzma.decompress(packed) if self.id == NEURAL else zlib.decompress(packed)
-        except (lzma.LZMAError, zlib.error) as error:
+            plain = bz2.decompress(packed) if self.id == NEURAL else zlib.decompress(packed)
+        except (OSError, ValueError, zlib.error) as error:
             raise CodecError(str(error)) from error
         return plain[:-1] + bytes([plain[-1] ^ 1]) if self._wrong else plain
 
     def encode_many(self, plains: Sequence[bytes], between: Callable[[], None] = nothing) -> list[bytes | None]:
         found: list[bytes | None] = []
-        for plain in plains:
-            self._count()
-            if self._fail:
-                raise CodecError("this worker encodes nothing")
-            self.obey(plain, between)
-            found.append(self.encode(plain))
-            between()
+        if self._fail:
+            raise CodecError("this worker encodes nothing")
+        with self._mortal(plains):
+            for plain in plains:
+                self.obey(plain, between)
+                found.append(self.encode(plain))
+                between()
         return found
 
     def decode_many(
         self, payloads: Sequence[tuple[bytes, int]], between: Callable[[], None] = nothing
     ) -> list[bytes | CodecError]:
         found: list[bytes | CodecError] = []
-        for stored, length in payloads:
-            self._count()
-            try:
-                found.append(self.decode(stored, length))
-            except CodecError as error:
-                found.append(error)
-            between()
+        with self._mortal([stored for stored, _ in payloads]):
+            for stored, length in payloads:
+                try:
+                    found.append(self.decode(stored, length))
+                except CodecError as error:
+                    found.append(error)
+                between()
         return found
 
 
