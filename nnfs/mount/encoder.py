@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 
 MIN_GAIN = 1 / 16  # of the stored bytes; less is not worth slower reads
 MIN_GAIN_COLD = 1 / 64  # where nobody minds slow reads
-REFERENCE_EVERY = 16  # chunks: one of so many is decoded by another engine, too
+BATCH = 2 << 20  # plain bytes, a worker's batch: one chunk of it is decoded by another engine, too,
+SMALL = 16 << 10  # a small one where there is one: that engine is slow
 CM_BELOW = 1.35  # bits per byte of the neural payload: on data that repeats itself the classical codec may do better
 CM_LEAST = 8 << 10  # bytes of a chunk for which it is tried
 TEXT = 0.9  # share of printable bytes and UTF-8 above which data is text, where the network always wins
@@ -50,7 +51,7 @@ class ColdEncoder:
         self._neural = options.neural
         self._speeds: dict[int, tuple[float, float]] = {}  # codec: seconds per MiB for a reader, time of measuring
         self._measuring = trio.Lock()
-        self._proved = 0
+        self._unchecked = BATCH  # plain bytes since the reference has decoded something
 
     async def encode(
         self, plain: bytes, block: Block, rules: Rules, *,
@@ -82,8 +83,11 @@ class ColdEncoder:
 
     async def prove(self, block: Block, payload: Payload, worker: str = COMPACT) -> None:
         """Decode a new payload as a reader will. Raises `CodecError` when that does not give the content back."""
-        self._proved += 1
-        for name in [worker] + [REFERENCE] * (self._proved % REFERENCE_EVERY == 1):
+        self._unchecked += block.plain
+        is_due = self._unchecked >= (BATCH // 2 if block.plain <= SMALL else BATCH)
+        if is_due:
+            self._unchecked = 0
+        for name in (worker, REFERENCE) if is_due else (worker,):
             plain = await self._work(Op.DECODE, payload.codec, payload.data, block.plain, payload.model, name)
             if plain is None or blake2b(plain).digest() != block.hash:
                 raise CodecError(f"codec {payload.codec}: worker {name} decodes something else than was encoded")
