@@ -8,7 +8,7 @@ import numpy.typing as npt
 from numba import njit
 
 from nnfs.codec import rans
-from nnfs.model.mixing import P_LANES, P_SIZE, begin, branch, encode_path, half, learn, one, predict
+from nnfs.model.mixing import P_BEGIN, P_LANES, P_SIZE, begin, branch, encode_path, half, learn, one, predict
 from nnfs.model.mixstate import MixState
 
 NO_NETWORK = np.zeros((0, 0, 0), np.uint16)
@@ -19,10 +19,10 @@ def encode(state: MixState, c: int, network: npt.NDArray[np.uint16] = NO_NETWORK
     """Return the stream of the chunk that row c was started with; network: its `net_path` (columns, lanes, 8), if
     there is one.
     """
-    size, lanes = (int(state.stack.parameters[c, i]) for i in (P_SIZE, P_LANES))
+    size, lanes, start = (int(state.stack.parameters[c, i]) for i in (P_SIZE, P_LANES, P_BEGIN))
     probabilities = np.empty((-(-size // lanes), lanes, 8), np.uint16)
     encode_path(state.stack, c, network, probabilities)
-    return rans.encode(state.stack.plain[c, :size], lanes, probabilities, states)
+    return rans.encode(state.stack.plain[c, start : start + size], lanes, probabilities, states)
 
 
 @njit(cache=True, nogil=True)
@@ -59,7 +59,7 @@ def decode_column(stack, c, t, frequencies, states, words, cursor):
                 totals[lane] = ones if bit else totals[lane] - ones
             so_far[lane] = c0 << 1 | bit
     for lane in range(active):
-        s.plain[lane * columns + t] = so_far[lane] & 255
+        s.plain[s.parameters[P_BEGIN] + lane * columns + t] = so_far[lane] & 255
     for lane in range(active):
         learn(s, columns, lane, t)
 

@@ -7,6 +7,9 @@ and the model come from the block header.
 A batch is some chunks whose lanes are stepped side by side. Encoding takes COLUMNS columns in one step, since all of
 them are known; decoding takes one. Otherwise both run the same code (`Engine.forward`), and no row of a product depends
 on another, so batches of any size agree.
+
+A fitted model may bring a dictionary (`nnfs.model.dictionary`), which every chunk has as its past; the model's
+file holds it as 4 bytes, its length (little-endian), and a payload of codec 17.
 """
 
 from __future__ import annotations
@@ -23,8 +26,10 @@ from numpy.typing import NDArray
 
 from nnfs.codec import columns, rans, x86
 from nnfs.codec.base import NEURAL, nothing
-from nnfs.errors import CodecError
+from nnfs.codec.cm import ContextMixing
+from nnfs.errors import CodecError, ModelMissing
 from nnfs.model import features, selftest
+from nnfs.model.dictionary import LARGEST, Dictionary
 from nnfs.model.engines import Model, open_model
 from nnfs.model.features import learn_batch, predict_batch
 from nnfs.model.lanes import LANE, lanes_for
@@ -39,6 +44,7 @@ COLUMNS = 8  # columns of one step of the encoder: with two threads 1.0 to 1.3 t
 LANES = 128  # lanes of one batch: products large enough to be fast
 BETWEEN_S = 0.1  # between two calls of `between` while threads work
 CHUNKS = 64  # chunks of one batch: each has tables of 1 to 8 MB
+PRIMED_CHUNKS = 16  # with a dictionary, which always takes 12 MB
 
 Between: TypeAlias = Callable[[], None]
 Items: TypeAlias = list[tuple[int, int, int]]  # (index, size, lanes)
@@ -51,9 +57,13 @@ class Neural:
     name = "neural"
 
     def __init__(self, weights: Weights, threads: int = 1, device: str = "cpu") -> None:
-        """`device`: "cpu", "cuda", "cuda:0" or "auto". Raises `CodecError` for one that does not compute exactly."""
+        """`device`: "cpu", "cuda", "cuda:0" or "auto".
+
+        Raises `CodecError` for one that does not compute exactly, `ModelMissing` for a model that cannot be run.
+        """
         self.device = selftest.usable(device)
         self.model = open_model(weights, self.device)
+        self.dictionary = dictionary_of(weights)
         self.threads = threads
         self.batch = threads * LANES * LANE  # plain bytes
 
@@ -72,7 +82,7 @@ class Neural:
         work = [(i, len(plain), lanes_for(len(plain))) for i, plain in enumerate(plains) if 0 < len(plain) <= MAX_PLAIN]
 
         def run(batch: Items, between: Between) -> None:
-            made = _encode(self.model, [prepared(plains[i]) for i, _, _ in batch], between)
+            made = self._encode([prepared(plains[i]) for i, _, _ in batch], between)
             for (i, size, _), payload in zip(batch, made, strict=True):
                 payloads[i] = payload if len(payload) < size else None
 
@@ -92,12 +102,46 @@ class Neural:
                 results[i] = error
 
         def run(batch: Items, between: Between) -> None:
-            made = _decode(self.model, [payloads[i] for i, _, _ in batch], between)
+            made = self._decode([payloads[i] for i, _, _ in batch], between)
             for (i, _, _), result in zip(batch, made, strict=True):
                 code = payloads[i][0][0] & X86
                 results[i] = x86.relative(result) if code and isinstance(result, bytes) else result
 
         self._run(run, work, between)
+        return results
+
+    def _encode(self, prepared: list[tuple[bytes, bool]], between: Between) -> list[bytes]:
+        chunks = [plain for plain, _ in prepared]
+        lanes = [lanes_for(len(c)) for c in chunks]
+        paths, past = network_paths(self.model, chunks, lanes, between, self.dictionary)
+        mix = MixState(1, max(map(len, chunks)), max(lanes), dictionary=self.dictionary)
+        payloads = []
+        for k, (plain, code) in enumerate(prepared):
+            between()
+            mix.start(0, plain, lanes[k], values=self.model.weights.start)
+            path = np.ascontiguousarray(paths[: past.lengths[k], past.first[k] : past.first[k + 1]])
+            stream = columns.encode(mix, 0, path, STATES)
+            payloads.append(bytes([lanes[k] - 1 | X86 * code | (STATES.bit_length() // 2) << 6]) + stream)
+        return payloads
+
+    def _decode(self, jobs: list[tuple[bytes, int]], between: Between) -> list[bytes | CodecError]:
+        parsed = [_parse(payload, size) for payload, size in jobs]
+        sizes, lanes = [size for _, size in jobs], [own for own, _, _ in parsed]
+        results: list[bytes | CodecError] = [CodecError("neural: not decoded")] * len(jobs)
+        coders = _Coders([(states, stream) for _, states, stream in parsed], results)
+        mix = MixState(len(jobs), max(sizes), max(lanes), dictionary=self.dictionary)
+        engine = self.model.engine(sum(lanes))
+        for k, size in enumerate(sizes):
+            mix.start(k, size, lanes[k], values=self.model.weights.start)
+        bits = self.model.weights.architecture.ngram_bits
+        past = features.Batch(mix.stack.plain, sizes, lanes, bits, self.dictionary)
+        room = features.room(1, engine.lanes)
+        past.predict(0, room)
+        for t in range(int(past.lengths[coders.alive].max(initial=0))):
+            between()
+            coders.column(past, mix, t, engine.forward(room), room)
+        for k in coders.alive:
+            results[k] = coders.finish(k, mix.stack.plain[k, past.begin : past.begin + sizes[k]].tobytes())
         return results
 
     def _run(self, run: Callable[[Items, Between], None], work: Items, between: Between) -> None:
@@ -107,7 +151,7 @@ class Neural:
         """
         work.sort(key=lambda item: -(-item[1] // item[2]), reverse=True)
         lanes = min(LANES, max(-(-sum(item[2] for item in work) // self.threads), 1))
-        batches = list(_batches(work, lanes))
+        batches = list(_batches(work, lanes, PRIMED_CHUNKS if self.dictionary else CHUNKS))
         if len(batches) <= 1 or self.threads == 1:
             for batch in batches:
                 run(batch, between)
@@ -133,13 +177,16 @@ def _failed(future: Future[None]) -> bool:
     return future.done() and future.exception() is not None
 
 
-def _batches(work: Items, most: int) -> Iterator[Items]:
-    """Cut work into runs of at most `most` lanes, or one item; lengths in a batch differ at most by a factor of 2."""
+def _batches(work: Items, most: int, chunks: int) -> Iterator[Items]:
+    """Cut work into runs of at most `chunks` items and `most` lanes, or one item.
+
+    Lengths in a batch differ at most by a factor of 2.
+    """
     batch: Items = []
     lanes = longest = 0
     for item in work:
         length = -(-item[1] // item[2])
-        if batch and (lanes + item[2] > most or len(batch) == CHUNKS or 2 * length < longest):
+        if batch and (lanes + item[2] > most or len(batch) == chunks or 2 * length < longest):
             yield batch
             batch, lanes = [], 0
         if not batch:
@@ -162,44 +209,58 @@ def _parse(payload: bytes, size: int) -> tuple[int, int, bytes]:
     return lanes, states, payload[1:]
 
 
+def dictionary_of(weights: Weights) -> Dictionary | None:
+    """Return a model's dictionary, if it has one. Raises `ModelMissing` for one that cannot be read."""
+    if not weights.dictionary.size:
+        return None
+    stored = weights.dictionary.tobytes()
+    size = int.from_bytes(stored[:4], "little")
+    if not 0 < size <= LARGEST:
+        raise ModelMissing(f"the model has a dictionary of {size} bytes, this nnfs takes {LARGEST} at the most")
+    try:
+        return Dictionary(ContextMixing().decode(stored[4:], size))
+    except CodecError as error:
+        raise ModelMissing(f"the model's dictionary cannot be read: {error}") from error
+
+
+def stored_dictionary(plain: bytes) -> NDArray[np.uint8]:
+    """Return a dictionary as a model's file holds it. Raises `CodecError` when it does not get smaller."""
+    payload = ContextMixing().encode(plain)
+    if payload is None:
+        raise CodecError("a dictionary that does not get smaller")
+    return np.frombuffer(len(plain).to_bytes(4, "little") + payload, np.uint8)
+
+
 def prepared(plain: bytes) -> tuple[bytes, bool]:
     """Return a chunk as it is coded, and whether its addresses were made absolute."""
     converted = x86.absolute(plain)
     return (plain, False) if converted is None else (converted, True)
 
 
-def _encode(model: Model, prepared: list[tuple[bytes, bool]], between: Between) -> list[bytes]:
-    chunks = [plain for plain, _ in prepared]
-    lanes = [lanes_for(len(c)) for c in chunks]
-    paths, past = network_paths(model, chunks, lanes, between)
-    mix = MixState(1, max(map(len, chunks)), max(lanes))
-    payloads = []
-    for k, (plain, code) in enumerate(prepared):
-        between()
-        mix.start(0, plain, lanes[k], values=model.weights.start)
-        path = np.ascontiguousarray(paths[: past.lengths[k], past.first[k] : past.first[k + 1]])
-        stream = columns.encode(mix, 0, path, STATES)
-        payloads.append(bytes([lanes[k] - 1 | X86 * code | (STATES.bit_length() // 2) << 6]) + stream)
-    return payloads
-
-
 def network_paths(
-    model: Model, chunks: list[bytes], lanes: list[int], between: Between = nothing
+    model: Model,
+    chunks: list[bytes],
+    lanes: list[int],
+    between: Between = nothing,
+    dictionary: Dictionary | None = None,
 ) -> tuple[NDArray[np.uint16], features.Batch]:
     """Return the network's probability of a 1 for each bit of the chunks, (columns, all lanes, 8).
 
     And whose lane is which.
     """
     sizes = [len(c) for c in chunks]
-    plain = np.zeros((len(chunks), max(sizes)), np.uint8)
+    begin = dictionary.size if dictionary else 0
+    plain = np.zeros((len(chunks), begin + max(sizes)), np.uint8)
     for k, chunk in enumerate(chunks):
-        plain[k, : sizes[k]] = np.frombuffer(chunk, np.uint8)
+        plain[k, begin : begin + sizes[k]] = np.frombuffer(chunk, np.uint8)
+    if dictionary:
+        plain[:, :begin] = dictionary.plain
     engine = model.engine(sum(lanes), COLUMNS)
-    past = features.Batch(plain, sizes, lanes, model.weights.architecture.ngram_bits)
+    past = features.Batch(plain, sizes, lanes, model.weights.architecture.ngram_bits, dictionary)
     room = features.room(COLUMNS, engine.lanes)
     length = int(past.lengths.max())
     paths = np.zeros((length, engine.lanes, 8), np.uint16)
-    targets = _grid(past, plain, length)
+    targets = _grid(past, plain[:, begin:], length)
     for t in range(0, length, COLUMNS):
         between()
         count = min(COLUMNS, length - t)
@@ -219,29 +280,10 @@ def _grid(past: features.Batch, plain: NDArray[np.uint8], length: int) -> NDArra
     return grid
 
 
-def _decode(model: Model, jobs: list[tuple[bytes, int]], between: Between) -> list[bytes | CodecError]:
-    parsed = [_parse(payload, size) for payload, size in jobs]
-    sizes, lanes = [size for _, size in jobs], [own for own, _, _ in parsed]
-    results: list[bytes | CodecError] = [CodecError("neural: not decoded")] * len(jobs)
-    coders = _Coders([(states, stream) for _, states, stream in parsed], results)
-    mix, engine = MixState(len(jobs), max(sizes), max(lanes)), model.engine(sum(lanes))
-    for k, size in enumerate(sizes):
-        mix.start(k, size, lanes[k], values=model.weights.start)
-    past = features.Batch(mix.stack.plain, sizes, lanes, model.weights.architecture.ngram_bits)
-    room = features.room(1, engine.lanes)
-    past.predict(0, room)
-    for t in range(int(past.lengths[coders.alive].max(initial=0))):
-        between()
-        coders.column(past, mix, t, engine.forward(room), room)
-    for k in coders.alive:
-        results[k] = coders.finish(k, mix.stack.plain[k, : sizes[k]].tobytes())
-    return results
-
-
 @njit(cache=True, nogil=True)
 def _decode_column(  # type: ignore[no-untyped-def]
     alive, t, frequencies, states, widths, words, bounds, cursors, plain, sizes, lanes, first, bits, orders, starts,
-    lane_state, rows, ngrams, candidates, buckets, ngram_bits, *stack
+    lane_state, begin, rows, ngrams, candidates, buckets, ngram_bits, *stack
 ) -> None:  # fmt: skip
     """Decode column `t` of the chunks `alive`, learn it, and write the features of the next one.
 
@@ -254,10 +296,11 @@ def _decode_column(  # type: ignore[no-untyped-def]
                 mix, k, t, frequencies[first[k] : first[k + 1]],
                 states[k, : widths[k]], words[bounds[k] : bounds[k + 1]], cursors[k],
             )  # fmt: skip
-    learn_batch(plain, sizes, lanes, first, bits, orders, starts, lane_state, t)
+    learn_batch(plain, sizes, lanes, first, bits, orders, starts, lane_state, t, begin)
     predict_batch(
-        plain, sizes, lanes, first, bits, orders, lane_state, t + 1, rows, ngrams, candidates, buckets, ngram_bits
-    )
+        plain, sizes, lanes, first, bits, orders, lane_state, t + 1, begin,
+        rows, ngrams, candidates, buckets, ngram_bits,
+    )  # fmt: skip
 
 
 class _Coders:
@@ -287,7 +330,7 @@ class _Coders:
         """Decode column `t` of all chunks and write the features of the next one into `room`."""
         _decode_column(
             self.alive, t, frequencies, self.states, self.widths, self.words, self.bounds, self.cursors,
-            past.plain, past.sizes, past.lanes, past.first, past.bits, past.orders, past.starts, past.lane,
+            past.plain, past.sizes, past.lanes, past.first, past.bits, past.orders, past.starts, past.lane, past.begin,
             *(field[0] for field in room), past.ngram_bits, *mix.stack,
         )  # fmt: skip
 

@@ -12,6 +12,9 @@ The past of one chunk holds
 - the position of the last occurrence of every context of `MATCH_MIN` bytes, and each lane's running match;
 - each lane's last 8 bytes and word hash.
 
+A model's dictionary (`nnfs.model.dictionary`), if it has one, lies before the chunk in `plain`, which then begins at
+`begin`, and is in the tables already.
+
 `orders` (orders, entries) uint32: check << 16 | byte << 8 | run, 0 for empty; as many entries as the chunk has bytes,
 see `table_bits`. `starts` (entries,) int32: 1 + the position after the context, 0 for empty. `lane_state` (lanes, 5)
 uint64: last 8 bytes, word hash, the previous word's, 1 + the position that the match points at, and its length.
@@ -21,7 +24,7 @@ Everything is integers and hashing is multiplication modulo 2^64: no machine can
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -41,6 +44,9 @@ from nnfs.model.architecture import (
     RUN_BUCKETS,
     START,
 )
+
+if TYPE_CHECKING:
+    from nnfs.model.dictionary import Dictionary
 
 MAX_TABLE_BITS = 17  # log2 of the entries of each order's table, and of the match model's
 MATCH_MIN = 7  # bytes that must agree before a match is believed
@@ -109,6 +115,7 @@ def predict(
     orders: NDArray[np.uint32],
     lane_state: NDArray[np.uint64],
     column: int,
+    begin: int,
     rows: NDArray[np.int32],
     ngrams: NDArray[np.int32],
     candidates: NDArray[np.uint8],
@@ -121,7 +128,7 @@ def predict(
     `rows` (lanes, INPUTS): rows of the input table. `ngrams` (lanes, 5): row in each n-gram table. `candidates`
     (lanes, CANDIDATES): proposed bytes, and `buckets` the row of each in the vector of output biases (0: none).
     """
-    age = _age(column * lanes)
+    age = _age(begin + column * lanes)  # of bytes known
     for i in range(lanes):
         last = lane_state[i, _LAST]
         rows[i, 0] = np.int32(last & np.uint64(255)) if column else START
@@ -169,23 +176,24 @@ def learn(
     starts: NDArray[np.int32],
     lane_state: NDArray[np.uint64],
     column: int,
+    begin: int,
     bits: int,
 ) -> None:
     """Add column `column` of `plain` to the past."""
-    size = len(plain)
+    size = len(plain) - begin
     # 1. Contexts that ended before this column are now followed by known bytes: only now can a match start there.
     if column >= MATCH_MIN:
         for i in range(lanes):
             position = i * length + column
             if position < size:
                 at = _hash(_low_bytes(lane_state[i, _LAST], MATCH_MIN), 11, bits)
-                starts[at] = position + 1
+                starts[at] = begin + position + 1
     for i in range(lanes):
         position = i * length + column
         if position >= size:
             lane_state[i, _MATCH] = 0
             continue
-        byte = np.int64(plain[position])
+        byte = np.int64(plain[begin + position])
         last = lane_state[i, _LAST]
         for k in range(_ORDER_COUNT):
             order = _ORDERS[k]
@@ -205,7 +213,7 @@ def learn(
         if match >= 0 and np.int64(plain[match]) == byte:
             match += 1
             matched += 1
-            if match >= size or match % length > column:
+            if match >= begin + size or (match >= begin and (match - begin) % length > column):
                 match = _NONE
         else:
             match = _NONE
@@ -217,16 +225,25 @@ def learn(
             if lane_state[i, _MATCH] == np.uint64(0) and i * length + column + 1 < size:
                 found = np.int64(starts[_hash(_low_bytes(lane_state[i, _LAST], MATCH_MIN), 11, bits)]) - 1
                 if found >= 0:
-                    matched = _verify(plain, length, i * length + column + 1, found)
+                    matched = _verify(plain, length, begin, begin + i * length + column + 1, found)
                     if matched >= MATCH_MIN:
                         lane_state[i, _MATCH] = found + 1
                         lane_state[i, _LENGTH] = matched
 
 
 @njit(cache=True, nogil=True)
-def _verify(plain: NDArray[np.uint8], length: int, here: int, there: int) -> int:
+def enter(plain: NDArray[np.uint8], orders: NDArray[np.uint32], starts: NDArray[np.int32], bits: int) -> None:
+    """Add a dictionary to tables that know nothing yet, as one lane."""
+    lane_state = np.zeros((1, _LANE_FIELDS), np.uint64)
+    for column in range(len(plain)):
+        learn(plain, 1, len(plain), orders, starts, lane_state, column, 0, bits)
+
+
+@njit(cache=True, nogil=True)
+def _verify(plain: NDArray[np.uint8], length: int, begin: int, here: int, there: int) -> int:
     """Return how many bytes before `here` and `there` agree, within their lanes and at most MATCH_VERIFY."""
-    bound = min(here % length, there % length, MATCH_VERIFY)
+    known = (there - begin) % length if there >= begin else there
+    bound = min((here - begin) % length, known, MATCH_VERIFY)
     count = 0
     while count < bound and plain[here - 1 - count] == plain[there - 1 - count]:
         count += 1
@@ -275,31 +292,46 @@ class Batch:
     Chunk k has the lanes from `first[k]` to `first[k + 1]`.
     """
 
-    def __init__(self, plain: NDArray[np.uint8], sizes: list[int], lanes: list[int], ngram_bits: int) -> None:
-        """Row k of `plain` (chunks, at least the largest size) holds chunk k, or will hold it as it becomes known."""
+    def __init__(
+        self,
+        plain: NDArray[np.uint8],
+        sizes: list[int],
+        lanes: list[int],
+        ngram_bits: int,
+        dictionary: Dictionary | None = None,
+    ) -> None:
+        """Row k of `plain` (chunks, at least the largest size) holds chunk k, or will hold it as it becomes known.
+
+        With a dictionary, each row begins with that.
+        """
         count = len(sizes)
+        self.begin = dictionary.size if dictionary else 0
         self.plain, self.ngram_bits = plain, ngram_bits
         self.sizes, self.lanes = np.array(sizes, np.int64), np.array(lanes, np.int64)
         self.lengths = -(-self.sizes // self.lanes)
         self.first = np.concatenate(([0], np.cumsum(self.lanes)))
-        self.bits = np.array([table_bits(size) for size in sizes], np.int64)
+        self.bits = np.array([dictionary.bits if dictionary else table_bits(size) for size in sizes], np.int64)
         entries = 1 << int(self.bits.max())
         self.orders = np.zeros((count, _ORDER_COUNT, entries), np.uint32)
         self.starts = np.zeros((count, entries), np.int32)
+        if dictionary:
+            self.orders[:] = dictionary.orders
+            self.starts[:] = dictionary.starts
         self.lane = np.zeros((int(self.first[-1]), _LANE_FIELDS), np.uint64)
 
     def predict(self, column: int, out: Features, at: int = 0) -> None:
         """Write the features of `column` into column `at` of `out`; lanes that have ended keep what stands there."""
         predict_batch(
-            self.plain, self.sizes, self.lanes, self.first, self.bits, self.orders, self.lane, column,
+            self.plain, self.sizes, self.lanes, self.first, self.bits, self.orders, self.lane, column, self.begin,
             out.rows[at], out.ngrams[at], out.candidates[at], out.buckets[at], self.ngram_bits,
         )  # fmt: skip
 
     def learn(self, column: int) -> None:
         """Add `column`, which is in `plain` now, to the pasts."""
         learn_batch(
-            self.plain, self.sizes, self.lanes, self.first, self.bits, self.orders, self.starts, self.lane, column
-        )
+            self.plain, self.sizes, self.lanes, self.first, self.bits, self.orders, self.starts, self.lane, column,
+            self.begin,
+        )  # fmt: skip
 
     def follow(self, column: int, out: Features, columns: int) -> None:
         """Predict and learn `columns` columns that are known already."""
@@ -310,7 +342,7 @@ class Batch:
 
 @njit(cache=True, nogil=True)
 def predict_batch(  # type: ignore[no-untyped-def]
-    plain, sizes, lanes, first, bits, orders, lane_state, column, rows, ngrams, candidates, buckets, ngram_bits
+    plain, sizes, lanes, first, bits, orders, lane_state, column, begin, rows, ngrams, candidates, buckets, ngram_bits
 ) -> None:
     """`Batch.predict`, for other kernels."""
     for k in range(len(sizes)):
@@ -318,26 +350,28 @@ def predict_batch(  # type: ignore[no-untyped-def]
         if column < length:
             own = slice(first[k], first[k + 1])
             predict(
-                plain[k, : sizes[k]], lanes[k], orders[k], lane_state[own], column,
+                plain[k, : begin + sizes[k]], lanes[k], orders[k], lane_state[own], column, begin,
                 rows[own], ngrams[own], candidates[own], buckets[own], ngram_bits, bits[k],
             )  # fmt: skip
 
 
 @njit(cache=True, nogil=True)
 def learn_batch(  # type: ignore[no-untyped-def]
-    plain, sizes, lanes, first, bits, orders, starts, lane_state, column
+    plain, sizes, lanes, first, bits, orders, starts, lane_state, column, begin
 ) -> None:
     """`Batch.learn`, for other kernels."""
     for k in range(len(sizes)):
         length = (sizes[k] + lanes[k] - 1) // lanes[k]
         if column < length:
             own = slice(first[k], first[k + 1])
-            learn(plain[k, : sizes[k]], lanes[k], length, orders[k], starts[k], lane_state[own], column, bits[k])
+            whole = plain[k, : begin + sizes[k]]
+            learn(whole, lanes[k], length, orders[k], starts[k], lane_state[own], column, begin, bits[k])
 
 
-def of_chunk(plain: NDArray[np.uint8], lanes: int, ngram_bits: int) -> Features:
+def of_chunk(plain: NDArray[np.uint8], lanes: int, ngram_bits: int, dictionary: Dictionary | None = None) -> Features:
     """Return the features of every position of a chunk that is known as a whole."""
-    batch = Batch(plain[None], [len(plain)], [lanes], ngram_bits)
+    whole = np.concatenate((dictionary.plain, plain)) if dictionary else plain
+    batch = Batch(whole[None], [len(plain)], [lanes], ngram_bits, dictionary)
     features = room(int(batch.lengths[0]), lanes)
     batch.follow(0, features, len(features.rows))
     return features

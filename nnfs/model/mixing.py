@@ -34,7 +34,8 @@ FIND_BITS = 16
 
 # Parameters, a row of int64 per chunk
 P_SIZE, P_LANES, P_STRIDE, P_TABLE, P_RATE, P_RATE_LAST, P_MAP_LIMIT, P_REFINE_LIMIT = 0, 1, 2, 3, 4, 5, 6, 7
-PARAMETERS = 8
+P_BEGIN = 8  # where the chunk begins in `plain`: behind the model's dictionary, if it has one
+PARAMETERS = 9
 
 _A = 0x2545F4914F6CDD1D
 
@@ -42,7 +43,7 @@ _A = 0x2545F4914F6CDD1D
 class Mix(NamedTuple):
     """The state of one chunk; stacked, with one more axis in front, that of many (`nnfs.model.mixstate`)."""
 
-    plain: Any  # (size,) uint8: the bytes, as far as they are known
+    plain: Any  # (begin + size,) uint8: the dictionary, then the chunk's bytes, as far as they are known
     table: Any  # (lines * 16,) uint8: check byte and 15 bit histories per line
     maps: Any  # (CONTEXTS, 256) uint32: probability (22 bits) and count (10) by history
     match_maps: Any  # (MATCHES, 512) uint32: that the expected bit is right, by length and misses
@@ -130,7 +131,8 @@ def _find_or_make(table, h, c0, found):
 def _match(s, columns, lane, t, m):
     """Keep or look for a match of model m before column t."""
     r = s.record[lane]
-    base = lane * columns
+    start = s.parameters[P_BEGIN]
+    base = start + lane * columns
     point, length = r[POINT + 3 * m], r[LENGTH + 3 * m]
     if t > 0 and point > 0:  # the byte before was expected at `point`
         if s.plain[point] == s.plain[base + t - 1]:
@@ -141,14 +143,14 @@ def _match(s, columns, lane, t, m):
             length = 0
             r[MISSES + 3 * m] = (r[MISSES + 3 * m] << 1 | 1) & 7
         point += 1
-        if point >= s.plain.size or point % columns >= t:
+        if point >= s.plain.size or (point >= start and (point - start) % columns >= t):
             point, length = 0, 0
     least = LEAST[m]
     if length < least and t >= least:
         candidate = np.int64(s.find[m, _match_hash(s.plain, base + t, least)]) - 1
         if candidate > 0:
             found = np.int64(0)
-            room = min(candidate % columns, t)
+            room = min((candidate - start) % columns if candidate >= start else candidate, t)
             while found < min(room, 40) and s.plain[candidate - 1 - found] == s.plain[base + t - 1 - found]:
                 found += 1
             if found >= least and found > length:
@@ -184,7 +186,8 @@ def _bucket(length):
 @njit(cache=True, nogil=True)
 def begin(s, columns, lane, t):
     """Prepare a lane for column t: contexts, matches, first nibble."""
-    hashes(s.plain, lane * columns, t, s.parameters[P_STRIDE], s.record[lane], s.hashed[lane])
+    base = s.parameters[P_BEGIN] + lane * columns
+    hashes(s.plain, base, t, s.parameters[P_STRIDE], s.record[lane], s.hashed[lane])
     for m in range(MATCHES):
         _match(s, columns, lane, t, m)
     for i in range(CONTEXTS):
@@ -315,9 +318,8 @@ def learn_bit(s, lane, k, c0, bit, rate):
 
 
 @njit(cache=True, nogil=True)
-def learn_byte(s, columns, lane, t):
-    """Enter the byte of a lane at column t, which is in `plain` now, into the tables."""
-    base = lane * columns
+def learn_byte(s, base, lane, t):
+    """Enter the byte of a lane (its bytes start at `base`) at column t, which is in `plain` now, into the tables."""
     byte = np.int64(s.plain[base + t])
     for i in range(CONTEXTS):
         at = _find_or_make(s.table, s.hashed[lane, i], 1, s.lines[lane, i])
@@ -341,12 +343,25 @@ def learn_byte(s, columns, lane, t):
 @njit(cache=True, nogil=True)
 def learn(s, columns, lane, t):
     """Learn the byte of a lane at column t, which is in `plain` now."""
-    byte = np.int64(s.plain[lane * columns + t]) | 256
+    start = s.parameters[P_BEGIN]
+    base = start + lane * columns
+    byte = np.int64(s.plain[base + t]) | 256
     rate = s.parameters[P_RATE]
-    rate += rate * 512 // (t * s.parameters[P_LANES] + 256)  # three times as fast in the beginning
+    rate += rate * 512 // (start + t * s.parameters[P_LANES] + 256)  # three times as fast in the beginning
     for k in range(8):
         learn_bit(s, lane, k, byte >> (8 - k), byte >> (7 - k) & 1, rate)
-    learn_byte(s, columns, lane, t)
+    learn_byte(s, base, lane, t)
+
+
+@njit(cache=True, nogil=True)
+def enter(stack, c):
+    """Enter the dictionary, `plain` of chunk c before its beginning, into the tables: one lane, no weights learnt."""
+    s = one(stack, c)
+    for t in range(s.parameters[P_BEGIN]):
+        hashes(s.plain, 0, t, 0, s.record[0], s.hashed[0])
+        for i in range(2 * CONTEXTS):
+            s.lines[0, i] = -1
+        learn_byte(s, 0, 0, t)
 
 
 @njit(cache=True, nogil=True)
@@ -354,7 +369,7 @@ def one(stack, c):
     """Return the state of chunk c of a stack."""
     parameters = stack.parameters[c]
     return Mix(
-        stack.plain[c, : parameters[P_SIZE]],
+        stack.plain[c, : parameters[P_BEGIN] + parameters[P_SIZE]],
         stack.table[c, : 16 << parameters[P_TABLE]],
         stack.maps[c],
         stack.match_maps[c],
@@ -387,7 +402,7 @@ def encode_path(stack, c, network, out):
         active = (size - t + columns - 1) // columns
         for lane in range(active):
             begin(s, columns, lane, t)
-            byte = np.int64(s.plain[lane * columns + t]) | 256
+            byte = np.int64(s.plain[s.parameters[P_BEGIN] + lane * columns + t]) | 256
             for k in range(8):
                 c0 = byte >> (8 - k)
                 if k == 4:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from nnfs.model.contexts import CONTEXTS, RECORD
@@ -18,6 +20,9 @@ from nnfs.model.mixing import (
 )
 from nnfs.model.start import CERTAIN, StartValues, start_values
 
+if TYPE_CHECKING:
+    from nnfs.model.dictionary import Dictionary
+
 TABLE_LARGEST = 18  # 4 MB a chunk
 
 
@@ -33,12 +38,20 @@ class MixState:
     `stack` goes to the kernels; `start` makes one row ready for a chunk. Rows are independent: threads may work on
     different ones."""
 
-    def __init__(self, chunks: int, size: int = 1 << 17, lanes: int = 32, largest: int = TABLE_LARGEST) -> None:
-        self.size, self.largest = size, largest
+    def __init__(
+        self,
+        chunks: int,
+        size: int = 1 << 17,
+        lanes: int = 32,
+        largest: int = TABLE_LARGEST,
+        dictionary: Dictionary | None = None,
+    ) -> None:
+        self.size, self.largest, self.dictionary = size, largest, dictionary
         n = chunks
+        begin, bits = (dictionary.size, dictionary.lines) if dictionary else (0, table_bits(size, largest))
         self.stack = Mix(
-            np.zeros((n, size), np.uint8),
-            np.zeros((n, 16 << table_bits(size, largest)), np.uint8),
+            np.zeros((n, begin + size), np.uint8),
+            np.zeros((n, 16 << bits), np.uint8),
             np.zeros((n, CONTEXTS, 256), np.uint32),
             np.zeros((n, MATCHES, 512), np.uint32),
             np.zeros((n, WEIGHTS, INPUTS), np.int32),
@@ -70,13 +83,20 @@ class MixState:
         s = self.stack
         size = plain if isinstance(plain, int) else len(plain)
         values = values or start_values()
-        s.parameters[c] = (size, lanes, stride, table_bits(size, self.largest), *values.rates(lanes))
-        s.plain[c, :size] = 0 if isinstance(plain, int) else np.frombuffer(plain, np.uint8)
-        s.table[c, : 16 << int(s.parameters[c, P_TABLE])] = 0
+        d = self.dictionary
+        begin, bits = (d.size, d.lines) if d else (0, table_bits(size, self.largest))
+        s.parameters[c] = (size, lanes, stride, bits, *values.rates(lanes), begin)
+        s.plain[c, begin : begin + size] = 0 if isinstance(plain, int) else np.frombuffer(plain, np.uint8)
+        if d:
+            s.plain[c, :begin] = d.plain
+            s.table[c] = d.table
+            s.find[c] = d.find
+        else:
+            s.table[c, : 16 << int(s.parameters[c, P_TABLE])] = 0
+            s.find[c] = 0
         s.maps[c] = values.maps
         s.match_maps[c] = values.match_maps
         s.weights[c] = values.weights
         s.weights_last[c] = values.weights_last
         s.refine[c] = values.refine
-        s.find[c] = 0
         s.record[c] = 0

@@ -27,9 +27,12 @@ from nnfs.model.units import ATTENTION_TOP, FREQUENCY_TOP, MAX_SHIFT, MULTIPLIER
 
 FINGERPRINT_SIZE = 64  # bytes
 INT32 = (1 << 31) - 1
+DICTIONARY = "dictionary"  # the name of its tensor
+MOST_DICTIONARY = 1 << 20  # bytes, as stored
 
 Int8 = NDArray[np.int8]
 Int32 = NDArray[np.int32]
+UInt8 = NDArray[np.uint8]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -76,14 +79,20 @@ class Weights:
     attention_table: Int32  # (TABLE,): 2047 exp(-i/64)
     frequency_table: Int32  # (TABLE,): 2^20 exp(-i/64)
     start: StartValues = dataclasses.field(default_factory=lambda: start.untrained(True))  # of the mixing stage
+    dictionary: UInt8 = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint8))  # see `nnfs.codec.neural`
 
     def fingerprint(self) -> bytes:
         """Return the 64 bytes that name this model."""
-        digest = hashlib.blake2b(self.architecture.to_json().encode(), digest_size=FINGERPRINT_SIZE)
-        for name, tensor in sorted(_flat(self).items()):
-            digest.update(f"{name} {tensor.dtype.str} {tensor.shape}".encode())
-            digest.update(np.ascontiguousarray(tensor).tobytes())
-        return digest.digest()
+        return fingerprint_of(self.architecture, _flat(self))
+
+
+def fingerprint_of(architecture: Architecture, tensors: dict[str, NDArray[Any]]) -> bytes:
+    """Return the 64 bytes that name a model with these tensors."""
+    digest = hashlib.blake2b(architecture.to_json().encode(), digest_size=FINGERPRINT_SIZE)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype.str} {tensor.shape}".encode())
+        digest.update(np.ascontiguousarray(tensor).tobytes())
+    return digest.digest()
 
 
 def _flat(w: Weights) -> dict[str, NDArray[Any]]:
@@ -106,6 +115,8 @@ def _flat(w: Weights) -> dict[str, NDArray[Any]]:
         tensors[f"layers.{k}.distance"] = layer.distance
     for name in start.STORED:
         tensors[f"start.{name}"] = getattr(w.start, name)
+    if w.dictionary.size:
+        tensors[DICTIONARY] = w.dictionary
     return tensors
 
 
@@ -174,6 +185,15 @@ class _Reader:
             raise ValueError(f"{name} is out of range")
         return table
 
+    def dictionary(self) -> UInt8:
+        """Return the dictionary as stored; few models have one."""
+        if DICTIONARY not in self._tensors:
+            return np.zeros(0, np.uint8)
+        size = self._tensors[DICTIONARY].size
+        if not 0 < size <= MOST_DICTIONARY:
+            raise ValueError(f"a dictionary of {size} bytes")
+        return self.take(DICTIONARY, np.uint8, size)
+
     def limited(self, name: str, limit: int, *shape: int) -> Int32:
         tensor = self.take(name, np.int32, *shape)
         if tensor.min() < -limit or tensor.max() > limit:
@@ -213,6 +233,7 @@ def _checked(tensors: dict[str, NDArray[Any]], a: Architecture) -> Weights:
         reader.table("attention_table", ATTENTION_TOP),
         reader.table("frequency_table", FREQUENCY_TOP),
         _start(reader),
+        reader.dictionary(),
     )
     logit = (weights.head.peak >> weights.head.shift) + CANDIDATES * int(np.abs(weights.biases).max())
     if 2 * logit > INT32:

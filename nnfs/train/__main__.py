@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
+
+from nnfs.errors import NnfsError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -12,11 +15,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m nnfs.train", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_corpus(commands.add_parser("corpus", help="build a training corpus from raw folders and packages"))
-    _add_fit(commands.add_parser("fit", help="train a network on a corpus; goes on from its last checkpoint"))
+    _add_network(commands.add_parser("network", help="train a network on a corpus; goes on from its last checkpoint"))
     _add_export(commands.add_parser("export", help="make a model file of a checkpoint"))
     _add_mixing(commands.add_parser("mixing", help="make start values for the mixing of codec cm"))
+    _add_fit(commands.add_parser("fit", help="fit a model to some content; prints what that gains, as JSON"))
     arguments = parser.parse_args(argv)
-    status: int = arguments.run(arguments)
+    try:
+        status: int = arguments.run(arguments)
+    except NnfsError as error:
+        print(f"nnfs.train: {error}", file=sys.stderr)
+        return error.exit_code
     return status
 
 
@@ -62,7 +70,7 @@ def _corpus(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _add_fit(parser: argparse.ArgumentParser) -> None:
+def _add_network(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("corpus", metavar="CORPUS", help="a corpus made by the corpus command")
     parser.add_argument("--out", required=True, metavar="DIR", help="checkpoints and logs")
     parser.add_argument("--steps", type=int, required=True, help="steps in all, of 16 rows of 1,024 bytes by default")
@@ -74,10 +82,10 @@ def _add_fit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--save-every", type=int, default=200, metavar="STEPS")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.set_defaults(run=_fit)
+    parser.set_defaults(run=_network)
 
 
-def _fit(arguments: argparse.Namespace) -> int:
+def _network(arguments: argparse.Namespace) -> int:
     from nnfs.model.architecture import Architecture
     from nnfs.train.trainer import Plan, train
 
@@ -87,7 +95,7 @@ def _fit(arguments: argparse.Namespace) -> int:
 
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="checkpoint.safetensors in fit's folder")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="checkpoint.safetensors in network's folder")
     parser.add_argument("corpus", metavar="CORPUS", help="the corpus, for the start values of the mixing stage")
     parser.add_argument("--out", required=True, metavar="FILE", help="the model file")
     parser.set_defaults(run=_export)
@@ -116,6 +124,23 @@ def _mixing(arguments: argparse.Namespace) -> int:
     count: int = arguments.examples
     examples = mixing.alone(mixing.pieces(Corpus(arguments.corpus), count))
     mixing.save(mixing.train(examples, count, start.untrained(False)), arguments.out)
+    return 0
+
+
+def _add_fit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="files, and folders of files, that are alike")
+    parser.add_argument("--base", required=True, metavar="FILE", help="the model to start from")
+    parser.add_argument("--out", required=True, metavar="FILE", help="what is changed of it: a delta")
+    parser.add_argument("--seconds", type=float, default=600, help="about how long (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.set_defaults(run=_fit)
+
+
+def _fit(arguments: argparse.Namespace) -> int:
+    from nnfs.train.fit import Plan, fit
+
+    options = {name: value for name, value in vars(arguments).items() if name != "run"}
+    print(json.dumps(fit(Plan(**options))))
     return 0
 
 

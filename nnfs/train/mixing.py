@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from nnfs.codec.neural import network_paths, prepared
 from nnfs.model import mixing, start
+from nnfs.model.dictionary import Dictionary
 from nnfs.model.engines import Model
 from nnfs.model.lanes import lanes_for
 from nnfs.model.mixing import encode_path
@@ -55,17 +56,23 @@ def alone(plains: Iterable[bytes]) -> Iterator[Example]:
         yield Example(prepared(plain)[0])
 
 
-def beside(model: Model, plains: Iterable[bytes]) -> Iterator[Example]:
+def beside(model: Model, plains: Iterable[bytes], dictionary: Dictionary | None = None) -> Iterator[Example]:
     """Yield examples with what a network says of them, as the neural codec asks it."""
     for plain in plains:
         plain, _ = prepared(plain)
         lanes = lanes_for(len(plain))
-        yield Example(plain, lanes, network_paths(model, [plain], [lanes])[0])
+        yield Example(plain, lanes, network_paths(model, [plain], [lanes], dictionary=dictionary)[0])
 
 
-def train(examples: Iterable[Example], total: int, first: StartValues) -> StartValues:
-    """Return start values learnt from `total` examples, beginning with `first`."""
-    state = MixState(1)
+def train(
+    examples: Iterable[Example],
+    total: int,
+    first: StartValues,
+    steps: tuple[float, float] = (STEP, LAST_STEP),
+    dictionary: Dictionary | None = None,
+) -> StartValues:
+    """Return start values learnt from `total` examples, beginning with `first`; steps: the first and the last one."""
+    state = MixState(1, dictionary=dictionary)
     now = first
     weights, last = now.weights.astype(np.float64), now.weights_last.astype(np.float64)
     for i, example in enumerate(examples):
@@ -75,7 +82,7 @@ def train(examples: Iterable[Example], total: int, first: StartValues) -> StartV
         columns = -(-len(example.plain) // example.lanes)
         given = NO_NETWORK if example.network is None else example.network
         encode_path(stack, 0, given, np.empty((columns, example.lanes, 8), np.uint16))
-        step = STEP + (LAST_STEP - STEP) * i / total
+        step = steps[0] + (steps[1] - steps[0]) * i / total
         weights += step * (stack.weights[0] - weights)
         last += step * (stack.weights_last[0] - last)
         now = replace(

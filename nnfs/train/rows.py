@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from nnfs.codec.neural import prepared
 from nnfs.model import features
 from nnfs.model.architecture import CANDIDATES, INPUTS, NGRAMS
+from nnfs.model.dictionary import Dictionary
 from nnfs.model.lanes import lanes_for
 
 PAD = -100  # the target of a position that does not count (the value that torch's cross_entropy ignores)
@@ -52,9 +53,10 @@ def empty_row(time: int) -> Rows:
 class Packer:
     """Turns chunks into rows of `time` positions: pieces of long lanes, and short lanes one after another."""
 
-    def __init__(self, time: int, ngram_bits: int) -> None:
+    def __init__(self, time: int, ngram_bits: int, dictionary: Dictionary | None = None) -> None:
         self.time = time
         self.ngram_bits = ngram_bits
+        self.dictionary = dictionary
         self.row = empty_row(time)
         self.used = 0
 
@@ -62,7 +64,7 @@ class Packer:
         """Yield the rows that are full. With `rng`, PIECES random pieces of long lanes; without, everything."""
         plain = np.frombuffer(prepared(chunk)[0], np.uint8).copy()
         lanes = lanes or lanes_for(len(plain))
-        all_features = features.of_chunk(plain, lanes, self.ngram_bits)
+        all_features = features.of_chunk(plain, lanes, self.ngram_bits, self.dictionary)
         length = len(all_features.rows)
         if length < self.time or rng is None:
             pieces = [(lane, start) for lane in range(lanes) for start in range(0, length, self.time)]

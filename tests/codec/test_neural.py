@@ -89,7 +89,7 @@ def test_a_chunk_that_could_not_be_decoded_is_not_encoded() -> None:
 def test_tiny_chunks(size: int) -> None:
     """They are never kept, since they do not get smaller; the coder gives them back all the same."""
     for plain in (text(size), noise(size)):
-        (payload,) = neural._encode(codec().model, [neural.prepared(plain)], lambda: None)
+        (payload,) = codec()._encode([neural.prepared(plain)], lambda: None)
         assert codec().decode(payload, size) == plain
 
 
@@ -98,7 +98,7 @@ def test_tiny_chunks(size: int) -> None:
 def test_lanes_that_end_early_or_are_empty(size: int, lanes: int, states: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neural, "lanes_for", lambda _: lanes)
     monkeypatch.setattr(neural, "STATES", states)
-    (payload,) = neural._encode(codec().model, [neural.prepared(text(size))], lambda: None)
+    (payload,) = codec()._encode([neural.prepared(text(size))], lambda: None)
     assert payload[0] == (lanes - 1 | (64 if states == 4 else 0))
     assert codec().decode(payload, size) == text(size)
 
@@ -120,7 +120,7 @@ def test_code_is_given_back() -> None:
 def test_gives_back_anything(parts: list[bytes], repeat: int) -> None:
     plain = b"".join(part * repeat for part in parts)
     if plain:
-        (payload,) = neural._encode(codec().model, [neural.prepared(plain)], lambda: None)
+        (payload,) = codec()._encode([neural.prepared(plain)], lambda: None)
         assert codec().decode(payload, len(plain)) == plain
 
 
@@ -268,7 +268,7 @@ def test_any_first_byte() -> None:
 def test_batches_are_bounded() -> None:
     work = [(i, size, lanes_for(size)) for i, size in enumerate(np.random.default_rng(3).integers(1, 1 << 17, 300))]
     work.sort(key=lambda item: -(-item[1] // item[2]), reverse=True)
-    batches = list(neural._batches(work, neural.LANES))
+    batches = list(neural._batches(work, neural.LANES, neural.CHUNKS))
     assert [item for batch in batches for item in batch] == work
     for batch in batches:
         lengths = [-(-size // lanes) for _, size, lanes in batch]

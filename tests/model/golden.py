@@ -58,6 +58,21 @@ def payloads() -> str:
     return digest.hexdigest()
 
 
+def dictionary() -> str:
+    """The digest of the payloads of chunks of 1 and 5 lanes, with a dictionary that is not quite the same."""
+    import dataclasses
+
+    from nnfs.codec.neural import Neural, stored_dictionary
+    from nnfs.model import selftest
+
+    weights = dataclasses.replace(selftest.weights(), dictionary=stored_dictionary(sample(9000, 3)[:-99] + bytes(99)))
+    digest = hashlib.blake2b(digest_size=16)
+    for payload in Neural(weights).encode_many([sample(300, 2), sample(9001, 3), sample(500, 4) + bytes(65100)]):
+        assert payload is not None
+        digest.update(len(payload).to_bytes(4, "little") + payload)
+    return digest.hexdigest()
+
+
 def network() -> str:
     """The digest of frequencies, by the engine that this machine would use."""
     from nnfs.model import selftest

@@ -17,6 +17,7 @@ GOLDEN = {
     "network": selftest.DIGEST,
     "network_by_torch": selftest.DIGEST,
     "features": "87e00dc5e4aadf43545f7967b71a42c3",
+    "dictionary": "53f2b33d2ef87fd9fb51cb758534d92c",
     "payloads": "6f544c483da2a33f5cf547a4e0a23cf2",
 }
 

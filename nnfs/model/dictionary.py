@@ -1,0 +1,38 @@
+"""A fitted model's dictionary: typical content that every chunk has as its past, as if it had been coded before it.
+
+It lies before the chunk in the same array, so that a match may point into it. Bit histories, the bytes last seen and
+the tables of the match models begin as it leaves them; weights and maps begin as the model's start values say, which
+have been learnt behind it. It is entered once, as one lane, and what it leaves is copied for each chunk.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nnfs.model import features, mixing
+from nnfs.model.architecture import ORDERS
+from nnfs.model.features import MAX_TABLE_BITS
+from nnfs.model.mixstate import MixState
+
+LARGEST = 1 << 17  # bytes
+LINES = 19  # binary logarithm of the lines of the mixer's table, which holds dictionary and chunk: 8 MB
+
+
+class Dictionary:
+    """The bytes, and what the tables hold behind them. Threads may share it."""
+
+    lines = LINES
+    bits = MAX_TABLE_BITS  # as `lines`, of the features' tables
+
+    def __init__(self, plain: bytes) -> None:
+        self.size = len(plain)
+        self.plain = np.frombuffer(plain, np.uint8)
+        stack = MixState(1, max(self.size, 1 << 17), 1, LINES).stack
+        stack.parameters[0, [mixing.P_TABLE, mixing.P_BEGIN]] = LINES, self.size
+        stack.plain[0, : self.size] = self.plain
+        mixing.enter(stack, 0)
+        self.table, self.find = stack.table[0], stack.find[0]
+        entries = 1 << self.bits
+        self.orders = np.zeros((len(ORDERS), entries), np.uint32)
+        self.starts = np.zeros(entries, np.int32)
+        features.enter(self.plain, self.orders, self.starts, self.bits)

@@ -1,0 +1,236 @@
+"""Fits a model to a person's own data: a dictionary, start values and, where it pays, changes of the weights.
+
+What comes out is a delta over the base (`nnfs.model.delta`), measured on chunks that were held out. The dictionary and
+the start values take a minute; the rest of the time goes to the weights, of which as many numbers are learnt as the
+size of the data can bear.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import random
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from nnfs.codec import columns
+from nnfs.codec.neural import Neural, stored_dictionary
+from nnfs.errors import CodecError, UsageError
+from nnfs.model import delta
+from nnfs.model.delta import Tensors
+from nnfs.model.dictionary import LARGEST, Dictionary
+from nnfs.model.engines import open_model
+from nnfs.model.lanes import lanes_for
+from nnfs.model.mixstate import MixState
+from nnfs.model.start import STORED
+from nnfs.model.weights import DICTIONARY, Weights, load_weights
+from nnfs.train import dictionary, mixing
+
+CHUNK = 1 << 17  # bytes
+SAMPLE = 8 << 20  # bytes that are looked at
+HELD_OUT = 6 * CHUNK  # bytes, at most a quarter of the sample
+LEARN = 8 * CHUNK  # for the start values; as well
+SMALLEST = 256  # bytes: shorter files are passed over
+SIZES = (LARGEST, LARGEST >> 2, LARGEST >> 4)  # of dictionaries
+COPIES = 2  # of a model that a store keeps
+ROUNDS = 2  # over what the start values learn from
+STEPS = (0.5, 0.1)
+# From so many bytes on, as the data would be stored, a change of the weights of this rank can pay
+RANKS = ((8 << 20, 8), (1 << 20, 4), (300_000, 2))
+COMPILE_S = 90.0  # below this there is no time to learn weights
+MEASURE_SHARE = 0.35  # of the time, kept for start values and measuring
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What to fit, to what, and how long."""
+
+    base: str
+    out: str
+    paths: Sequence[str]
+    seconds: float = 600
+    seed: int = 1
+    threads: int = len(os.sched_getaffinity(0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Chunks of the content. `all_bytes`: how much there is of it."""
+
+    held_out: list[bytes]
+    learn: list[bytes]
+    rest: list[bytes]
+    all_bytes: int
+
+
+def say(text: str) -> None:
+    """Tell of the progress."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def fit(plan: Plan) -> dict[str, int | str]:
+    """Write the delta and return what it gains. Raises `UsageError` where there is too little content."""
+    end = time.monotonic() + plan.seconds
+    base = Path(plan.base).read_bytes()
+    w = load_weights(base)
+    sample = sampled(plan.paths, plan.seed)
+    plain = sum(map(len, sample.held_out))
+    say(f"{sample.all_bytes} bytes of content; looking at {sum(map(len, sample.learn + sample.rest)) + plain}")
+    before = stored_size(w, sample.held_out, plan.threads)
+    say(f"held out: {plain} bytes, stored in {before} with the base")
+
+    def expected(changes: Tensors) -> tuple[float, int, bytes]:
+        """Return (bytes that all content would take, the model included; the same of what was held out; delta)."""
+        data = delta.pack(w.fingerprint(), changes)
+        after = stored_size(load_weights(delta.compose(base, data)), sample.held_out, plan.threads)
+        say(f"held out: stored in {after} ({after / before - 1:+.1%}), delta of {len(data)} bytes")
+        return after / plain * sample.all_bytes + COPIES * len(data), after, data
+
+    changes = _dictionary(sample, plan.seed)
+    own = Dictionary(dictionary_in(changes)) if changes else None
+    best = expected(changes | _start(w, sample, own))
+    rank = next((rank for least, rank in RANKS if best[1] / plain * sample.all_bytes >= least), 0)
+    left = (end - time.monotonic()) - MEASURE_SHARE * plan.seconds
+    if rank and left > COMPILE_S:
+        adapted = _adapted(w, sample, own, rank, left, plan.seed)
+        if adapted:
+            changed = load_weights(delta.compose(base, delta.pack(w.fingerprint(), adapted)))
+            best = min(best, expected(changes | adapted | _start(changed, sample, own)))
+    _, after, data = best
+    Path(plan.out).write_bytes(data)
+    return {
+        "sample_bytes": sum(map(len, sample.learn + sample.rest)) + plain,
+        "content_bytes": sample.all_bytes,
+        "held_out_bytes": plain,
+        "base_stored": before,
+        "fitted_stored": after,
+        "delta_bytes": len(data),
+        "fingerprint": load_weights(delta.compose(base, data)).fingerprint().hex(),
+        "base": w.fingerprint().hex(),
+    }
+
+
+def sampled(paths: Sequence[str], seed: int) -> Sample:
+    """Return chunks drawn from the files. Raises `UsageError` where there are not two."""
+    pieces, all_bytes = [], 0
+    for name in sorted(name for path in paths for name in files(path)):
+        try:
+            size = os.path.getsize(name)
+        except OSError:
+            continue
+        all_bytes += size
+        pieces += [(name, at) for at in range(0, size, CHUNK) if size - at >= SMALLEST]
+    random.Random(seed).shuffle(pieces)
+    chunks, total = [], 0
+    for name, at in pieces:
+        chunk = _read(name, at)
+        if len(chunk) >= SMALLEST:
+            chunks.append(chunk)
+            total += len(chunk)
+        if total >= SAMPLE:
+            break
+    if len(chunks) < 2:
+        raise UsageError("there is too little content to learn from: at least two chunks of 128 KiB, or two files")
+    held_out = _taken(chunks, min(HELD_OUT, total // 4))
+    learn = _taken(chunks, min(LEARN, total // 4)) if len(chunks) > 1 else chunks[:]
+    return Sample(held_out, learn, chunks, all_bytes)
+
+
+def _taken(chunks: list[bytes], size: int) -> list[bytes]:
+    """Take chunks of about `size` bytes from the end, at least one; leave one."""
+    taken = [chunks.pop()]
+    while len(chunks) > 1 and sum(map(len, taken)) + len(chunks[-1]) <= size:
+        taken.append(chunks.pop())
+    return taken
+
+
+def files(path: str) -> list[str]:
+    """Return the file, or the regular files below a folder."""
+    if not os.path.isdir(path):
+        return [path]
+    found = (os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
+    return [name for name in found if os.path.isfile(name) and not os.path.islink(name)]
+
+
+def _read(name: str, at: int) -> bytes:
+    try:
+        with open(name, "rb") as file:
+            file.seek(at)
+            return file.read(CHUNK)
+    except OSError as error:
+        say(f"passed over: {error}")
+        return b""
+
+
+def stored_size(w: Weights, chunks: Sequence[bytes], threads: int) -> int:
+    """Return the bytes that chunks take with a model."""
+    payloads = Neural(w, threads).encode_many(chunks)
+    return sum(len(chunk if payload is None else payload) for chunk, payload in zip(chunks, payloads, strict=True))
+
+
+def dictionary_in(changes: Tensors) -> bytes:
+    """Return the bytes of the dictionary among the changes."""
+    from nnfs.codec.cm import ContextMixing
+
+    stored = changes[DICTIONARY].tobytes()
+    return ContextMixing().decode(stored[4:], int.from_bytes(stored[:4], "little"))
+
+
+def _dictionary(sample: Sample, seed: int) -> Tensors:
+    """Return the dictionary that pays most, or nothing. It is tried on the mixer alone: the network is slow."""
+    tried = sample.learn[:2]
+    plain = sum(map(len, tried))
+    best, chosen = float(_mixed(tried, None)) / plain * sample.all_bytes, Tensors()
+    for size in SIZES:
+        found = dictionary.choose(sample.rest, size, seed)
+        if not found:
+            break
+        try:
+            stored = stored_dictionary(found)
+        except CodecError:
+            continue
+        cost = _mixed(tried, Dictionary(found)) / plain * sample.all_bytes + COPIES * stored.size
+        say(f"dictionary of {len(found)} bytes, stored in {stored.size}: {cost / best - 1:+.1%} so far")
+        if cost < best:
+            best, chosen = cost, {DICTIONARY: stored}
+        elif chosen:
+            break
+    return chosen
+
+
+def _mixed(chunks: Sequence[bytes], own: Dictionary | None) -> int:
+    state = MixState(1, CHUNK, dictionary=own)
+    total = 0
+    for chunk in chunks:
+        state.start(0, chunk, lanes_for(len(chunk)))
+        total += len(columns.encode(state, 0))
+    return total
+
+
+def _start(w: Weights, sample: Sample, own: Dictionary | None) -> Tensors:
+    """Return the changes of the start values beside this network."""
+    examples = list(mixing.beside(open_model(w), sample.learn, own)) * ROUNDS
+    learnt = mixing.train(examples, len(examples), w.start, STEPS, own)
+    found = {}
+    for name in STORED:
+        steps = delta.steps_between(name, getattr(w.start, name), getattr(learnt, name))
+        found[f"start.{name}"] = delta.planes(steps)
+    return found
+
+
+def _adapted(w: Weights, sample: Sample, own: Dictionary | None, rank: int, seconds: float, seed: int) -> Tensors:
+    """Return changes of the weights, none where torch is not installed or cannot compile."""
+    try:
+        from nnfs.train.adapt import adapt
+    except ImportError as error:
+        say(f"the weights stay: {error.name} is not installed")
+        return {}
+    say(f"learning changes of rank {rank} for {seconds:.0f} s")
+    try:
+        return adapt(w, sample.rest + sample.learn, own, rank, seconds, say, seed)
+    except RuntimeError as error:
+        say(f"the weights stay: {str(error).splitlines()[0]}")
+        return {}
