@@ -16,6 +16,7 @@ import pytest
 
 from tests.conftest import why_no_mount
 from tests.harness import FULL, Mount, nnfs, umount, wait_for, work_dir
+from tests.mount.chaos import RESTLESS, Chaos, fsck_clean
 
 pytestmark = pytest.mark.skipif(why_no_mount() is not None, reason="mounting needs root and /dev/fuse")
 MIB = 1 << 20
@@ -199,18 +200,34 @@ class Crowd:
             thread.join()
 
 
+def at_the_edge(mount: Mount, rounds: int) -> None:
+    """Have a crowd meet there."""
+    mount.deadline(600)
+    mount.expect_log("(?i)space|is full")
+    crowd = Crowd(mount.path, rounds)
+    crowd.run()
+    assert crowd.trouble == []
+    assert crowd.refused > 0, "it was never full"
+    assert mount.alive
+    mount.remount()
+    mount.deadline(600)
+    verify(crowd.stored)
+
+
 def test_twenty_at_the_edge() -> None:
     with small_disk(64 * MIB) as disk:
         store = disk / "store"
         with Mount(store) as mount:
-            mount.deadline(600)
-            mount.expect_log("(?i)space")
-            crowd = Crowd(mount.path, 150 if FULL else 30)
-            crowd.run()
-            assert crowd.trouble == []
-            assert crowd.refused > 0, "it was never full"
-            assert mount.alive
-            mount.remount()
-            verify(crowd.stored)
+            at_the_edge(mount, 150 if FULL else 30)
         done = nnfs("fsck", str(store), "--data", check=False)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_twenty_at_the_edge_and_recompression() -> None:
+    """It never takes the space that a writer was promised, and loses nothing for lack of it."""
+    with small_disk(64 * MIB) as disk:
+        store = disk / "store"
+        with Chaos(store, mode="all", options=RESTLESS, kill="200") as mount:
+            at_the_edge(mount, 100 if FULL else 30)
+            assert mount.swaps > 20
+        fsck_clean(store)

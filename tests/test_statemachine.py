@@ -376,6 +376,11 @@ class SideBySide(RuleBasedStateMachine):
         self.mount.deadline(120)
         self.same_trees()
 
+    @operation(3, lambda self: hasattr(self.mount, "turn_round"))
+    def turn_round(self) -> None:
+        """Where blocks change under the files (tests.mount.chaos): let some do so."""
+        self.mount.turn_round()  # type: ignore[union-attr]
+
     # -- comparing ----------------------------------------------------------------------------------------------------
 
     @invariant()
@@ -427,8 +432,9 @@ def shm() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
-@pytest.mark.long
-def test_side_by_side_with_tmpfs(mounted: Mount | Plain, shm: Path) -> None:
+def side_by_side(mounted: Mount | Plain, shm: Path, examples: int) -> None:
+    """Examples of hypothesis, shrunk when they fail."""
+
     class Machine(SideBySide):
         mount = mounted
 
@@ -436,7 +442,7 @@ def test_side_by_side_with_tmpfs(mounted: Mount | Plain, shm: Path) -> None:
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=300 if FULL else 40,
+            max_examples=examples,
             stateful_step_count=80 if FULL else 40,
             derandomize=True,
             database=None,
@@ -448,9 +454,7 @@ def test_side_by_side_with_tmpfs(mounted: Mount | Plain, shm: Path) -> None:
     )
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("seed", range(30 if FULL else 4))
-def test_random_walk(mounted: Mount | Plain, shm: Path, seed: int) -> None:
+def walk(mounted: Mount | Plain, shm: Path, seed: int) -> None:
     """Longer than the examples of the state machine, so trees grow; a failure names its steps."""
 
     class Machine(SideBySide):
@@ -473,3 +477,14 @@ def test_random_walk(mounted: Mount | Plain, shm: Path, seed: int) -> None:
         e.add_note("\n".join(steps[-30:]))
         machine.close_all()
         raise
+
+
+@pytest.mark.long
+def test_side_by_side_with_tmpfs(mounted: Mount | Plain, shm: Path) -> None:
+    side_by_side(mounted, shm, 300 if FULL else 40)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(30 if FULL else 4))
+def test_random_walk(mounted: Mount | Plain, shm: Path, seed: int) -> None:
+    walk(mounted, shm, seed)

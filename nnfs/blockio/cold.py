@@ -130,8 +130,8 @@ class Cold:
         """
         try:
             model = NO_MODEL if block.model == 0 else self._model(block.model)
-        except ModelMissing as error:
-            self.trouble = f"block {number}: {error}"
+        except ModelMissing as missing:
+            self.trouble = f"block {number}: {missing}"
             raise
         whole = await self._whole(number, block, payload, progress or Progress())
         why = ""

@@ -196,6 +196,7 @@ class Daemon:
                     log.exception("requests are not served any more; unmounting")
                     self.exit_code = MountError.exit_code
                 notify.stopping("writing what is left")
+                self.tiering.stop()
                 await self._finish()
                 nursery.cancel_scope.cancel()
         finally:

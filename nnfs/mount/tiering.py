@@ -58,6 +58,7 @@ class Tiering:
         self._scrub = Scrub(store, committer, reader, cold, self._busy, read_only=read_only)
         background = self._background if options.compact and not read_only else None
         self.jobs = Jobs(background, PASS_EVERY)
+        self._scope = trio.CancelScope()
         self._looked = (time.monotonic(), time.thread_time())
         self._was_busy = False
         self.handlers: dict[str, Callable[[Answer], Any]] = {
@@ -67,13 +68,24 @@ class Tiering:
         }  # fmt: skip
 
     async def run(self) -> None:
-        """Do jobs until cancelled. A bug here costs the cold tier's jobs, not the mount."""
+        """Do jobs until stopped. A bug here costs the cold tier's jobs, not the mount."""
+        with self._scope:
+            try:
+                if not self._read_only:
+                    await self._verify_models()
+                await self.jobs.serve()
+            except Exception:
+                log.exception("a bug: no jobs are done any more until the next mount")
+
+    def stop(self) -> None:
+        """Do no more: the store is about to be closed. What is under way is left as it is."""
+        self._scope.cancel()
+
+    async def _verify_models(self) -> None:
         try:
-            if not self._read_only:
-                await self.models.verify()
-            await self.jobs.serve()
-        except Exception:
-            log.exception("a bug: no jobs are done any more until the next mount")
+            await self.models.verify()
+        except NnfsError as error:
+            log.error("not all models were verified: %s", error)
 
     async def write_back(self, number: int, block: Block, payload: bytes) -> None:
         """Store the repaired bytes of a block."""

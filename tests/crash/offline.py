@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 from nnfs.fs import fsck
 from nnfs.store.env import Store
@@ -15,13 +16,13 @@ from tests.damage.truth import Offline
 KINDS = {stat.S_IFDIR: "d", stat.S_IFREG: "f", stat.S_IFLNK: "l"}
 
 
-def observe(store: Path) -> View:
-    """The whole tree. AssertionError with the traceback when anything cannot be read."""
+def observe(store: Path, cold: Any = None) -> View:
+    """The whole tree; `cold` decodes cold blocks. AssertionError with the traceback when anything cannot be read."""
 
     def look() -> View:
         shown: View = {}
         opened = Store.open(store)
-        _add(Offline(opened), "", shown)
+        _add(Offline(opened, cold), "", shown)
         opened.close()
         return shown
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +35,13 @@ class Recording:
     plan: Round
 
 
-def record(folder: Path, shim: Path, seed: int) -> Recording:
+def mount_of(store: Path, env: dict[str, str]) -> Mount:
+    return Mount(store, env=env)
+
+
+def record(
+    folder: Path, shim: Path, seed: int, mount_of: Callable[[Path, dict[str, str]], Mount] = mount_of
+) -> Recording:
     """Run a workload on a store that has lived before; holes are punched before it and in its middle."""
     store = make_store(folder, 16384)
     base = (store / "data.mdb").read_bytes()
@@ -44,7 +50,7 @@ def record(folder: Path, shim: Path, seed: int) -> Recording:
     def holes() -> int:
         return sum(entry.kind == PUNCH for entry in read_journal(journal))
 
-    with Mount(store, env=shim_environment(shim, store / "data.mdb", journal=journal)) as mount:
+    with mount_of(store, shim_environment(shim, store / "data.mdb", journal=journal)) as mount:
         plan = Round.draw(seed * 1000, *look(mount), 100)
         assert plan.run(mount.path, folder, folder / "log")
         wait_for("the first punched holes", holes, 30)

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import trio
 
@@ -75,12 +75,12 @@ def _pread_all(fd: int, size: int, offset: int) -> bytes:
 class Offline:
     """Through the daemon's own layers, without daemon and kernel: some 50 times quicker than a mount."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, cold: Any = None) -> None:
         self.fs = Filesystem(store)
         self._xattrs = Xattrs(self.fs)
         self._names = Namespace(self.fs, self._xattrs)
         data = DirtyData(store.superblock.chunk_size)
-        self.reader = Reader(store, self.fs, data, cache_bytes=0, timeout=30, ahead=0)
+        self.reader = Reader(store, self.fs, data, cache_bytes=0, timeout=30, ahead=0, cold=cold)
 
     def _inode(self, path: str):  # type: ignore[no-untyped-def]
         inode = self.fs.inode(1)

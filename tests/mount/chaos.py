@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from hashlib import blake2b
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,20 +26,23 @@ from typing import Any
 import trio
 
 import nnfs.model
+from nnfs.blockio import commit
 from nnfs.blockio.cold import specs
-from nnfs.codec import CODECS, catalogue
-from nnfs.codec.base import CM, NEURAL
+from nnfs.cli import client
+from nnfs.codec import catalogue
 from nnfs.codec.pool import WorkerSpec
 from nnfs.config import Options
-from nnfs.fs import candidates
+from nnfs.errors import BlockDamaged
+from nnfs.fs import candidates, recode
 from nnfs.mount import compact, daemon, encoder, jobs, logs, models, scrub, tiering
 from nnfs.store import schema
 from nnfs.store.env import Store
-from nnfs.store.schema import ROOT_INO, Inode
-from tests.harness import Mount, environment
+from nnfs.store.schema import ROOT_INO, Block, Inode
+from tests.harness import Mount, environment, wait_for
 from tests.mount.coding import SERVE, WORKER, Quick, fingerprint, folder_of_models
 
 COLD = ("write_age=0", "read_age=0", "policy=cold")  # everything is cold at once
+RESTLESS = (*COLD, "cache=0", "thawed=0")  # and every read decodes
 # What a worker that dies is worth in the log, and no more.
 WORKERS = r"worker \S+ was killed|worker \S+ ended|background: .*(worker|cancelled)"
 
@@ -98,6 +102,8 @@ def patch(mode: str) -> None:
     if mode == "none":
         tiering.PASS_EVERY = 1e9
     if mode == "all":
+        commit.INTERVAL = 0.2
+        commit.BUSY_COMMITS, commit.KEEP_BUSY = 8, 64  # there are no pauses
         encoder.MIN_GAIN = encoder.MIN_GAIN_COLD = -100.0
         encoder.compete.compressible = lambda plain: True  # type: ignore[attr-defined]
         tiering.Tiering._background = Everything().method()  # type: ignore[method-assign]
@@ -114,15 +120,27 @@ def settled(store: Store) -> int:
     return sum(not inode.is_directory and bool(inode.flags & Inode.FLAG_SETTLED) for inode in inodes)
 
 
+def swaps() -> Path:
+    """A file that grows by a byte with each swap, over all daemons of a `Chaos`."""
+    return Path(os.environ["CHAOS_MODELS"], "swaps")
+
+
 def tell_more() -> None:
     """A command of the control socket that counts passes and settled files."""
     init, background, ended = tiering.Tiering.__init__, tiering.Tiering._background, [0]
+    swap = recode.recode
 
     async def counted(self: tiering.Tiering, job: jobs.Job) -> None:
         try:
             await background(self, job)
         finally:
             ended[0] += 1
+
+    def recounted(*args: Any, **kwargs: Any) -> list[int | None]:
+        changes = swap(*args, **kwargs)
+        with swaps().open("ab") as file:
+            file.write(b"x" * sum(change is not None for change in changes))
+        return changes
 
     def extended(self: tiering.Tiering, *args: Any, **kwargs: Any) -> None:
         init(self, *args, **kwargs)
@@ -132,6 +150,7 @@ def tell_more() -> None:
 
         self.handlers["passes"] = passes
 
+    recode.recode = recounted
     tiering.Tiering.__init__ = extended  # type: ignore[method-assign]
     tiering.Tiering._background = counted  # type: ignore[method-assign]
 
@@ -141,18 +160,45 @@ class Chaos(Mount):
 
     def __init__(
         self, store: Path | None = None, *, mode: str = "pass", options: Sequence[str] = COLD,
-        env: dict[str, str] | None = None, **knobs: str,
+        env: dict[str, str] | None = None, chunk_size: int | None = None, **knobs: str,
     ) -> None:  # fmt: skip
-        super().__init__(store, options=options, argv=lambda m: [*start(), str(m.store), str(m.path)])
+        super().__init__(
+            store, options=options, chunk_size=chunk_size, argv=lambda m: [*start(), str(m.store), str(m.path)]
+        )
         self.env = {**(env or {}), "CHAOS_MODELS": os.fspath(folder_of_models(self.base / "models"))}
         self.is_damaged = False  # on purpose
         self.set(mode=mode, **knobs)
         if "kill" in knobs:
             self.expect_log(WORKERS)
 
+    def ask(self, command: str, **args: Any) -> dict[str, Any]:
+        """What the daemon answers to a command."""
+        return client.ask(self.store, command, **args)
+
+    def turn_round(self, passes: int = 2) -> None:
+        """Wait for the ends of some of the daemon's passes."""
+        last = self.ask("passes")["passes"]
+        wait_for("a pass", lambda: self.ask("passes")["passes"] >= last + passes, 60, 0.01)
+
+    @property
+    def swaps(self) -> int:
+        """Payloads swapped so far."""
+        path = self.base / "models" / "swaps"
+        return path.stat().st_size if path.exists() else 0
+
     def set(self, **knobs: str) -> None:
         """Change variables, for the next daemon."""
         self.env = {**(self.env or {}), **{f"CHAOS_{name.upper()}": value for name, value in knobs.items()}}
+
+
+@contextmanager
+def restless(store: Path | None = None, *, chunk_size: int | None = 16384, kill: int = 30) -> Iterator[Chaos]:
+    """A mount on which everything is compacted, thawed and scrubbed all the time, by workers that die."""
+    with Chaos(store, mode="all", options=RESTLESS, chunk_size=chunk_size, kill=str(kill)) as mount:
+        yield mount
+        mount.unmount()
+        fsck_clean(mount.store)
+        mount.mount()
 
 
 def start() -> list[str]:
@@ -167,14 +213,16 @@ def fsck_clean(store: Path) -> None:
     assert done.returncode == 0, f"fsck: exit {done.returncode}\n{done.stdout}{done.stderr}"
 
 
-@contextmanager
-def codecs_here() -> Iterator[None]:
-    """Let this process decode what the tests' workers have encoded with the model that is shipped."""
-    CODECS[NEURAL], CODECS[CM] = Quick(NEURAL, fingerprint("default")), Quick(CM, b"")
-    try:
-        yield
-    finally:
-        del CODECS[NEURAL], CODECS[CM]
+class Here:
+    """Decodes what the workers of these tests have encoded with the model that is shipped, in this process."""
+
+    trouble = ""
+
+    async def decode(self, number: int, block: Block, payload: bytes, **_: Any) -> bytes:
+        plain = Quick(block.codec, fingerprint("default")).decode(payload, block.plain)
+        if blake2b(plain).digest() != block.hash:
+            raise BlockDamaged(number, "its content does not have its BLAKE2b-512")
+        return plain
 
 
 def main() -> int:

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from nnfs.blockio.cold import COMPACT, READ
-from nnfs.cli import client
 from nnfs.errors import DaemonError
 from nnfs.store import models
 from nnfs.store.env import Store
@@ -32,15 +31,11 @@ def write(path: Path, data: bytes) -> Path:
     return path
 
 
-def ask(mount: Chaos, command: str, **args: Any) -> dict[str, Any]:
-    return client.ask(mount.store, command, **args)
-
-
 def end_of(mount: Chaos, job: int) -> dict[str, Any]:
     """A job once it has ended."""
 
     def ended() -> dict[str, Any] | None:
-        found = ask(mount, "job", job=job)
+        found = mount.ask("job", job=job)
         return None if found["state"] in ("queued", "running") else found
 
     return wait_for(f"job {job}", ended, LIMIT_S, 0.02)
@@ -53,7 +48,7 @@ def target(path: Path) -> dict[str, int]:
 
 def done(mount: Chaos, command: str, path: Path, **args: Any) -> dict[str, Any]:
     """A job that must end well."""
-    job = end_of(mount, ask(mount, command, **target(path), **args)["job"])
+    job = end_of(mount, mount.ask(command, **target(path), **args)["job"])
     assert job["state"] == "done", job
     return job
 
@@ -61,7 +56,7 @@ def done(mount: Chaos, command: str, path: Path, **args: Any) -> dict[str, Any]:
 def codecs(mount: Chaos, path: Path) -> dict[str, int]:
     """Chunks by codec of a file or of all that is below a directory."""
     found: Counter[str] = Counter()
-    for line in ask(mount, "stat", ino=path.stat().st_ino)["codecs"]:
+    for line in mount.ask("stat", ino=path.stat().st_ino)["codecs"]:
         found[line["codec"]] += line["chunks"]
     return dict(found)
 
@@ -69,12 +64,6 @@ def codecs(mount: Chaos, path: Path) -> dict[str, int]:
 def turn(mount: Chaos, path: Path, codec: str) -> None:
     """Wait until all of a file is in one codec."""
     wait_for(f"{path} to become {codec}", lambda: codecs(mount, path).keys() == {codec}, LIMIT_S, 0.02)
-
-
-def passed(mount: Chaos, passes: int = 2) -> None:
-    """Wait until background passes have begun and ended."""
-    last = ask(mount, "passes")["passes"]
-    wait_for("a pass", lambda: ask(mount, "passes")["passes"] >= last + passes, LIMIT_S, 0.02)
 
 
 def sync(mount: Chaos) -> None:
@@ -255,9 +244,9 @@ def test_what_changes_in_flight_stays_changed(shared: Chaos, folder: Path, tmp_p
     where = folder / "all"
     gates = [gated(where, name, tmp_path) for name in ("deleted", "cut", "rewritten", "kept", "moved")]
     sync(shared)
-    job = ask(shared, "compact", ino=where.stat().st_ino)["job"]
+    job = shared.ask("compact", ino=where.stat().st_ino)["job"]
     wait_for("an encoding", lambda: any(Path(f"{gate}.reached").exists() for _, _, gate in gates), LIMIT_S)
-    wait_for("all in hand", lambda: ask(shared, "job", job=job)["total_chunks"] == 5, LIMIT_S)
+    wait_for("all in hand", lambda: shared.ask("job", job=job)["total_chunks"] == 5, LIMIT_S)
     (where / "deleted").unlink()
     os.truncate(where / "cut", 1000)
     with (where / "rewritten").open("r+b") as file:
@@ -281,22 +270,22 @@ def test_what_changes_in_flight_stays_changed(shared: Chaos, folder: Path, tmp_p
 def test_pause_resume_and_cancel(shared: Chaos, folder: Path, tmp_path: Path) -> None:
     path, data, gate = gated(folder, "one", tmp_path)
     write(folder / "two", text(77))
-    assert ask(shared, "pause") == {"paused": True}
-    job = ask(shared, "compact", **target(folder))["job"]
-    assert ask(shared, "job", job=job)["state"] in ("queued", "running")
-    assert ask(shared, "status")["compaction"]["paused"]
+    assert shared.ask("pause") == {"paused": True}
+    job = shared.ask("compact", **target(folder))["job"]
+    assert shared.ask("job", job=job)["state"] in ("queued", "running")
+    assert shared.ask("status")["compaction"]["paused"]
     assert not Path(f"{gate}.reached").exists()
-    assert ask(shared, "resume") == {"paused": False}
+    assert shared.ask("resume") == {"paused": False}
     wait_for("the encoding", Path(f"{gate}.reached").exists, LIMIT_S)
-    after = ask(shared, "thaw", **target(folder))["job"]
-    assert ask(shared, "cancel", job=after)["state"] == "cancelled"
-    ask(shared, "cancel", job=job)
+    after = shared.ask("thaw", **target(folder))["job"]
+    assert shared.ask("cancel", job=after)["state"] == "cancelled"
+    shared.ask("cancel", job=job)
     assert end_of(shared, job)["state"] == "cancelled"
     gate.touch()
     assert codecs(shared, path) == {"zstd": 1}
-    assert [job["state"] for job in ask(shared, "jobs")["jobs"][-2:]] == ["cancelled"] * 2
+    assert [job["state"] for job in shared.ask("jobs")["jobs"][-2:]] == ["cancelled"] * 2
     with pytest.raises(DaemonError, match="no job 999"):
-        ask(shared, "job", job=999)
+        shared.ask("job", job=999)
     done(shared, "compact", folder)
     assert codecs(shared, folder) == {"neural": 2}
     assert cold_read(path) == data
@@ -307,7 +296,7 @@ def test_an_unmount_waits_for_no_job(start: Start, tmp_path: Path) -> None:
     path, data, _ = gated(mount.path, "one", tmp_path)
     write(mount.path / "two", text(78))
     sync(mount)
-    ask(mount, "compact", ino=1)
+    mount.ask("compact", ino=1)
     wait_for("the encoding", Path(f"{tmp_path}/gate-one.reached").exists, LIMIT_S)
     mount.unmount()  # the gate is shut for ever: whoever waited for the worker would never end
     fsck_clean(mount.store)
@@ -328,7 +317,7 @@ def test_what_is_cold_by_age(start: Start) -> None:
         if atime is not None:
             os.utime(path, (path.stat().st_mtime + 1 + atime, 1e9))
     sync(mount)
-    passed(mount)
+    mount.turn_round()
     cold: set[str] = set()
     for clock, more in ((0, set()), (HOUR - 60, set()), (2 * HOUR, atimes.keys() - {"read lately"}), (2 * DAY, atimes)):
         mount.set(clock=str(clock))
@@ -337,7 +326,7 @@ def test_what_is_cold_by_age(start: Start) -> None:
         cold |= set(more)
         for name in cold:
             turn(mount, mount.path / name, "neural")
-        passed(mount)
+        mount.turn_round()
         assert {name for name in atimes if codecs(mount, mount.path / name) == {"neural": 1}} == cold
 
 
@@ -348,7 +337,7 @@ def test_policies_are_seen_by_the_next_pass(start: Start) -> None:
     file = write(mount.path / "d" / "f", text(3))
     os.setxattr(mount.path / "hot", "user.nnfs.policy", b"hot")
     sync(mount)
-    passed(mount)
+    mount.turn_round()
     assert codecs(mount, file) == {"zstd": 1}  # too young
     mount.options = list(COLD)
     mount.remount()
@@ -381,9 +370,9 @@ def test_settled_files_are_left_alone(start: Start) -> None:
     sync(mount)
     wait_for("all to be looked at", lambda: settled(mount) == 10, LIMIT_S)
     assert Counter(codecs(mount, mount.path)) == {"neural": 5, "zstd": 5}
-    answered = [worker["answered"] for worker in ask(mount, "status")["workers"]]
-    passed(mount, 3)
-    assert [worker["answered"] for worker in ask(mount, "status")["workers"]] == answered
+    answered = [worker["answered"] for worker in mount.ask("status")["workers"]]
+    mount.turn_round(3)
+    assert [worker["answered"] for worker in mount.ask("status")["workers"]] == answered
     with (mount.path / "f1").open("r+b") as file:
         file.write(b"changed")
     sync(mount)
@@ -391,13 +380,13 @@ def test_settled_files_are_left_alone(start: Start) -> None:
     wait_for("all to be looked at", lambda: settled(mount) == 10, LIMIT_S)
     assert cold_read(mount.path / "f1") == b"changed" + text(1, 40_000)[7:]
     done(mount, "thaw", mount.path)  # for those who asked for it, until a file changes
-    passed(mount, 3)
+    mount.turn_round(3)
     assert codecs(mount, mount.path) == {"zstd": 10}
 
 
 def settled(mount: Chaos) -> int:
     """How many files the store has that are marked."""
-    return int(ask(mount, "passes")["settled"])
+    return int(mount.ask("passes")["settled"])
 
 
 # -- models
@@ -409,7 +398,7 @@ def test_a_model_is_kept_twice_and_found_again(start: Start) -> None:
     done(mount, "compact", mount.path)
     default = fingerprint("default").hex()
     for _ in range(2):
-        found = ask(mount, "models")
+        found = mount.ask("models")
         assert found["default"] == default
         [line] = found["models"]
         assert (line["fingerprint"], line["copies"], line["blocks"], line["retired"]) == (default, "ok", 1, False)
@@ -422,7 +411,7 @@ def test_a_model_is_kept_twice_and_found_again(start: Start) -> None:
     assert file.read_bytes() == text(1)
     write(mount.path / "g", text(2))
     done(mount, "compact", mount.path)
-    assert [(line["number"], line["blocks"]) for line in ask(mount, "models")["models"]] == [(1, 1), (2, 1)]
+    assert [(line["number"], line["blocks"]) for line in mount.ask("models")["models"]] == [(1, 1), (2, 1)]
     done(mount, "compact", mount.path, all=True)
     assert codecs(mount, mount.path) == {"neural": 2}
     assert cold_read(file) == text(1)
@@ -436,33 +425,33 @@ def test_a_retired_model_goes_with_its_last_block(start: Start, tmp_path: Path) 
     own = tmp_path / "own.safetensors"
     own.write_bytes(model_file("fitted"))
     (mount.path / "d").mkdir()
-    added = ask(mount, "model_add", file=str(own), ino=(mount.path / "d").stat().st_ino)
+    added = mount.ask("model_add", file=str(own), ino=(mount.path / "d").stat().st_ino)
     assert added["fingerprint"] == fingerprint("fitted").hex()
     for n in range(3):
         write(mount.path / "d" / f"f{n}", text(n))
         write(mount.path / f"f{n}", text(n + 10))
     sync(mount)
     wait_for("all to be looked at", lambda: settled(mount) == 6, LIMIT_S)
-    assert {line["fingerprint"]: line["blocks"] for line in ask(mount, "models")["models"]} == {
+    assert {line["fingerprint"]: line["blocks"] for line in mount.ask("models")["models"]} == {
         fingerprint("fitted").hex(): 3, fingerprint("default").hex(): 3
     }  # fmt: skip
-    ask(mount, "model_retire", fingerprint=added["fingerprint"])
+    mount.ask("model_retire", fingerprint=added["fingerprint"])
 
     def only_default() -> bool:
-        return [line["fingerprint"] for line in ask(mount, "models")["models"]] == [fingerprint("default").hex()]
+        return [line["fingerprint"] for line in mount.ask("models")["models"]] == [fingerprint("default").hex()]
 
     wait_for("the retired model to go", only_default, LIMIT_S, 0.05)
-    assert ask(mount, "models")["models"][0]["blocks"] == 6
+    assert mount.ask("models")["models"][0]["blocks"] == 6
     for n in range(3):
         assert cold_read(mount.path / "d" / f"f{n}") == text(n)
     # The shipped one as well: blocks go where there is another codec, though that takes more room.
-    ask(mount, "model_retire", fingerprint=fingerprint("default").hex())
-    wait_for("the retired model to go", lambda: ask(mount, "models")["models"] == [], LIMIT_S, 0.05)
+    mount.ask("model_retire", fingerprint=fingerprint("default").hex())
+    wait_for("the retired model to go", lambda: mount.ask("models")["models"] == [], LIMIT_S, 0.05)
     assert set(codecs(mount, mount.path)) <= {"cm", "zstd"}
     for n in range(3):
         assert cold_read(mount.path / f"f{n}") == text(n + 10)
     with pytest.raises(DaemonError, match="not in the store"):
-        ask(mount, "model_retire", fingerprint="ab" * 64)
+        mount.ask("model_retire", fingerprint="ab" * 64)
 
 
 def test_a_missing_model_is_named_and_costs_nothing_else(start: Start) -> None:
@@ -491,10 +480,10 @@ def test_a_missing_model_is_named_and_costs_nothing_else(start: Start) -> None:
     sync(mount)
     done(mount, "compact", mount.path / "warm", all=True)
     assert codecs(mount, mount.path / "warm") == {"neural": 1}
-    job = end_of(mount, ask(mount, "thaw", ino=1)["job"])  # 12 failures in a row, and what can be thawed is
+    job = end_of(mount, mount.ask("thaw", ino=1)["job"])  # 12 failures in a row, and what can be thawed is
     assert (job["state"], job["failed_chunks"]) == ("done", 12)
     assert codecs(mount, mount.path / "warm") == {"zstd": 1}
-    assert "model 1" in " ".join(ask(mount, "status")["damaged"]) + ask(mount, "status")["worker_trouble"]
+    assert "model 1" in " ".join(mount.ask("status")["damaged"]) + mount.ask("status")["worker_trouble"]
 
 
 # -- workers
@@ -504,9 +493,9 @@ def test_a_worker_that_dies_at_random(start: Start) -> None:
     mount = start(mode="none", kill="7")
     for n in range(40):
         write(mount.path / f"f{n}", text(n))
-    job = end_of(mount, ask(mount, "compact", ino=1)["job"])
+    job = end_of(mount, mount.ask("compact", ino=1)["job"])
     assert (job["state"], job["cold_chunks"], job["failed_chunks"]) == ("done", 40, 0)
-    assert sum(worker["deaths"] for worker in ask(mount, "status")["workers"]) >= 5
+    assert sum(worker["deaths"] for worker in mount.ask("status")["workers"]) >= 5
     for n in range(40):
         assert cold_read(mount.path / f"f{n}") == text(n)
 
@@ -521,9 +510,9 @@ def test_a_chunk_that_kills_is_given_up(start: Start) -> None:
     sync(mount)
     wait_for("the others to be looked at", lambda: settled(mount) == 5, LIMIT_S)
     wait_for("the chunk to be given up", lambda: mount.log().count("chunk 0 stays as it is") >= 3, LIMIT_S)
-    deaths = ask(mount, "status")["workers"][1]["deaths"]
-    passed(mount, 3)
-    status = ask(mount, "status")
+    deaths = mount.ask("status")["workers"][1]["deaths"]
+    mount.turn_round(3)
+    status = mount.ask("status")
     assert status["workers"][1]["deaths"] == deaths
     assert codecs(mount, bad) == {"zstd": 1}
     assert cold_read(bad) == b"die:\n" + text(50)
@@ -535,13 +524,13 @@ def test_a_worker_that_always_fails(start: Start) -> None:
     for n in range(20):
         write(mount.path / f"f{n}", text(n))
     sync(mount)
-    wait_for("trouble", lambda: "encodes nothing" in ask(mount, "status")["compaction"]["last_error"], LIMIT_S)
-    job = end_of(mount, ask(mount, "compact", ino=1, all=True)["job"])
+    wait_for("trouble", lambda: "encodes nothing" in mount.ask("status")["compaction"]["last_error"], LIMIT_S)
+    job = end_of(mount, mount.ask("compact", ino=1, all=True)["job"])
     assert (job["state"], job["exit"]) == ("failed", 10)
     assert "this worker encodes nothing" in job["error"]
-    job = end_of(mount, ask(mount, "compact", **target(mount.path / "f3"), all=True)["job"])
+    job = end_of(mount, mount.ask("compact", **target(mount.path / "f3"), all=True)["job"])
     assert job["state"] == "failed"  # a single chunk, too
-    passed(mount, 3)
+    mount.turn_round(3)
     assert codecs(mount, mount.path) == {"zstd": 20}
     assert cold_read(mount.path / "f7") == text(7)
 
@@ -550,7 +539,7 @@ def test_what_decodes_wrongly_is_never_stored(start: Start) -> None:
     mount = start(mode="none", wrong=READ)
     mount.expect_log("decodes something else")
     write(mount.path / "f", text(1))
-    job = end_of(mount, ask(mount, "compact", ino=1, all=True)["job"])
+    job = end_of(mount, mount.ask("compact", ino=1, all=True)["job"])
     assert job["state"] == "failed"
     assert "worker read decodes something else than was encoded" in job["error"]
     assert codecs(mount, mount.path) == {"zstd": 1}
