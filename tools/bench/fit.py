@@ -1,0 +1,49 @@
+"""tools/bench_fit [--seconds N] [--base FILE] PATH...: what a store of each path's content gains by a fitted model.
+
+Fits a model to each path on its own, and prints a row: plain bytes, bytes stored with the base and with the fitted
+model (both scaled up from chunks that the fitting has not seen), the delta, and by how much that is less, the delta
+counted once and, as a store keeps it, twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+
+from nnfs.codec.catalogue import PRESETS, SUFFIX, presets
+
+
+def fitted(path: str, base: str, seconds: int) -> dict[str, int]:
+    """The answer of `python -m nnfs.train fit`; its progress goes to stderr."""
+    with tempfile.NamedTemporaryFile(prefix="nnfs-bench-fit-") as delta:
+        command = [sys.executable, "-m", "nnfs.train", "fit", "--base", base, "--out", delta.name]
+        command += ["--seconds", str(seconds), "--", path]
+        done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    answer: dict[str, int] = json.loads(done.stdout)
+    return answer
+
+
+def row(path: str, found: dict[str, int]) -> str:
+    plain, held_out, delta = found["content_bytes"], found["held_out_bytes"], found["delta_bytes"]
+    base, own = (found[name] * plain // held_out for name in ("base_stored", "fitted_stored"))
+    once, twice = (100 - 100 * (own + copies * delta) / base for copies in (1, 2))
+    return f"| {path} | {plain:,} | {base:,} | {own:,} | {delta:,} | {once:.1f} % | {twice:.1f} % |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("paths", nargs="+", metavar="PATH")
+    parser.add_argument("--seconds", type=int, default=600, help="about how long to fit (default %(default)s)")
+    parser.add_argument("--base", help="the model to start from (default: the one that is shipped)")
+    arguments = parser.parse_args()
+    base = arguments.base or f"{PRESETS}/{presets()[0]}{SUFFIX}"
+    print("| path | plain | stored with base | with fit | delta | less | delta twice |\n|---|---|---|---|---|---|---|")
+    for path in arguments.paths:
+        print(row(path, fitted(path, base, arguments.seconds)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
