@@ -11,12 +11,13 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import trio
 
+from nnfs.blockio.bases import Bases
 from nnfs.blockio.dirty import Buffer, DirtyChunk, DirtyData, Layer
 from nnfs.blockio.encode import encode_many
 from nnfs.blockio.reader import Reader
 from nnfs.blockio.space import Space
 from nnfs.blockio.threads import run_fairly
-from nnfs.errors import FsError, NnfsError, OutOfSpace, StoreDamaged, TimedOut
+from nnfs.errors import CodecError, FsError, NnfsError, OutOfSpace, StoreDamaged, TimedOut, WorkerError
 from nnfs.store.blocks import ChunkChanges
 from nnfs.store.env import Store
 from nnfs.store.schema import Inode
@@ -28,6 +29,7 @@ COMMIT_BYTES = 12 << 20  # of dirty chunks begin a commit; LMDB holds about as m
 RECORD_BYTES = 1024  # of memory that a changed inode or dentry takes, about
 BATCH = 8  # chunks per hop to an encoder thread
 ENCODERS = 2
+BASE_S, BASE_LEAST_S = 0.5, 0.05  # seconds that a commit waits for old content: of all chunks, of the last ones
 FINAL_TRIES = 3  # at an unmount, to merge what is written in part
 PUNCH_AFTER = 1.0  # seconds without a commit, then free pages go back to the filesystem below
 PUNCH_BUDGET = 4096  # holes per turn
@@ -105,6 +107,7 @@ class Committer:
         self._room_lock = trio.Lock()
         self._finished = False
         self._amendments: list[_Amendment[Any]] = []
+        self._bases = Bases(reader, meta.inode, self._want_commit, self._base_failed)
         self._merged: list[DirtyChunk] = []  # rewritten in part: likely bases of the next partial writes
 
     # -- requests
@@ -131,11 +134,19 @@ class Committer:
                 raise self.no_space
 
     async def sync_inode(self, ino: int) -> None:
-        """`sync`, then report what has gone wrong with one file since it was last asked."""
-        await self.sync()
-        error = self.inode_errors.pop(ino, None)
-        if error is not None:
-            raise error
+        """`sync`, and wait for the file's chunks that wait for old content. Raises what went wrong with it since asked."""
+        while True:
+            await self.sync()
+            error = self.inode_errors.pop(ino, None)
+            if error is not None:
+                raise error
+            if ino not in self._bases:
+                return
+            await self._bases.wait(ino)
+
+    def _base_failed(self, ino: int, error: NnfsError) -> None:
+        log.error("inode %d: old content of a chunk written in part: %s; the new bytes stay in memory", ino, error)
+        self.inode_errors[ino] = error
 
     async def amend(self, change: Callable[[Any], T], size: int = 0) -> T:
         """Have `change(work)` run in the commit thread, within the next commit's txn; return its result, durable.
@@ -155,10 +166,15 @@ class Committer:
             raise amendment.error
         return amendment.result[0]
 
-    async def admit(self, size: int) -> None:
-        """Wait until `size` more dirty bytes may be taken in. Raises `OutOfSpace` when they would not fit the disk."""
+    async def admit(self, size: int, ino: int = 0) -> None:
+        """Wait until `size` more dirty bytes, of a file, may be taken in.
+
+        Raises `OutOfSpace` when they would not fit the disk.
+        """
         if self.failure is not None:
             raise self.failure
+        if ino in self._bases and self.data.size > self.space.dirty_limit // 2:
+            await self._bases.wait(ino)  # who fills memory with what cannot be stored yet waits, and nobody else
         if not self.space.fits(self.data.size + size):
             await self.make_room()
             if not self.space.fits(self.data.size + size):
@@ -227,6 +243,7 @@ class Committer:
         for _ in range(FINAL_TRIES):
             if self.data.active.empty:
                 break
+            await self._bases.wait_for_all()
             await self.sync()  # an overlay whose base was slow
         if not self.data.active.empty:
             raise TimedOut("chunks written in part could not be merged with their old content in time")
@@ -239,6 +256,7 @@ class Committer:
 
     async def run(self, nursery: trio.Nursery) -> None:
         """Commit whenever it is time, until cancelled."""
+        self._bases.start(nursery)
         for _ in range(ENCODERS):
             nursery.start_soon(self._survive, self._encode_early)
         await self._survive(self._commit_in_time)
@@ -250,6 +268,7 @@ class Committer:
         except Exception as bug:
             log.exception("a bug in %s, the mount turns read-only", task.__name__)
             self.failure = StoreDamaged(f"a bug in {task.__name__}: {bug!r}; see the log")
+            self._give_up_amendments()
             self._changed.set()
             self._changed = trio.Event()
 
@@ -302,6 +321,7 @@ class Committer:
     async def _commit(self, *, empty: bool = False) -> None:
         async with self._lock:
             if self.failure or self._finished or (self._nothing() and not empty):
+                self._give_up_amendments()
                 return
             self._merged.clear()  # of a failed commit: the numbers its blocks had got will be others'
             epoch, layer = self.meta.freeze(), self.data.freeze()
@@ -329,12 +349,21 @@ class Committer:
             self._attempts += 1
             self._last = time.monotonic()
             self._settle_amendments(amendments)
+            self._give_up_amendments()
             self._changed.set()
             self._changed = trio.Event()
 
     def _nothing(self) -> bool:
         clean = self.meta.active.empty and self.data.active.empty and self.meta.frozen is None
         return clean and not self._amendments
+
+    def _give_up_amendments(self) -> None:
+        """Nothing will be committed any more: tell those who wait for it."""
+        if self.failure is not None:
+            amendments, self._amendments = self._amendments, []
+            for amendment in amendments:
+                amendment.error = self.failure
+                amendment.done.set()
 
     def _settle_amendments(self, amendments: Sequence[_Amendment[Any]]) -> None:
         """Tell the owners of amendments how the commit went: a failed one is not tried again for them."""
@@ -392,38 +421,43 @@ class Committer:
         return changes
 
     async def _merge_all(self, layer: Layer, overlays: list[tuple[int, int, DirtyChunk]], skipped: set[int]) -> None:
-        async def merge(ino: int, number: int, chunk: DirtyChunk) -> None:
-            async with limit:
-                try:
-                    with trio.fail_after(self.reader.timeout):
-                        base: Buffer = b""  # what this layer has cut off must not come back
-                        if not layer.cut_before(ino, number):
-                            base = (await self.reader.stored(self.meta.inode(ino), number, number))[0]
-                except (TimedOut, trio.TooSlowError):
-                    log.warning("inode %d, chunk %d: waits for the decoding of its old content", ino, number)
-                    self.data.defer(ino, number, chunk)
-                    self.inode_errors[ino] = TimedOut("a chunk's old content is still being decoded")
-                    skipped.add(id(chunk))
-                    return
-                except FsError:
-                    skipped.add(id(chunk))  # the inode is gone
-                    return
-                except NnfsError as error:
-                    log.error("inode %d, chunk %d: unreadable, new bytes in it are lost: %s", ino, number, error)
-                    self.inode_errors[ino] = error
-                    skipped.add(id(chunk))
-                    return
-            if not chunk.extents and len(base) <= chunk.base_limit:
-                skipped.add(id(chunk))  # a truncation that cut nothing off
+        """Merge what lies in part over old content, as far as that is at hand; the rest waits for a later commit."""
+        late: dict[int, list[int]] = {}
+
+        async def merge(ino: int, number: int, chunk: DirtyChunk, until: float) -> None:
+            try:
+                base: Buffer = b""  # what this layer has cut off must not come back
+                if not layer.cut_before(ino, number):
+                    inode = self.meta.inode(ino)
+                    if not chunk.extents and self.reader.plain_length(inode, number) <= chunk.base_limit:
+                        skipped.add(id(chunk))  # a truncation that cut nothing off
+                        return
+                    with trio.fail_at(until):
+                        base = (await self.reader.stored(inode, number, number))[0]
+            except (TimedOut, trio.TooSlowError, CodecError, WorkerError):
+                # Nothing is wrong with the block as far as known: its worker is slow, or gone, or lacks something.
+                self.data.defer(ino, number, chunk)
+                late.setdefault(ino, []).append(number)
+                skipped.add(id(chunk))
+                return
+            except FsError:
+                skipped.add(id(chunk))  # the inode is gone
+                return
+            except NnfsError as error:
+                log.error("inode %d, chunk %d: unreadable, new bytes in it are lost: %s", ino, number, error)
+                self.inode_errors[ino] = error
+                skipped.add(id(chunk))
                 return
             chunk.data = chunk.merge(base)
             chunk.extents, chunk.whole, chunk.base_limit = [], True, 0
             self._merged.append(chunk)
 
-        limit = trio.CapacityLimiter(16)
-        async with trio.open_nursery() as nursery:
-            for item in overlays:
-                nursery.start_soon(merge, *item)
+        until = trio.current_time() + BASE_S
+        for start in range(0, len(overlays), 16):
+            async with trio.open_nursery() as nursery:
+                for item in overlays[start : start + 16]:
+                    nursery.start_soon(merge, *item, max(until, trio.current_time() + BASE_LEAST_S))
+        self._bases.fetch(late)
 
     async def _encode(self, chunks: list[DirtyChunk]) -> None:
         todo = [chunk for chunk in chunks if id(chunk) not in self._encoding]

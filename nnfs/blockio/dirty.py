@@ -138,6 +138,8 @@ class DirtyData:
     def write(self, ino: int, offset: int, data: bytes, size: int) -> list[tuple[int, DirtyChunk]]:
         """Write `data` at `offset` of a file of `size` bytes; return the chunks that are now whole and full."""
         view, position, full = memoryview(data), 0, []
+        if offset > size:
+            self._seal_tail(ino, size, but=offset // self.chunk_size)
         chunks = self.active.chunks.setdefault(ino, {})
         while position < len(data):
             number, start = divmod(offset + position, self.chunk_size)
@@ -160,7 +162,7 @@ class DirtyData:
                 chunk = DirtyChunk(piece, [], whole=True, base_limit=0)
             else:
                 whole = visible == 0 or self.active.cut_before(ino, number)
-                chunk = DirtyChunk(bytearray(), [], whole=whole, base_limit=0 if whole else self.chunk_size)
+                chunk = DirtyChunk(bytearray(), [], whole=whole, base_limit=0 if whole else visible)
                 chunk.write(start, piece)
             chunks[number] = chunk
             self.active.size += chunk.cost
@@ -177,8 +179,10 @@ class DirtyData:
         return chunk
 
     def truncate(self, ino: int, old: int, new: int, spare: int) -> None:
-        """Cut a file of `old` bytes to `new`. Growing needs nothing: what was never written reads as zeros."""
+        """Cut a file of `old` bytes to `new`, or let it grow: what was never written reads as zeros."""
         if new >= old:
+            if new > old:
+                self._seal_tail(ino, old)
             return
         first, rest = -(-new // self.chunk_size), new % self.chunk_size
         chunks = self.active.chunks.setdefault(ino, {})
@@ -197,6 +201,19 @@ class DirtyData:
             before = chunk.cost
             chunk.cut(rest)
             self.active.size += chunk.cost - before
+
+    def _seal_tail(self, ino: int, size: int, but: int = -1) -> None:
+        """A file grows: whatever its last chunk's base holds behind the old end must not show.
+
+        It holds nothing, unless a truncation was committed whose overlay then waited for its base until a crash.
+        """
+        number, rest = divmod(size, self.chunk_size)
+        if rest == 0 or number == but or self.active.cut_before(ino, number):
+            return
+        chunks = self.active.chunks.setdefault(ino, {})
+        if number not in chunks:
+            chunks[number] = DirtyChunk(bytearray(), [], whole=False, base_limit=rest)
+            self.active.size += chunks[number].cost
 
     def drop(self, ino: int) -> None:
         """Forget what an inode has in the active layer: nobody can reach it any more."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Protocol
@@ -102,27 +102,44 @@ class Reader:
         first, last = offset // chunk_size, (end - 1) // chunk_size
         self.waiting += 1
         try:
-            with trio.fail_after(self.timeout) as patience:
-                self._patience.add(patience)
+            with self.patience():
                 if self.data.has(inode.ino):
                     parts = [await self._chunk(inode, number) for number in range(first, last + 1)]
                 else:
                     parts = await self.stored(inode, first, last)
                     with contextlib.suppress(StoreDamaged):  # of what nobody has asked for yet
                         self._look_ahead(inode, offset, end, last)
-        except trio.TooSlowError:
-            log.error("inode %d, offset %d: nothing was decoded for %g s", inode.ino, offset, self.timeout)
-            raise TimedOut(f"nothing was decoded for {self.timeout:g} s") from None
         except BlockDamaged as error:
             log.error("inode %d, offset %d, block %d: %s", inode.ino, offset, error.block, error)
             raise
-        except (CodecError, WorkerError) as error:
+        except (CodecError, WorkerError, TimedOut) as error:
             log.error("inode %d, offset %d: %s", inode.ino, offset, error)
             raise
         finally:
             self.waiting -= 1
-            self._patience.discard(patience)
         return _join(parts, offset - first * chunk_size, end - offset, chunk_size)
+
+    @contextlib.contextmanager
+    def patience(self) -> Iterator[None]:
+        """Bound what is done within: `TimedOut` when for `timeout` seconds no cold block was decoded."""
+        try:
+            with trio.fail_after(self.timeout) as scope:
+                self._patience.add(scope)
+                try:
+                    yield
+                finally:
+                    self._patience.discard(scope)
+        except trio.TooSlowError:
+            raise TimedOut(f"nothing was decoded for {self.timeout:g} s") from None
+
+    def plain_length(self, inode: Inode, number: int) -> int:
+        """Return the length of a chunk's committed content, 0 for a hole. Raises `StoreDamaged`."""
+        [block_number] = self.chunks.block_numbers(inode, number, number)
+        if not block_number:
+            return 0
+        with self.store.read() as snapshot:
+            block = load_block(snapshot, block_number)
+        return block.plain if block is not None else self.data.chunk_size
 
     async def _chunk(self, inode: Inode, number: int) -> Buffer:
         """Return the content of a chunk of a file that has dirty data."""
@@ -238,7 +255,10 @@ class Reader:
         if isinstance(result, bytes):
             self._go_on()
         if self.thawed is not None and isinstance(result, bytes):  # those who waited have their answer already
-            await trio.to_thread.run_sync(self.thawed.put, number, result, limiter=self._keeping)
+            try:
+                await trio.to_thread.run_sync(self.thawed.put, number, result, limiter=self._keeping)
+            except Exception as error:  # noqa: BLE001 - no copy, no harm: this task must not end the mount
+                log.warning("block %d: no copy of what was thawed: %r", number, error)
 
     def _go_on(self) -> None:
         """A worker has done something: hundreds of reads may wait for it, and none of them for nothing."""

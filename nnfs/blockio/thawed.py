@@ -74,13 +74,15 @@ class Thawed:
         try:
             with open(path, "rb") as file:
                 data = file.read()
-            plain = zstandard.ZstdDecompressor().decompress(data, max_output_size=block.plain)
+            if zstandard.frame_content_size(data) != block.plain:  # else so many bytes would be allocated
+                raise zstandard.ZstdError("not of the block's length")
+            plain = zstandard.ZstdDecompressor().decompress(data)
         except FileNotFoundError:
             self.misses += 1
             if number in self._sizes:
                 self.remove(number)  # somebody else has done so
             return None
-        except (OSError, zstandard.ZstdError) as error:
+        except (OSError, MemoryError, zstandard.ZstdError) as error:
             log.warning("%s: %s; removed", path, error)
         else:
             if blake2b(plain).digest() == block.hash:

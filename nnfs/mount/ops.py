@@ -345,7 +345,7 @@ class Operations(pyfuse3.Operations):
     @guard
     async def write(self, fh: int, offset: int, buf: bytes) -> int:
         self._changing()
-        await self.committer.admit(len(buf))
+        await self.committer.admit(len(buf), fh)
         inode = self.fs.inode(fh)
         self.committer.offer(self.data.write(fh, offset, buf, inode.size))
         inode.size = max(inode.size, offset + len(buf))
