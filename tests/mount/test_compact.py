@@ -229,6 +229,27 @@ def test_policies_are_inherited(shared: Chaos, folder: Path) -> None:
         os.setxattr(folder, "user.nnfs.policy", b"lukewarm")
 
 
+def test_auto_keeps_to_the_thaw_limit(start: Start) -> None:
+    mount = start(mode="none", options=("write_age=0", "read_age=0", "thaw_limit=2"), slow="0.3")
+    for seed, name in enumerate(("auto", "cold")):
+        (mount.path / name).mkdir()
+        write(mount.path / name / "f", text(seed))
+    os.setxattr(mount.path / "cold", "user.nnfs.policy", b"cold")
+    done(mount, "compact", mount.path)
+    assert codecs(mount, mount.path / "auto") == {"cm": 1}  # the next best that is read quickly enough
+    assert codecs(mount, mount.path / "cold") == {"neural": 1}
+    speeds = mount.ask("status")["thaw_seconds_per_mib"]
+    assert speeds["neural"] > 2 > speeds["cm"]
+    done(mount, "compact", mount.path, all=True)
+    assert codecs(mount, mount.path / "auto") == {"neural": 1}
+    mount.options = ["write_age=0", "read_age=0", "thaw_limit=0"]
+    mount.remount()
+    mount.deadline(300)
+    write(mount.path / "auto" / "g", text(50))
+    done(mount, "compact", mount.path)
+    assert codecs(mount, mount.path / "auto" / "g") == {"zstd": 1}
+
+
 # -- in flight
 
 
