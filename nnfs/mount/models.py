@@ -175,9 +175,9 @@ class Models:
     async def collect(self) -> None:
         """Drop the retired models that nothing needs any more."""
         for number in await self._committer.amend(recode.drop_models):
-            fingerprint = self._fingerprints.pop(number, b"")
+            self._fingerprints.pop(number, None)
             self._numbers = {f: n for f, n in self._numbers.items() if n != number}
-            log.info("model %d (%s) is gone: no block needed it", number, fingerprint.hex()[:16])
+            log.info("model %d is gone: no block needed it", number)
 
     def report(self) -> dict[str, Any]:
         """Return what `nnfs model list` shows. Reads every copy: for a thread."""
