@@ -21,14 +21,12 @@ AT_ONCE = 16  # chunks of one file
 
 
 class Bases:
-    """Fetches under way, by file. `arrived` is called when one has ended, `failed` with what went wrong."""
+    """Fetches under way, by file. `arrived` is called when one has ended well."""
 
-    def __init__(
-        self, reader: Reader, inode: Callable[[int], Inode],
-        arrived: Callable[[], None], failed: Callable[[int, NnfsError], None],
-    ) -> None:  # fmt: skip
-        self._reader, self._inode, self._arrived, self._failed = reader, inode, arrived, failed
+    def __init__(self, reader: Reader, inode: Callable[[int], Inode], arrived: Callable[[], None]) -> None:
+        self._reader, self._inode, self._arrived = reader, inode, arrived
         self._nursery: trio.Nursery | None = None
+        self._errors: dict[int, NnfsError] = {}  # of the last fetch for a file
         self._ended: dict[int, trio.Event] = {}  # by inode, while its chunks are being fetched
 
     def start(self, nursery: trio.Nursery) -> None:
@@ -37,13 +35,13 @@ class Bases:
     def __contains__(self, ino: int) -> bool:
         return ino in self._ended
 
-    def __bool__(self) -> bool:
-        return bool(self._ended)
-
     async def wait(self, ino: int) -> None:
-        """Return when the fetch for a file has ended, if there is one."""
+        """Return when the fetch for a file has ended. Raises why it failed, if it did."""
         if ino in self._ended:
             await self._ended[ino].wait()
+        error = self._errors.pop(ino, None)
+        if error is not None:
+            raise error
 
     async def wait_for_all(self) -> None:
         """Return when the fetches that are under way have ended."""
@@ -56,6 +54,7 @@ class Bases:
             if ino not in self._ended and self._nursery is not None:
                 log.warning("inode %d: %d chunks written in part wait for their old content", ino, len(numbers))
                 self._ended[ino] = trio.Event()
+                self._errors.pop(ino, None)
                 self._nursery.start_soon(self._fetch, ino, numbers)
 
     async def _fetch(self, ino: int, numbers: list[int]) -> None:
@@ -80,8 +79,9 @@ class Bases:
                 for number in numbers:
                     nursery.start_soon(one, number)
         finally:
+            if errors:
+                log.error("inode %d: old content of chunks: %s; what was written stays in memory", ino, errors[0])
+                self._errors[ino] = errors[0]
             self._ended.pop(ino).set()
-        if errors:
-            self._failed(ino, errors[0])
-        else:
+        if not errors:
             self._arrived()

@@ -107,7 +107,8 @@ class Committer:
         self._room_lock = trio.Lock()
         self._finished = False
         self._amendments: list[_Amendment[Any]] = []
-        self._bases = Bases(reader, meta.inode, self._want_commit, self._base_failed)
+        self._bases = Bases(reader, meta.inode, self._want_commit)
+        self._overdue: set[int] = set()  # files of which the last commit has left chunks in memory
         self._merged: list[DirtyChunk] = []  # rewritten in part: likely bases of the next partial writes
 
     # -- requests
@@ -134,19 +135,18 @@ class Committer:
                 raise self.no_space
 
     async def sync_inode(self, ino: int) -> None:
-        """`sync`, and wait for the file's chunks that wait for old content. Raises what went wrong with it since asked."""
+        """`sync`, and wait for the file's chunks that wait for old content.
+
+        Raises what has gone wrong with the file since that was last asked.
+        """
         while True:
             await self.sync()
             error = self.inode_errors.pop(ino, None)
             if error is not None:
                 raise error
-            if ino not in self._bases:
+            if ino not in self._overdue:
                 return
             await self._bases.wait(ino)
-
-    def _base_failed(self, ino: int, error: NnfsError) -> None:
-        log.error("inode %d: old content of a chunk written in part: %s; the new bytes stay in memory", ino, error)
-        self.inode_errors[ino] = error
 
     async def amend(self, change: Callable[[Any], T], size: int = 0) -> T:
         """Have `change(work)` run in the commit thread, within the next commit's txn; return its result, durable.
@@ -174,7 +174,8 @@ class Committer:
         if self.failure is not None:
             raise self.failure
         if ino in self._bases and self.data.size > self.space.dirty_limit // 2:
-            await self._bases.wait(ino)  # who fills memory with what cannot be stored yet waits, and nobody else
+            with contextlib.suppress(NnfsError):  # a sync of the file reports it
+                await self._bases.wait(ino)  # who fills memory with what cannot be stored yet waits, and nobody else
         if not self.space.fits(self.data.size + size):
             await self.make_room()
             if not self.space.fits(self.data.size + size):
@@ -407,8 +408,9 @@ class Committer:
             if not chunk.whole and ino not in epoch.release
         ]
         skipped: set[int] = set()
-        if overlays:
-            await self._merge_all(layer, overlays, skipped)
+        late = await self._merge_all(layer, overlays, skipped) if overlays else {}
+        self._overdue = set(late)
+        self._bases.fetch(late)
         whole = [c for chunks in layer.chunks.values() for c in chunks.values() if c.whole and c.encoded is None]
         await self._encode(whole)
         changes: Changes = {}
@@ -420,8 +422,13 @@ class Committer:
             changes[ino] = ChunkChanges(cut.first if cut else None, cut.spare if cut else 0, chunks)
         return changes
 
-    async def _merge_all(self, layer: Layer, overlays: list[tuple[int, int, DirtyChunk]], skipped: set[int]) -> None:
-        """Merge what lies in part over old content, as far as that is at hand; the rest waits for a later commit."""
+    async def _merge_all(
+        self, layer: Layer, overlays: list[tuple[int, int, DirtyChunk]], skipped: set[int]
+    ) -> dict[int, list[int]]:
+        """Merge what lies in part over old content, as far as that is at hand. Returns the others, by file.
+
+        They wait in memory for a later commit.
+        """
         late: dict[int, list[int]] = {}
 
         async def merge(ino: int, number: int, chunk: DirtyChunk, until: float) -> None:
@@ -432,7 +439,7 @@ class Committer:
                     if not chunk.extents and self.reader.plain_length(inode, number) <= chunk.base_limit:
                         skipped.add(id(chunk))  # a truncation that cut nothing off
                         return
-                    with trio.fail_at(until):
+                    with trio.fail_at(trio.current_time() if ino in self._bases else until):
                         base = (await self.reader.stored(inode, number, number))[0]
             except (TimedOut, trio.TooSlowError, CodecError, WorkerError):
                 # Nothing is wrong with the block as far as known: its worker is slow, or gone, or lacks something.
@@ -457,7 +464,7 @@ class Committer:
             async with trio.open_nursery() as nursery:
                 for item in overlays[start : start + 16]:
                     nursery.start_soon(merge, *item, max(until, trio.current_time() + BASE_LEAST_S))
-        self._bases.fetch(late)
+        return late
 
     async def _encode(self, chunks: list[DirtyChunk]) -> None:
         todo = [chunk for chunk in chunks if id(chunk) not in self._encoding]
