@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-PIECE = 1024  # bytes
+PIECE = 1024  # bytes, fewer at the end of a chunk
 GRAM = 8  # bytes
 HASH_BITS = 21
 CANDIDATES = 8192  # pieces that are looked at
@@ -27,14 +27,14 @@ def choose(chunks: Sequence[bytes], size: int, seed: int = 1) -> bytes:
     for grams in hashed:
         worth[np.unique(grams)] += 1
     worth = np.sqrt(np.maximum(worth - 1, 0))
-    places = [(k, at) for k, chunk in enumerate(chunks) for at in range(0, len(chunk) - PIECE + 1, PIECE)]
+    places = [(k, at) for k, chunk in enumerate(chunks) for at in range(0, len(chunk) - GRAM + 1, PIECE)]
     if len(places) > CANDIDATES:
         places = random.Random(seed).sample(places, CANDIDATES)
     sets = [np.unique(hashed[k][at : at + PIECE]) for k, at in places]
     heap = [(-float(worth[grams].sum()), i) for i, grams in enumerate(sets)]
     heapq.heapify(heap)
     chosen: list[bytes] = []
-    while heap and (len(chosen) + 1) * PIECE <= size:
+    while heap and sum(map(len, chosen)) + PIECE <= size:
         _, i = heapq.heappop(heap)
         now = float(worth[sets[i]].sum())
         if heap and now < -heap[0][0]:  # some of it has been covered since it was looked at

@@ -11,7 +11,6 @@ import dataclasses
 import os
 import random
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,8 +38,8 @@ ROUNDS = 2  # over what the start values learn from
 STEPS = (0.5, 0.1)
 # From so many bytes on, as the data would be stored, a change of the weights of this rank can pay
 RANKS = ((8 << 20, 8), (1 << 20, 4), (300_000, 2))
-COMPILE_S = 90.0  # below this there is no time to learn weights
-MEASURE_SHARE = 0.35  # of the time, kept for start values and measuring
+LEARN_SHARE = 0.6  # of the time, for the weights; the rest takes a few minutes on a slow machine
+LEARN_S = 60.0  # below this nothing is learnt: torch's compiler takes as long
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +72,6 @@ def say(text: str) -> None:
 
 def fit(plan: Plan) -> dict[str, int | str]:
     """Write the delta and return what it gains. Raises `UsageError` where there is too little content."""
-    end = time.monotonic() + plan.seconds
     base = Path(plan.base).read_bytes()
     w = load_weights(base)
     sample = sampled(plan.paths, plan.seed)
@@ -93,9 +91,9 @@ def fit(plan: Plan) -> dict[str, int | str]:
     own = Dictionary(dictionary_in(changes)) if changes else None
     best = expected(changes | _start(w, sample, own))
     rank = next((rank for least, rank in RANKS if best[1] / plain * sample.all_bytes >= least), 0)
-    left = (end - time.monotonic()) - MEASURE_SHARE * plan.seconds
-    if rank and left > COMPILE_S:
-        adapted = _adapted(w, sample, own, rank, left, plan.seed)
+    seconds = LEARN_SHARE * plan.seconds
+    if rank and seconds >= LEARN_S:
+        adapted = _adapted(w, sample, own, rank, seconds, plan.seed)
         if adapted:
             changed = load_weights(delta.compose(base, delta.pack(w.fingerprint(), adapted)))
             best = min(best, expected(changes | adapted | _start(changed, sample, own)))

@@ -94,6 +94,7 @@ def test_a_dictionary_takes_what_most_chunks_have() -> None:
     assert dictionary.choose(chunks, dictionary.PIECE) == shared
     assert len(dictionary.choose(chunks, 1 << 20)) == 16 * dictionary.PIECE
     assert dictionary.choose([b"short"], 1 << 17) == b""
+    assert len(dictionary.choose([b"a small file", b"not much longer"], 1 << 17)) == 27
 
 
 def test_noise_gets_no_dictionary(base: str, tmp_path: Path) -> None:
