@@ -14,10 +14,12 @@
     |-- OutOfSpace            ENOSPC  8   the store's filesystem (or the reserve kept on it) is exhausted
     |-- MountError            EIO     9   the kernel refused the mount, or FUSE is missing
     |-- CodecError            EIO     10  a payload that its codec refuses
-    |   `-- ModelMissing      EIO     11  an unknown fingerprint
+    |   |-- ModelMissing      EIO     11  an unknown fingerprint
+    |   `-- EnginesDisagree   EIO     15  the reference engine decodes a new payload to something else
     |-- TimedOut              EIO     12  a read that did not end within its bound
     |-- DaemonError           EIO     13  the mount's control socket is gone or answered an error
     `-- WorkerError           EIO     14  a codec worker died on a job, did not start, or met a bug
+        |-- JobKills          EIO     14  a job of which workers die
         `-- WireError         EIO     14  bytes from the other side of a worker's socket that are no frame
 
 Errors of single requests that every POSIX program knows (ENOENT, EEXIST, ...) are `FsError`, outside this tree's
@@ -119,6 +121,15 @@ class ModelMissing(CodecError):
     exit_code = 11
 
 
+class EnginesDisagree(CodecError):
+    """The reference engine decodes a payload that was just encoded to something else, or refuses it.
+
+    Nothing is encoded with that codec any more until the next mount.
+    """
+
+    exit_code = 15
+
+
 class TimedOut(NnfsError):
     """A read that did not end within its bound."""
 
@@ -135,6 +146,10 @@ class WorkerError(NnfsError):
     """A codec worker could not be started, died twice on the same job, ran out of memory, or met a bug."""
 
     exit_code = 14
+
+
+class JobKills(WorkerError):
+    """Workers have died of one job: something is wrong with it, not with them."""
 
 
 class WireError(WorkerError):

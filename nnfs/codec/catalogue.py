@@ -171,16 +171,15 @@ def fingerprint(data: bytes) -> bytes:
 
 
 def main(arguments: list[str]) -> int:
-    """Print the fingerprint of a model's file, of a delta with its base's file on standard input."""
+    """Print the fingerprint of a model's file: so many bytes of standard input, behind it the base of a delta."""
     from nnfs.model import delta
 
     try:
-        with open(arguments[0], "rb") as file:
-            data = file.read()
+        data, base = sys.stdin.buffer.read(int(arguments[0])), sys.stdin.buffer.read()
         if delta.is_delta(data):
-            data = delta.compose(sys.stdin.buffer.read(), data)
+            data = delta.compose(base, data)
         sys.stdout.write(fingerprint(data).hex() + "\n")
-    except (CodecError, OSError) as error:
+    except CodecError as error:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0

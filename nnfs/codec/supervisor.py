@@ -34,7 +34,7 @@ from nnfs.codec.wire import (
     Status,
     unpack_info,
 )
-from nnfs.errors import CodecError, ModelMissing, WireError, WorkerError
+from nnfs.errors import CodecError, JobKills, ModelMissing, WireError, WorkerError
 
 log = logging.getLogger(__name__)
 
@@ -185,7 +185,7 @@ class Supervisor:
             if ticket.strikes < STRIKES:
                 back.append(ticket)
             else:
-                self._board.settle(ticket, WorkerError(f"{why} (the job has killed {STRIKES} workers)"))
+                self._board.settle(ticket, JobKills(f"{why} (the job has killed {STRIKES} workers)"))
         self._forget_process()
         self._board.put_back(back)
         if self._failed_starts >= FAILED_STARTS:

@@ -16,6 +16,7 @@ from nnfs.store.env import Snapshot, Store
 from nnfs.store.schema import Block, Dentry, Inode, MapNode
 
 SLICE_S = 0.02  # seconds of one slice: the walk shares the interpreter with the event loop
+SLICE_BYTES = 8 << 20  # plain bytes of a slice's candidates: they wait for their turn, and should be what they were
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +31,10 @@ class Candidate:
 
 @dataclass(slots=True)
 class Piece:
-    """Some chunks of one file; `last`: the file's last ones, with its proof, ctime and stored bytes as they were then.
+    """Some chunks of one file; `last`: the file's last ones, with the stored bytes of all.
 
+    `proof` and `ctime` are those that the file had when its first chunks were found: what has changed since has not
+    been looked at.
     `mark`: whether the file is settled with it. False: it is not its turn yet, and an old mark does not count any more.
     """
 
@@ -53,20 +56,41 @@ class Look(enum.Enum):
     LATER = enum.auto()  # not now, but its mark does not count any more
 
 
+def never(_ino: int) -> int:
+    """Knows of no reading."""
+    return 0
+
+
 @dataclass(frozen=True, slots=True)
 class Ages:
-    """How long a file must not have been written and read, in ns, to be cold."""
+    """How long a file must not have been written and read, in ns, to be cold.
+
+    `last_read(ino)` is when the mount knows a file to have been read, beside its atime (0: not at all).
+    """
 
     write: int
     read: int
+    last_read: Callable[[int], int] = never
 
     def cold(self, inode: Inode, now: int) -> bool:
         """Tell whether a file is cold. ctime is the last write: nobody can set it. A file is born with an atime.
 
         An atime can be set, also one that is still to come: that tells nothing about reading.
         """
-        read = inode.atime if inode.btime < inode.atime <= now else 0
+        read = max(inode.atime if inode.btime < inode.atime <= now else 0, self.last_read(inode.ino))
         return now - inode.ctime >= self.write and now - read >= self.read
+
+
+@dataclass(slots=True)
+class _Reading:
+    """A file whose map nodes are being read, those of several slices when there are many."""
+
+    ino: int
+    rules: Rules
+    node: int = 0  # the next one
+    stored: int = 0  # bytes so far
+    proof: int = 0
+    ctime: int = 0
 
 
 Wanted = Callable[[Inode, Rules, int], Look]  # inode, rules, now
@@ -80,7 +104,7 @@ class Walk:
         self._store, self._wanted, self._fits = store, wanted, fits
         self._stack: list[tuple[int, Rules, bytes | None]] = []  # directories, and the last key read in each
         self._root: tuple[int, Rules] | None = (root, rules)
-        self._files: list[tuple[int, Rules, int, int]] = []  # to be read: inode, rules, first map node, stored so far
+        self._files: list[_Reading] = []
         self._unmarked: list[Piece] = []
         self._seen: set[int] = set()  # files of several names
 
@@ -88,10 +112,13 @@ class Walk:
         """Return the next pieces, perhaps none yet; None at the end. Damaged records are passed over."""
         until = time.monotonic() + SLICE_S
         pieces: list[Piece] = []
+        size = 0
         with self._store.read() as snapshot:
-            while time.monotonic() < until and len(pieces) < 64:
+            while time.monotonic() < until and len(pieces) < 64 and size < SLICE_BYTES:
                 if self._files:
-                    pieces += self._read_file(snapshot)
+                    found = list(self._read_file(snapshot))
+                    pieces += found
+                    size += sum(candidate.block.plain for piece in found for candidate in piece.candidates)
                 elif self._root is not None:
                     (ino, rules), self._root = self._root, None
                     self._visit(snapshot, ino, rules, inherited=True)
@@ -142,7 +169,7 @@ class Walk:
                 self._seen.add(ino)
             look = self._wanted(inode, rules, time.time_ns())
             if look is Look.YES:
-                self._files.insert(0, (ino, rules, 0, 0))
+                self._files.insert(0, _Reading(ino, rules, 0, 0, inode.proof, inode.ctime))
             elif look is Look.LATER:
                 self._unmarked.append(
                     Piece(ino, rules, [], True, inode.proof, inode.ctime, inode.stored, mark=False)
@@ -150,18 +177,14 @@ class Walk:
 
     def _read_file(self, snapshot: Snapshot) -> Iterator[Piece]:
         """Yield one map node's candidates, and the file's end."""
-        ino, rules, first, stored = self._files.pop()
-        piece = Piece(ino, rules)
+        file = self._files.pop()
+        ino = file.ino
+        piece = Piece(ino, file.rules, proof=file.proof, ctime=file.ctime)
         try:
-            record = snapshot.get("inode", schema.KEY.pack(ino))
-            if record is None:
-                return
-            inode = Inode.unpack(ino, record)
-            piece.proof, piece.ctime = inode.proof, inode.ctime
-            nodes = snapshot.range("map", schema.KEY2.pack(ino, first), schema.KEY.pack(ino + 1))
+            nodes = snapshot.range("map", schema.KEY2.pack(ino, file.node), schema.KEY.pack(ino + 1))
             key, node_record = next(nodes, (b"", b""))
             if not key:
-                piece.last, piece.stored = True, stored
+                piece.last, piece.stored = True, file.stored
                 yield piece
                 return
             number = schema.KEY2.unpack(key)[1]
@@ -169,12 +192,13 @@ class Walk:
                 block = load_block(snapshot, block_number)
                 if block is None:
                     continue
-                stored += block.stored
-                if self._fits(block, rules):
+                file.stored += block.stored
+                if self._fits(block, file.rules):
                     chunk = number * schema.NODE_SPAN + slot
                     piece.candidates.append(Candidate(ino, chunk, block_number, block))
         except StoreDamaged:
             return
-        self._files.append((ino, rules, number + 1, stored))
+        file.node = number + 1
+        self._files.append(file)
         if piece.candidates:
             yield piece

@@ -96,9 +96,12 @@ def end_pass(work: Work) -> None:
     work.state.flags &= ~State.FLAG_UNSETTLING
 
 
-def keep_model(work: Work, fingerprint: bytes, data: bytes, base: bytes | None, now: int) -> int:
+def keep_model(
+    work: Work, fingerprint: bytes, data: bytes, base: bytes | None, now: int, *, unsettles: bool = False
+) -> int:
     """Store a model and return its number. `base` is the fingerprint of the model that `data` is a delta over.
 
+    `unsettles`: files may have been waiting for it, so they are looked at again if it was not there.
     Raises `UsageError` when the base is not in the store.
     """
     over = 0
@@ -107,7 +110,12 @@ def keep_model(work: Work, fingerprint: bytes, data: bytes, base: bytes | None, 
         if found is None:
             raise UsageError(f"the model is a delta over {base.hex()[:16]}, which is not in the store: add that first")
         over = found
-    return models.add_model(work.txn, work.blocks, fingerprint, data, base=over, added=now, commit=work.epoch.commit)
+    old = models.by_fingerprint(work.txn, fingerprint)
+    was_there = old is not None and not models.load_model(work.txn, old).retired
+    number = models.add_model(work.txn, work.blocks, fingerprint, data, base=over, added=now, commit=work.epoch.commit)
+    if unsettles and not was_there:
+        work.state.flags |= State.FLAG_UNSETTLED
+    return number
 
 
 def retire_model(work: Work, number: int) -> None:
@@ -131,8 +139,9 @@ def drop_models(work: Work) -> list[int]:
     if known.keys() != set(models.numbers(work.txn)):
         return []
     try:
-        idle = [number for number, model in known.items() if model.retired and not work.blocks.uses_model(number)]
-        needed = models.needed(work.txn) if idle else set()
+        idle = {number for number, model in known.items() if model.retired and not work.blocks.uses_model(number)}
+        idle -= {model.base for number, model in known.items() if number not in idle}
+        needed = models.needed(work.txn) | work.blocks.models() if idle else set()
     except StoreDamaged as error:
         log.warning("no model is dropped, fsck can tell more: %s", error)
         return []

@@ -6,7 +6,7 @@ import errno
 import stat
 import time
 
-from nnfs.errors import FsError, UsageError
+from nnfs.errors import FsError, RecordDamaged, UsageError
 from nnfs.fs import acl, policy
 from nnfs.fs.filesystem import Filesystem
 from nnfs.store import schema
@@ -101,7 +101,16 @@ class Xattrs:
             policy.check(name, value)
         except UsageError as error:
             raise FsError(errno.EINVAL) from error
-        self.fs.active.unsettles = True
+        if not self._has(inode, name, value):
+            self.fs.active.unsettles = True
+
+    def _has(self, inode: Inode, name: bytes, value: bytes) -> bool:
+        """Whether an attribute has this value already; a damaged one has not."""
+        try:
+            record = self._record(inode, name) if inode.xattrs else None
+            return record is not None and schema.unpack_xattr(schema.KEY.pack(inode.ino) + name, record) == value
+        except RecordDamaged:
+            return False
 
     def remove(self, inode: Inode, name: bytes) -> None:
         """removexattr(2). Raises `FsError(ENODATA)`, but not for ACLs: removing one that is not there is no error."""

@@ -11,10 +11,11 @@ import contextlib
 import functools
 import logging
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 import trio.lowlevel
@@ -26,12 +27,21 @@ from nnfs.blockio.reader import Reader, decode_verified
 from nnfs.codec.base import FIRST_COLD, NEURAL
 from nnfs.codec.pool import BACKGROUND
 from nnfs.config import Options
-from nnfs.errors import BlockDamaged, ModelMissing, NnfsError, OutOfSpace, RecordDamaged
+from nnfs.errors import (
+    BlockDamaged,
+    CodecError,
+    EnginesDisagree,
+    JobKills,
+    ModelMissing,
+    NnfsError,
+    OutOfSpace,
+    RecordDamaged,
+)
 from nnfs.fs import policy, recode
-from nnfs.fs.candidates import Ages, Candidate, Look, Walk
+from nnfs.fs.candidates import Ages, Candidate, Look, Walk, never
 from nnfs.fs.policy import Policy, Rules
-from nnfs.mount.encoder import ColdEncoder
-from nnfs.mount.flow import Aim, Flow
+from nnfs.mount.encoder import ColdEncoder, Proof
+from nnfs.mount.flow import Aim, Flow, Ready
 from nnfs.mount.jobs import Cancelled, Job
 from nnfs.mount.models import Models
 from nnfs.store import models
@@ -41,6 +51,8 @@ from nnfs.store.schema import ROOT_INO, Block, Inode, State
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 WINDOW = 4 << 20  # plain bytes under way: two batches of a worker
 IN_FLIGHT = 400  # chunks under way; a worker takes 512
 LEAST = 8 << 10  # bytes that a chunk counts for at least in the window
@@ -49,8 +61,10 @@ BUSY_S, BUSY_MOST = 0.25, 40  # a busy mount: seconds between two looks, looks b
 WAIT_S = 1.0  # at most, until a job notices that it is cancelled
 FAILURES = 8  # of workers in a row, then the job fails
 CHUNK_FAILURES = 3  # with a payload, then background passes leave it alone until the next mount
+FAILURES_KEPT = 10_000  # payloads of which that is known
 SAMPLES = 16  # chunks encoded to estimate a gain
 REST, REST_MOST = 30.0, 3600.0  # seconds without background passes after the first failure, doubled by each further one
+_NUMBERS = re.compile(r"\d+")
 
 
 class Compactor:
@@ -60,11 +74,12 @@ class Compactor:
         self, store: Store, committer: Committer, reader: Reader, cold: Cold, known: Models,
         encoder: ColdEncoder, options: Options,
         *, busy: Callable[[], bool], changed: Callable[[list[int]], None],
+        last_read: Callable[[int], int] = never,
     ) -> None:  # fmt: skip
         self._store, self._committer, self._reader, self._cold, self._models = store, committer, reader, cold, known
         self._options, self._busy, self._changed = options, busy, changed
         self._encoder = encoder
-        self._ages = Ages(int(options.write_age * 1e9), int(options.read_age * 1e9))
+        self._ages = Ages(int(options.write_age * 1e9), int(options.read_age * 1e9), last_read)
         self._rest_until, self._rests = 0.0, 0  # after failures, background passes wait
         self._retired: set[int] = set()  # models whose blocks are to be encoded anew
         self._chunk_failures: Counter[int] = Counter()  # by payload
@@ -76,7 +91,9 @@ class Compactor:
 
     def compact(self, ino: int, *, everything: bool, parent: int = 0) -> Callable[[Job], Any]:
         """Return the work of `nnfs compact` on an inode; `parent` is the directory of a file, for its policy."""
-        return lambda job: self._run(job, ino, Aim(everything=everything, marks=not everything, parent=parent))
+        if everything:
+            return lambda job: self._run(job, ino, Aim(everything=True, marks=False, parent=parent))
+        return lambda job: self._pass(job, ino, parent)
 
     def thaw(self, ino: int, parent: int = 0) -> Callable[[Job], Any]:
         """Return the work of `nnfs thaw`."""
@@ -87,12 +104,7 @@ class Compactor:
         if time.monotonic() < self._rest_until:
             return
         try:
-            stale = bool(self._store.state.flags & (State.FLAG_UNSETTLED | State.FLAG_UNSETTLING))
-            if stale:
-                await self._committer.amend(recode.begin_pass)
-            await self._run(job, ROOT_INO, Aim(marks=not stale))
-            if stale:
-                await self._committer.amend(recode.end_pass)
+            await self._pass(job, ROOT_INO)
         except Cancelled:
             raise
         except NnfsError as error:
@@ -102,6 +114,19 @@ class Compactor:
             raise
         self.last_error, self._rests = "", 0
 
+    async def _pass(self, job: Job, ino: int, parent: int = 0) -> None:
+        """Look at what has not been looked at, and at everything where policies or models have changed since."""
+        stale = self._is_stale()
+        unsettles = stale and ino == ROOT_INO
+        if unsettles:
+            await self._committer.amend(recode.begin_pass)
+        await self._run(job, ino, Aim(marks=not stale, parent=parent))
+        if unsettles:
+            await self._committer.amend(recode.end_pass)
+
+    def _is_stale(self) -> bool:
+        return bool(self._store.state.flags & (State.FLAG_UNSETTLED | State.FLAG_UNSETTLING))
+
     def try_again(self) -> None:
         """Look again at what has failed: a model has come."""
         self._chunk_failures.clear()
@@ -109,7 +134,7 @@ class Compactor:
 
     async def estimate(self, job: Job, ino: int, *, everything: bool, parent: int = 0) -> None:
         """Work of `nnfs compact --dry-run`: count what would be looked at, and encode a sample of it."""
-        aim = Aim(everything=everything, marks=not everything, parent=parent)
+        aim = Aim(everything=everything, marks=not (everything or self._is_stale()), parent=parent)
         chosen: list[tuple[Candidate, Rules]] = []
         chance = random.Random(0)
         async for piece in self._walk(job, ino, aim):
@@ -193,7 +218,7 @@ class Compactor:
         job.phase = "looking for cold chunks" if not aim.thaw else "looking for thawed chunks"
         while True:
             await job.checkpoint()
-            pieces = await trio.to_thread.run_sync(walk.next)
+            pieces = await self._in_thread(walk.next)
             if pieces is None:
                 return
             for piece in pieces:
@@ -219,6 +244,8 @@ class Compactor:
             await self._flush(flow, force=True)
         if flow.error is not None:
             raise flow.error
+        for payload in flow.refused:
+            self._count_failure(payload, 1)
         if job.number and not flow.is_any_done and flow.last_failure is not None:
             raise flow.last_failure
         if self._retired:
@@ -274,7 +301,7 @@ class Compactor:
             result = await self._recoded(flow, candidate, rules)
             flow.failures, flow.is_any_done, is_looked_at = 0, True, True
             if result is not None:
-                flow.ready.append((result, candidate.block))
+                flow.ready.append(result)
                 flow.ready_bytes += candidate.block.plain
         except (BlockDamaged, RecordDamaged) as error:
             self._reader.damaged[candidate.number] = str(error)
@@ -298,12 +325,26 @@ class Compactor:
         flow.last_failure = error
         is_missing = isinstance(error, ModelMissing)  # nothing is wrong with workers: others may do
         flow.failures += not is_missing
-        self._chunk_failures[candidate.block.payload] += CHUNK_FAILURES if is_missing else 1
-        level = logging.DEBUG if str(error) in flow.told else logging.WARNING
-        flow.told.add(str(error))
+        if is_missing or isinstance(error, JobKills):
+            self._count_failure(candidate.block.payload, CHUNK_FAILURES if is_missing else 1)
+        elif isinstance(error, CodecError):
+            flow.refused.append(candidate.block.payload)
+        kind = _NUMBERS.sub("#", str(error))
+        level = logging.DEBUG if kind in flow.told else logging.WARNING
+        flow.told.add(kind)
         log.log(level, "inode %d, chunk %d stays as it is: %s", candidate.ino, candidate.chunk, error)
+        if isinstance(error, EnginesDisagree):
+            flow.drop(flow.ready)
+            flow.ready.clear()
+            flow.error = error
         if flow.failures >= FAILURES or isinstance(error, OutOfSpace):
             flow.error = flow.error or error
+
+    def _count_failure(self, payload: int, times: int) -> None:
+        """Something is wrong with a chunk: an outage of workers, which they all share, does not count."""
+        self._chunk_failures[payload] += times
+        if len(self._chunk_failures) > FAILURES_KEPT:
+            del self._chunk_failures[next(iter(self._chunk_failures))]
 
     async def _flush(self, flow: Flow, *, force: bool = False) -> None:
         """Commit the swaps that are ready, and mark the files that are done."""
@@ -311,25 +352,37 @@ class Compactor:
         if not (force or due):
             return
         flow.flushed = time.monotonic()
-        ready, flow.ready, flow.ready_bytes = flow.ready, [], 0
+        ready = flow.take(self._encoder.is_checked)
+        if force:  # the job is over, and the reference has not said anything about these
+            flow.drop(flow.ready)
+            flow.ready.clear()
         if ready:
-            recodes = [one for one, _ in ready]
-            size = sum(len(one.data or b"") for one in recodes)
-            swap = functools.partial(recode.recode, recodes=recodes, fingerprints=flow.models)
-            changes = await self._committer.amend(swap, size)
-            owners: set[int] = set()
-            for (one, block), change in zip(ready, changes, strict=True):
-                if change is None or one.data is None:
-                    continue
-                owners.add(one.owner[0])
-                flow.changes[one.owner[0]] = flow.changes.get(one.owner[0], 0) + change
-                flow.job.stored_before += block.stored
-                flow.job.stored_after += len(one.data)
-                flow.job.cold_chunks += one.codec >= FIRST_COLD
-                self.before, self.after = self.before + block.stored, self.after + len(one.data)
-                self.saved -= change
-            self._changed(sorted(owners))
-        await self._settle(flow, waiting={one.owner[0] for one, _ in flow.ready})
+            try:
+                await self._swap(flow, ready)
+            except BaseException:
+                flow.drop(ready)
+                raise
+        await self._settle(flow, waiting={one.recode.owner[0] for one in flow.ready})
+
+    async def _swap(self, flow: Flow, ready: list[Ready]) -> None:
+        recodes = [one.recode for one in ready]
+        size = sum(len(one.data or b"") for one in recodes)
+        swap = functools.partial(recode.recode, recodes=recodes, fingerprints=flow.models)
+        changes = await self._committer.amend(swap, size)
+        owners: set[int] = set()
+        for (one, block, _), change in zip(ready, changes, strict=True):
+            if change is None:
+                flow.failed.add(one.owner[0])  # it is not as it was, or its model is gone: the next pass looks again
+            if change is None or one.data is None:
+                continue
+            owners.add(one.owner[0])
+            flow.changes[one.owner[0]] = flow.changes.get(one.owner[0], 0) + change
+            flow.job.stored_before += block.stored
+            flow.job.stored_after += len(one.data)
+            flow.job.cold_chunks += one.codec >= FIRST_COLD
+            self.before, self.after = self.before + block.stored, self.after + len(one.data)
+            self.saved -= change
+        self._changed(sorted(owners))
 
     async def _settle(self, flow: Flow, waiting: set[int]) -> None:
         done = [ino for ino in flow.ends if flow.open.get(ino, 0) <= 0 and ino not in waiting]
@@ -345,45 +398,50 @@ class Compactor:
 
     # -- one chunk
 
+    async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
+        return await trio.to_thread.run_sync(function, *args, limiter=self._encoder.threads)
+
     async def _plain(self, candidate: Candidate, worker: str) -> tuple[bytes, int] | None:
         """Return a chunk's verified plain bytes and the number of the payload that they came from; None: it is gone."""
-        loaded = await trio.to_thread.run_sync(_load, self._store, candidate.number)
+        loaded = await self._in_thread(_load, self._store, candidate.number)
         if loaded is None:
             return None
         block, payload = loaded
         if block.codec >= FIRST_COLD:
             plain = await self._cold.decode(candidate.number, block, payload, priority=BACKGROUND, worker=worker)
         else:
-            plain = await trio.to_thread.run_sync(decode_verified, candidate.number, block, payload)
+            plain = await self._in_thread(decode_verified, candidate.number, block, payload)
         return plain, block.payload
 
-    async def _recoded(self, flow: Flow, candidate: Candidate, rules: Rules) -> Recode | None:
+    async def _recoded(self, flow: Flow, candidate: Candidate, rules: Rules) -> Ready | None:
         block = candidate.block
+
+        def ready(codec_id: int = 0, model: int = 0, data: bytes | None = None, proof: Proof | None = None) -> Ready:
+            owner = (candidate.ino, candidate.chunk)
+            return Ready(Recode(candidate.number, block.payload, owner, codec_id, model, data), block, proof)
+
         found = await self._plain(candidate, flow.worker)
         if found is None or found[1] != block.payload:
             return None  # somebody was faster
-        plain, payload = found
-        owner = (candidate.ino, candidate.chunk)
+        plain = found[0]
         if flow.aim.thaw or rules.policy is Policy.HOT:
-            return Recode(candidate.number, payload, owner, *await self._hot(plain))
+            return ready(*await self._hot(plain))
         leave = block.model in self._retired
         best = await self._encoder.encode(
             plain, block, rules, everything=flow.aim.everything, leave=leave, worker=flow.worker
         )
-        if best is None and not leave:
-            return Recode(candidate.number, payload, owner)
         if best is None:
-            return Recode(candidate.number, payload, owner, *await self._hot(plain))
-        await self._encoder.prove(block, best, flow.worker)
+            return ready(*await self._hot(plain)) if leave else ready()
+        proof = await self._encoder.prove(block, best, flow.worker)
         model = 0
         if best.codec == NEURAL:
             model = await self._models.keep(best.model)
             flow.models[model] = best.model
-        return Recode(candidate.number, payload, owner, best.codec, model, best.data)
+        return ready(best.codec, model, best.data, proof)
 
     async def _hot(self, plain: bytes) -> tuple[int, int, bytes]:
         """Return codec, model and payload in the hot tier."""
-        codec_id, data = await trio.to_thread.run_sync(codec.encode_hot, plain)
+        codec_id, data = await self._in_thread(codec.encode_hot, plain)
         return codec_id, 0, data
 
     def gain(self, zstd_bytes: int) -> int | None:
@@ -392,7 +450,8 @@ class Compactor:
 
     def report(self) -> dict[str, Any]:
         """Return what `nnfs status` shows of recompression."""
-        return {"policy": self._options.policy, "saved_bytes": self.saved, "last_error": self.last_error}
+        error = self._encoder.refuted or self.last_error
+        return {"policy": self._options.policy, "saved_bytes": self.saved, "last_error": error}
 
 
 def _load(store: Store, number: int) -> tuple[Block, bytes] | None:

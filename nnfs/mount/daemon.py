@@ -141,13 +141,14 @@ class Daemon:
         if read_only:
             self.fs.active.release.clear()  # orphans are for a mount that may write
         self.ops = Operations(
-            self.fs, self.data, self.reader, self.committer, read_only=read_only, atime=mount_options.atime
-        )
+            self.fs, self.data, self.reader, self.committer,
+            read_only=read_only, atime=mount_options.atime, read_age=own.read_age,
+        )  # fmt: skip
         self.mount_options = mount_options
         self.connection: Connection | None = None
         self.tiering = Tiering(
             store, self.fs, self.committer, self.reader, self.cold, self.pool, self.models, own,
-            read_only=read_only, changed=self._recoded,
+            read_only=read_only, changed=self._recoded, last_read=self.ops.last_read,
         )  # fmt: skip
         self._stored_changed: set[int] = set()
         self._tell = trio.Event()

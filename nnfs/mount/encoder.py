@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import defaultdict
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -16,7 +18,7 @@ from nnfs.codec.base import CM, NEURAL
 from nnfs.codec.pool import BACKGROUND, URGENT, Job
 from nnfs.codec.wire import NO_MODEL, Op
 from nnfs.config import Options
-from nnfs.errors import CodecError, NnfsError
+from nnfs.errors import CodecError, EnginesDisagree, ModelMissing, NnfsError
 from nnfs.fs.policy import Policy, Rules
 from nnfs.mount.models import Models
 from nnfs.store.schema import Block
@@ -31,7 +33,7 @@ CM_BELOW = 1.35  # bits per byte of the neural payload: on data that repeats its
 CM_LEAST = 8 << 10  # bytes of a chunk for which it is tried
 TEXT = 0.9  # share of printable bytes and UTF-8 above which data is text, where the network always wins
 CALIBRATE = 1 << 17  # bytes of a chunk
-MEASURE_AGAIN = 600.0  # seconds
+MEASURE_AGAIN, MEASURE_MOST = 600.0, 86400.0  # seconds, doubled each time: measuring takes all cores
 
 
 class Payload(NamedTuple):
@@ -42,6 +44,23 @@ class Payload(NamedTuple):
     data: bytes
 
 
+@dataclass(slots=True)
+class _Checks:
+    """What the reference engine says of one codec. A batch is what is proved from the beginning of a check on."""
+
+    unchecked: int = BATCH  # plain bytes since a check began
+    begun: int = 0
+    passed: int = 0  # number of the last check that went well
+    refuted: str = ""  # why nothing is encoded with this codec any more
+
+
+class Proof(NamedTuple):
+    """A payload that a worker decodes, and the batch that it belongs to."""
+
+    codec: int
+    batch: int
+
+
 class ColdEncoder:
     """Chooses codecs by what reading with them costs here, and encodes in worker processes."""
 
@@ -49,9 +68,10 @@ class ColdEncoder:
         self._cold, self._models = cold, models
         self._limit = options.thaw_limit  # seconds per MiB that `auto` may cost a reader
         self._neural = options.neural
-        self._speeds: dict[int, tuple[float, float]] = {}  # codec: seconds per MiB for a reader, time of measuring
+        self._speeds: dict[int, tuple[float, float, float]] = {}  # codec: seconds per MiB, when measured, s until again
         self._measuring = trio.Lock()
-        self._unchecked = BATCH  # plain bytes since the reference has decoded something
+        self._checks: defaultdict[int, _Checks] = defaultdict(_Checks)  # by codec
+        self.threads = trio.CapacityLimiter(2)  # of recompression: commits must not queue behind it
 
     async def encode(
         self, plain: bytes, block: Block, rules: Rules, *,
@@ -60,20 +80,23 @@ class ColdEncoder:
         """Return the smallest form of a block's content, None when that is the one it has.
 
         `everything`: at any cost of reading, as with the policy `cold`. `leave`: the form that it has is not to stay,
-        and the smallest other cold one will do. Raises `CodecError`, `WorkerError`, `TimedOut`.
+        and the smallest other cold one will do. Raises `CodecError`, `WorkerError`, `TimedOut`, and `EnginesDisagree`
+        where a codec would be taken that is not trusted: what another one made of the chunk would stay for good.
         """
-        if not await trio.to_thread.run_sync(compete.compressible, plain):
+        if not await trio.to_thread.run_sync(compete.compressible, plain, limiter=self.threads):
             return None
         patient = everything or rules.policy is Policy.COLD
         found: list[Payload] = []
         fingerprint = self._models.wanted(rules.model)
         if self._neural and fingerprint and (patient or await self._fast_enough(NEURAL)):
+            self._trust(NEURAL)
             data = await self._work(Op.ENCODE, NEURAL, plain, len(plain), fingerprint, worker)
             if data is not None:
                 found.append(Payload(NEURAL, fingerprint, data))
         neural_bits = 8 * len(found[0].data) / len(plain) if found else 8.0
         worth = neural_bits < CM_BELOW or not _is_text(plain)
         if (not found or (worth and len(plain) >= CM_LEAST)) and (patient or await self._fast_enough(CM)):
+            self._trust(CM)
             data = await self._work(Op.ENCODE, CM, plain, len(plain), NO_MODEL, worker)
             if data is not None:
                 found.append(Payload(CM, NO_MODEL, data))
@@ -81,16 +104,60 @@ class ColdEncoder:
         least = block.plain if leave else block.stored * (1 - (MIN_GAIN_COLD if patient else MIN_GAIN))
         return best if best is not None and len(best.data) < least else None
 
-    async def prove(self, block: Block, payload: Payload, worker: str = COMPACT) -> None:
-        """Decode a new payload as a reader will. Raises `CodecError` when that does not give the content back."""
-        self._unchecked += block.plain
-        is_due = self._unchecked >= (BATCH // 2 if block.plain <= SMALL else BATCH)
+    async def prove(self, block: Block, payload: Payload, worker: str = COMPACT) -> Proof:
+        """Decode a new payload as a reader will. Raises `CodecError` when that does not give the content back.
+
+        One payload of each batch is decoded by the reference, too: the others may be stored once `is_checked` says so.
+        Raises `EnginesDisagree` when that gives something else: none of them may be.
+        """
+        checks = self._checks[payload.codec]
+        checks.unchecked += block.plain
+        is_due = checks.unchecked >= (BATCH // 2 if block.plain <= SMALL else BATCH)
         if is_due:
-            self._unchecked = 0
-        for name in (worker, REFERENCE) if is_due else (worker,):
-            plain = await self._work(Op.DECODE, payload.codec, payload.data, block.plain, payload.model, name)
-            if plain is None or blake2b(plain).digest() != block.hash:
-                raise CodecError(f"codec {payload.codec}: worker {name} decodes something else than was encoded")
+            checks.unchecked, checks.begun = 0, checks.begun + 1
+        proof = Proof(payload.codec, checks.begun)
+        try:
+            await self._decodes(block, payload, worker)
+            if is_due:
+                await self._check(block, payload)
+                checks.passed = max(checks.passed, proof.batch)
+        except BaseException:
+            if is_due:
+                checks.unchecked = BATCH  # the next one is checked instead
+            raise
+        return proof
+
+    async def _decodes(self, block: Block, payload: Payload, worker: str) -> None:
+        plain = await self._work(Op.DECODE, payload.codec, payload.data, block.plain, payload.model, worker)
+        if plain is None or blake2b(plain).digest() != block.hash:
+            raise CodecError(f"codec {payload.codec}: worker {worker} decodes something else than was encoded")
+
+    async def _check(self, block: Block, payload: Payload) -> None:
+        try:
+            await self._decodes(block, payload, REFERENCE)
+        except ModelMissing:
+            raise
+        except CodecError as error:
+            name = NAMES.get(payload.codec, str(payload.codec))
+            self._checks[payload.codec].refuted = why = (
+                f"two engines disagree about what codec {name} has encoded, so nothing more is encoded with it until "
+                f"the next mount ({error}): mount with device=cpu, and report this"
+            )
+            log.critical("%s", why)
+            raise EnginesDisagree(why) from error
+
+    def is_checked(self, proof: Proof | None) -> bool:
+        """Whether the reference agrees about a batch. Nothing has to be proved of what is not cold."""
+        return proof is None or (proof.batch <= self._checks[proof.codec].passed and not self.refuted)
+
+    @property
+    def refuted(self) -> str:
+        """Why something is not encoded any more; empty: no reason."""
+        return next((checks.refuted for checks in self._checks.values() if checks.refuted), "")
+
+    def _trust(self, codec_id: int) -> None:
+        if self._checks[codec_id].refuted:
+            raise EnginesDisagree(self._checks[codec_id].refuted)
 
     async def _work(
         self, op: Op, codec_id: int, data: bytes, plain: int, fingerprint: bytes, worker: str
@@ -103,15 +170,15 @@ class ColdEncoder:
     async def _fast_enough(self, codec_id: int) -> bool:
         """Whether reading with a codec keeps the limit of the mount, as measured on this machine.
 
-        What was too slow is measured again after a while: the machine may have been busy.
+        What was too slow is measured again after a while, the later the more often: the machine may have been busy.
         """
         if math.isinf(self._limit):
             return True
         async with self._measuring:
-            known, when = self._speeds.get(codec_id, (math.inf, -math.inf))
-            if known > self._limit and time.monotonic() - when >= MEASURE_AGAIN:
+            known, when, wait = self._speeds.get(codec_id, (math.inf, -math.inf, MEASURE_AGAIN / 2))
+            if known > self._limit and time.monotonic() - when >= wait:
                 known = min(known, await self._measure(codec_id))
-                self._speeds[codec_id] = known, time.monotonic()
+                self._speeds[codec_id] = known, time.monotonic(), min(MEASURE_MOST, 2 * wait)
                 log.info("codec %d: a reader waits %.1f s for a MiB", codec_id, known)
         return known <= self._limit
 
@@ -142,7 +209,7 @@ class ColdEncoder:
 
     def speeds(self) -> dict[str, float]:
         """Return measured seconds per MiB by codec."""
-        found = {NAMES[number]: seconds for number, (seconds, _) in self._speeds.items()}
+        found = {NAMES[number]: seconds for number, (seconds, *_) in self._speeds.items()}
         return {name: round(seconds, 2) for name, seconds in found.items() if math.isfinite(seconds)}
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import trio
 
 from nnfs.blockio.cold import COMPACT, READ
 from nnfs.errors import NnfsError
 from nnfs.fs.candidates import Piece
+from nnfs.mount.encoder import Proof
 from nnfs.mount.jobs import Job
 from nnfs.store.blocks import Recode
 from nnfs.store.schema import Block
@@ -24,6 +27,14 @@ class Aim:
     parent: int = 0  # the directory of the file that is meant, as far as known
 
 
+class Ready(NamedTuple):
+    """A swap that waits for its commit. `proof`: of a cold payload."""
+
+    recode: Recode
+    block: Block  # as it was
+    proof: Proof | None
+
+
 @dataclass(slots=True)
 class Flow:
     """One job's chunks on their way."""
@@ -34,7 +45,7 @@ class Flow:
     plain: int = 0  # bytes under way
     chunks: int = 0
     moved: trio.Event = field(default_factory=trio.Event)
-    ready: list[tuple[Recode, Block]] = field(default_factory=list)
+    ready: list[Ready] = field(default_factory=list)
     ready_bytes: int = 0
     open: dict[int, int] = field(default_factory=dict)  # ino: chunks under way, 1 more until its last piece came
     failed: set[int] = field(default_factory=set)  # files of which a chunk could not be looked at
@@ -42,7 +53,8 @@ class Flow:
     failures: int = 0  # of workers, in a row
     last_failure: NnfsError | None = None
     is_any_done: bool = False
-    told: set[str] = field(default_factory=set)  # of failures: thousands of chunks may have the same one
+    told: set[str] = field(default_factory=set)  # of failures, without numbers: thousands of chunks may have the same
+    refused: list[int] = field(default_factory=list)  # payloads that a codec refuses, unless all are
     error: NnfsError | None = None
     changes: dict[int, int] = field(default_factory=dict)  # ino: growth of its stored bytes
     models: dict[int, bytes] = field(default_factory=dict)  # number: fingerprint, of those encoded with
@@ -51,6 +63,17 @@ class Flow:
     def worker(self) -> str:
         """Who codes: what a person waits for does not wait for an idle machine. Reads come first in both workers."""
         return READ if self.job.number else COMPACT
+
+    def take(self, is_checked: Callable[[Proof | None], bool]) -> list[Ready]:
+        """Take out the swaps that may be committed."""
+        taken = [one for one in self.ready if is_checked(one.proof)]
+        self.ready = [one for one in self.ready if not is_checked(one.proof)]
+        self.ready_bytes = sum(one.block.plain for one in self.ready)
+        return taken
+
+    def drop(self, ready: Iterable[Ready]) -> None:
+        """Give up swaps: their files are not done."""
+        self.failed.update(one.recode.owner[0] for one in ready)
 
     def close(self, ino: int) -> None:
         """One of the things that a file waits for is done."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import sys
 import time
 from functools import partial
@@ -23,7 +24,7 @@ from nnfs.store.schema import Model, Total
 log = logging.getLogger(__name__)
 
 CHECK_S = 120.0  # seconds for a model's file to be looked at
-ROOM = 16 << 20  # bytes that a model's file may have
+ROOM = 20 << 20  # bytes that a model's file may have; the one that is shipped has 14 MB
 
 
 class Models:
@@ -101,9 +102,11 @@ class Models:
             raise ModelMissing(f"model {fingerprint.hex()[:16]} is neither in the store nor shipped")
         return await self._store_model(fingerprint, await trio.to_thread.run_sync(path.read_bytes), None)
 
-    async def _store_model(self, fingerprint: bytes, data: bytes, base: bytes | None) -> int:
+    async def _store_model(
+        self, fingerprint: bytes, data: bytes, base: bytes | None, *, unsettles: bool = False
+    ) -> int:
         change = partial(
-            recode.keep_model, fingerprint=fingerprint, data=data, base=base, now=int(time.time())
+            recode.keep_model, fingerprint=fingerprint, data=data, base=base, now=int(time.time()), unsettles=unsettles
         )
         number: int = await self._committer.amend(change, 2 * len(data))
         log.info("model %s is in the store, as number %d", fingerprint.hex()[:16], number)
@@ -112,30 +115,28 @@ class Models:
     async def add(self, file: Path) -> tuple[int, bytes]:
         """Put a model's file, or a delta over one, into the store: (number, fingerprint).
 
-        Raises `ModelMissing` for what is no model, `UsageError` for a delta over something else, `OutOfSpace`.
+        Raises `ModelMissing` for what is no model, `UsageError` for what can be none and for a delta over something
+        else, `OutOfSpace`.
         """
         from nnfs.model import delta
 
-        try:
-            data = await trio.to_thread.run_sync(file.read_bytes)
-        except OSError as error:
-            raise UsageError(f"{file}: {error.strerror}") from error
+        data = await trio.to_thread.run_sync(_read, file)
         base = None
         if delta.is_delta(data):
             base = delta.base_of(data)
             await self.keep(base)
-        fingerprint = await self._examine(file, base)
-        return await self._store_model(fingerprint, data, base), fingerprint
+        fingerprint = await self._examine(file, data, base)
+        return await self._store_model(fingerprint, data, base, unsettles=True), fingerprint
 
-    async def _examine(self, file: Path, base: bytes | None) -> bytes:
+    async def _examine(self, file: Path, data: bytes, base: bytes | None) -> bytes:
         """Have a child process load a model: what is broken must not come into the store, nor numpy into the daemon."""
-        command = [sys.executable, "-P", "-m", "nnfs.codec.catalogue", os.fspath(file)]
+        command = [sys.executable, "-P", "-m", "nnfs.codec.catalogue", str(len(data))]
         whole = None
         if base is not None:
             whole = await trio.to_thread.run_sync(self.find, base)
         with trio.move_on_after(CHECK_S):
             done = await trio.run_process(
-                command, stdin=whole or b"", capture_stdout=True, capture_stderr=True, check=False
+                command, stdin=data + (whole or b""), capture_stdout=True, capture_stderr=True, check=False
             )
             if done.returncode:
                 why = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
@@ -212,6 +213,20 @@ def _line(number: int, model: Model, total: Total, copies: str) -> dict[str, Any
         "retired": model.retired, "added": model.added, "blocks": total.blocks, "plain_bytes": total.plain,
         "stored_bytes": total.stored, "copies": copies,
     }  # fmt: skip
+
+
+def _read(file: Path) -> bytes:
+    """Return a file that may be a model's. Raises `UsageError`."""
+    try:
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise UsageError(f"{file}: not a regular file: name a model's file")
+        if status.st_size > ROOM:
+            raise UsageError(f"{file}: too large for a model, which has at most {ROOM >> 20} MiB")
+        with file.open("rb") as stream:
+            return stream.read(ROOM)
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror}") from error
 
 
 def shipped(fingerprint: bytes) -> Path | None:

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 TIMEOUT = 3600.0  # seconds the kernel may trust names and attributes: nobody changes them but through it
 UNSETTLED = 1.0  # the same while an inode has dirty data, whose stored size is not known yet
 RELATIME = 24 * 3600 * 10**9  # ns
+READS_KEPT = 1 << 16  # files of which it is known when they were read, where no atime tells
 RECORD_COST = 4096  # bytes of space that a new name or attribute is taken to need, generously
 
 P = ParamSpec("P")
@@ -79,14 +80,19 @@ class Operations(pyfuse3.Operations):
     supports_dot_lookup = True
 
     def __init__(
-        self, fs: Filesystem, data: DirtyData, reader: Reader, committer: Committer, *, read_only: bool, atime: str
-    ) -> None:
+        self, fs: Filesystem, data: DirtyData, reader: Reader, committer: Committer, *,
+        read_only: bool, atime: str, read_age: float = 0.0,
+    ) -> None:  # fmt: skip
+        """`read_age`: seconds after which recompression takes a file for unread; 0: it does not mind."""
         super().__init__()
         self.fs, self.data, self.reader, self.committer = fs, data, reader, committer
         self.xattrs = Xattrs(fs)
         self.names = Namespace(fs, self.xattrs)
         self.read_only = "mounted read-only" if read_only else ""
         self.atime = atime
+        # relatime(8) says a day; but a file that is read every day must not look as if nobody had read it for a day.
+        self._refresh = min(RELATIME, int(read_age * 1e9 / 2)) or RELATIME
+        self._reads: dict[int, int] = {}  # under noatime: inode to ns, the latest last
 
     def trip(self, where: str, bug: Exception) -> None:
         """Turn the mount read-only because of a bug."""
@@ -354,12 +360,25 @@ class Operations(pyfuse3.Operations):
         return len(buf)
 
     def _accessed(self, inode: Inode) -> None:
-        if self.atime == "noatime" or self.read_only:
+        if self.read_only:
             return
         now = time.time_ns()
-        if self.atime == "strictatime" or inode.atime <= max(inode.mtime, inode.ctime) or now - inode.atime > RELATIME:
+        if self.atime == "noatime":
+            self._reads.pop(inode.ino, None)
+            self._reads[inode.ino] = now
+            if len(self._reads) > READS_KEPT:
+                del self._reads[next(iter(self._reads))]
+        elif (
+            self.atime == "strictatime"
+            or inode.atime <= max(inode.mtime, inode.ctime)
+            or now - inode.atime > self._refresh
+        ):
             inode.atime = now
             self.fs.touch(inode)
+
+    def last_read(self, ino: int) -> int:
+        """Return when a file was last read in this mount, in ns, as far as its atime does not tell; 0: unknown."""
+        return self._reads.get(ino, 0)
 
     async def flush(self, fh: int) -> None:
         # The kernel writes dirty pages back before it would send this, and never sends it again: open, read, close is

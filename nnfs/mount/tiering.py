@@ -48,13 +48,15 @@ class Tiering:
     def __init__(
         self, store: Store, fs: Filesystem, committer: Committer, reader: Reader, cold: Cold, pool: Pool,
         models: Models, options: Options, *, read_only: bool, changed: Callable[[list[int]], None],
+        last_read: Callable[[int], int],
     ) -> None:  # fmt: skip
         self._store, self._fs, self._committer, self._reader, self._pool = store, fs, committer, reader, pool
         self.models, self._read_only = models, read_only
         self._encoder = ColdEncoder(cold, models, options)
         self._compactor = Compactor(
-            store, committer, reader, cold, models, self._encoder, options, busy=self._busy, changed=changed
-        )
+            store, committer, reader, cold, models, self._encoder, options,
+            busy=self._busy, changed=changed, last_read=last_read,
+        )  # fmt: skip
         self._scrub = Scrub(store, committer, reader, cold, self._busy, read_only=read_only)
         background = self._background if options.compact and not read_only else None
         self.jobs = Jobs(background, PASS_EVERY)
@@ -191,5 +193,15 @@ class Tiering:
         }  # fmt: skip
 
     def gain(self, codecs: list[Answer]) -> int | None:
-        """Return about how many bytes a compaction would still save, from what it has saved so far; None: unknown."""
-        return self._compactor.gain(sum(line["stored_bytes"] for line in codecs if line["codec"] == "zstd"))
+        """Return about how many bytes a compaction would still save: None before anything has been compressed.
+
+        What this mount has saved so far tells, else what the cold blocks of the store take beside those of zstd.
+        """
+        hot, cold = (
+            [sum(line[field] for line in codecs if line["codec"] in names) for field in ("stored_bytes", "plain_bytes")]
+            for names in (("zstd",), ("neural", "cm"))
+        )
+        gain = self._compactor.gain(hot[0])
+        if gain is None and cold[1]:
+            gain = hot[0] - hot[1] * cold[0] // cold[1]
+        return None if gain is None else max(0, min(hot[0], gain))

@@ -185,6 +185,10 @@ class BlockWriter:
         self._headers[number] = None
         self._count(block.codec, block.model, -1, -block.plain, -block.stored)
 
+    def models(self) -> set[int]:
+        """Return the models of the blocks that this txn has in hand: their headers are not in the table yet."""
+        return {block.model for block in self._headers.values() if block is not None}
+
     def uses_model(self, model: int) -> bool:
         """Whether any block needs a model."""
         for codec in range(256):

@@ -16,14 +16,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-
-import trio
 
 import nnfs.model
 from nnfs.blockio import commit
@@ -32,7 +30,7 @@ from nnfs.cli import client
 from nnfs.codec import catalogue
 from nnfs.codec.pool import WorkerSpec
 from nnfs.config import Options
-from nnfs.errors import BlockDamaged
+from nnfs.errors import BlockDamaged, RecordDamaged
 from nnfs.fs import candidates, recode
 from nnfs.mount import compact, daemon, encoder, jobs, logs, models, scrub, tiering
 from nnfs.store import schema
@@ -61,9 +59,9 @@ def stated(data: bytes) -> bytes:
     return bytes.fromhex(header["__metadata__"]["fingerprint"])
 
 
-async def examined(self: models.Models, file: Path, base: bytes | None) -> bytes:
+async def examined(self: models.Models, file: Path, data: bytes, base: bytes | None) -> bytes:
     """What a model's file says of itself: the real look at it loads weights."""
-    return stated(await trio.to_thread.run_sync(file.read_bytes))
+    return stated(data)
 
 
 class Everything:
@@ -115,9 +113,13 @@ def patch(mode: str) -> None:
 
 def settled(store: Store) -> int:
     """Count the files that are marked as done."""
+    count = 0
     with store.read() as snapshot:
-        inodes = [Inode.unpack(schema.KEY.unpack(key)[0], record) for key, record in snapshot.range("inode", b"")]
-    return sum(not inode.is_directory and bool(inode.flags & Inode.FLAG_SETTLED) for inode in inodes)
+        for key, record in snapshot.range("inode", b""):
+            with suppress(RecordDamaged):
+                inode = Inode.unpack(schema.KEY.unpack(key)[0], record)
+                count += not inode.is_directory and bool(inode.flags & Inode.FLAG_SETTLED)
+    return count
 
 
 def swaps() -> Path:
