@@ -10,7 +10,7 @@ from nnfs.errors import CodecError
 __all__ = ["CODECS", "FIRST_COLD", "NAMES", "Codec", "decode", "encode_hot", "register"]
 
 CODECS: dict[int, Codec] = {}  # those that decode in any process; the cold ones do in workers
-NAMES: dict[int, str] = {NEURAL: "neural", CM: "cm"}
+NAMES: dict[int, str] = {}
 
 
 def register(codec: Codec) -> None:
@@ -22,6 +22,7 @@ def register(codec: Codec) -> None:
 _raw, _zstd = Raw(), Zstd()
 register(_raw)
 register(_zstd)
+NAMES |= {NEURAL: "neural", CM: "cm"}
 
 
 def encode_hot(plain: bytes) -> tuple[int, bytes]:
