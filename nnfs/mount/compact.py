@@ -253,20 +253,21 @@ class Compactor:
 
     async def _feed(self, flow: Flow, ino: int, nursery: trio.Nursery) -> None:
         """Start a task for each chunk, as many as fit the window, and wait for the last one. Raises `flow.error`."""
-        async for piece in self._walk(flow.job, ino, flow.aim):
-            flow.job.phase = "thawing" if flow.aim.thaw else "compressing"
-            flow.open.setdefault(piece.ino, 1)
-            for candidate in piece.candidates:
-                if flow.job.number == 0 and self._chunk_failures[candidate.block.payload] >= CHUNK_FAILURES:
-                    flow.failed.add(piece.ino)
-                    continue
-                await self._admit(flow, candidate)
-                flow.open[piece.ino] += 1
-                nursery.start_soon(self._one, flow, candidate, piece.rules)
-            if piece.last:
-                flow.ends[piece.ino] = piece
-                flow.close(piece.ino)
-            await self._flush(flow)
+        async with contextlib.aclosing(self._walk(flow.job, ino, flow.aim)) as walk:
+            async for piece in walk:
+                flow.job.phase = "thawing" if flow.aim.thaw else "compressing"
+                flow.open.setdefault(piece.ino, 1)
+                for candidate in piece.candidates:
+                    if flow.job.number == 0 and self._chunk_failures[candidate.block.payload] >= CHUNK_FAILURES:
+                        flow.failed.add(piece.ino)
+                        continue
+                    await self._admit(flow, candidate)
+                    flow.open[piece.ino] += 1
+                    nursery.start_soon(self._one, flow, candidate, piece.rules)
+                if piece.last:
+                    flow.ends[piece.ino] = piece
+                    flow.close(piece.ino)
+                await self._flush(flow)
         while flow.chunks:
             await self._wait(flow)
 
