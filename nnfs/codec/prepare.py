@@ -11,6 +11,7 @@ import sys
 
 from nnfs.codec.catalogue import Catalogue
 from nnfs.errors import CodecError
+from nnfs.model.dictionary import Dictionary
 from nnfs.model import FOLDER
 
 SAMPLE = b"".join(b"%d bottles of beer on the wall, " % n for n in range(300))  # three lanes of the neural codec
@@ -40,6 +41,7 @@ def main() -> int:
         except CodecError as error:
             print(f"{name}: {error}", file=sys.stderr)
             status = 1
+    Dictionary(SAMPLE)  # fitted models have one
     return status
 
 
