@@ -1,0 +1,174 @@
+"""What recompression on a mount has to respect: who reads, policies that have changed, what the reference finds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from nnfs.blockio.cold import REFERENCE
+from nnfs.codec.catalogue import fingerprint
+from nnfs.errors import DaemonError, EnginesDisagree, ModelMissing
+from nnfs.model import selftest
+from nnfs.model.weights import save_weights
+from nnfs.mount import ops
+from nnfs.mount.models import ROOM, Models
+from nnfs.mount.ops import Operations
+from nnfs.store.schema import Inode
+from tests.conftest import why_no_mount
+from tests.mount.chaos import COLD, Chaos
+from tests.mount.coding import text
+from tests.mount.test_compact import codecs, cold_read, done, end_of, start, sync, turn, write
+
+__all__ = ["start"]  # a fixture
+
+Start = Callable[..., Chaos]
+mounts = pytest.mark.skipif(why_no_mount() is not None, reason=f"mounting {why_no_mount()}")
+HOUR = 3600
+
+
+# -- who reads
+
+
+@pytest.mark.parametrize(
+    ("read_age", "hours"), [(24 * HOUR, 12), (7 * 24 * HOUR, 24), (2 * HOUR, 1), (0, 24)], ids=str
+)
+def test_an_atime_is_never_so_old_that_a_file_looks_unread(
+    read_age: int, hours: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """relatime: at most half the age at which a file is taken for unread."""
+    fs: Any = SimpleNamespace(touch=lambda _: None)
+    under_test = Operations(fs, None, None, None, read_only=False, atime="relatime", read_age=read_age)  # type: ignore[arg-type]
+    now = [0]
+    monkeypatch.setattr(ops, "time", SimpleNamespace(time_ns=lambda: now[0] * 10**9))
+    inode = Inode(20, 0o100644, 0, 0, 0)
+    now[0] = 60
+    under_test._accessed(inode)
+    assert inode.atime == 60 * 10**9
+    now[0] += hours * HOUR
+    under_test._accessed(inode)
+    assert inode.atime == 60 * 10**9
+    now[0] += 1
+    under_test._accessed(inode)
+    assert inode.atime == now[0] * 10**9
+
+
+def test_what_is_known_of_reading_under_noatime_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops, "READS_KEPT", 3)
+    under_test = Operations(None, None, None, None, read_only=False, atime="noatime")  # type: ignore[arg-type]
+    for ino in (1, 2, 3, 1, 4):
+        under_test._accessed(Inode(ino, 0o100644, 0, 0, 0))
+    assert [bool(under_test.last_read(ino)) for ino in range(1, 6)] == [True, False, True, True, False]
+
+
+@mounts
+def test_what_is_read_stays_hot_without_atimes(start: Start) -> None:
+    mount = start(options=("write_age=0", "read_age=1h", "policy=cold", "noatime"))
+    mount.ask("pause")
+    for name in ("read", "unread"):
+        write(mount.path / name, text(len(name)))
+    sync(mount)
+    assert cold_read(mount.path / "read") == text(4)
+    mount.ask("resume")
+    turn(mount, mount.path / "unread", "neural")
+    mount.turn_round()
+    assert codecs(mount, mount.path / "read") == {"zstd": 1}
+
+
+# -- policies
+
+
+@mounts
+@pytest.mark.parametrize("where", [".", "d"])
+def test_compact_sees_a_policy_that_has_changed(start: Start, where: str) -> None:
+    mount = start(mode="none", options=("write_age=0", "read_age=0", "policy=hot"))
+    (mount.path / "d").mkdir()
+    write(mount.path / "d" / "f", text(1))
+    done(mount, "compact", mount.path)
+    assert done(mount, "compact", mount.path)["total_chunks"] == 0
+    os.setxattr(mount.path / "d", "user.nnfs.policy", b"cold")
+    assert done(mount, "compact", mount.path / where, dry_run=True)["result"]["chunks"] == 1
+    assert done(mount, "compact", mount.path / where)["total_chunks"] == 1
+    assert codecs(mount, mount.path) == {"neural": 1}
+    write(mount.path / "d" / "g", os.urandom(20_000))
+    done(mount, "compact", mount.path)
+    assert done(mount, "compact", mount.path)["total_chunks"] == 0  # once is enough
+
+
+# -- the reference
+
+
+@mounts
+def test_what_the_reference_refutes_is_not_stored(start: Start) -> None:
+    mount = start(mode="none", wrong=REFERENCE)
+    mount.expect_log("two engines disagree")
+    for n in range(60):
+        write(mount.path / f"f{n}", text(n))
+    for n in range(2):
+        write(mount.path / f"g{n}", text(n + 100))
+        job = end_of(mount, mount.ask("compact", ino=1, all=True)["job"])
+        assert (job["state"], job["exit"], job["cold_chunks"]) == ("failed", EnginesDisagree.exit_code, 0)
+    assert codecs(mount, mount.path) == {"zstd": 62}
+    assert "two engines disagree" in mount.ask("status")["compaction"]["last_error"]
+    assert mount.log().count("CRITICAL") == 1
+    mount.set(wrong="")
+    mount.remount()
+    mount.deadline(300)
+    done(mount, "compact", mount.path)  # nothing was marked as done
+    assert codecs(mount, mount.path) == {"neural": 62}
+
+
+@mounts
+def test_passes_end_when_the_engines_disagree(start: Start) -> None:
+    mount = start(wrong=REFERENCE)
+    mount.expect_log("two engines disagree")
+    write(mount.path / "f", text(1))
+    sync(mount)
+    mount.turn_round(4)
+    assert codecs(mount, mount.path) == {"zstd": 1}
+    assert mount.ask("passes")["settled"] == 0
+    assert "two engines disagree" in mount.ask("status")["compaction"]["last_error"]
+
+
+# -- models
+
+
+@mounts
+def test_what_can_be_no_model_is_not_read(start: Start, tmp_path: Path) -> None:
+    mount = start(mode="none")
+    os.mkfifo(tmp_path / "fifo")
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(ROOM + 1)
+    irregular = dict.fromkeys(("fifo", ".", "/dev/zero"), "not a regular file")
+    for name, why in {**irregular, "large": "too large", "none": "No such file"}.items():
+        with pytest.raises(DaemonError, match=why):
+            mount.ask("model_add", file=str(tmp_path / name))
+
+
+@mounts
+def test_the_gain_is_known_after_a_mount(start: Start) -> None:
+    mount = start(mode="none", options=COLD)
+    write(mount.path / "f", text(1, 100_000))
+    sync(mount)
+    assert mount.ask("df")["gain"] is None
+    done(mount, "compact", mount.path)
+    write(mount.path / "g", text(2, 100_000))
+    sync(mount)
+    first = mount.ask("df")["gain"]
+    mount.remount()
+    mount.deadline(300)
+    assert 0 < mount.ask("df")["gain"] <= 1.2 * first
+
+
+async def test_a_model_is_examined_as_it_was_read(tmp_path: Path) -> None:
+    """The file may be another one by now, or be gone."""
+    save_weights(selftest.weights(selftest.ARCHITECTURE, b"rules"), str(tmp_path / "tiny"), {})
+    data = (tmp_path / "tiny").read_bytes()
+    under_test = Models(None, None)  # type: ignore[arg-type]
+    assert await under_test._examine(tmp_path / "gone", data, None) == fingerprint(data)
+    with pytest.raises(ModelMissing, match="gone: "):
+        await under_test._examine(tmp_path / "gone", b"{" + data[1:], None)
