@@ -11,8 +11,8 @@ import sys
 
 from nnfs.codec.catalogue import Catalogue
 from nnfs.errors import CodecError
-from nnfs.model.dictionary import Dictionary
 from nnfs.model import FOLDER
+from nnfs.model.dictionary import Dictionary
 
 SAMPLE = b"".join(b"%d bottles of beer on the wall, " % n for n in range(300))  # three lanes of the neural codec
 
