@@ -20,6 +20,7 @@ from nnfs.mount.models import ROOM, Models
 from nnfs.mount.ops import Operations
 from nnfs.store.schema import Inode
 from tests.conftest import why_no_mount
+from tests.harness import REPO
 from tests.mount.chaos import COLD, Chaos
 from tests.mount.coding import text
 from tests.mount.test_compact import codecs, cold_read, done, end_of, start, sync, turn, write
@@ -164,8 +165,9 @@ def test_the_gain_is_known_after_a_mount(start: Start) -> None:
     assert 0 < mount.ask("df")["gain"] <= 1.2 * first
 
 
-async def test_a_model_is_examined_as_it_was_read(tmp_path: Path) -> None:
+async def test_a_model_is_examined_as_it_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file may be another one by now, or be gone."""
+    monkeypatch.setenv("PYTHONPATH", str(REPO))
     save_weights(selftest.weights(selftest.ARCHITECTURE, b"rules"), str(tmp_path / "tiny"), {})
     data = (tmp_path / "tiny").read_bytes()
     under_test = Models(None, None)  # type: ignore[arg-type]
