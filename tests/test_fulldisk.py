@@ -200,8 +200,8 @@ class Crowd:
             thread.join()
 
 
-def at_the_edge(mount: Mount, rounds: int) -> None:
-    """Have a crowd meet there."""
+def at_the_edge(mount: Mount, rounds: int) -> dict[int, Path]:
+    """Have a crowd meet there; return the files that it leaves, by what they hold."""
     mount.deadline(600)
     mount.expect_log("(?i)space|is full")
     crowd = Crowd(mount.path, rounds)
@@ -212,6 +212,7 @@ def at_the_edge(mount: Mount, rounds: int) -> None:
     mount.remount()
     mount.deadline(600)
     verify(crowd.stored)
+    return crowd.stored
 
 
 def test_twenty_at_the_edge() -> None:
@@ -228,6 +229,10 @@ def test_twenty_at_the_edge_and_recompression() -> None:
     with small_disk(64 * MIB) as disk:
         store = disk / "store"
         with Chaos(store, mode="all", options=RESTLESS, kill="200") as mount:
-            at_the_edge(mount, 100 if FULL else 30)
-            assert mount.swaps > 20
+            stored = at_the_edge(mount, 100 if FULL else 30)
+            for seed in sorted(stored)[::2]:
+                stored.pop(seed).unlink()
+            mount.turn_round(6)  # now that there is room
+            verify(stored)
+            assert mount.swaps > 50
         fsck_clean(store)

@@ -79,14 +79,15 @@ def append_ack(fd: int, step: int) -> None:
 
 
 def read_journal(path: Path) -> list[Record]:
-    """All records. Raises `ValueError` when the process did something that cannot be replayed."""
-    records = []
-    with path.open("rb") as file:
-        while head := file.read(_HEADER.size):
-            magic, kind, offset, length, flags, size = _HEADER.unpack(head)
-            if magic != _MAGIC or kind == OPAQUE:
-                raise ValueError(f"record {len(records)} cannot be replayed (kind {kind})")
-            records.append(Record(kind, offset, length, flags, file.read(size)))
+    """All records, but for one that is being written. Raises `ValueError` for what cannot be replayed."""
+    records, content, at = list[Record](), path.read_bytes(), 0
+    while at + _HEADER.size <= len(content):
+        magic, kind, offset, length, flags, size = _HEADER.unpack_from(content, at)
+        if magic != _MAGIC or kind == OPAQUE:
+            raise ValueError(f"record {len(records)} cannot be replayed (kind {kind})")
+        at += _HEADER.size + size
+        if at <= len(content):
+            records.append(Record(kind, offset, length, flags, content[at - size : at]))
     return records
 
 
