@@ -17,7 +17,7 @@ from nnfs.blockio.cold import AHEAD, URGENT, Cold, Progress
 from nnfs.blockio.dirty import Buffer, DirtyData
 from nnfs.blockio.repair import Repairs
 from nnfs.blockio.thawed import Thawed
-from nnfs.errors import BlockDamaged, CodecError, NnfsError, StoreDamaged, TimedOut, WorkerError
+from nnfs.errors import BlockDamaged, CodecError, ModelMissing, NnfsError, StoreDamaged, TimedOut, WorkerError
 from nnfs.store.blocks import load_block
 from nnfs.store.env import Snapshot, Store
 from nnfs.store.schema import Block, Inode
@@ -247,6 +247,11 @@ class Reader:
                 except Exception as error:  # noqa: BLE001 - whatever it is, it is the waiters' to know
                     result = error
             if not pending.scope.cancelled_caught:
+                again = await self._recoded(number, stored.block) if isinstance(result, ModelMissing) else None
+                if isinstance(again, _Stored):
+                    stored = again
+                    continue
+                result = result if again is None else again
                 break
             if not pending.waiters:
                 result = _GONE  # whoever comes later asks again
@@ -259,6 +264,21 @@ class Reader:
                 await trio.to_thread.run_sync(self.thawed.put, number, result, limiter=self._keeping)
             except Exception as error:  # noqa: BLE001 - no copy, no harm: this task must not end the mount
                 log.warning("block %d: no copy of what was thawed: %r", number, error)
+
+    async def _recoded(self, number: int, block: Block) -> object:
+        """Load a block again whose model is gone; None when it is as it was.
+
+        A retired model goes with the last block that needs it, which may have been recoded since this one was loaded.
+        """
+        try:
+            [again] = await trio.to_thread.run_sync(_load, self.store, [number], self.thawed, limiter=self._hot)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the waiters' to know
+            return error
+        if not isinstance(again, _Stored):
+            return again
+        if again.block.payload == block.payload:
+            return None
+        return again if again.damage is None else again.damage
 
     def _go_on(self) -> None:
         """A worker has done something: hundreds of reads may wait for it, and none of them for nothing."""

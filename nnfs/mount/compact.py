@@ -1,8 +1,9 @@
 """Recompression: what has gone cold is coded again, proved, and swapped under the same block number.
 
 A chunk's way: fetch and verify its plain bytes; encode in a worker; decode again, stepwise, in a worker; compare the
-BLAKE2b-512 here; swap the payload in a commit. One chunk of every batch is decoded by the reference engine as well. A
-crash anywhere leaves the old payload; what was swapped is known by its codec, and files that are done are marked.
+BLAKE2b-512 here; swap the payload in a commit. One chunk of every batch is decoded by the reference engine as well, and
+none of the batch is swapped before that agrees. A crash anywhere leaves the old payload; what was swapped is known by
+its codec, and files that are done are marked.
 """
 
 from __future__ import annotations

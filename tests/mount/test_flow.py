@@ -14,7 +14,7 @@ import trio
 import trio.testing
 
 from nnfs.blockio.cold import COMPACT, REFERENCE
-from nnfs.codec import pool
+from nnfs.codec import encode_hot, pool
 from nnfs.codec.base import CM, NEURAL
 from nnfs.codec.wire import Op
 from nnfs.config import Options
@@ -30,6 +30,7 @@ from nnfs.mount.jobs import Gate, Job
 from nnfs.store.blocks import Recode
 from nnfs.store.schema import Block
 
+DEADLINE_S = 60.0
 RULES = Rules(Policy.AUTO)
 PLAIN = b"plain " * 20_000
 
@@ -313,3 +314,17 @@ def test_the_gain_of_a_store_that_this_mount_has_not_compacted(cold: Any, gain: 
     assert tiers.gain(lines) == 0
 
 
+
+
+# -- threads
+
+
+async def test_recompression_has_threads_of_its_own() -> None:
+    """Else hundreds of chunks under way would make requests wait that need a thread, too."""
+    limiter = trio.to_thread.current_default_thread_limiter()
+    for number in range(int(limiter.total_tokens)):
+        await limiter.acquire_on_behalf_of(number)
+    under_test = Tried([], lambda _: None)
+    with trio.fail_after(DEADLINE_S):
+        assert await under_test._hot(PLAIN) == (1, 0, encode_hot(PLAIN)[1])
+        assert await coder(neural=False, thaw_limit=0.0).encode(bytes(1000), block(), RULES, everything=False) is None
