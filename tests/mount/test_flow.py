@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from hashlib import blake2b
@@ -327,4 +328,4 @@ async def test_recompression_has_threads_of_its_own() -> None:
     under_test = Tried([], lambda _: None)
     with trio.fail_after(DEADLINE_S):
         assert await under_test._hot(PLAIN) == (1, 0, encode_hot(PLAIN)[1])
-        assert await coder(neural=False, thaw_limit=0.0).encode(bytes(1000), block(), RULES, everything=False) is None
+        assert await coder().encode(os.urandom(10_000), block(), RULES, everything=False) is None
