@@ -13,8 +13,9 @@ from typing import NamedTuple
 import trio
 
 from nnfs.blockio.cold import COMPACT, READ, REFERENCE, Cold
-from nnfs.codec import NAMES, compete
+from nnfs.codec import NAMES
 from nnfs.codec.base import CM, NEURAL
+from nnfs.codec.compressible import compressible
 from nnfs.codec.pool import BACKGROUND, URGENT, Job
 from nnfs.codec.wire import NO_MODEL, Op
 from nnfs.config import Options
@@ -83,7 +84,7 @@ class ColdEncoder:
         and the smallest other cold one will do. Raises `CodecError`, `WorkerError`, `TimedOut`, and `EnginesDisagree`
         where a codec would be taken that is not trusted: what another one made of the chunk would stay for good.
         """
-        if not await trio.to_thread.run_sync(compete.compressible, plain, limiter=self.threads):
+        if not await trio.to_thread.run_sync(compressible, plain, limiter=self.threads):
             return None
         patient = everything or rules.policy is Policy.COLD
         found: list[Payload] = []
