@@ -241,8 +241,10 @@ class Compactor:
                 flow.error = error
             if flow.error is not None:
                 nursery.cancel_scope.cancel()
-        with contextlib.suppress(NnfsError):  # what is proved is kept, also when the job ends early
-            await self._flush(flow, force=True)
+        try:
+            await self._flush(flow, force=True)  # what is proved is kept, also when the job ends early
+        except NnfsError as error:
+            flow.error = flow.error or error
         if flow.error is not None:
             raise flow.error
         for payload in flow.refused:

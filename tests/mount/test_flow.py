@@ -219,10 +219,11 @@ class Tried(Compactor):
         return job
 
 
-async def test_files_whose_swaps_fail_are_not_done(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("seconds", [-1.0, 1e9], ids=["while chunks are under way", "at the end"])
+async def test_files_whose_swaps_fail_are_not_done(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
     under_test = Tried(range(1, 5), lambda _: None)
     under_test.commits.answer = lambda one: OutOfSpace("full")
-    monkeypatch.setattr(compact, "FLUSH_S", -1.0)  # while chunks are under way
+    monkeypatch.setattr(compact, "FLUSH_S", seconds)
     with pytest.raises(OutOfSpace):
         await under_test.once()
     assert not any(under_test.commits.marks.values())
