@@ -6,6 +6,7 @@ the steps noted before it are answered; a mount of the image must show a prefix 
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -35,6 +36,12 @@ class Recording:
     plan: Round
 
 
+def sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
 def mount_of(store: Path, env: dict[str, str]) -> Mount:
     return Mount(store, env=env)
 
@@ -54,6 +61,7 @@ def record(
         plan = Round.draw(seed * 1000, *look(mount), 100)
         assert plan.run(mount.path, folder, folder / "log")
         wait_for("the first punched holes", holes, 30)
+        sync(mount.path)  # only what follows is judged
         plan = Round.draw(seed, *look(mount), STEPS)
         mount.deadline(120)
         assert plan.run(mount.path, folder, journal, last=STEPS // 2)
