@@ -264,6 +264,8 @@ class Compactor:
                     if flow.job.number == 0 and self._chunk_failures[candidate.block.payload] >= CHUNK_FAILURES:
                         flow.failed.add(piece.ino)
                         continue
+                    if flow.has_taken(candidate):
+                        continue
                     await self._admit(flow, candidate)
                     flow.open[piece.ino] += 1
                     nursery.start_soon(self._one, flow, candidate, piece.rules)

@@ -10,7 +10,7 @@ import trio
 
 from nnfs.blockio.cold import COMPACT, READ
 from nnfs.errors import NnfsError
-from nnfs.fs.candidates import Piece
+from nnfs.fs.candidates import Candidate, Piece
 from nnfs.mount.encoder import Proof
 from nnfs.mount.jobs import Job
 from nnfs.store.blocks import Recode
@@ -48,6 +48,7 @@ class Flow:
     ready: list[Ready] = field(default_factory=list)
     ready_bytes: int = 0
     open: dict[int, int] = field(default_factory=dict)  # ino: chunks under way, 1 more until its last piece came
+    shared: set[int] = field(default_factory=set)  # blocks of several chunks that were taken in hand
     failed: set[int] = field(default_factory=set)  # files of which a chunk could not be looked at
     ends: dict[int, Piece] = field(default_factory=dict)
     failures: int = 0  # of workers, in a row
@@ -74,6 +75,17 @@ class Flow:
     def drop(self, ready: Iterable[Ready]) -> None:
         """Give up swaps: their files are not done."""
         self.failed.update(one.recode.owner[0] for one in ready)
+
+    def has_taken(self, candidate: Candidate) -> bool:
+        """Note a chunk; tell whether its block, which other chunks share, has been taken in hand for one of them."""
+        if candidate.block.refs == 1:
+            return False
+        if candidate.number in self.shared:
+            self.job.done_chunks += 1
+            self.job.done_bytes += candidate.block.plain
+            return True
+        self.shared.add(candidate.number)
+        return False
 
     def close(self, ino: int) -> None:
         """One of the things that a file waits for is done."""
