@@ -25,6 +25,7 @@ from nnfs.store.schema import Block, Inode
 log = logging.getLogger(__name__)
 
 _TRIES = 16  # to find a consistent state while commits go on; each commit can spoil one
+NEAR, NEIGHBOURS = 64, 12  # block numbers: they are given in the order in which files are stored
 _GONE = object()  # a block that a commit has removed since its number was looked up
 
 
@@ -81,6 +82,7 @@ class Reader:
         self._nursery: trio.Nursery | None = None
         self._pending: dict[int, _Pending] = {}
         self._next: dict[int, tuple[int, int]] = {}  # ino: where a sequential reader goes on, chunks ahead
+        self._small = 0  # block of the small cold file that was decoded last
         self._hot = trio.CapacityLimiter(4)
         self._keeping = trio.CapacityLimiter(1)  # threads that write copies of what was thawed
 
@@ -186,6 +188,15 @@ class Reader:
             numbers = self.chunks.block_numbers(inode, last + 1, until)
             self._begin([n for n in numbers if n and n not in self.cache])
 
+    def _look_around(self, number: int) -> None:
+        """Fetch what was stored next to a small file, if the last one read lay near, too: somebody reads a tree.
+
+        A worker decodes a dozen small chunks in little more time than one.
+        """
+        last, self._small = self._small, number
+        if 0 < abs(number - last) <= NEAR:
+            self._begin([n for n in range(number + 1, number + 1 + NEIGHBOURS) if n not in self.cache])
+
     # -- fetching
 
     async def _fetch_all(self, numbers: list[int]) -> dict[int, bytes] | None:
@@ -259,6 +270,8 @@ class Reader:
         self._finish(number, result)
         if isinstance(result, bytes):
             self._go_on()
+            if pending.urgent and stored.block.plain < self.data.chunk_size:
+                self._look_around(number)
         if self.thawed is not None and isinstance(result, bytes):  # those who waited have their answer already
             try:
                 await trio.to_thread.run_sync(self.thawed.put, number, result, limiter=self._keeping)

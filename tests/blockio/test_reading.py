@@ -338,3 +338,11 @@ async def test_no_workers(start: Start) -> None:
         with pytest.raises(CodecError, match="is decoded by workers, here are none"):
             await volume.content(file)
         assert not volume.reader.damaged
+
+
+async def test_small_files_read_one_after_another_bring_their_neighbours(start: Start) -> None:
+    async with start() as volume:
+        files = [await volume.add(b"f%d" % number, b"small %d" % number) for number in range(8)]
+        for number in (0, 1):
+            assert await volume.content(files[number]) == b"small %d" % number
+        await until(lambda: all(volume.number(file) in volume.reader.cache for file in files))
