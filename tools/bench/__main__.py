@@ -119,7 +119,7 @@ def lines(row: Row, taken: dict[str, list[Values | str]]) -> Iterator[str]:
         cells = [number(lower), number(null), number(ours), *ratios, number(figure.must), number(figure.wants)]
         if "compacting" in taken:
             cells += [number(busy), number(busy / ours) if busy is not None and ours else "-"]
-        yield f"{figure.title:<42} {figure.unit:<6}" + "".join(f"{cell:>10}" for cell in cells) + f"  {mark}"
+        yield f"{figure.title:<42} {figure.unit:<6}" + "".join(f"{cell:>11}" for cell in cells) + f"  {mark}"
     for name, all_of in taken.items():
         for problem in (values for values in all_of if isinstance(values, str)):
             yield f"  ! {row.name} on {name}: {problem}"
@@ -132,7 +132,7 @@ def main() -> int:
     results: dict[str, Any] = {"quick": args.quick, "kernel": os.uname().release, "cpus": os.cpu_count(), "rows": {}}
     heads = ("lower", "nullfs", "nnfs", "nnfs/null", "nnfs/lower", "must", "wants")
     heads += ("compacting", "/nnfs") if "compacting" in args.targets else ()
-    print(f"{'':<42} {'unit':<6}" + "".join(f"{head:>10}" for head in heads), flush=True)
+    print(f"{'':<42} {'unit':<6}" + "".join(f"{head:>11}" for head in heads), flush=True)
     failed = False
     with scratch(args.store or CHECKOUT) as base:
         known: dict[str, Target] = {"lower": Target(base), "nullfs": Null(base), "nnfs": Nnfs(base, args.options)}
