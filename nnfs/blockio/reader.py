@@ -195,7 +195,12 @@ class Reader:
         """
         last, self._small = self._small, number
         if 0 < abs(number - last) <= NEAR:
-            self._begin([n for n in range(number + 1, number + 1 + NEIGHBOURS) if n not in self.cache])
+            around = [n for n in range(number + 1, number + 1 + NEIGHBOURS) if n not in self.cache]
+            with self.store.read() as snapshot, contextlib.suppress(StoreDamaged):  # nobody has asked for them
+                self._begin([n for n in around if self._is_small(load_block(snapshot, n))])
+
+    def _is_small(self, block: Block | None) -> bool:
+        return block is not None and block.codec >= codec.FIRST_COLD and block.plain < self.data.chunk_size
 
     # -- fetching
 

@@ -265,6 +265,7 @@ class Compactor:
                         flow.failed.add(piece.ino)
                         continue
                     if flow.has_taken(candidate):
+                        flow.failed.add(piece.ino)  # what comes of it is not known yet: the next pass sees
                         continue
                     await self._admit(flow, candidate)
                     flow.open[piece.ino] += 1

@@ -12,10 +12,10 @@ import trio.testing
 from nnfs.errors import BlockDamaged, CodecError, ModelMissing, NnfsError, TimedOut, WorkerError
 from nnfs.fs.filesystem import Filesystem
 from nnfs.store.schema import Inode
-from tests.blockio.test_reading import ColdVolume, Start, gate, start
+from tests.blockio.test_reading import ColdVolume, Start, start
 from tests.codec.conftest import Gate
 
-__all__ = ["gate", "start"]  # fixtures
+__all__ = ["start"]  # a fixture
 
 
 def truncate(volume: ColdVolume, inode: Inode, size: int) -> None:

@@ -59,15 +59,6 @@ def make() -> Iterator[MakeCold]:
         pool.close()
 
 
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
-    made = Gate(tmp_path / "gate")
-    yield made
-    made.open()
-    assert made.fd is not None
-    os.close(made.fd)
-
-
 async def decode(cold: Cold, plain: bytes, **more: object) -> bytes:
     with trio.fail_after(DEADLINE_S):
         return await cold.decode(NUMBER, block(plain), payload(plain), **more)  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from hashlib import blake2b
 from pathlib import Path
@@ -83,15 +83,6 @@ class ColdVolume(Volume):
 
 
 Start = Callable[..., AbstractAsyncContextManager[ColdVolume]]
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
-    made = Gate(tmp_path / "gate")
-    yield made
-    made.open()
-    assert made.fd is not None
-    os.close(made.fd)
 
 
 @pytest.fixture

@@ -1,0 +1,7 @@
+"""Fixtures of the tests of data between requests and store."""
+
+from __future__ import annotations
+
+from tests.codec.conftest import gate
+
+__all__ = ["gate"]
