@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from xxhash import xxh3_64_intdigest
 
 from nnfs.blockio.cold import READ, REFERENCE, Cold
@@ -337,3 +338,15 @@ async def test_small_files_read_one_after_another_bring_their_neighbours(start: 
         for number in (0, 1):
             assert await volume.content(files[number]) == b"small %d" % number
         await until(lambda: all(volume.number(file) in volume.reader.cache for file in files))
+
+
+async def test_neighbours_that_are_not_small_or_not_cold_are_left_alone(start: Start) -> None:
+    async with start() as volume:
+        small = [await volume.add(b"s%d" % number, b"small %d" % number) for number in range(2)]
+        large, hot = await volume.add(b"large", bytes([7]) * CHUNK), await volume.add(b"hot", MIXED[:CHUNK])
+        for file in small:
+            await volume.content(file)
+        await trio.testing.wait_all_tasks_blocked()
+        assert volume.number(large) not in volume.reader.cache
+        assert volume.number(hot) not in volume.reader.cache
+        assert not volume.reader._pending

@@ -330,3 +330,19 @@ async def test_recompression_has_threads_of_its_own() -> None:
     with trio.fail_after(DEADLINE_S):
         assert await under_test._hot(PLAIN) == (1, 0, encode_hot(PLAIN)[1])
         assert await coder().encode(os.urandom(10_000), block(), RULES, everything=False) is None
+
+
+async def test_a_shared_block_is_coded_once_and_only_its_file_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes of it is not known while the other file is looked at: its chunk may fail, its policy be another."""
+    both = block()
+    both.refs = 2
+
+    async def walk(job: Job, ino: int, aim: Aim) -> AsyncIterator[Piece]:
+        for file in (1, 2):
+            yield Piece(file, RULES, [Candidate(file, 0, 1, both)], last=True)
+
+    under_test = Tried([], lambda _: None)
+    monkeypatch.setattr(under_test, "_walk", walk)
+    await under_test.once()
+    assert under_test.tried == [1]
+    assert under_test.commits.marks == {1: True, 2: False}
