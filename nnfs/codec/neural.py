@@ -4,8 +4,8 @@ Payload: one byte, `lanes - 1` in its low 5 bits, then 1 bit for x86 code whose 
 (`nnfs.codec.x86`), log4 of the coder's states in its high 2 bits; then the stream (`nnfs.codec.rans`). The plain length
 and the model come from the block header.
 
-A batch is some chunks whose lanes are stepped side by side. Encoding takes COLUMNS columns in one step, since all of
-them are known; decoding takes one. Otherwise both run the same code (`Engine.forward`), and no row of a product depends
+A batch is some chunks whose lanes are stepped side by side, the longest first, so that those which have ended can be
+left out. Encoding takes COLUMNS columns in one step, since all of them are known; decoding takes one. Otherwise both run the same code (`Engine.forward`), and no row of a product depends
 on another, so batches of any size agree.
 
 A fitted model may bring a dictionary (`nnfs.model.dictionary`), which every chunk has as its past; the model's
@@ -15,6 +15,7 @@ file holds it as 4 bytes, its length (little-endian), and a payload of codec 17.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, ThreadPoolExecutor, wait
@@ -139,19 +140,20 @@ class Neural:
         past.predict(0, room)
         for t in range(int(past.lengths[coders.alive].max(initial=0))):
             between()
-            coders.column(past, mix, t, engine.forward(room), room)
+            coders.column(past, mix, t, engine.forward(room.columns(0, 1, past.live(t))), room)
         for k in coders.alive:
             results[k] = coders.finish(k, mix.stack.plain[k, past.begin : past.begin + sizes[k]].tobytes())
         return results
 
     def _run(self, run: Callable[[Items, Between], None], work: Items, between: Between) -> None:
-        """Call `run` with batches of (index, size, lanes), those of like length together, on all threads.
+        """Call `run` with batches of (index, size, lanes), the longest lanes first, on all threads.
 
         `between` is only ever called on this thread.
         """
-        work.sort(key=lambda item: -(-item[1] // item[2]), reverse=True)
-        lanes = min(LANES, max(-(-sum(item[2] for item in work) // self.threads), 1))
-        batches = list(_batches(work, lanes, PRIMED_CHUNKS if self.dictionary else CHUNKS))
+        work.sort(key=lambda item: (-(-item[1] // item[2]), item[1]), reverse=True)
+        most = PRIMED_CHUNKS if self.dictionary else CHUNKS
+        shares = [_batches(work[i :: self.threads], most) for i in range(self.threads)]
+        batches = [batch for batches in itertools.zip_longest(*shares) for batch in batches if batch]
         if len(batches) <= 1 or self.threads == 1:
             for batch in batches:
                 run(batch, between)
@@ -177,20 +179,18 @@ def _failed(future: Future[None]) -> bool:
     return future.done() and future.exception() is not None
 
 
-def _batches(work: Items, most: int, chunks: int) -> Iterator[Items]:
-    """Cut work into runs of at most `chunks` items and `most` lanes, or one item.
+def _batches(work: Items, chunks: int) -> Iterator[Items]:
+    """Cut work into runs of at most LANES lanes and `chunks` items, or one item.
 
-    Lengths in a batch differ at most by a factor of 2.
+    And of no more memory than the longest chunks take: each item of a run takes as much as its largest.
     """
     batch: Items = []
-    lanes = longest = 0
+    lanes = largest = 0
     for item in work:
-        length = -(-item[1] // item[2])
-        if batch and (lanes + item[2] > most or len(batch) == chunks or 2 * length < longest):
+        largest = max(largest, item[1])
+        if batch and (lanes + item[2] > LANES or len(batch) == chunks or (len(batch) + 1) * largest > LANES * LANE):
             yield batch
-            batch, lanes = [], 0
-        if not batch:
-            longest = length
+            batch, lanes, largest = [], 0, item[1]
         batch.append(item)
         lanes += item[2]
     if batch:
@@ -246,7 +246,7 @@ def network_paths(
 ) -> tuple[NDArray[np.uint16], features.Batch]:
     """Return the network's probability of a 1 for each bit of the chunks, (columns, all lanes, 8).
 
-    And whose lane is which.
+    And whose lane is which. Chunks come with the longest lanes first.
     """
     sizes = [len(c) for c in chunks]
     begin = dictionary.size if dictionary else 0
@@ -263,10 +263,11 @@ def network_paths(
     targets = _grid(past, plain[:, begin:], length)
     for t in range(0, length, COLUMNS):
         between()
-        count = min(COLUMNS, length - t)
+        count, live = min(COLUMNS, length - t), past.live(t)
         past.follow(t, room, count)
-        frequencies = engine.forward(room.columns(0, count))
-        net_path(frequencies, targets[t : t + count].reshape(-1), paths[t : t + count].reshape(-1, 8))
+        frequencies = engine.forward(room.columns(0, count, live)).reshape(count, live, 256)
+        for k in range(count):
+            net_path(frequencies[k], targets[t + k, :live], paths[t + k, :live])
     return paths, past
 
 

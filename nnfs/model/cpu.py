@@ -76,16 +76,18 @@ class CpuEngine:
     def forward(self, f: Features) -> NDArray[np.uint32]:
         """Features of some columns, (columns, lanes, ...), to frequencies (columns lanes, 256).
 
-        The result is valid until the next call.
+        Fewer lanes than the engine has are its first ones: the others have ended. The result is valid until the next
+        call.
         """
-        model, columns, lanes, b = self.model, f.rows.shape[0], self.lanes, self.buffers
+        model, b = self.model, self.buffers
+        columns, lanes = f.rows.shape[:2]
         w = model.weights
         rows, numerator = columns * lanes, self.numerator
         x, u, attended, hidden = b.x[:rows], b.u[:rows], b.attended[:rows], b.hidden[:rows]
         kernels.embed(w.inputs, *model.ngrams, f.rows.reshape(rows, -1), f.ngrams.reshape(rows, -1), numerator, x, u)
         for k, (qkv, out, up, down) in enumerate(model.products):
             kernels.attend(
-                qkv(b.u_t[:rows]), *qkv.scale, self.keys[k], self.values[k], self.known, columns,
+                qkv(b.u_t[:rows]), *qkv.scale, self.keys[k][:lanes], self.values[k][:lanes], self.known, columns,
                 model.distances[k], w.attention_table, attended,
             )  # fmt: skip
             kernels.add_norm(out(b.attended_t[:rows]), *out.scale, numerator, x, u)

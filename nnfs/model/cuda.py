@@ -134,12 +134,13 @@ class CudaEngine:
     def forward(self, f: Features) -> NDArray[np.uint32]:
         """Features of some columns, (columns, lanes, ...), to frequencies (columns lanes, 256).
 
-        The result is valid until the next call.
+        Fewer lanes than the engine has are its first ones: the others have ended, and are stepped all the same. The
+        result is valid until the next call.
         """
-        columns = f.rows.shape[0]
-        filled = self.features_here.numpy()[:columns, : self.lanes]
+        columns, lanes = f.rows.shape[:2]
+        filled = self.features_here.numpy()[:columns, :lanes]
         np.concatenate(f, axis=-1, out=filled, casting="unsafe")
-        rows = columns * self.lanes
+        rows = columns * lanes
         with torch.inference_mode(), self._on_stream():
             self.features[:columns].copy_(self.features_here[:columns], non_blocking=True)
             if columns == 1:
@@ -147,7 +148,7 @@ class CudaEngine:
                 frequencies = self.frequencies
             else:
                 frequencies = self._network(columns)
-            frequencies = frequencies.view(columns, self.all_lanes, 256)[:, : self.lanes].reshape(rows, 256)
+            frequencies = frequencies.view(columns, self.all_lanes, 256)[:, :lanes].reshape(rows, 256)
             self.frequencies_here[:rows].copy_(frequencies, non_blocking=True)
             if self.stream is not None:
                 self.stream.synchronize()

@@ -22,7 +22,8 @@ class Engine(Protocol):
     def forward(self, f: Features) -> NDArray[np.uint32]:
         """Features of some columns, (columns, lanes, ...), to frequencies (columns lanes, 256).
 
-        The result is valid until the next call.
+        Fewer lanes than the engine has are its first ones: the others have ended. The result is valid until the next
+        call.
         """
 
 

@@ -269,11 +269,10 @@ class Features(NamedTuple):
     candidates: NDArray[np.uint8]  # (columns, lanes, CANDIDATES)
     buckets: NDArray[np.int32]  # (columns, lanes, CANDIDATES)
 
-    def columns(self, begin: int, end: int) -> Features:
-        """Return some of the columns."""
-        return Features(
-            self.rows[begin:end], self.ngrams[begin:end], self.candidates[begin:end], self.buckets[begin:end]
-        )
+    def columns(self, begin: int, end: int, lanes: int | None = None) -> Features:
+        """Return some of the columns, of all lanes or the first ones."""
+        own = slice(begin, end), slice(lanes)
+        return Features(self.rows[own], self.ngrams[own], self.candidates[own], self.buckets[own])
 
 
 def room(columns: int, lanes: int) -> Features:
@@ -287,7 +286,7 @@ def room(columns: int, lanes: int) -> Features:
 
 
 class Batch:
-    """The pasts of some chunks whose lanes are stepped side by side.
+    """The pasts of some chunks whose lanes are stepped side by side, the longest lanes first.
 
     Chunk k has the lanes from `first[k]` to `first[k + 1]`.
     """
@@ -318,6 +317,10 @@ class Batch:
             self.orders[:] = dictionary.orders
             self.starts[:] = dictionary.starts
         self.lane = np.zeros((int(self.first[-1]), _LANE_FIELDS), np.uint64)
+
+    def live(self, column: int) -> int:
+        """Return how many lanes, from the first on, belong to chunks that have not ended before `column`."""
+        return int(self.first[np.count_nonzero(self.lengths > column)])
 
     def predict(self, column: int, out: Features, at: int = 0) -> None:
         """Write the features of `column` into column `at` of `out`; lanes that have ended keep what stands there."""

@@ -144,7 +144,7 @@ def packed(weight: Int8) -> UInt8:
 @njit(cache=True, nogil=True)
 def _step(  # type: ignore[no-untyped-def]
     inputs, ngrams, widths, weights, multipliers, scales, distances, biases, attention_table, frequency_table,
-    numerator, rows, grams, candidates, buckets, keys, values, known, columns, x, u, attended, part, sums, first, out,
+    numerator, rows, grams, candidates, buckets, keys, values, lanes, known, columns, x, u, attended, part, sums, first, out,
 ) -> None:  # fmt: skip
     """One call of the engine.
 
@@ -159,7 +159,7 @@ def _step(  # type: ignore[no-untyped-def]
         own = sums[: count * s[2]].reshape(count, s[2])
         product(u, _weights(weights, s), first, own)
         attend(
-            own, multipliers[s[1] : s[1] + s[2]], s[4], s[5], keys[k], values[k], known, columns, distances[k],
+            own, multipliers[s[1] : s[1] + s[2]], s[4], s[5], keys[k][:lanes], values[k][:lanes], known, columns, distances[k],
             attention_table, attended,
         )  # fmt: skip
         s = scales[4 * k + 1]
@@ -235,15 +235,16 @@ class VnniEngine:
     def forward(self, f: Features) -> NDArray[np.uint32]:
         """Features of some columns, (columns, lanes, ...), to frequencies (columns lanes, 256).
 
-        The result is valid until the next call.
+        Fewer lanes than the engine has are its first ones: the others have ended. The result is valid until the next
+        call.
         """
-        columns = len(f.rows)
-        rows = columns * self.lanes
+        columns, lanes = f.rows.shape[:2]
+        rows = columns * lanes
         out = self.out[:rows]
         _step(
             *self.model.constants,
             *(field.reshape(rows, -1) for field in f),
-            self.keys, self.values, self.known, columns,
+            self.keys, self.values, lanes, self.known, columns,
             self.x[:rows], self.u[:rows], self.attended[:rows], self.part, self.sums, self.first, out,
         )  # fmt: skip
         self.known += columns

@@ -18,7 +18,7 @@ from nnfs.codec.neural import MAX_PLAIN, Neural
 from nnfs.errors import CodecError
 from nnfs.model import selftest
 from nnfs.model.cuda import CudaModel
-from nnfs.model.lanes import lanes_for
+from nnfs.model.lanes import LANE, lanes_for
 
 WORDS = b"the quick brown fox jumps over a lazy dog and then it sleeps \n".split(b" ")
 
@@ -267,14 +267,13 @@ def test_any_first_byte() -> None:
 
 def test_batches_are_bounded() -> None:
     work = [(i, size, lanes_for(size)) for i, size in enumerate(np.random.default_rng(3).integers(1, 1 << 17, 300))]
-    work.sort(key=lambda item: -(-item[1] // item[2]), reverse=True)
-    batches = list(neural._batches(work, neural.LANES, neural.CHUNKS))
+    work.sort(key=lambda item: (-(-item[1] // item[2]), item[1]), reverse=True)
+    batches = list(neural._batches(work, neural.CHUNKS))
     assert [item for batch in batches for item in batch] == work
     for batch in batches:
-        lengths = [-(-size // lanes) for _, size, lanes in batch]
         assert sum(lanes for _, _, lanes in batch) <= neural.LANES
         assert len(batch) <= neural.CHUNKS
-        assert 2 * min(lengths) >= max(lengths)
+        assert len(batch) * max(size for _, size, _ in batch) <= neural.LANES * LANE
 
 
 # --------------------------------------------------------------------------------------------------------------- device

@@ -95,6 +95,16 @@ def test_lanes_do_not_know_of_each_other(kind: str) -> None:
         assert np.array_equal(alone.reshape(3, end - begin, 256), together[:, begin:end])
 
 
+def test_lanes_that_have_ended_are_left_out(kind: str) -> None:
+    weights, f = random_weights(), selftest.features(6, 37)
+    model = model_of(kind, weights)
+    together = selftest.frequencies(model.engine(37, 3), f, [3, 3]).reshape(6, 37, 256)
+    engine = model.engine(37, 3)
+    for begin, end, lanes in ((0, 1, 37), (1, 3, 20), (3, 6, 1)):
+        found = engine.forward(f.columns(begin, end, lanes)).reshape(end - begin, lanes, 256)
+        assert np.array_equal(found, together[begin:end, :lanes])
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_any_number_of_threads(threads: int, kind: str) -> None:
     weights, f = random_weights(), selftest.features(8, 40)
