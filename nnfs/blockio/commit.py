@@ -11,13 +11,12 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import trio
 
-from nnfs.blockio.bases import Bases
 from nnfs.blockio.dirty import Buffer, DirtyChunk, DirtyData, Layer
 from nnfs.blockio.encode import encode_many
 from nnfs.blockio.reader import Reader
 from nnfs.blockio.space import Space
 from nnfs.blockio.threads import run_fairly
-from nnfs.errors import CodecError, FsError, NnfsError, OutOfSpace, StoreDamaged, TimedOut, WorkerError
+from nnfs.errors import FsError, NnfsError, OutOfSpace, StoreDamaged
 from nnfs.store.blocks import ChunkChanges
 from nnfs.store.env import Store
 from nnfs.store.schema import Inode
@@ -29,8 +28,6 @@ COMMIT_BYTES = 12 << 20  # of dirty chunks begin a commit; LMDB holds about as m
 RECORD_BYTES = 1024  # of memory that a changed inode or dentry takes, about
 BATCH = 8  # chunks per hop to an encoder thread
 ENCODERS = 2
-BASE_S, BASE_LEAST_S = 0.5, 0.05  # seconds that a commit waits for old content: of all chunks, of the last ones
-FINAL_TRIES = 3  # at an unmount, to merge what is written in part
 PUNCH_AFTER = 1.0  # seconds without a commit, then free pages go back to the filesystem below
 PUNCH_BUDGET = 4096  # holes per turn
 KEEP_IDLE, KEEP_BUSY = 64, 8192  # free pages left for the next commits
@@ -107,8 +104,6 @@ class Committer:
         self._room_lock = trio.Lock()
         self._finished = False
         self._amendments: list[_Amendment[Any]] = []
-        self._bases = Bases(reader, meta.inode, self._want_commit)
-        self._overdue: set[int] = set()  # files of which the last commit has left chunks in memory
         self._merged: list[DirtyChunk] = []  # rewritten in part: likely bases of the next partial writes
 
     # -- requests
@@ -135,18 +130,11 @@ class Committer:
                 raise self.no_space
 
     async def sync_inode(self, ino: int) -> None:
-        """`sync`, and wait for the file's chunks that wait for old content.
-
-        Raises what has gone wrong with the file since that was last asked.
-        """
-        while True:
-            await self.sync()
-            error = self.inode_errors.pop(ino, None)
-            if error is not None:
-                raise error
-            if ino not in self._overdue:
-                return
-            await self._bases.wait(ino)
+        """`sync`. Raises what has gone wrong with the file since that was last asked, too."""
+        await self.sync()
+        error = self.inode_errors.pop(ino, None)
+        if error is not None:
+            raise error
 
     async def amend(self, change: Callable[[Any], T], size: int = 0) -> T:
         """Have `change(work)` run in the commit thread, within the next commit's txn; return its result, durable.
@@ -166,16 +154,10 @@ class Committer:
             raise amendment.error
         return amendment.result[0]
 
-    async def admit(self, size: int, ino: int = 0) -> None:
-        """Wait until `size` more dirty bytes, of a file, may be taken in.
-
-        Raises `OutOfSpace` when they would not fit the disk.
-        """
+    async def admit(self, size: int) -> None:
+        """Wait until `size` more dirty bytes may be taken in. Raises `OutOfSpace` when they would not fit the disk."""
         if self.failure is not None:
             raise self.failure
-        if ino in self._bases and self.data.size > self.space.dirty_limit // 2:
-            with contextlib.suppress(NnfsError):  # a sync of the file reports it
-                await self._bases.wait(ino)  # who fills memory with what cannot be stored yet waits, and nobody else
         if not self.space.fits(self.data.size + size):
             await self.make_room()
             if not self.space.fits(self.data.size + size):
@@ -229,6 +211,14 @@ class Committer:
                 await self.sync()
                 await self.settle()
 
+    def laid_over(self) -> set[int]:
+        """Return the blocks whose content the next commits need, since chunks over them are written in part."""
+        found = set()
+        for ino, chunk in self.data.overlays():
+            with contextlib.suppress(NnfsError):  # nothing will be laid over what is gone or damaged
+                found.update(self.reader.chunks.block_numbers(self.meta.inode(ino), chunk, chunk))
+        return found
+
     def offer(self, full: list[tuple[int, DirtyChunk]]) -> None:
         """Take wholly written chunks: they are encoded while the writer goes on."""
         for _, chunk in full:
@@ -241,13 +231,6 @@ class Committer:
         await self.sync()
         while not self.meta.active.empty:
             await self.sync()  # a release that did not fit into one commit
-        for _ in range(FINAL_TRIES):
-            if self.data.active.empty:
-                break
-            await self._bases.wait_for_all()
-            await self.sync()  # an overlay whose base was slow
-        if not self.data.active.empty:
-            raise TimedOut("chunks written in part could not be merged with their old content in time")
         await self.settle()
         async with self._lock:
             self._finished = True
@@ -257,7 +240,6 @@ class Committer:
 
     async def run(self, nursery: trio.Nursery) -> None:
         """Commit whenever it is time, until cancelled."""
-        self._bases.start(nursery)
         for _ in range(ENCODERS):
             nursery.start_soon(self._survive, self._encode_early)
         await self._survive(self._commit_in_time)
@@ -408,9 +390,7 @@ class Committer:
             if not chunk.whole and ino not in epoch.release
         ]
         skipped: set[int] = set()
-        late = await self._merge_all(layer, overlays, skipped) if overlays else {}
-        self._overdue = set(late)
-        self._bases.fetch(late)
+        await self._merge_all(layer, overlays, skipped)
         whole = [c for chunks in layer.chunks.values() for c in chunks.values() if c.whole and c.encoded is None]
         await self._encode(whole)
         changes: Changes = {}
@@ -424,14 +404,10 @@ class Committer:
 
     async def _merge_all(
         self, layer: Layer, overlays: list[tuple[int, int, DirtyChunk]], skipped: set[int]
-    ) -> dict[int, list[int]]:
-        """Merge what lies in part over old content, as far as that is at hand. Returns the others, by file.
+    ) -> None:
+        """Merge what lies in part over committed content, which no worker has to decode (see `Reader.cold_below`)."""
 
-        They wait in memory for a later commit.
-        """
-        late: dict[int, list[int]] = {}
-
-        async def merge(ino: int, number: int, chunk: DirtyChunk, until: float) -> None:
+        async def merge(ino: int, number: int, chunk: DirtyChunk) -> None:
             try:
                 base: Buffer = b""  # what this layer has cut off must not come back
                 if not layer.cut_before(ino, number):
@@ -439,18 +415,11 @@ class Committer:
                     if not chunk.extents and self.reader.plain_length(inode, number) <= chunk.base_limit:
                         skipped.add(id(chunk))  # a truncation that cut nothing off
                         return
-                    with trio.fail_at(trio.current_time() if ino in self._bases else until):
-                        base = (await self.reader.stored(inode, number, number))[0]
-            except (TimedOut, trio.TooSlowError, CodecError, WorkerError):
-                # Nothing is wrong with the block as far as known: its worker is slow, or gone, or lacks something.
-                self.data.defer(ino, number, chunk)
-                late.setdefault(ino, []).append(number)
-                skipped.add(id(chunk))
-                return
+                    base = (await self.reader.stored(inode, number, number))[0]
             except FsError:
                 skipped.add(id(chunk))  # the inode is gone
                 return
-            except NnfsError as error:
+            except StoreDamaged as error:
                 log.error("inode %d, chunk %d: unreadable, new bytes in it are lost: %s", ino, number, error)
                 self.inode_errors[ino] = error
                 skipped.add(id(chunk))
@@ -459,12 +428,10 @@ class Committer:
             chunk.extents, chunk.whole, chunk.base_limit = [], True, 0
             self._merged.append(chunk)
 
-        until = trio.current_time() + BASE_S
         for start in range(0, len(overlays), 16):
             async with trio.open_nursery() as nursery:
                 for item in overlays[start : start + 16]:
-                    nursery.start_soon(merge, *item, max(until, trio.current_time() + BASE_LEAST_S))
-        return late
+                    nursery.start_soon(merge, *item)
 
     async def _encode(self, chunks: list[DirtyChunk]) -> None:
         todo = [chunk for chunk in chunks if id(chunk) not in self._encoding]

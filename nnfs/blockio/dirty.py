@@ -2,11 +2,13 @@
 
 A dirty chunk either stands alone (`whole`) or is an overlay over what lies below it: extents of new bytes, and
 `base_limit`, how much of the base a truncation has left visible. Overlays are merged by `merge` when somebody reads
-them, and before the commit that stores them; a write never waits for its base.
+them, and before the commit that stores them; a write does not wait for its base, unless a worker has to decode that:
+then it is merged at once (`lay_over`), so that no commit ever waits for a worker.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from nnfs.store.blocks import Encoded
@@ -138,8 +140,6 @@ class DirtyData:
     def write(self, ino: int, offset: int, data: bytes, size: int) -> list[tuple[int, DirtyChunk]]:
         """Write `data` at `offset` of a file of `size` bytes; return the chunks that are now whole and full."""
         view, position, full = memoryview(data), 0, []
-        if offset > size:
-            self._seal_tail(ino, size, but=offset // self.chunk_size)
         chunks = self.active.chunks.setdefault(ino, {})
         while position < len(data):
             number, start = divmod(offset + position, self.chunk_size)
@@ -181,8 +181,6 @@ class DirtyData:
     def truncate(self, ino: int, old: int, new: int, spare: int) -> None:
         """Cut a file of `old` bytes to `new`, or let it grow: what was never written reads as zeros."""
         if new >= old:
-            if new > old:
-                self._seal_tail(ino, old)
             return
         first, rest = -(-new // self.chunk_size), new % self.chunk_size
         chunks = self.active.chunks.setdefault(ino, {})
@@ -202,18 +200,38 @@ class DirtyData:
             chunk.cut(rest)
             self.active.size += chunk.cost - before
 
-    def _seal_tail(self, ino: int, size: int, but: int = -1) -> None:
-        """A file grows: whatever its last chunk's base holds behind the old end must not show.
+    def partly_changed(self, ino: int, size: int, offset: int, end: int) -> list[int]:
+        """Return the chunks of a file of `size` bytes of which a write of [offset, end) needs the committed content.
 
-        It holds nothing, unless a truncation was committed whose overlay then waited for its base until a crash.
+        `offset == end`: of which a truncation to there does.
         """
-        number, rest = divmod(size, self.chunk_size)
-        if rest == 0 or number == but or self.active.cut_before(ino, number):
-            return
-        chunks = self.active.chunks.setdefault(ino, {})
-        if number not in chunks:
-            chunks[number] = DirtyChunk(bytearray(), [], whole=False, base_limit=rest)
-            self.active.size += chunks[number].cost
+        found = []
+        for number in {offset // self.chunk_size, max(offset, end - 1) // self.chunk_size}:
+            start, visible = number * self.chunk_size, min(size - number * self.chunk_size, self.chunk_size)
+            if offset == end:
+                needs = start < end < start + visible
+            else:
+                needs = visible > 0 and (offset > start or end < start + visible)
+            if needs and number not in self.active.chunks.get(ino, {}) and self.layers(ino, number)[1]:
+                found.append(number)
+        return found
+
+    def lay_over(self, ino: int, number: int, base: Buffer) -> None:
+        """Merge what is dirty of a chunk with its committed content."""
+        top = self.active.chunks.get(ino, {}).get(number)
+        if top is not None and not top.whole:
+            for chunk in reversed(self.layers(ino, number)[0]):
+                base = chunk.merge(base)
+            before = top.cost
+            top.data, top.extents, top.whole, top.base_limit = base, [], True, 0
+            top.changed()
+            self.active.size += top.cost - before
+
+    def overlays(self) -> Iterator[tuple[int, int]]:
+        """Yield (ino, chunk) of what waits for its committed content."""
+        for layer in (self.active, self.frozen):
+            for ino, chunks in layer.chunks.items() if layer is not None else ():
+                yield from ((ino, number) for number, chunk in chunks.items() if not chunk.whole)
 
     def drop(self, ino: int) -> None:
         """Forget what an inode has in the active layer: nobody can reach it any more."""
@@ -263,18 +281,16 @@ class DirtyData:
                 below[number] = chunk
         lower.size = sum(chunk.cost for chunks in lower.chunks.values() for chunk in chunks.values())
 
-    def defer(self, ino: int, number: int, chunk: DirtyChunk) -> None:
-        """Move an overlay of the frozen layer, whose base is not to be had in time, to the active one."""
-        if self.active.cut_before(ino, number):
-            return
-        chunks = self.active.chunks.setdefault(ino, {})
-        over = chunks.get(number)
-        if over is None or not over.whole:
-            chunks[number] = chunk if over is None else _stack(over, chunk)
-            self.active.size += chunks[number].cost - (over.cost if over else 0)
-
     def committed(self) -> None:
-        """Drop the frozen layer: the store has it."""
+        """Drop the frozen layer: the store has it.
+
+        What lies over a chunk of it is merged: equal content may have been stored before, and be cold.
+        """
+        assert self.frozen is not None
+        for ino, chunks in self.frozen.chunks.items():
+            for number, chunk in chunks.items():
+                if chunk.whole and not self.active.cut_before(ino, number):
+                    self.lay_over(ino, number, b"")
         self.frozen = None
         self.generation += 1
 

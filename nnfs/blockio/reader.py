@@ -76,6 +76,7 @@ class Reader:
         self.timeout = timeout  # seconds after which a read ends, unless workers get on with what waits before it
         self.ahead = ahead  # chunks fetched ahead of a sequential reader
         self.waiting = 0  # reads that are being answered
+        self.cooling: set[int] = set()  # blocks that are about to become cold: nothing may be laid over them any more
         self.damaged: dict[int, str] = {}  # block numbers found damaged, for status and scrub
         self._repairs = Repairs(timeout)
         self._patience: set[trio.CancelScope] = set()  # of reads that are being answered
@@ -102,15 +103,22 @@ class Reader:
             return b""
         chunk_size = self.data.chunk_size
         first, last = offset // chunk_size, (end - 1) // chunk_size
+        with self._answering(inode, offset):
+            if self.data.has(inode.ino):
+                parts = [await self._chunk(inode, number) for number in range(first, last + 1)]
+            else:
+                parts = await self.stored(inode, first, last)
+                with contextlib.suppress(StoreDamaged):  # of what nobody has asked for yet
+                    self._look_ahead(inode, offset, end, last)
+        return _join(parts, offset - first * chunk_size, end - offset, chunk_size)
+
+    @contextlib.contextmanager
+    def _answering(self, inode: Inode, offset: int) -> Iterator[None]:
+        """A request that waits for old content: counted, bounded, its errors logged."""
         self.waiting += 1
         try:
             with self.patience():
-                if self.data.has(inode.ino):
-                    parts = [await self._chunk(inode, number) for number in range(first, last + 1)]
-                else:
-                    parts = await self.stored(inode, first, last)
-                    with contextlib.suppress(StoreDamaged):  # of what nobody has asked for yet
-                        self._look_ahead(inode, offset, end, last)
+                yield
         except BlockDamaged as error:
             log.error("inode %d, offset %d, block %d: %s", inode.ino, offset, error.block, error)
             raise
@@ -119,7 +127,6 @@ class Reader:
             raise
         finally:
             self.waiting -= 1
-        return _join(parts, offset - first * chunk_size, end - offset, chunk_size)
 
     @contextlib.contextmanager
     def patience(self) -> Iterator[None]:
@@ -170,6 +177,32 @@ class Reader:
             if found is not None:
                 return [found[n] if plain is None else plain for n, plain in zip(numbers, plains, strict=True)]
         raise TimedOut(f"inode {inode.ino}: chunks {first}-{last} changed with every try to read them")
+
+    # -- what is written in part
+
+    def cold_below(self, inode: Inode, offset: int, end: int) -> dict[int, int]:
+        """Return the blocks, by chunk, that a write of [offset, end) changes in part and that workers have to decode.
+
+        `offset == end`: that a truncation does. The writer waits for them (`blocks`) as a reader would, so that
+        commits never wait for workers. Raises `StoreDamaged`.
+        """
+        found = {}
+        for chunk in self.data.partly_changed(inode.ino, inode.size, offset, end):
+            [number] = self.chunks.block_numbers(inode, chunk, chunk)
+            if number:
+                with self.store.read() as snapshot:
+                    block = load_block(snapshot, number)
+                if number in self.cooling or (block is not None and block.codec >= codec.FIRST_COLD):
+                    found[chunk] = number
+        return found
+
+    async def blocks(self, inode: Inode, numbers: list[int]) -> dict[int, bytes]:
+        """Return the content of blocks of a file that is about to be changed in part, none if one of them is gone.
+
+        Raises as `read` does.
+        """
+        with self._answering(inode, 0):
+            return await self._fetch_all(numbers) or {}
 
     def _look_ahead(self, inode: Inode, offset: int, end: int, last: int) -> None:
         expected, window = self._next.pop(inode.ino, (0, 0))

@@ -5,8 +5,8 @@ Payload: one byte, `lanes - 1` in its low 5 bits, then 1 bit for x86 code whose 
 and the model come from the block header.
 
 A batch is some chunks whose lanes are stepped side by side, the longest first, so that those which have ended can be
-left out. Encoding takes COLUMNS columns in one step, since all of them are known; decoding takes one. Otherwise both run the same code (`Engine.forward`), and no row of a product depends
-on another, so batches of any size agree.
+left out. Encoding takes COLUMNS columns in one step, since all of them are known; decoding takes one. Else both run
+the same code (`Engine.forward`), and no row of a product depends on another, so batches of any size agree.
 
 A fitted model may bring a dictionary (`nnfs.model.dictionary`), which every chunk has as its past; the model's
 file holds it as 4 bytes, its length (little-endian), and a payload of codec 17.

@@ -144,7 +144,8 @@ def packed(weight: Int8) -> UInt8:
 @njit(cache=True, nogil=True)
 def _step(  # type: ignore[no-untyped-def]
     inputs, ngrams, widths, weights, multipliers, scales, distances, biases, attention_table, frequency_table,
-    numerator, rows, grams, candidates, buckets, keys, values, lanes, known, columns, x, u, attended, part, sums, first, out,
+    numerator, rows, grams, candidates, buckets, keys, values, lanes, known, columns, x, u, attended, part, sums, first,
+    out,
 ) -> None:  # fmt: skip
     """One call of the engine.
 
@@ -159,8 +160,8 @@ def _step(  # type: ignore[no-untyped-def]
         own = sums[: count * s[2]].reshape(count, s[2])
         product(u, _weights(weights, s), first, own)
         attend(
-            own, multipliers[s[1] : s[1] + s[2]], s[4], s[5], keys[k][:lanes], values[k][:lanes], known, columns, distances[k],
-            attention_table, attended,
+            own, multipliers[s[1] : s[1] + s[2]], s[4], s[5], keys[k][:lanes], values[k][:lanes], known, columns,
+            distances[k], attention_table, attended,
         )  # fmt: skip
         s = scales[4 * k + 1]
         own = sums[: count * width].reshape(count, width)

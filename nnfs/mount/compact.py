@@ -372,6 +372,21 @@ class Compactor:
         await self._settle(flow, waiting={one.recode.owner[0] for one in flow.ready})
 
     async def _swap(self, flow: Flow, ready: list[Ready]) -> None:
+        """Commit swaps. What somebody writes to in part stays as it is: a commit must not wait for a worker.
+
+        While the swaps wait for their commit, who begins to write there merges at once (`Reader.cold_below`).
+        """
+        laid_over = self._committer.laid_over()
+        flow.drop(one for one in ready if one.recode.number in laid_over)
+        ready = [one for one in ready if one.recode.number not in laid_over]
+        cooling = {one.recode.number for one in ready}
+        self._reader.cooling |= cooling
+        try:
+            await self._swap_now(flow, ready)
+        finally:
+            self._reader.cooling -= cooling
+
+    async def _swap_now(self, flow: Flow, ready: list[Ready]) -> None:
         recodes = [one.recode for one in ready]
         size = sum(len(one.data or b"") for one in recodes)
         swap = functools.partial(recode.recode, recodes=recodes, fingerprints=flow.models)

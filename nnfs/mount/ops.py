@@ -22,6 +22,7 @@ from pyfuse3 import EntryAttributes, FUSEError, RequestContext, SetattrFields
 from nnfs.blockio.commit import Committer
 from nnfs.blockio.dirty import DirtyData
 from nnfs.blockio.reader import Reader
+from nnfs.blockio.writer import Writer
 from nnfs.errors import FsError, NnfsError
 from nnfs.fs import virtual
 from nnfs.fs.apply import RELEASE_NODES
@@ -86,6 +87,7 @@ class Operations(pyfuse3.Operations):
         """`read_age`: seconds after which recompression takes a file for unread; 0: it does not mind."""
         super().__init__()
         self.fs, self.data, self.reader, self.committer = fs, data, reader, committer
+        self.writer = Writer(data, reader, committer)
         self.xattrs = Xattrs(fs)
         self.names = Namespace(fs, self.xattrs)
         self.read_only = "mounted read-only" if read_only else ""
@@ -170,7 +172,7 @@ class Operations(pyfuse3.Operations):
         await self._shrinking()
         found = self.fs.inode(inode)
         if fields.update_size:
-            self._resize(found, attr.st_size)
+            found = await self._resize(found, attr.st_size)
         if fields.update_mode:
             self.xattrs.chmod(found, attr.st_mode)
         if fields.update_uid:
@@ -199,15 +201,17 @@ class Operations(pyfuse3.Operations):
             if inode.mode & stat.S_IXGRP:
                 inode.mode &= ~stat.S_ISGID
 
-    def _resize(self, inode: Inode, size: int) -> None:
+    async def _resize(self, inode: Inode, size: int) -> Inode:
+        """Return the live inode: it may be another object after a wait."""
         if stat.S_ISDIR(inode.mode):
             raise FUSEError(errno.EISDIR)
         if not stat.S_ISREG(inode.mode):
             raise FUSEError(errno.EINVAL)
         spare = self.fs.new_ino() if size < inode.size and inode.count > RELEASE_NODES * schema.NODE_SPAN else 0
-        self.data.truncate(inode.ino, inode.size, size, spare)
+        inode = await self.writer.truncate(inode.ino, size, spare)
         inode.size = size
         self.fs.touch(inode)
+        return inode
 
     @guard
     async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
@@ -336,7 +340,7 @@ class Operations(pyfuse3.Operations):
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
             self._changing()
         if flags & os.O_TRUNC and stat.S_ISREG(found.mode):
-            self._resize(found, 0)
+            found = await self._resize(found, 0)
             if ctx.uid != 0:
                 self._drop_privileges(found)
             found.mtime = found.ctime = time.time_ns()
@@ -351,9 +355,7 @@ class Operations(pyfuse3.Operations):
     @guard
     async def write(self, fh: int, offset: int, buf: bytes) -> int:
         self._changing()
-        await self.committer.admit(len(buf), fh)
-        inode = self.fs.inode(fh)
-        self.committer.offer(self.data.write(fh, offset, buf, inode.size))
+        inode = await self.writer.write(fh, offset, buf)
         inode.size = max(inode.size, offset + len(buf))
         inode.mtime = inode.ctime = time.time_ns()
         self.fs.touch(inode)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import json
 import os
 import signal
 import sys
@@ -18,14 +16,16 @@ import pytest
 from xxhash import xxh3_64_intdigest
 
 from nnfs.blockio.cold import READ
+from nnfs.cli.client import ask
 from nnfs.store import schema
 from nnfs.store.env import Store
 from nnfs.store.schema import Block
 from tests.codec.fake import FAKE, payload
-from tests.harness import Mount, nnfs, wait_for
+from tests.harness import Mount, wait_for
 
 FILES = 200
 SIZE = 8192
+WRITERS = 20
 SCRIPT = Path(__file__).with_name("slow_daemon.py")
 
 
@@ -57,8 +57,8 @@ def make_store(path: Path) -> None:
 
 
 def status(mount: Mount) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(nnfs("status", str(mount.store), "--json").stdout)
-    return found
+    """Without a child process: it would close its copies of our descriptors, and so wait for what they have written."""
+    return ask(mount.store, "status")
 
 
 @contextmanager
@@ -128,21 +128,55 @@ def test_a_stuck_read_ends_within_its_bound(tmp_path: Path) -> None:
 
 
 @pytest.mark.mount
-def test_an_overlay_waits_for_its_base_in_memory(tmp_path: Path) -> None:
-    """A partial write over a chunk that is not decoded in time is reported by fsync, kept, and lands once it can be."""
+def test_who_writes_into_a_cold_chunk_waits_alone(tmp_path: Path) -> None:
+    """As its readers do: nothing is lost or half there, whatever happens to the worker or the daemon."""
     page = os.urandom(4096)
-    with stopped(tmp_path, "read_timeout=0.5") as (mount, pid):
-        mount.expect_log("nothing was decoded|waits for the decoding")
-        descriptor = os.open(mount.path / "slow0", os.O_WRONLY)
-        os.pwrite(descriptor, page, 4096)  # a whole page: the kernel need not read before it writes
-        with pytest.raises(OSError, match="Input/output error"):
-            os.fsync(descriptor)
-        (mount.path / "other").write_bytes(b"other")
-        os.kill(pid, signal.SIGCONT)
-        wait_for("the overlay to be stored", lambda: synced(descriptor), 60)
-        os.close(descriptor)
+    with stopped(tmp_path) as (mount, pid):
+        descriptors = [os.open(mount.path / f"slow{number}", os.O_WRONLY) for number in range(WRITERS)]
+        with ThreadPoolExecutor(2 * WRITERS) as pool:
+            for descriptor in descriptors:
+                os.pwrite(descriptor, page, 4096)  # a whole page: the kernel need not read before it writes
+            synced = [pool.submit(os.fsync, descriptor) for descriptor in descriptors]
+            cut = [pool.submit(os.truncate, mount.path / f"slow{WRITERS + n}", 10) for n in range(WRITERS)]
+            wait_for("all to reach the daemon", lambda: status(mount)["reads_waiting"] >= 2 * WRITERS, 60, 0.1)
+            mount.deadline(60)
+            try:
+                with open(mount.path / "other", "wb") as file:
+                    file.write(b"other")
+                    os.fsync(file.fileno())
+                os.mkdir(mount.path / "directory")
+                os.unlink(mount.path / "hot")
+                assert status(mount)["dirty_bytes"] < 64 << 10
+                assert not any(future.done() for future in synced + cut)
+            finally:
+                mount.deadline(0)
+                os.kill(pid, signal.SIGCONT)
+            for future in synced + cut:
+                future.result()
+        for descriptor in descriptors:
+            os.close(descriptor)
         mount.drop_caches()
-        assert (mount.path / "slow0").read_bytes() == content(1)[:4096] + page
+        for number in range(WRITERS):
+            assert (mount.path / f"slow{number}").read_bytes() == content(number + 1)[:4096] + page
+            assert (mount.path / f"slow{WRITERS + number}").read_bytes() == content(WRITERS + number + 1)[:10]
+
+
+@pytest.mark.mount
+def test_a_write_into_what_cannot_be_decoded_fails(tmp_path: Path) -> None:
+    with stopped(tmp_path, "read_timeout=0.5") as (mount, pid):
+        mount.expect_log("nothing was decoded")
+        with open(mount.path / "slow0", "r+b", buffering=0) as file:
+            os.pwrite(file.fileno(), os.urandom(4096), 4096)
+            with pytest.raises(OSError, match="Input/output error"):
+                os.fsync(file.fileno())
+        with pytest.raises(OSError, match="Input/output error"):
+            os.truncate(mount.path / "slow1", 10)
+        os.kill(pid, signal.SIGCONT)
+        with pytest.raises(OSError, match="Input/output error"):
+            mount.drop_caches()  # syncfs says it as well, once
+        mount.drop_caches()
+        assert (mount.path / "slow0").read_bytes() == content(1)
+        assert (mount.path / "slow1").read_bytes() == content(2)
 
 
 @pytest.mark.mount
@@ -152,12 +186,3 @@ def test_what_was_thawed_outlives_a_mount(tmp_path: Path) -> None:
     with Mount(tmp_path / "store", argv=lambda m: [sys.executable, str(SCRIPT), str(m.store), str(m.path)]) as mount:
         assert (mount.path / f"slow{FILES}").read_bytes() == content(FILES + 1)
         assert all(worker["starts"] == 0 for worker in status(mount)["workers"])
-
-
-def synced(descriptor: int) -> bool:
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        assert error.errno == errno.EIO
-        return False
-    return True
