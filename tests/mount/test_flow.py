@@ -170,6 +170,10 @@ class Commits:
         self.swaps: list[int] = []
         self.marks: dict[int, bool] = {}
         self.answer: Callable[[Recode], int | NnfsError | None] = lambda one: -1
+        self.written: set[int] = set()  # blocks over which something is dirty
+
+    def laid_over(self) -> set[int]:
+        return self.written
 
     async def amend(self, change: Any, size: int = 0) -> Any:
         await trio.lowlevel.checkpoint()
@@ -189,7 +193,7 @@ class Tried(Compactor):
 
     def __init__(self, files: Sequence[int], outcome: Callable[[Candidate], Any]) -> None:
         self.commits = Commits()
-        reader: Any = SimpleNamespace(damaged={})
+        reader: Any = SimpleNamespace(damaged={}, cooling=set())
         super().__init__(
             None, self.commits, reader, None, None, coder(), Options(),  # type: ignore[arg-type]
             busy=lambda: False, changed=lambda _: None,
@@ -230,6 +234,19 @@ async def test_files_whose_swaps_fail_are_not_done(seconds: float, monkeypatch: 
     under_test.commits.answer = lambda one: None if one.number == 2 else -1  # its model has been dropped
     await under_test.once()
     assert under_test.commits.marks == {1: True, 2: False, 3: True, 4: True}
+
+
+async def test_what_somebody_writes_to_in_part_is_not_swapped() -> None:
+    """Its commit would have to wait for a worker. Who begins to write while the swap waits for its commit is told."""
+    under_test = Tried(range(1, 4), lambda _: None)
+    under_test.commits.written = {2}
+    cooling: list[int] = []
+    under_test.commits.answer = lambda one: cooling.extend(under_test._reader.cooling) or -1
+    await under_test.once()
+    assert under_test.commits.swaps == [1, 3]
+    assert set(cooling) == {1, 3}
+    assert not under_test._reader.cooling
+    assert under_test.commits.marks == {1: True, 2: False, 3: True}
 
 
 async def test_what_was_not_checked_is_not_swapped() -> None:
