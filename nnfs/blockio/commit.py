@@ -13,6 +13,7 @@ import trio
 
 from nnfs.blockio.dirty import Buffer, DirtyChunk, DirtyData, Layer
 from nnfs.blockio.encode import encode_many
+from nnfs.blockio.guarded import Nursery
 from nnfs.blockio.reader import Reader
 from nnfs.blockio.space import Space
 from nnfs.blockio.threads import run_fairly
@@ -238,7 +239,7 @@ class Committer:
 
     # -- tasks
 
-    async def run(self, nursery: trio.Nursery) -> None:
+    async def run(self, nursery: Nursery) -> None:
         """Commit whenever it is time, until cancelled."""
         for _ in range(ENCODERS):
             nursery.start_soon(self._survive, self._encode_early)
@@ -372,6 +373,8 @@ class Committer:
         self.durable = commit
         self.commits += 1
         self._unpunched += 1
+        for number in applied.healed:
+            self.reader.damaged.pop(number, None)
         for ino, error in applied.failed.items():
             log.error("inode %d: not all of its chunks could be stored: %s", ino, error)
             self.inode_errors[ino] = error

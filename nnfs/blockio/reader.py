@@ -15,6 +15,7 @@ from nnfs import codec
 from nnfs.blockio.cache import BlockCache
 from nnfs.blockio.cold import AHEAD, URGENT, Cold, Progress
 from nnfs.blockio.dirty import Buffer, DirtyData
+from nnfs.blockio.guarded import Nursery
 from nnfs.blockio.repair import Repairs
 from nnfs.blockio.thawed import Thawed
 from nnfs.errors import BlockDamaged, CodecError, ModelMissing, NnfsError, StoreDamaged, TimedOut, WorkerError
@@ -80,14 +81,14 @@ class Reader:
         self.damaged: dict[int, str] = {}  # block numbers found damaged, for status and scrub
         self._repairs = Repairs(timeout)
         self._patience: set[trio.CancelScope] = set()  # of reads that are being answered
-        self._nursery: trio.Nursery | None = None
+        self._nursery: Nursery | None = None
         self._pending: dict[int, _Pending] = {}
         self._next: dict[int, tuple[int, int]] = {}  # ino: where a sequential reader goes on, chunks ahead
         self._small = 0  # block of the small cold file that was decoded last
         self._hot = trio.CapacityLimiter(4)
         self._keeping = trio.CapacityLimiter(1)  # threads that write copies of what was thawed
 
-    def start(self, nursery: trio.Nursery) -> None:
+    def start(self, nursery: Nursery) -> None:
         self._nursery = nursery
 
     # -- requests

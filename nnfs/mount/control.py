@@ -23,6 +23,7 @@ from nnfs.errors import FsError, NnfsError, UsageError
 SOCKET_NAME = "control"
 MAX_REQUEST = 64 * 1024  # bytes of one line
 MAX_CLIENTS = 16  # at once; further ones wait in the socket's queue
+PAUSE_S = 1.0  # after a client could not be let in
 IDLE_S = 30.0  # a client that sends nothing for so long is dropped, and so is one that does not take its answer
 
 Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
@@ -77,10 +78,10 @@ async def serve(
                 await free.acquire()
                 try:
                     stream = await listener.accept()
-                except OSError as error:
+                except Exception as error:  # noqa: BLE001 - no command is worth the mount
                     free.release()
-                    log.warning("control socket: %s", error)
-                    await trio.sleep(1)  # out of descriptors, most likely
+                    log.warning("control socket: %r", error)
+                    await trio.sleep(PAUSE_S)  # out of descriptors, most likely
                     continue
                 nursery.start_soon(_client, stream, handlers, free)
     finally:
@@ -97,6 +98,8 @@ async def _client(stream: trio.SocketStream, handlers: Mapping[str, Handler], fr
             await _converse(stream, handlers)
     except (trio.BrokenResourceError, trio.ClosedResourceError):
         pass  # gone in the middle of something
+    except Exception:
+        log.exception("control socket: a bug in a conversation")
     finally:
         free.release()
 

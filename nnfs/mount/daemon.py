@@ -22,6 +22,7 @@ from nnfs.blockio import thawed
 from nnfs.blockio.cold import Cold, specs
 from nnfs.blockio.commit import Committer
 from nnfs.blockio.dirty import DirtyData
+from nnfs.blockio.guarded import Guarded
 from nnfs.blockio.reader import Reader
 from nnfs.blockio.space import Space
 from nnfs.blockio.thawed import Thawed
@@ -182,49 +183,60 @@ class Daemon:
                     log.debug("inode %d: %s", ino, error)  # forgotten meanwhile, most likely
 
     def _apply(self, epoch: Any, changes: Any, now: int, room: int, amendments: Any) -> Any:
-        return apply(self.store, epoch, changes, now, room, amendments)
+        return apply(self.store, epoch, changes, now, room, amendments, self.reader.damaged)
 
     async def main(self) -> None:
-        """Mount, serve, unmount, commit."""
+        """Mount, serve, unmount, commit. Raises why there is nothing to serve."""
         self.connection = connect(self.ops, os.fspath(self.mountpoint), self.mount_options)
+        failure: Exception | None = None
         try:
             async with trio.open_nursery() as nursery:
-                await self._start(nursery)
                 try:
-                    await self._serve()
-                except Exception:
-                    # The connection was aborted, or there is a bug below the handlers: what is in memory is saved.
-                    log.exception("requests are not served any more; unmounting")
-                    self.exit_code = MountError.exit_code
-                notify.stopping("writing what is left")
-                self.tiering.stop()
-                await self._finish()
+                    await self._start(nursery, Guarded(nursery))
+                    await self._serve_and_save()
+                except Exception as error:  # noqa: BLE001 - raised below: a nursery would wrap it
+                    failure = error
                 nursery.cancel_scope.cancel()
         finally:
             self.connection.close()
             self.fs.close()
             await trio.to_thread.run_sync(self.pool.close)
+        if failure is not None:
+            raise failure
         log.info("unmounted %s", self.mountpoint)
 
-    async def _start(self, nursery: trio.Nursery) -> None:
+    async def _start(self, nursery: trio.Nursery, guarded: Guarded) -> None:
+        """Start what goes on until the last commit is done. `nursery` is for tasks that guard themselves."""
         assert self.connection is not None
         await self.connection.handshake()
         self.connection.tune(read_ahead_kb=READ_AHEAD_KB, max_bytes=MAX_DIRTY_PAGES)
-        self.reader.start(nursery)
-        nursery.start_soon(self._scan_thawed)
+        self.reader.start(guarded)
+        guarded.start_soon(self._scan_thawed)
         if not self.read_only:
-            nursery.start_soon(self.committer.run, nursery)
-            nursery.start_soon(self._tell_kernel)
-            self.cold.on_repaired = lambda number, block, payload: nursery.start_soon(
+            guarded.start_soon(self.committer.run, guarded)
+            guarded.start_soon(self._tell_kernel)
+            self.cold.on_repaired = lambda number, block, payload: guarded.start_soon(
                 self.tiering.write_back, number, block, payload
             )
-        nursery.start_soon(self.tiering.run)
+        guarded.start_soon(self.tiering.run)
         own = {"df": self._df, "status": self._status, "stat": self._stat, "backup": self._backup}
         handlers = {**self.tiering.handlers, **own}
         await nursery.start(control.serve, self.store.path / control.SOCKET_NAME, handlers)
         await nursery.start(self._on_signals)
         if notify.watchdog_interval() is not None:
-            nursery.start_soon(self._watchdog)
+            guarded.start_soon(self._watchdog)
+
+    async def _serve_and_save(self) -> None:
+        """Serve until unmounted; whatever ends that, what is in memory is saved."""
+        try:
+            await self._serve()
+        except Exception:
+            # The connection was aborted, or there is a bug below the handlers.
+            log.exception("requests are not served any more; unmounting")
+            self.exit_code = MountError.exit_code
+        notify.stopping("writing what is left")
+        self.tiering.stop()
+        await self._finish()
 
     async def _serve(self) -> None:
         assert self.connection is not None
@@ -252,6 +264,8 @@ class Daemon:
                         await self.connection.unmount(lazy=True)
                     except (NnfsError, OSError) as again:
                         log.error("not unmounted: %s", again)
+                except Exception:
+                    log.exception("a bug in unmounting: umount %s does it", self.mountpoint)
 
     async def _watchdog(self) -> None:
         while True:
@@ -269,6 +283,9 @@ class Daemon:
             except NnfsError as error:
                 log.critical("the last commit failed, what was not synced is lost: %s", error)
                 self.exit_code = error.exit_code
+            except Exception:
+                log.exception("the last commit failed by a bug, what was not synced is lost")
+                self.exit_code = NnfsError.exit_code
 
     # -- control socket
 

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 
 import pytest
 
 from nnfs.config import Options, parse_own
-from nnfs.errors import UsageError
+from nnfs.errors import MountError, UsageError
+from nnfs.mount.control import SOCKET_NAME, short_name
 from tests.harness import Mount, mounted_at, nnfs, wait_for
 
 SCRIPT = Path(__file__).with_name("buggy_daemon.py")
 
 
+def buggy(store: Path, bug: str = "link", **env: str) -> Mount:
+    """A mount with a bug."""
+    mount = Mount(
+        store, argv=lambda m: [sys.executable, str(SCRIPT), str(m.store), str(m.path)], env={"BUG": bug, **env}
+    )
+    mount.expect_log("ZeroDivisionError")
+    return mount
+
+
 @pytest.mark.mount
 def test_a_bug_turns_the_mount_read_only_and_ends_nothing(tmp_path: Path) -> None:
-    mount = Mount(tmp_path / "store", argv=lambda m: [sys.executable, str(SCRIPT), str(m.store), str(m.path)])
-    mount.expect_log("ZeroDivisionError")
+    mount = buggy(tmp_path / "store")
     with mount:
         (mount.path / "before").write_bytes(b"kept")
         with pytest.raises(OSError, match="Input/output error"):
@@ -35,6 +46,57 @@ def test_a_bug_turns_the_mount_read_only_and_ends_nothing(tmp_path: Path) -> Non
         assert "a bug in link" in nnfs("status", str(mount.path)).stdout
         assert mount.log().count("Traceback") == 1
     nnfs("fsck", str(tmp_path / "store"), "--data")
+
+
+@pytest.mark.mount
+@pytest.mark.parametrize("bug", ["tell", "watchdog", "accept", "fetch"])
+def test_a_bug_in_a_task_ends_neither_the_mount_nor_the_last_commit(tmp_path: Path, bug: str) -> None:
+    with buggy(tmp_path / "store", bug, WATCHDOG_USEC="1000000000") as mount:
+        if bug == "accept":
+            with socket.socket(socket.AF_UNIX) as client, short_name(mount.store / SOCKET_NAME) as name:
+                client.connect(name)
+        (mount.path / "a").write_bytes(b"a" * 300_000)
+        (mount.path / "b").write_bytes(b"b")
+        wait_for("the bug", lambda: bug == "fetch" or f"a bug in {bug}" in mount.log(), 60)
+        assert sorted(os.listdir(mount.path)) == ["a", "b"]
+    with Mount(tmp_path / "store") as mount:
+        assert "not cleanly unmounted" not in mount.log()
+        assert (mount.path / "a").read_bytes() == b"a" * 300_000
+        assert (mount.path / "b").read_bytes() == b"b"
+
+
+@pytest.mark.mount
+@pytest.mark.parametrize("bug", ["serve", "finish"])
+def test_a_bug_that_ends_the_mount_ends_it_with_an_error(tmp_path: Path, bug: str) -> None:
+    with buggy(tmp_path / "store", bug) as mount:
+        (mount.path / "kept").write_bytes(b"kept")
+        os.sync()
+        with contextlib.suppress(OSError):  # nobody may be left to answer
+            (mount.path / "new").touch()
+            (mount.path / "new").unlink()
+        if bug == "serve":
+            wait_for("the daemon's end", lambda: not mount.alive, 60)
+        mount.unmount(expect=MountError.exit_code if bug == "serve" else 1)
+        assert not mounted_at(mount.path)
+        assert mount.log().count(" ERROR ") == 1
+    if bug == "serve":
+        with Mount(tmp_path / "store") as mount:
+            assert "not cleanly unmounted" not in mount.log()
+            assert (mount.path / "kept").read_bytes() == b"kept"
+
+
+@pytest.mark.mount
+def test_a_mount_that_does_not_come_about_says_why(tmp_path: Path) -> None:
+    """As the error that it is: not as a group of errors with tracebacks."""
+    store, where = tmp_path / "store", tmp_path / "mnt"
+    nnfs("mkfs", str(store))
+    (store / SOCKET_NAME).write_text("precious")
+    where.mkdir()
+    done = nnfs("mount", str(store), str(where), "-f", check=False)
+    assert done.returncode == UsageError.exit_code
+    assert "in the way of the control socket" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not mounted_at(where)
 
 
 @pytest.mark.mount
