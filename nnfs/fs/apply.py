@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nnfs.errors import StoreDamaged
 from nnfs.fs.epoch import Epoch
-from nnfs.store import schema
+from nnfs.store import models, schema
 from nnfs.store.blocks import BlockWriter, ChunkChanges, Encoded
 from nnfs.store.env import Store, WriteTxn
-from nnfs.store.schema import Inode, MapNode, State
+from nnfs.store.schema import Block, Inode, MapNode, State
 
 RELEASE_NODES = 256  # map nodes released per commit (16,384 chunks, 2 GiB), so that deleting a large file stalls nobody
 _MASK = (1 << 64) - 1
@@ -29,6 +30,7 @@ class Applied:
     maps: dict[int, tuple[int, int, int, int]] = field(default_factory=dict)  # ino: count, proof, stored, flags
     unfinished: set[int] = field(default_factory=set)  # releases to go on with in the next commit
     failed: dict[int, StoreDamaged] = field(default_factory=dict)  # inodes whose chunks could not all be changed
+    healed: set[int] = field(default_factory=set)  # blocks that could not be read, and can be now
     inodes: int = 0  # change of the number of inodes
 
 
@@ -238,11 +240,14 @@ def apply(
     now: int,
     room: int,
     amendments: Sequence[Amendment] = (),
+    damaged: Container[int] = (),
 ) -> tuple[Applied, int]:
     """Commit an epoch; durable on return. Returns what was done and the room left in the payload table's last page.
 
-    `now` is unix seconds; amendments come after what was requested. Raises `OutOfSpace` and other `StoreError`s with
-    nothing changed; a damaged map of a single inode does not stop the commit but is reported in `Applied.failed`.
+    `now` is unix seconds; amendments come after what was requested; `damaged` are blocks of which a reader has found
+    that they cannot be decoded: whoever writes their content once more makes them whole. Raises `OutOfSpace` and other
+    `StoreError`s with nothing changed; a damaged map of a single inode does not stop the commit but is reported in
+    `Applied.failed`.
     """
     epoch = copy.copy(frozen)  # a failed try must leave the epoch as it was
     epoch.inodes = {ino: copy.copy(inode) for ino, inode in frozen.inodes.items()}
@@ -252,7 +257,7 @@ def apply(
     if epoch.unsettles:
         state.flags |= State.FLAG_UNSETTLED
     with store.write() as txn:
-        blocks = BlockWriter(txn, state, now, room)
+        blocks = BlockWriter(txn, state, now, room, _readable(store, damaged))
         work = Work(txn, epoch, blocks, state)
         for ino in sorted(chunks):
             if ino not in epoch.release:
@@ -269,4 +274,16 @@ def apply(
         state.inodes += work.done.inodes
         txn.put_state(state)
     store.state = state
+    work.done.healed = blocks.healed
     return work.done, room
+
+
+def _readable(store: Store, damaged: Container[int]) -> Callable[[int, Block], bool]:
+    """Return what tells whether a block can be decoded, as far as that is known without doing it."""
+
+    @functools.cache
+    def usable(model: int) -> bool:
+        with store.read() as snapshot:  # a write txn that meets damaged pages would be lost
+            return models.is_usable(snapshot, model)
+
+    return lambda number, block: number not in damaged and (not block.model or usable(block.model))

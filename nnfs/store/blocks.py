@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from xxhash import xxh3_64_intdigest
@@ -62,11 +63,23 @@ def load_block(snapshot: Snapshot, number: int) -> Block | None:
     return None if record is None else Block.unpack(key, record)
 
 
-class BlockWriter:
-    """All block changes of one write txn, gathered and written in key order by `flush`."""
+def always(_number: int, _block: Block) -> bool:
+    """Takes every block for readable."""
+    return True
 
-    def __init__(self, txn: WriteTxn, state: State, born: int, room: int) -> None:
+
+class BlockWriter:
+    """All block changes of one write txn, gathered and written in key order by `flush`.
+
+    `readable(number, block)` tells what its stored bytes alone do not: whether they can be decoded, as far as known.
+    """
+
+    def __init__(
+        self, txn: WriteTxn, state: State, born: int, room: int, readable: Callable[[int, Block], bool] = always
+    ) -> None:
         self._txn = txn
+        self._readable = readable
+        self.healed: set[int] = set()  # blocks whose content was written once more
         self._state = state
         self._born = born
         self._room = room  # left in the payload table's last leaf page, as far as known
@@ -104,7 +117,7 @@ class BlockWriter:
         number = self.find(chunk.hash)
         if number is not None:
             block = self.get(number)
-            if not self._intact(block):
+            if not self._intact(number, block):
                 self._heal(number, block, chunk)
             block.refs += 1
             chunk.number = number
@@ -120,15 +133,18 @@ class BlockWriter:
         self._count(chunk.codec, chunk.model, 1, chunk.plain, len(chunk.payload))
         return number
 
-    def _intact(self, block: Block) -> bool:
+    def _intact(self, number: int, block: Block) -> bool:
         if block.payload in self._payloads:
             return True
+        if not self._readable(number, block):
+            return False
         payload = self._txn.payload(block.payload, block.stored)
         return len(payload) == block.stored and xxh3_64_intdigest(payload) == block.xxh3
 
     def _heal(self, number: int, block: Block, chunk: Encoded) -> None:
-        """Give a block whose stored bytes have rotted those of an equal chunk, for all files that share it."""
-        log.warning("block %d was damaged and is whole again: its content was written once more", number)
+        """Give a block that cannot be read the stored bytes of an equal chunk, for all files that share it."""
+        log.warning("block %d could not be read and is whole again: its content was written once more", number)
+        self.healed.add(number)
         self._replace(block, chunk.codec, chunk.model, chunk.payload)
 
     def _replace(self, block: Block, codec: int, model: int, payload: bytes) -> None:

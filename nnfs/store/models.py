@@ -109,6 +109,17 @@ def whole_model(snapshot: Snapshot, number: int) -> bytes:
     return compose(read_model(snapshot, base), data)
 
 
+def is_usable(snapshot: Snapshot, number: int) -> bool:
+    """Whether what was encoded with a model can be decoded: its file is there, and that of its base."""
+    try:
+        base = load_model(snapshot, number).base
+        for one in (number, base) if base else (number,):
+            read_model(snapshot, one)
+    except (ModelMissing, StoreDamaged):
+        return False
+    return True
+
+
 def add_model(
     txn: WriteTxn, blocks: BlockWriter, fingerprint: bytes, data: bytes, *, base: int, added: int, commit: int
 ) -> int:

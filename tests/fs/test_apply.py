@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from hashlib import blake2b
 from pathlib import Path
 from typing import TypeVar
@@ -38,8 +38,10 @@ class Files:
         inode.size = size
         return inode
 
-    def commit(self, changes: dict[int, ChunkChanges] | None = None, *amendments: Amendment) -> Applied:
-        applied, self.room = apply(self.store, self.fs.freeze(), changes or {}, 1, self.room, amendments)
+    def commit(
+        self, changes: dict[int, ChunkChanges] | None = None, *amendments: Amendment, damaged: Container[int] = ()
+    ) -> Applied:
+        applied, self.room = apply(self.store, self.fs.freeze(), changes or {}, 1, self.room, amendments, damaged)
         self.fs.committed(applied)
         return applied
 

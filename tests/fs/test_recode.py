@@ -155,6 +155,50 @@ def test_a_number_that_another_model_has_got_is_noticed(files: Files) -> None:
     assert files.amend(partial(recode.recode, recodes=[one], fingerprints={number: A})) != [None]
 
 
+# -- what is written again while its block cannot be decoded
+
+
+def rewritten(files: Files, at: int, **known: Any) -> tuple[int, set[int]]:
+    """Write the content of a chunk once more, into another file: (its block, what that has made whole)."""
+    other = files.create(b"again %d" % files.store.state.next_ino)
+    applied = files.commit({other.ino: ChunkChanges(chunks={7: chunk(at), 8: chunk(at)})}, **known)
+    [number] = set(files.fs.block_numbers(other, 7, 8))
+    return number, applied.healed
+
+
+@pytest.mark.parametrize("lost", ["record", "file", "base"])
+def test_content_whose_model_is_lost_is_stored_when_it_is_written_again(files: Files, lost: str) -> None:
+    inode = written(files, 3, 4)
+    base = keep(files)
+    number = keep(files, B, FILE_B, A) if lost == "base" else base
+    for at in (3, 4):
+        swap(files, inode, at, NEURAL, number)
+    assert rewritten(files, 4)[1] == set()  # all is well
+    if lost == "record":
+        with files.store.write() as txn:
+            for place in models.places(number):
+                txn.delete(*place)
+    else:
+        damage_files(files, base)
+    [block] = files.fs.block_numbers(inode, 3, 3)
+    assert rewritten(files, 3) == (block, {block})
+    assert (block_at(files, inode, 3).codec, block_at(files, inode, 4).codec) == (0, NEURAL)
+    with files.store.read() as snapshot:
+        assert snapshot.payload(block_at(files, inode, 3).payload, 1000) == chunk(3).payload
+    assert block_at(files, inode, 3).refs == 3
+
+
+def test_content_whose_block_is_known_to_be_damaged_is_stored_when_it_is_written_again(files: Files) -> None:
+    """Its stored bytes have their checksum: only decoding told."""
+    inode = written(files, 3)
+    swap(files, inode, 3)
+    [block] = files.fs.block_numbers(inode, 3, 3)
+    assert rewritten(files, 3, damaged={block + 1}) == (block, set())
+    assert rewritten(files, 3, damaged={block}) == (block, {block})
+    assert block_at(files, inode, 3).codec == 0
+    files.check()
+
+
 # -- models
 
 
