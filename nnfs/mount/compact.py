@@ -45,6 +45,7 @@ from nnfs.mount.encoder import ColdEncoder, Proof
 from nnfs.mount.flow import Aim, Flow, Ready
 from nnfs.mount.jobs import Cancelled, Job
 from nnfs.mount.models import Models
+from nnfs.mount.swaps import Swaps
 from nnfs.store import models
 from nnfs.store.blocks import Recode, load_block
 from nnfs.store.env import Store
@@ -57,7 +58,6 @@ T = TypeVar("T")
 WINDOW = 4 << 20  # plain bytes under way: two batches of a worker
 IN_FLIGHT = 400  # chunks under way; a worker takes 512
 LEAST = 8 << 10  # bytes that a chunk counts for at least in the window
-FLUSH_BYTES, FLUSH_S = 4 << 20, 10.0  # plain bytes, seconds: then swaps are committed
 BUSY_S, BUSY_MOST = 0.25, 40  # a busy mount: seconds between two looks, looks before one batch goes on all the same
 WAIT_S = 1.0  # at most, until a job notices that it is cancelled
 FAILURES = 8  # of workers in a row, then the job fails
@@ -78,14 +78,13 @@ class Compactor:
         last_read: Callable[[int], int] = never,
     ) -> None:  # fmt: skip
         self._store, self._committer, self._reader, self._cold, self._models = store, committer, reader, cold, known
-        self._options, self._busy, self._changed = options, busy, changed
+        self._options, self._busy = options, busy
         self._encoder = encoder
+        self.swaps = Swaps(committer, reader, encoder, changed)
         self._ages = Ages(int(options.write_age * 1e9), int(options.read_age * 1e9), last_read)
         self._rest_until, self._rests = 0.0, 0  # after failures, background passes wait
         self._retired: set[int] = set()  # models whose blocks are to be encoded anew
         self._chunk_failures: Counter[int] = Counter()  # by payload
-        self.saved = 0  # bytes, by this mount
-        self.before = self.after = 0  # stored bytes of what was swapped
         self.last_error = ""
 
     # -- jobs
@@ -242,7 +241,7 @@ class Compactor:
             if flow.error is not None:
                 nursery.cancel_scope.cancel()
         try:
-            await self._flush(flow, force=True)  # what is proved is kept, also when the job ends early
+            await self.swaps.flush(flow, force=True)  # what is proved is kept, also when the job ends early
         except NnfsError as error:
             flow.error = flow.error or error
         if flow.error is not None:
@@ -273,7 +272,7 @@ class Compactor:
                 if piece.last:
                     flow.ends[piece.ino] = piece
                     flow.close(piece.ino)
-                await self._flush(flow)
+                await self.swaps.flush(flow)
         while flow.chunks:
             await self._wait(flow)
 
@@ -285,7 +284,7 @@ class Compactor:
         await flow.job.checkpoint()
         if flow.error is not None:
             raise flow.error
-        await self._flush(flow)
+        await self.swaps.flush(flow)
 
     async def _admit(self, flow: Flow, candidate: Candidate) -> None:
         """Wait until a chunk may be taken in hand."""
@@ -297,7 +296,7 @@ class Compactor:
             looks += 1
             await trio.sleep(BUSY_S)
             await flow.job.checkpoint()
-            await self._flush(flow)
+            await self.swaps.flush(flow)
         flow.plain += cost
         flow.chunks += 1
 
@@ -353,71 +352,6 @@ class Compactor:
         if len(self._chunk_failures) > FAILURES_KEPT:
             del self._chunk_failures[next(iter(self._chunk_failures))]
 
-    async def _flush(self, flow: Flow, *, force: bool = False) -> None:
-        """Commit the swaps that are ready, and mark the files that are done."""
-        due = flow.ready_bytes >= FLUSH_BYTES or time.monotonic() - flow.flushed >= FLUSH_S or len(flow.ready) >= 256
-        if not (force or due):
-            return
-        flow.flushed = time.monotonic()
-        ready = flow.take(self._encoder.is_checked)
-        if force:  # the job is over, and the reference has not said anything about these
-            flow.drop(flow.ready)
-            flow.ready.clear()
-        if ready:
-            try:
-                await self._swap(flow, ready)
-            except BaseException:
-                flow.drop(ready)
-                raise
-        await self._settle(flow, waiting={one.recode.owner[0] for one in flow.ready})
-
-    async def _swap(self, flow: Flow, ready: list[Ready]) -> None:
-        """Commit swaps. What somebody writes to in part stays as it is: a commit must not wait for a worker.
-
-        While the swaps wait for their commit, who begins to write there merges at once (`Reader.cold_below`).
-        """
-        laid_over = self._committer.laid_over()
-        flow.drop(one for one in ready if one.recode.number in laid_over)
-        ready = [one for one in ready if one.recode.number not in laid_over]
-        cooling = {one.recode.number for one in ready}
-        self._reader.cooling |= cooling
-        try:
-            await self._swap_now(flow, ready)
-        finally:
-            self._reader.cooling -= cooling
-
-    async def _swap_now(self, flow: Flow, ready: list[Ready]) -> None:
-        recodes = [one.recode for one in ready]
-        size = sum(len(one.data or b"") for one in recodes)
-        swap = functools.partial(recode.recode, recodes=recodes, fingerprints=flow.models)
-        changes = await self._committer.amend(swap, size)
-        owners: set[int] = set()
-        for (one, block, _), change in zip(ready, changes, strict=True):
-            if change is None:
-                flow.failed.add(one.owner[0])  # it is not as it was, or its model is gone: the next pass looks again
-            if change is None or one.data is None:
-                continue
-            owners.add(one.owner[0])
-            flow.changes[one.owner[0]] = flow.changes.get(one.owner[0], 0) + change
-            flow.job.stored_before += block.stored
-            flow.job.stored_after += len(one.data)
-            flow.job.cold_chunks += one.codec >= FIRST_COLD
-            self.before, self.after = self.before + block.stored, self.after + len(one.data)
-            self.saved -= change
-        self._changed(sorted(owners))
-
-    async def _settle(self, flow: Flow, waiting: set[int]) -> None:
-        done = [ino for ino in flow.ends if flow.open.get(ino, 0) <= 0 and ino not in waiting]
-        files = []
-        for ino in done:
-            piece = flow.ends.pop(ino)
-            flow.open.pop(ino, None)
-            growth = flow.changes.pop(ino, 0)
-            mark = piece.mark and ino not in flow.failed
-            files.append(recode.Settled(ino, piece.proof, piece.ctime, max(0, piece.stored + growth), mark))
-        if files:
-            await self._committer.amend(functools.partial(recode.settle, files=files))
-
     # -- one chunk
 
     async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
@@ -468,12 +402,13 @@ class Compactor:
 
     def gain(self, zstd_bytes: int) -> int | None:
         """Return about how many of the hot tier's bytes would be saved; None while nothing has been compressed."""
-        return zstd_bytes * (self.before - self.after) // self.before if self.before else None
+        before, after = self.swaps.before, self.swaps.after
+        return zstd_bytes * (before - after) // before if before else None
 
     def report(self) -> dict[str, Any]:
         """Return what `nnfs status` shows of recompression."""
         error = self._encoder.refuted or self.last_error
-        return {"policy": self._options.policy, "saved_bytes": self.saved, "last_error": error}
+        return {"policy": self._options.policy, "saved_bytes": self.swaps.saved, "last_error": error}
 
 
 def _load(store: Store, number: int) -> tuple[Block, bytes] | None:

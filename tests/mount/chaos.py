@@ -32,7 +32,7 @@ from nnfs.codec.pool import WorkerSpec
 from nnfs.config import Options
 from nnfs.errors import BlockDamaged, RecordDamaged
 from nnfs.fs import candidates, recode
-from nnfs.mount import compact, daemon, encoder, jobs, logs, models, scrub, tiering
+from nnfs.mount import compact, daemon, encoder, jobs, logs, models, scrub, swaps, tiering
 from nnfs.store import schema
 from nnfs.store.env import Store
 from nnfs.store.schema import ROOT_INO, Block, Inode
@@ -95,7 +95,7 @@ def patch(mode: str) -> None:
     tiering.PASS_EVERY = 0.05
     compact.REST = compact.REST_MOST = 0.2
     compact.BUSY_MOST = 0
-    compact.FLUSH_S = 0.1
+    swaps.FLUSH_S = 0.1
     scrub.BUSY_MOST, scrub.REST_S = 0, 0.0
     if mode == "none":
         tiering.PASS_EVERY = 1e9
@@ -122,7 +122,7 @@ def settled(store: Store) -> int:
     return count
 
 
-def swaps() -> Path:
+def swapped() -> Path:
     """A file that grows by a byte with each swap, over all daemons of a `Chaos`."""
     return Path(os.environ["CHAOS_MODELS"], "swaps")
 
@@ -140,7 +140,7 @@ def tell_more() -> None:
 
     def recounted(*args: Any, **kwargs: Any) -> list[int | None]:
         changes = swap(*args, **kwargs)
-        with swaps().open("ab") as file:
+        with swapped().open("ab") as file:
             file.write(b"x" * sum(change is not None for change in changes))
         return changes
 

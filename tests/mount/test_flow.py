@@ -23,7 +23,7 @@ from nnfs.errors import CodecError, EnginesDisagree, JobKills, NnfsError, OutOfS
 from nnfs.fs import recode
 from nnfs.fs.candidates import Candidate, Piece
 from nnfs.fs.policy import Policy, Rules
-from nnfs.mount import compact, encoder
+from nnfs.mount import compact, encoder, swaps
 from nnfs.mount.compact import Compactor
 from nnfs.mount.encoder import BATCH, ColdEncoder, Payload, Proof
 from nnfs.mount.flow import Aim, Flow, Ready
@@ -227,7 +227,7 @@ class Tried(Compactor):
 async def test_files_whose_swaps_fail_are_not_done(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
     under_test = Tried(range(1, 5), lambda _: None)
     under_test.commits.answer = lambda one: OutOfSpace("full")
-    monkeypatch.setattr(compact, "FLUSH_S", seconds)
+    monkeypatch.setattr(swaps, "FLUSH_S", seconds)
     with pytest.raises(OutOfSpace):
         await under_test.once()
     assert not any(under_test.commits.marks.values())
@@ -327,9 +327,9 @@ def test_the_gain_of_a_store_that_this_mount_has_not_compacted(cold: Any, gain: 
         for name, plain, stored in (("raw", 7, 7), ("zstd", 10_000, 4000), *cold)
     ]
     assert tiers.gain(lines) == gain
-    tiers._compactor.before, tiers._compactor.after = 1000, 700
+    tiers._compactor.swaps.before, tiers._compactor.swaps.after = 1000, 700
     assert tiers.gain(lines) == 1200
-    tiers._compactor.after = 2000  # what was thawed counts, too
+    tiers._compactor.swaps.after = 2000  # what was thawed counts, too
     assert tiers.gain(lines) == 0
 
 
