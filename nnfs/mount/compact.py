@@ -218,7 +218,9 @@ class Compactor:
         job.phase = "looking for cold chunks" if not aim.thaw else "looking for thawed chunks"
         while True:
             await job.checkpoint()
+            began = time.monotonic()
             pieces = await self._in_thread(walk.next)
+            job.looked += time.monotonic() - began
             if pieces is None:
                 return
             for piece in pieces:

@@ -1,12 +1,14 @@
-"""Long work that was asked for by a command or is due: one job after the other, with progress, pause and cancel."""
+"""Long work that was asked for by a command or is due: in order, with progress, pause and cancel."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
+import math
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable, Iterator
 from typing import Any
 
 import trio
@@ -16,6 +18,9 @@ from nnfs.errors import NnfsError, UsageError
 log = logging.getLogger(__name__)
 
 KEPT = 100  # jobs that are done and can still be asked about
+BESIDE = ("scrub",)  # kinds that go on beside others: they take days, and nobody shall wait for them
+LOOKING = 20  # at most one part in so many of the time goes into looking for what is due
+UNENDED = ("queued", "running")
 
 Run = Callable[["Job"], Awaitable[None]]
 
@@ -25,21 +30,50 @@ class Cancelled(NnfsError):
 
 
 class Job:
-    """One piece of work. Its fields are what `nnfs compact --wait` and its kin show."""
+    """One piece of work. Its fields are what `nnfs compact --wait` and its kin show.
 
-    def __init__(self, number: int, kind: str, run: Run, gate: Gate) -> None:
+    `about` tells what it does apart from others of its kind, `path` tells a person where.
+    """
+
+    def __init__(self, number: int, kind: str, run: Run, gate: Gate, about: Hashable = None, path: str = "") -> None:
         self.number, self.kind, self._run, self._gate = number, kind, run, gate
+        self.about, self.path = about, path
+        self.joined = 0  # times that the same was asked for again
         self.state = "queued"  # running, done, failed, cancelled
         self.phase = ""
         self.done_bytes = self.total_bytes = self.done_chunks = self.total_chunks = 0  # plain bytes
         self.stored_before = self.stored_after = 0  # bytes of the payloads that were swapped
         self.cold_chunks = self.failed_chunks = 0
+        self.looked = 0.0  # seconds spent on finding out what there is to do
+        self.note = ""  # for people: why there was nothing to do
         self.error = ""
         self.exit_code = 0
         self.result: dict[str, Any] = {}
         self.started: float | None = None
         self.seconds = 0.0
         self.cancelled = False
+        self._scopes: set[trio.CancelScope] = set()
+
+    def cancel(self) -> None:
+        """End it at its next step, or in the middle of one that is `cancellable`."""
+        if self.state == "queued":
+            self.state = "cancelled"
+        self.cancelled = True
+        for scope in self._scopes:
+            scope.cancel()
+        self._gate.tell()
+
+    @contextlib.contextmanager
+    def cancellable(self) -> Iterator[None]:
+        """A long step. Raises `Cancelled` as soon as the job is cancelled."""
+        with trio.CancelScope() as scope:
+            self._scopes.add(scope)
+            try:
+                yield
+            finally:
+                self._scopes.discard(scope)
+        if scope.cancelled_caught:
+            raise Cancelled("cancelled")
 
     async def checkpoint(self) -> None:
         """Wait while work is paused. Raises `Cancelled`."""
@@ -75,13 +109,13 @@ class Job:
         rate = self.done_bytes / seconds if seconds > 0 else 0.0
         left = max(0, self.total_bytes - self.done_bytes)
         return {
-            "job": self.number, "kind": self.kind, "state": self.state, "phase": self.phase,
+            "job": self.number, "kind": self.kind, "path": self.path, "state": self.state, "phase": self.phase,
             "done_bytes": self.done_bytes, "total_bytes": self.total_bytes,
             "done_chunks": self.done_chunks, "total_chunks": self.total_chunks,
             "stored_before": self.stored_before, "stored_after": self.stored_after,
             "cold_chunks": self.cold_chunks, "failed_chunks": self.failed_chunks,
             "seconds": seconds, "rate": rate, "eta": left / rate if running and rate else None,
-            "error": self.error, "exit": self.exit_code, "result": self.result,
+            "note": self.note, "error": self.error, "exit": self.exit_code, "result": self.result,
         }  # fmt: skip
 
 
@@ -104,26 +138,33 @@ class Gate:
 
 
 class Jobs:
-    """The jobs of one mount. `idle` is asked for work when none is queued, every `every` seconds."""
+    """The jobs of one mount, one after the other; a scrub goes on beside them.
 
-    def __init__(self, idle: Run | None, every: float) -> None:
+    `idle` is asked for work when none is queued: `first` seconds after the start, then every `every` seconds.
+    """
+
+    def __init__(self, idle: Run | None, every: float, first: float) -> None:
         self.gate = Gate()
-        self._idle, self._every = idle, every
+        self._idle, self._every, self._first = idle, every, first
         self._numbers = itertools.count(1)
         self._jobs: OrderedDict[int, Job] = OrderedDict()
         self._queued = trio.Event()
         self.background: Job | None = None  # the last one made of `idle`
 
-    def add(self, kind: str, run: Run) -> Job:
-        """Queue a job."""
-        job = Job(next(self._numbers), kind, run, self.gate)
+    def add(self, kind: str, run: Run, about: Hashable = None, path: str = "") -> Job:
+        """Queue a job, or join one that is queued or under way and does the same."""
+        for job in self.unended():
+            if (job.kind, job.about) == (kind, about) and not job.cancelled:
+                job.joined += 1
+                return job
+        job = Job(next(self._numbers), kind, run, self.gate, about, path)
         self._jobs[job.number] = job
-        for number in [n for n, old in self._jobs.items() if old.state not in ("queued", "running")][:-KEPT]:
+        for number in [n for n, old in self._jobs.items() if old.state not in UNENDED][:-KEPT]:
             del self._jobs[number]
-        if self.background is not None and self.background.state == "running":
-            self.background.cancelled = True  # it goes on where it was when there is nothing else to do
-            self.gate.tell()
+        if self.background is not None and self.background.state == "running" and kind not in BESIDE:
+            self.background.cancel()  # it goes on where it was when there is nothing else to do
         self._queued.set()
+        self._queued = trio.Event()
         return job
 
     def get(self, number: int) -> Job:
@@ -134,27 +175,48 @@ class Jobs:
             raise UsageError(f"no job {number}: it ended long ago, or with an earlier mount") from None
 
     def cancel(self, number: int) -> Job:
-        """End a job at its next step."""
+        """End a job."""
         job = self.get(number)
-        if job.state == "queued":
-            job.state = "cancelled"
-        job.cancelled = True
-        self.gate.tell()
+        job.cancel()
         return job
 
     def all(self) -> list[Job]:
         return list(self._jobs.values())
 
+    def unended(self) -> list[Job]:
+        """Return those that are queued or under way, but for the background's."""
+        return [job for job in self._jobs.values() if job.state in UNENDED]
+
     async def serve(self) -> None:
         """Do the jobs in their order, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._serve_beside)
+            await self._serve()
+
+    async def _next(self, *, beside: bool) -> Job:
         while True:
-            self._queued = trio.Event()
-            job = next((job for job in self._jobs.values() if job.state == "queued"), None)
+            for job in self._jobs.values():
+                if job.state == "queued" and (job.kind in BESIDE) == beside:
+                    return job
+            await self._queued.wait()
+
+    async def _serve_beside(self) -> None:
+        while True:
+            job = await self._next(beside=True)
+            await job.run()
+
+    async def _serve(self) -> None:
+        due = trio.current_time() + self._first if self._idle is not None else math.inf
+        while True:
+            job = None
+            with trio.move_on_at(due):
+                job = await self._next(beside=False)
             if job is not None:
                 await job.run()
                 continue
-            with trio.move_on_after(self._every) as waited:
-                await self._queued.wait()
-            if waited.cancelled_caught and self._idle is not None and not self.gate.paused:
+            pause = self._every
+            if self._idle is not None and not self.gate.paused:
                 self.background = Job(0, "background", self._idle, self.gate)
                 await self.background.run()
+                pause = max(pause, (LOOKING - 1) * self.background.looked)
+            due = trio.current_time() + pause

@@ -32,7 +32,7 @@ from nnfs.store.schema import Block
 
 log = logging.getLogger(__name__)
 
-PASS_EVERY = 60.0  # seconds between two looks for what has gone cold
+FIRST_PASS, PASS_EVERY = 5.0, 60.0  # seconds until the first look for what has gone cold, and between two, at least
 BUSY_SHARE = 0.1  # of the loop's time: more, and background work waits
 
 WORKER_FIELDS = (
@@ -59,7 +59,7 @@ class Tiering:
         )  # fmt: skip
         self._scrub = Scrub(store, committer, reader, cold, self._busy, read_only=read_only)
         background = self._background if options.compact and not read_only else None
-        self.jobs = Jobs(background, PASS_EVERY)
+        self.jobs = Jobs(background, PASS_EVERY, FIRST_PASS)
         self._scope = trio.CancelScope()
         self._looked = (time.monotonic(), time.thread_time())
         self._was_busy = False
@@ -117,27 +117,31 @@ class Tiering:
         if self._read_only or self._committer.failure is not None:
             raise UsageError("the mount is read-only: nothing can be stored in another form")
 
+    def _add(self, kind: str, work: Callable[[Job], Any], request: Answer, *about: int) -> Answer:
+        job = self.jobs.add(kind, work, about, str(request.get("path", "")))
+        return {"job": job.number, "joined": bool(job.joined)}
+
     async def _compact(self, request: Answer) -> Answer:
         ino, everything, parent = int(request["ino"]), bool(request.get("all")), int(request.get("parent") or 0)
         if request.get("dry_run"):
             with contextlib.suppress(NnfsError):  # else what was committed is looked at
                 await self._committer.sync()
             run = functools.partial(self._compactor.estimate, ino=ino, everything=everything, parent=parent)
-            return {"job": self.jobs.add("dry run", run).number}
+            return self._add("dry run", run, request, ino, everything, parent)
         self._writable()
         await self._committer.sync()
         work = self._compactor.compact(ino, everything=everything, parent=parent)
-        return {"job": self.jobs.add("compact", work).number}
+        return self._add("compact", work, request, ino, everything, parent)
 
     async def _thaw(self, request: Answer) -> Answer:
         self._writable()
         await self._committer.sync()
-        work = self._compactor.thaw(int(request["ino"]), int(request.get("parent") or 0))
-        return {"job": self.jobs.add("thaw", work).number}
+        ino, parent = int(request["ino"]), int(request.get("parent") or 0)
+        return self._add("thaw", self._compactor.thaw(ino, parent), request, ino, parent)
 
     async def _scrub_job(self, request: Answer) -> Answer:
-        run = functools.partial(self._scrub.run, deep=bool(request.get("deep")))
-        return {"job": self.jobs.add("scrub", run).number}
+        deep = bool(request.get("deep"))
+        return self._add("scrub", functools.partial(self._scrub.run, deep=deep), request, deep)
 
     async def _job(self, request: Answer) -> Answer:
         return self.jobs.get(int(request["job"])).as_dict()
@@ -176,9 +180,10 @@ class Tiering:
 
     def status(self) -> Answer:
         """Return the cold tier's part of `nnfs status`."""
-        running = next((job for job in self.jobs.all() if job.state == "running"), self.jobs.background)
+        unended = self.jobs.unended()
+        running = next((job for job in unended if job.state == "running"), self.jobs.background)
         seen = running.as_dict() if running is not None else {}
-        queued = sum(job.state == "queued" for job in self.jobs.all())
+        queued = sum(job.state == "queued" for job in unended)
         return {
             "compaction": {
                 "state": seen.get("state", "idle") if seen.get("state") == "running" else "idle",
@@ -186,6 +191,7 @@ class Tiering:
                 "queued_jobs": queued, "done_chunks": seen.get("done_chunks", 0), "rate": seen.get("rate", 0.0),
                 **self._compactor.report(),
             },
+            "jobs": [job.as_dict() for job in unended],
             "workers": [
                 {name: getattr(state, name) for name in WORKER_FIELDS} for state in self._pool.states()
             ],

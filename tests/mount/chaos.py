@@ -92,13 +92,14 @@ def patch(mode: str) -> None:
     models.Models._examine = examined  # type: ignore[method-assign]
     delta = SimpleNamespace(is_delta=lambda data: False)
     sys.modules["nnfs.model.delta"] = nnfs.model.delta = delta  # type: ignore[assignment, attr-defined]
-    tiering.PASS_EVERY = 0.05
+    tiering.FIRST_PASS = tiering.PASS_EVERY = 0.05
+    jobs.LOOKING = 1
     compact.REST = compact.REST_MOST = 0.2
     compact.BUSY_MOST = 0
     swaps.FLUSH_S = 0.1
     scrub.BUSY_MOST, scrub.REST_S = 0, 0.0
     if mode == "none":
-        tiering.PASS_EVERY = 1e9
+        tiering.FIRST_PASS = tiering.PASS_EVERY = 1e9
     if mode == "all":
         commit.INTERVAL = 0.2
         commit.BUSY_COMMITS, commit.KEEP_BUSY = 8, 64  # there are no pauses
