@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Protocol
@@ -12,6 +13,7 @@ from typing import Protocol
 import trio
 
 from nnfs import codec
+from nnfs.blockio.around import Around
 from nnfs.blockio.cache import BlockCache
 from nnfs.blockio.cold import AHEAD, URGENT, Cold, Progress
 from nnfs.blockio.dirty import Buffer, DirtyData
@@ -26,7 +28,7 @@ from nnfs.store.schema import Block, Inode
 log = logging.getLogger(__name__)
 
 _TRIES = 16  # to find a consistent state while commits go on; each commit can spoil one
-NEAR, NEIGHBOURS = 64, 12  # block numbers: they are given in the order in which files are stored
+AROUND_BYTES = 512 << 10  # plain bytes of small files that are fetched around others at a time
 _GONE = object()  # a block that a commit has removed since its number was looked up
 
 
@@ -84,7 +86,7 @@ class Reader:
         self._nursery: Nursery | None = None
         self._pending: dict[int, _Pending] = {}
         self._next: dict[int, tuple[int, int]] = {}  # ino: where a sequential reader goes on, chunks ahead
-        self._small = 0  # block of the small cold file that was decoded last
+        self._around = Around()
         self._hot = trio.CapacityLimiter(4)
         self._keeping = trio.CapacityLimiter(1)  # threads that write copies of what was thawed
 
@@ -109,8 +111,7 @@ class Reader:
                 parts = [await self._chunk(inode, number) for number in range(first, last + 1)]
             else:
                 parts = await self.stored(inode, first, last)
-                with contextlib.suppress(StoreDamaged):  # of what nobody has asked for yet
-                    self._look_ahead(inode, offset, end, last)
+                self._try(self._look_ahead, inode, offset, end, last)
         return _join(parts, offset - first * chunk_size, end - offset, chunk_size)
 
     @contextlib.contextmanager
@@ -172,6 +173,8 @@ class Reader:
         for _ in range(_TRIES):
             numbers = self.chunks.block_numbers(inode, first, last)
             plains = [self.cache.get(number) if number else b"" for number in numbers]
+            if numbers[0] in self._around:
+                self._try(self._look_around, numbers[0])
             if None not in plains:
                 return plains  # type: ignore[return-value]
             found = await self._fetch_all([n for n, plain in zip(numbers, plains, strict=True) if plain is None])
@@ -223,18 +226,31 @@ class Reader:
             self._begin([n for n in numbers if n and n not in self.cache])
 
     def _look_around(self, number: int) -> None:
-        """Fetch what was stored next to a small file, if the last one read lay near, too: somebody reads a tree.
+        """Fetch what was stored near a small cold file that is read."""
+        after, before, count = self._around.read(number)
+        found: list[int] = []
+        room = AROUND_BYTES
+        with self.store.read() as snapshot:
+            for near in itertools.chain(after, before):
+                if len(found) >= count or room <= 0:
+                    break
+                if near not in self.cache and near not in self._pending:
+                    block = load_block(snapshot, near)
+                    if block is not None and block.codec >= codec.FIRST_COLD and block.plain < self.data.chunk_size:
+                        found.append(near)
+                        room -= block.plain
+        self._around.fetched(found)
+        self._begin(found)
 
-        A worker decodes a dozen small chunks in little more time than one.
-        """
-        last, self._small = self._small, number
-        if 0 < abs(number - last) <= NEAR:
-            around = [n for n in range(number + 1, number + 1 + NEIGHBOURS) if n not in self.cache]
-            with self.store.read() as snapshot, contextlib.suppress(StoreDamaged):  # nobody has asked for them
-                self._begin([n for n in around if self._is_small(load_block(snapshot, n))])
-
-    def _is_small(self, block: Block | None) -> bool:
-        return block is not None and block.codec >= codec.FIRST_COLD and block.plain < self.data.chunk_size
+    @staticmethod
+    def _try(fetch: Callable[..., None], *arguments: object) -> None:
+        """Fetch what nobody has asked for yet: whatever is wrong with it, whoever asks for it will be told."""
+        try:
+            fetch(*arguments)
+        except StoreDamaged:
+            pass
+        except Exception:
+            log.exception("nothing is read ahead")
 
     # -- fetching
 
@@ -310,7 +326,7 @@ class Reader:
         if isinstance(result, bytes):
             self._go_on()
             if pending.urgent and stored.block.plain < self.data.chunk_size:
-                self._look_around(number)
+                self._try(self._look_around, number)
         if self.thawed is not None and isinstance(result, bytes):  # those who waited have their answer already
             try:
                 await trio.to_thread.run_sync(self.thawed.put, number, result, limiter=self._keeping)

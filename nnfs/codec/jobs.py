@@ -10,6 +10,7 @@ from typing import Protocol
 from nnfs.codec.wire import ALONE, Op, Request
 
 FIRST = -1  # rank of what other requests may depend on
+WAITED_FOR, WAITED_FOR_SOON = 0, 2  # ranks of decoding for readers
 CHECK_S = 0.25
 GATHER_S = 0.005  # after a request that finds the worker idle: what comes with it goes into one batch with it
 IDLE = 1 << 30  # a rank that everything is more urgent than
@@ -32,10 +33,13 @@ def rank(request: Ordered) -> int:
 
 
 class Jobs:
-    """Requests that wait. One thread adds, one takes; what is added beyond `window` requests waits in `add`."""
+    """Requests that wait. One thread adds, one takes; what is added beyond `window` requests waits in `add`.
 
-    def __init__(self, window: int) -> None:
-        self._window = window
+    `threads`: on how many a batch is done.
+    """
+
+    def __init__(self, window: int, threads: int = 1) -> None:
+        self._window, self._threads = window, threads
         self._changed = threading.Condition()
         self._waiting: dict[int, deque[Request]] = {}
         self._count = 0
@@ -75,7 +79,12 @@ class Jobs:
             line = self._waiting[self.urgent]
             batch = [line.popleft()]
             if not batch[0].flags & ALONE and batch[0].op != Op.LOAD:
-                batch += _companions(batch[0], line, most(batch[0]))
+                batch += _companions(batch[0], line, most(batch[0]) - max(1, batch[0].plain))
+                if rank(batch[0]) == WAITED_FOR and len(batch) < self._threads:
+                    # One chunk keeps one thread busy: the others do what is going to be waited for, in the same time.
+                    longest = max(request.plain for request in batch)
+                    room = self._threads * longest - sum(request.plain for request in batch)
+                    batch += _companions(batch[0], self._waiting.get(WAITED_FOR_SOON, deque()), room)
             self._count -= len(batch)
             self._settle()
             return batch
@@ -105,11 +114,10 @@ class Jobs:
         self._changed.notify_all()
 
 
-def _companions(head: Request, line: deque[Request], most: int) -> list[Request]:
-    """Take out of a line what may be done together with its former head."""
+def _companions(head: Request, line: deque[Request], room: int) -> list[Request]:
+    """Take out of a line what may be done together with `head`, at most `room` plain bytes."""
     taken: list[Request] = []
     left: deque[Request] = deque()
-    room = most - max(1, head.plain)
     while line and room > 0:
         request = line.popleft()
         if _alike(head, request) and max(1, request.plain) <= room:

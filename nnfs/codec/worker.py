@@ -74,7 +74,7 @@ class Conversation:
         self._most = most
         self._threads = threads
         self._at_end = at_end
-        self._jobs = Jobs(WINDOW)
+        self._jobs = Jobs(WINDOW, threads)
         self._batches: dict[Kind, int] = {}  # most plain bytes at once
         self._paced: dict[Kind, int] = {}  # the same of what is waited for
         self._sending = threading.Lock()

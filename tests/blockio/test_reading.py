@@ -335,7 +335,7 @@ async def test_no_workers(start: Start) -> None:
 async def test_small_files_read_one_after_another_bring_their_neighbours(start: Start) -> None:
     async with start() as volume:
         files = [await volume.add(b"f%d" % number, b"small %d" % number) for number in range(8)]
-        for number in (0, 1):
+        for number in (6, 3):
             assert await volume.content(files[number]) == b"small %d" % number
         await until(lambda: all(volume.number(file) in volume.reader.cache for file in files))
 

@@ -47,6 +47,13 @@ def test_order() -> None:
     assert not len(jobs)
 
 
+def test_threads_without_work_take_what_is_read_ahead() -> None:
+    jobs = Jobs(100, threads=3)
+    for job, priority, plain in ((1, 1, 100), (2, 0, 90), (3, 1, 101), (4, 1, 60), (5, 1, 60), (6, 2, 5), (7, 1, 20)):
+        jobs.add(Request(job, Op.DECODE, codec=16, plain=plain, priority=priority), wanted)
+    assert batches(jobs) == [[2, 1, 4, 7], [3], [5], [6]]
+
+
 def test_what_goes_together() -> None:
     model = b"m" * 64
     jobs = filled(

@@ -1,0 +1,56 @@
+"""Which blocks are fetched with the small ones that are read."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from nnfs.blockio.around import FEWEST, MOST, NEAR, Around
+
+
+def fetched(around: Around, number: int, there: set[int]) -> set[int]:
+    """What reading a block brings, of those that exist and are not there yet."""
+    after, before, count = around.read(number)
+    found = [near for near in [*after, *before] if near not in there and near > 0][:count]
+    around.fetched(found)
+    return set(found)
+
+
+def test_one_file_brings_nothing() -> None:
+    around = Around()
+    for number in (1000, 5000, 5000, 1, 9000):
+        assert not fetched(around, number, set())
+
+
+@pytest.mark.parametrize("order", ["forwards", "backwards", "any"])
+def test_who_reads_a_tree_finds_almost_all_of_it_there(order: str) -> None:
+    around, there, numbers = Around(), set[int](), list(range(10_000, 11_000))
+    if order == "backwards":
+        numbers.reverse()
+    elif order == "any":  # directories of 500 files
+        numbers = [n for at in (0, 500) for n in random.Random(at).sample(numbers[at : at + 500], 500)]
+    missed, most = 0, 0
+    for number in numbers:
+        missed += number not in there
+        there.add(number)
+        found = fetched(around, number, there)
+        assert number not in around
+        assert all(abs(near - number) <= NEAR + 1 for near in found)
+        there |= found
+        most = max(most, len(found))
+    assert missed < 0.1 * len(numbers)
+    assert FEWEST < most <= MOST
+
+
+def test_what_is_not_read_is_not_fetched_for_ever() -> None:
+    """Half of what was fetched waits to be read: nothing more until it is, or something is missing."""
+    around = Around()
+    fetched(around, 100, set())
+    first = fetched(around, 101, {100})
+    assert len(first) == FEWEST
+    there = {100, 101} | first
+    second = fetched(around, 102, there)
+    assert len(second) == 2 * FEWEST
+    assert not fetched(around, 103, there | second)
+    assert fetched(around, 160, there | second)
