@@ -35,16 +35,18 @@ COMPACT_HANG_S = 900.0  # an idle worker may be silent for long: it gets no time
 
 
 def specs(options: Options) -> list[WorkerSpec]:
-    """Return the workers of a mount: one for reads, one for compaction on each device, and the reference.
+    """Return the workers of a mount: for reads, for compaction, and the reference.
 
+    Compaction uses every device; reads those of the first one's kind: with `cuda:0+cpu` a reader must not get the CPU.
     The reference decodes what the first one gets wrong: on the CPU, with one thread and, where torch is there, with its
     float32 products in place of the engine that everybody else prefers.
     """
     devices, cores = options.devices, len(os.sched_getaffinity(0))
     compact_threads = options.compact_threads or max(1, cores // 2)
     other = (("NNFS_PRODUCT", "float"),) if importlib.util.find_spec("torch") else ()
+    fast = [device for device in devices if device.partition(":")[0] == devices[0].partition(":")[0]]
     return [
-        WorkerSpec(READ, devices[0], options.threads or cores, idle_s=300.0),
+        *(WorkerSpec(READ, device, options.threads or cores, idle_s=300.0) for device in fast),
         *(
             WorkerSpec(COMPACT, device, compact_threads, idle=True, hang_s=COMPACT_HANG_S, idle_s=300.0)
             for device in devices

@@ -231,6 +231,8 @@ def test_the_workers_of_a_mount() -> None:
     assert (reference.name, reference.device, reference.threads, reference.idle) == (REFERENCE, "cpu", 1, False)
     names = [(spec.name, spec.device) for spec in specs(parse_own({"device": "cuda:0,cpu"}))]
     assert names == [(READ, "cuda:0"), (COMPACT, "cuda:0"), (COMPACT, "cpu"), (REFERENCE, "cpu")]
+    names = [(spec.name, spec.device) for spec in specs(parse_own({"device": "cuda:0,cuda:1"}))][:2]
+    assert names == [(READ, "cuda:0"), (READ, "cuda:1")]
 
 
 async def test_a_future_that_ends_after_its_loop() -> None:
