@@ -376,6 +376,14 @@ class Reader:
         self._note(number, result)
         pending.done.set()
 
+    def forget_gone(self) -> None:
+        """Drop from `damaged` the blocks that are no more: their files were removed, or written again. For a thread."""
+        with self.store.read() as snapshot:
+            for number in list(self.damaged):
+                with contextlib.suppress(StoreDamaged):  # a damaged header is one that is there
+                    if load_block(snapshot, number) is None:
+                        self.damaged.pop(number, None)
+
     def _note(self, number: int, result: object) -> None:
         if isinstance(result, bytes):
             self.cache.put(number, result)

@@ -11,6 +11,7 @@ a repair: whoever uses it compares the BLAKE2b-512 of what comes out.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -42,8 +43,16 @@ SHARE, MOST_S, LEAST_S = 8, 5.0, 0.2  # of a read's time for one search; the lea
 
 
 async def repair_beside(payload: bytes, xxh3: int, limit_s: float) -> bytes | None:
-    """`repair` in a thread."""
-    return await trio.to_thread.run_sync(repair, payload, xxh3, limit_s)
+    """`repair` in a thread, which ends soon after this is cancelled."""
+    given_up = False
+
+    def clock() -> float:
+        return math.inf if given_up else time.monotonic()
+
+    try:
+        return await trio.to_thread.run_sync(repair, payload, xxh3, limit_s, clock, abandon_on_cancel=True)
+    finally:
+        given_up = True
 
 
 class Repairs:

@@ -316,6 +316,8 @@ class Daemon:
 
     async def _status(self, request: dict[str, Any]) -> dict[str, Any]:
         failure = self.committer.failure
+        await trio.to_thread.run_sync(self.reader.forget_gone)
+        damaged = list(self.reader.damaged.items())
         return {
             "pid": os.getpid(),
             "mountpoint": os.fspath(self.mountpoint),
@@ -332,8 +334,8 @@ class Daemon:
             "cache_hits": self.reader.cache.hits,
             "cache_misses": self.reader.cache.misses,
             "reads_waiting": self.reader.waiting,
-            "damaged_blocks": len(self.reader.damaged),
-            "damaged": [f"block {number}: {why}" for number, why in list(self.reader.damaged.items())[:DAMAGED_SHOWN]],
+            "damaged_blocks": len(damaged),
+            "damaged": [{"block": number, "why": why} for number, why in damaged[:DAMAGED_SHOWN]],
             "worker_trouble": self.cold.trouble,
             **self.tiering.status(),
         }

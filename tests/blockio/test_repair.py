@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
+import threading
+from collections.abc import Callable
 
 import pytest
+import trio
 from xxhash import xxh3_64_intdigest
 
 from nnfs.blockio import repair as repair_module
@@ -63,7 +67,7 @@ def test_the_search_is_bounded(size: int) -> None:
 async def test_searches_that_fail_get_shorter(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = []
 
-    def search(payload: bytes, _: int, limit_s: float) -> bytes | None:
+    def search(payload: bytes, _: int, limit_s: float, _clock: object) -> bytes | None:
         limits.append(limit_s)
         return payload or None
 
@@ -74,3 +78,20 @@ async def test_searches_that_fail_get_shorter(monkeypatch: pytest.MonkeyPatch) -
     assert limits[:5] == [MOST_S, MOST_S / 2, MOST_S / 3, MOST_S, MOST_S / 2]
     assert limits[-1] == LEAST_S
     assert sum(limits) < 60
+
+
+async def test_a_cancelled_search_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    started, ended = threading.Event(), threading.Event()
+
+    def search(payload: bytes, xxh3: int, limit_s: float, clock: Callable[[], float]) -> None:
+        started.set()
+        while clock() < limit_s:
+            pass
+        ended.set()
+
+    monkeypatch.setattr(repair_module, "repair", search)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(repair_module.repair_beside, b"", 0, math.inf)
+        assert await trio.to_thread.run_sync(started.wait, LONG_S)
+        nursery.cancel_scope.cancel()
+    assert await trio.to_thread.run_sync(ended.wait, LONG_S)

@@ -504,7 +504,7 @@ def test_a_missing_model_is_named_and_costs_nothing_else(start: Start) -> None:
     job = end_of(mount, mount.ask("thaw", ino=1)["job"])  # 12 failures in a row, and what can be thawed is
     assert (job["state"], job["failed_chunks"]) == ("done", 12)
     assert codecs(mount, mount.path / "warm") == {"zstd": 1}
-    assert "model 1" in " ".join(mount.ask("status")["damaged"]) + mount.ask("status")["worker_trouble"]
+    assert "model 1" in str(mount.ask("status")["damaged"]) + mount.ask("status")["worker_trouble"]
 
 
 # -- workers

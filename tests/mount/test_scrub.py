@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -19,7 +20,7 @@ from nnfs.blockio.commit import Committer
 from nnfs.blockio.dirty import DirtyData
 from nnfs.blockio.reader import Reader
 from nnfs.blockio.space import Space
-from nnfs.codec.base import CM
+from nnfs.codec.base import CM, NEURAL
 from nnfs.codec.pool import BACKGROUND
 from nnfs.errors import BlockDamaged, ModelMissing, NnfsError, OutOfSpace, WorkerError
 from nnfs.fs import fsck, recode
@@ -27,7 +28,7 @@ from nnfs.fs.apply import apply
 from nnfs.fs.filesystem import Filesystem
 from nnfs.fs.namespace import Namespace
 from nnfs.fs.xattrs import Xattrs
-from nnfs.mount import scrub
+from nnfs.mount import mending, scrub, survey
 from nnfs.mount.jobs import Gate, Job
 from nnfs.mount.scrub import Scrub
 from nnfs.store import models, schema
@@ -43,7 +44,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scrub, "REST_S", 0)
     monkeypatch.setattr(scrub, "BUSY_S", 0)
     monkeypatch.setattr(scrub, "SAVE_S", 0)
-    monkeypatch.setattr(scrub, "REPAIR_S", 60)  # of a search that finds at once, however busy the machine
+    monkeypatch.setattr(mending, "SEARCH_S", 60)  # of a search that finds at once, however busy the machine
 
 
 class Backwards:
@@ -163,6 +164,13 @@ async def running(path: Path, **how: Any) -> AsyncIterator[Volume]:
     volume.store.close()
 
 
+async def wait_until(is_so: Callable[[], bool]) -> None:
+    """Threads have a part in it."""
+    with trio.fail_after(60):
+        while not is_so():  # noqa: ASYNC110
+            await trio.sleep(0.001)
+
+
 def noise(seed: int, length: int = CHUNK) -> bytes:
     return random.Random(seed).randbytes(length)
 
@@ -195,7 +203,7 @@ async def test_an_empty_store(tmp_path: Path) -> None:
 
 
 async def test_progress_counts_chunks_and_plain_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scrub, "SLICE_BLOCKS", 2)
+    monkeypatch.setattr(survey, "SLICE_BLOCKS", 2)
     async with running(tmp_path / "s") as volume:
         await volume.write(b"f", *[text(n) for n in range(7)])
         job = await volume.job()
@@ -262,18 +270,50 @@ async def test_a_repair_that_decodes_to_something_else_is_none(tmp_path: Path) -
 
 
 async def test_searches_in_vain_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    searched = []
+    limits: list[float] = []
+    clock = SimpleNamespace(monotonic=lambda: sum(limits))
 
     async def in_vain(payload: bytes, xxh3: int, limit_s: float) -> None:
-        searched.append(xxh3)
+        limits.append(limit_s)
 
-    monkeypatch.setattr(scrub, "repair_beside", in_vain)
-    monkeypatch.setattr(scrub, "REPAIRS", 2)
+    monkeypatch.setattr(mending, "repair_beside", in_vain)
+    monkeypatch.setattr(mending, "time", clock)
+    monkeypatch.setattr(mending, "SEARCH_S", 10)
+    monkeypatch.setattr(mending, "SEARCHES_S", 25)
     async with running(tmp_path / "s") as volume:
         inode = await volume.write(b"f", *[noise(n) for n in range(5)])
         for at in range(5):
             volume.damage("payload", first_fragment(volume.block(inode, at)[1]))
         assert len((await volume.good())["damaged"]) == 5
+        assert limits == [10, 10, 5]
+
+
+async def test_cancelled_and_paused_between_and_within_searches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched: list[int] = []
+
+    async def for_ever(payload: bytes, xxh3: int, limit_s: float) -> None:
+        searched.append(xxh3)
+        volume.gate.set(paused=len(searched) == 1)
+        if len(searched) > 1:
+            await trio.sleep_forever()
+
+    monkeypatch.setattr(mending, "repair_beside", for_ever)
+    async with running(tmp_path / "s") as volume:
+        inode = await volume.write(b"f", *[noise(n) for n in range(5)])
+        for at in range(5):
+            volume.damage("payload", first_fragment(volume.block(inode, at)[1]))
+        job = Job(1, "scrub", volume.scrub.run, volume.gate)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(job.run)
+            await wait_until(lambda: volume.gate.paused)
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(searched) == 1
+            volume.gate.set(paused=False)
+            await wait_until(lambda: len(searched) == 2)
+            job.cancel()
+        assert job.state == "cancelled"
         assert len(searched) == 2
 
 
@@ -310,6 +350,31 @@ async def test_sound_again_is_damaged_no_longer(tmp_path: Path) -> None:
         volume.reader.damaged[number] = "a device erred"
         await volume.good(deep=True)
         assert volume.reader.damaged == {}
+
+
+async def test_what_was_found_damaged_is_decoded_by_any_scrub(tmp_path: Path) -> None:
+    async with running(tmp_path / "s") as volume:
+        inode = await volume.write(b"f", *[text(n) for n in range(4)])
+        bad, good = await volume.turn_cold(inode, 0, text(7)[::-1]), await volume.turn_cold(inode, 1, text(1)[::-1])
+        hot, _ = volume.block(inode, 2)
+        await volume.turn_cold(inode, 3, text(3)[::-1])
+        for number in (bad, good, hot, 999):
+            volume.reader.damaged[number] = "a reader says so"
+        result = await volume.good()
+        assert [found["block"] for found in result["damaged"]] == list(volume.reader.damaged) == [bad]
+        assert volume.cold.decoded == [bad, good]
+
+
+async def test_what_is_removed_is_damaged_no_longer(tmp_path: Path) -> None:
+    async with running(tmp_path / "s") as volume:
+        await volume.write(b"f", text(1))
+        inode = await volume.write(b"g", text(2))
+        for each in (inode, volume.names.lookup(schema.ROOT_INO, b"f")):
+            volume.reader.damaged[volume.block(each)[0]] = "found by a reader"
+        volume.names.unlink(schema.ROOT_INO, b"f")
+        await volume.committer.sync()
+        volume.reader.forget_gone()
+        assert list(volume.reader.damaged) == [volume.block(inode)[0]]
 
 
 async def test_a_block_rewritten_meanwhile_is_not_damaged(tmp_path: Path) -> None:
@@ -383,6 +448,45 @@ async def test_workers_have_a_bounded_number_of_blocks_in_hand(tmp_path: Path, m
         assert 1 < volume.cold.most <= 3
 
 
+async def test_workers_have_a_bounded_number_of_small_blocks_in_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each costs a task, a ticket and its share of what all do."""
+    monkeypatch.setattr(scrub, "WINDOW", 4 * scrub.LEAST)
+    async with running(tmp_path / "s") as volume:
+        inodes = [await volume.write(b"f%d" % n, noise(n, 300)) for n in range(9)]
+        for n, inode in enumerate(inodes):
+            await volume.turn_cold(inode, 0, noise(n, 300)[::-1])
+        await volume.good(deep=True)
+        assert 1 < volume.cold.most <= 4
+        monkeypatch.setattr(scrub, "IN_FLIGHT", 2)
+        volume.cold.most = 0
+        await volume.good(deep=True)
+        assert volume.cold.most == 2
+
+
+async def test_progress_is_what_has_been_decoded(tmp_path: Path) -> None:
+    async with running(tmp_path / "s") as volume:
+        inode = await volume.write(b"f", *[text(n) for n in range(4)])
+        for n in range(3):
+            await volume.turn_cold(inode, n, text(n)[::-1])
+        decode, gate = volume.cold.decode, trio.Event()
+
+        async def slow(number: int, block: Block, payload: bytes, **how: Any) -> bytes:
+            await gate.wait()
+            return await decode(number, block, payload, **how)
+
+        volume.cold.decode = slow  # type: ignore[method-assign]
+        job = Job(1, "scrub", partial(volume.scrub.run, deep=True), volume.gate)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(job.run)
+            await wait_until(lambda: job.done_chunks > 0)
+            await trio.testing.wait_all_tasks_blocked()
+            assert (job.done_chunks, job.done_bytes, job.total_chunks) == (1, len(text(3)), 4)
+            gate.set()
+        assert (job.state, job.done_chunks, job.done_bytes) == ("done", 4, job.total_bytes)
+
+
 # -- models
 
 
@@ -410,20 +514,38 @@ async def test_a_lost_model_is_told(tmp_path: Path) -> None:
         assert b"A".hex() * 8 in result["damaged"][0]["why"]
 
 
+@pytest.mark.parametrize("deep", [False, True])
+async def test_blocks_whose_model_is_missing_are_damage(tmp_path: Path, deep: bool) -> None:
+    async with running(tmp_path / "s") as volume:
+        number = await volume.keep(b"A" * 64, b"weights" * 1000)
+        inode = await volume.write(b"f", text(1), text(2))
+        block = await volume.turn_cold(inode, 0, text(1)[::-1], NEURAL, number)
+        with volume.store.write() as txn:
+            for table, key in models.places(number):
+                txn.delete(table, key)
+        volume.cold.trouble[block] = ModelMissing(f"model {number} is not in the store")
+        job = await volume.job(deep=deep)
+        assert job.state == "done"
+        [found] = job.result["damaged"]
+        assert f"model {number}: it is not in the store" in found["why"]
+        assert "1 blocks" in found["why"]
+        assert "nnfs model add" in found["why"]
+
+
 # -- pause, cancel, resume
 
 
 async def test_it_goes_on_after_a_remount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scrub, "SLICE_BLOCKS", 1)
+    monkeypatch.setattr(survey, "SLICE_BLOCKS", 1)
     monkeypatch.setattr(scrub, "SAVE_BLOCKS", 2)
     looked: list[int] = []
-    real = scrub._look
+    real = survey.look_at
 
-    def look(store: Store, first: int, deep: bool) -> Any:
+    def look(store: Store, first: int, *how: Any) -> Any:
         looked.append(first)
-        return real(store, first, deep)
+        return real(store, first, *how)
 
-    monkeypatch.setattr(scrub, "_look", look)
+    monkeypatch.setattr(survey, "look_at", look)
     async with running(tmp_path / "s") as volume:
         inode = await volume.write(b"f", *[noise(n) for n in range(10)])
         numbers = volume.fs.block_numbers(inode, 0, 9)
@@ -446,7 +568,7 @@ async def test_it_goes_on_after_a_remount(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 async def test_cancelled_it_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scrub, "SLICE_BLOCKS", 1)
+    monkeypatch.setattr(survey, "SLICE_BLOCKS", 1)
     async with running(tmp_path / "s") as volume:
         inode = await volume.write(b"f", *[noise(n) for n in range(6)])
         job = Job(1, "scrub", volume.scrub.run, volume.gate)
@@ -467,7 +589,7 @@ async def test_cancelled_it_goes_on_where_it_was(tmp_path: Path, monkeypatch: py
 
 async def test_one_that_had_found_damage_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else what it had found would be missing from what it tells at the end."""
-    monkeypatch.setattr(scrub, "SLICE_BLOCKS", 1)
+    monkeypatch.setattr(survey, "SLICE_BLOCKS", 1)
     async with running(tmp_path / "s") as volume:
         inode = await volume.write(b"f", *[noise(n) for n in range(6)])
         number, block = volume.block(inode)
@@ -533,7 +655,7 @@ async def test_a_full_disk_ends_no_scrub(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 async def test_writers_and_removals_go_on_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scrub, "SLICE_BLOCKS", 1)
+    monkeypatch.setattr(survey, "SLICE_BLOCKS", 1)
     async with running(tmp_path / "s") as volume:
         for n in range(8):
             await volume.write(b"f%d" % n, noise(n), noise(100 + n))
