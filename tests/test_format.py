@@ -133,7 +133,7 @@ def test_model() -> None:
     names = [name for name, _, _ in layout("**Model**")]
     values: dict[str, int | bytes] = {**distinct(names), "fingerprint": b"F" * 64}
     assert_fields("**Model**", Model(**values).pack(b"\0\1")[:-8], values)  # type: ignore[arg-type]
-    assert flags_of("**Model**") == {Model.FLAG_RETIRED: "retired"}
+    assert flags_of("**Model**") == {Model.FLAG_RETIRED: "retired", Model.FLAG_GONE: "gone"}
     described = next(record for _, name, _, record in rows("## Tables") if name == "model")
     assert f"under `{models.COPY.decode()}`, number u16" in described
     assert models.places(7) == (("model", b"\0\7"), ("main", b"nnfs.model\0\7"))

@@ -1111,7 +1111,8 @@ def test_a_lost_model_is_told_once_with_all_that_needs_it(store: Store) -> None:
             recode_header(txn, block_of(txn, FILE, chunk), codec=NEURAL, model=3)
     [problem] = check(store, data=True).problems
     assert problem.kind == "model"
-    assert "model 3 is not in the store; 2 blocks need it" in problem.message
+    assert problem.message.startswith("model 3 is not in the store (nnfs model add PATH FILE ")
+    assert problem.message.endswith("; 2 blocks need it")
     assert {"/file at 0", f"/file at {2 * CHUNK}"} < set(problem.paths)
 
 

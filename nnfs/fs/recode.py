@@ -10,6 +10,7 @@ from nnfs.errors import ModelMissing, RecordDamaged, StoreDamaged, UsageError
 from nnfs.fs.apply import Work
 from nnfs.store import models, schema
 from nnfs.store.blocks import Recode
+from nnfs.store.env import Snapshot
 from nnfs.store.schema import Inode, MapNode, State
 
 log = logging.getLogger(__name__)
@@ -47,10 +48,10 @@ def recode(
 
 def _is_there(work: Work, model: int, fingerprint: bytes | None) -> bool:
     try:
-        found = models.load_model(work.txn, model).fingerprint
+        found = models.load_model(work.txn, model)
     except ModelMissing:
         return False
-    return fingerprint in (None, found)
+    return not found.gone and fingerprint in (None, found.fingerprint)
 
 
 def _tell_owner(work: Work, one: Recode, change: int) -> None:
@@ -97,11 +98,13 @@ def end_pass(work: Work) -> None:
 
 
 def keep_model(
-    work: Work, fingerprint: bytes, data: bytes, base: bytes | None, now: int, *, unsettles: bool = False
-) -> int:
+    work: Work, fingerprint: bytes, data: bytes, base: bytes | None, now: int,
+    *, wanted: bool = False, number: int | None = None,
+) -> int:  # fmt: skip
     """Store a model and return its number. `base` is the fingerprint of the model that `data` is a delta over.
 
-    `unsettles`: files may have been waiting for it, so they are looked at again if it was not there.
+    `wanted`: somebody asks for it, so it is retired no longer, and files that have been waiting for it are looked at
+    again. `number` is that of a lost record whose model this is known to be.
     Raises `UsageError` when the base is not in the store.
     """
     over = 0
@@ -112,8 +115,12 @@ def keep_model(
         over = found
     old = models.by_fingerprint(work.txn, fingerprint)
     was_there = old is not None and not models.load_model(work.txn, old).retired
-    number = models.add_model(work.txn, work.blocks, fingerprint, data, base=over, added=now, commit=work.epoch.commit)
-    if unsettles and not was_there:
+    commit = work.epoch.commit
+    number = models.add_model(
+        work.txn, work.blocks, fingerprint, data, base=over, added=now, commit=commit, number=number
+    )
+    if wanted and not was_there:
+        models.retire_model(work.txn, number, commit, retired=False)
         work.state.flags |= State.FLAG_UNSETTLED
     return number
 
@@ -129,26 +136,40 @@ def mend_model(work: Work, number: int) -> bool:
     return models.mend_copies(work.txn, number)
 
 
-def drop_models(work: Work) -> list[int]:
-    """Delete the retired models that no block needs any more, nor a model that is a delta over them.
+def idle_models(snapshot: Snapshot) -> set[int]:
+    """Return the retired models that no block needs, nor a model that is a delta over them.
 
     The totals only say whether it is worth looking: a damaged one begins again at 0. What counts are the headers of
     all blocks, and as long as a header or a model's record cannot be read, no model goes: it may be the one needed.
+    Reads every header, 9 s for a TB: for a thread, and not within a write txn.
     """
-    known = models.models(work.txn)
-    if known.keys() != set(models.numbers(work.txn)):
-        return []
+    known = models.models(snapshot)
+    if models.records(snapshot).keys() != set(models.numbers(snapshot)):
+        return set()
     try:
-        idle = {number for number, model in known.items() if model.retired and not work.blocks.uses_model(number)}
+        counted = models.counted(snapshot)
+        idle = {number for number, model in known.items() if model.retired and not counted[number]}
         idle -= {model.base for number, model in known.items() if number not in idle}
-        needed = models.needed(work.txn) | work.blocks.models() if idle else set()
+        return idle - models.needed(snapshot) if idle else idle
     except StoreDamaged as error:
         log.warning("no model is dropped, fsck can tell more: %s", error)
-        return []
+        return set()
+
+
+def drop_models(work: Work, idle: set[int]) -> list[int]:
+    """Delete models that were idle, but for those that have been asked for since: the totals count on from then."""
+
+    def is_used(number: int) -> bool:
+        try:
+            return number in work.blocks.models() or work.blocks.uses_model(number)  # the first: headers of this txn
+        except StoreDamaged:
+            return True
+
+    known = models.models(work.txn)
     dropped: list[int] = []
-    for number in sorted(idle, key=lambda n: known[n].base == 0):  # deltas first, then what they were over
+    for number in sorted(idle & known.keys(), key=lambda n: known[n].base == 0):  # deltas first, then their bases
         bases = {model.base for n, model in known.items() if n not in dropped}
-        if number not in needed | bases:
-            models.drop_model(work.txn, number)
+        if known[number].retired and number not in bases and not is_used(number):
+            models.drop_model(work.txn, number, work.epoch.commit)
             dropped.append(number)
     return dropped

@@ -137,7 +137,7 @@ class Daemon:
         )  # fmt: skip
         self.space = Space(store.path, own.dirty)
         self.committer = Committer(store, self.fs, self.data, self.reader, self.space, self._apply)
-        self.models = Models(store, self.committer)
+        self.models = Models(store, self.committer, self.cold)
         self.read_only = read_only = mount_options.read_only or store.read_only
         if read_only:
             self.fs.active.release.clear()  # orphans are for a mount that may write

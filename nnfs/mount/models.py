@@ -8,18 +8,23 @@ import stat
 import sys
 import time
 from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import trio
+from xxhash import xxh3_64_intdigest
 
+from nnfs.blockio.cold import READ, URGENT, Cold
 from nnfs.blockio.commit import Committer
 from nnfs.codec.catalogue import PRESETS, SUFFIX, presets, stated_fingerprint
-from nnfs.errors import ModelMissing, NnfsError, UsageError
+from nnfs.codec.pool import Job
+from nnfs.codec.wire import Op
+from nnfs.errors import CodecError, ModelMissing, NnfsError, RecordDamaged, UsageError
 from nnfs.fs import recode
 from nnfs.store import models
-from nnfs.store.env import Store
-from nnfs.store.schema import Model, Total
+from nnfs.store.env import Snapshot, Store
+from nnfs.store.schema import Block, Model, Total
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +35,9 @@ ROOM = 20 << 20  # bytes that a model's file may have; the one that is shipped h
 class Models:
     """Numbers, fingerprints and files of models. Numbers are the store's."""
 
-    def __init__(self, store: Store, committer: Committer) -> None:
-        self._store, self._committer = store, committer
+    def __init__(self, store: Store, committer: Committer, cold: Cold | None = None) -> None:
+        self._store, self._committer, self._cold = store, committer, cold
+        self._tried: dict[bytes, bytes] = {}  # whole files that may be those of lost records, by fingerprint
         self._numbers: dict[bytes, int] = {}  # of those known to be in the store and sound
         self._fingerprints: dict[int, bytes] = {}
         self._keeping = trio.Lock()
@@ -44,11 +50,11 @@ class Models:
             number = models.by_fingerprint(snapshot, fingerprint)
             if number is not None:
                 try:
-                    return models.whole_model(snapshot, number)
+                    return _whole(snapshot, number)
                 except NnfsError as error:
                     log.error("%s", error)
         path = shipped(fingerprint)
-        return None if path is None else path.read_bytes()
+        return self._tried.get(fingerprint) if path is None else path.read_bytes()
 
     # -- for the loop
 
@@ -69,10 +75,10 @@ class Models:
     def wanted(self, fingerprint: bytes) -> bytes:
         """Return the model to encode with where the rules name `fingerprint`: the default, unless the store has it.
 
-        Empty when there is none: none is shipped, or the one that is has been retired and some block needs it still.
+        Empty when there is none: none is shipped, or the one that is has been retired.
         """
         with self._store.read() as snapshot:
-            known = {model.fingerprint: model.retired for model in models.models(snapshot).values()}
+            known = {model.fingerprint: model.retired for model in models.records(snapshot).values()}
         if fingerprint in known and not known[fingerprint]:
             return fingerprint
         try:
@@ -103,20 +109,23 @@ class Models:
         return await self._store_model(fingerprint, await trio.to_thread.run_sync(path.read_bytes), None)
 
     async def _store_model(
-        self, fingerprint: bytes, data: bytes, base: bytes | None, *, unsettles: bool = False
+        self, fingerprint: bytes, data: bytes, base: bytes | None, *, wanted: bool = False, number: int | None = None
     ) -> int:
         change = partial(
-            recode.keep_model, fingerprint=fingerprint, data=data, base=base, now=int(time.time()), unsettles=unsettles
-        )
-        number: int = await self._committer.amend(change, 2 * len(data))
-        log.info("model %s is in the store, as number %d", fingerprint.hex()[:16], number)
-        return number
+            recode.keep_model, fingerprint=fingerprint, data=data, base=base, now=int(time.time()), wanted=wanted,
+            number=number,
+        )  # fmt: skip
+        kept: int = await self._committer.amend(change, 2 * len(data))
+        self._fingerprints[kept] = fingerprint
+        log.info("model %s is in the store, as number %d", fingerprint.hex()[:16], kept)
+        return kept
 
     async def add(self, file: Path) -> tuple[int, bytes]:
         """Put a model's file, or a delta over one, into the store: (number, fingerprint).
 
+        One that blocks need, and whose record is lost, comes back under its number.
         Raises `ModelMissing` for what is no model, `UsageError` for what can be none and for a delta over something
-        else, `OutOfSpace`.
+        else, `OutOfSpace`, and `WorkerError` when nobody can tell whether it is one that is lost.
         """
         from nnfs.model import delta
 
@@ -126,7 +135,11 @@ class Models:
             base = delta.base_of(data)
             await self.keep(base)
         fingerprint = await self._examine(file, data, base)
-        return await self._store_model(fingerprint, data, base, unsettles=True), fingerprint
+        number = None
+        for lost in await trio.to_thread.run_sync(self.lost):
+            if await self._is_lost(lost, fingerprint, data, base):
+                number = lost.number
+        return await self._store_model(fingerprint, data, base, wanted=True, number=number), fingerprint
 
     async def _examine(self, file: Path, data: bytes, base: bytes | None) -> bytes:
         """Have a child process load a model: what is broken must not come into the store, nor numpy into the daemon."""
@@ -164,6 +177,63 @@ class Models:
                     log.error("%s", error)
         return found
 
+    # -- what is lost
+
+    def lost(self) -> list[models.Wanting]:
+        """Return the models that are lost though blocks need them. Reads all their files: for a thread."""
+        with self._store.read() as snapshot:
+            return list({one.number: one for one in models.lost(snapshot).values()}.values())
+
+    async def bring_back(self, *, read_only: bool = False) -> None:
+        """Put back what is lost and shipped, and tell what else is lost: at a mount's start."""
+        for lost in await trio.to_thread.run_sync(self.lost):
+            try:
+                if not await self._bring_back(lost, read_only=read_only):
+                    log.error("%s", lost.why)
+            except NnfsError as error:
+                log.error("%s; it was not put back: %s", lost.why, error)
+
+    async def _bring_back(self, lost: models.Wanting, *, read_only: bool) -> bool:
+        for name in presets():
+            path = Path(PRESETS, name + SUFFIX)
+            fingerprint, data = stated_fingerprint(os.fspath(path)), await trio.to_thread.run_sync(path.read_bytes)
+            if await self._is_lost(lost, fingerprint, data, None):
+                if read_only:
+                    self._fingerprints[lost.number] = fingerprint
+                else:
+                    await self._store_model(fingerprint, data, None, number=lost.number)
+                log.warning("model %d was lost: the one that is shipped takes its place", lost.number)
+                return True
+        return False
+
+    async def _is_lost(self, lost: models.Wanting, fingerprint: bytes, data: bytes, base: bytes | None) -> bool:
+        """Whether a model is the one that is lost. Of a lost record only its blocks can tell: one is decoded.
+
+        Raises `WorkerError` when that cannot be found out.
+        """
+        if lost.fingerprint:
+            return lost.fingerprint == fingerprint
+        found = await trio.to_thread.run_sync(_block_of, self._store, lost.number)
+        if found is None or self._cold is None:
+            return False
+        block, payload = found
+        if base is not None:
+            data = await trio.to_thread.run_sync(self._composed, base, data)
+        self._tried[fingerprint] = data
+        try:
+            job = Job(Op.DECODE, block.codec, payload, block.plain, fingerprint, URGENT, READ)
+            plain = await self._cold.run(job)
+        except CodecError:
+            return False
+        finally:
+            del self._tried[fingerprint]
+        return isinstance(plain, bytes) and blake2b(plain).digest() == block.hash
+
+    def _composed(self, base: bytes, data: bytes) -> bytes:
+        from nnfs.model.delta import compose
+
+        return compose(self.find(base) or b"", data)
+
     async def retire(self, fingerprint: bytes) -> None:
         """Encode nothing with a model any more. Raises `ModelMissing`."""
         with self._store.read() as snapshot:
@@ -175,10 +245,16 @@ class Models:
 
     async def collect(self) -> None:
         """Drop the retired models that nothing needs any more."""
-        for number in await self._committer.amend(recode.drop_models):
-            self._fingerprints.pop(number, None)
+        idle = await trio.to_thread.run_sync(self._idle)
+        if not idle:
+            return
+        for number in await self._committer.amend(partial(recode.drop_models, idle=idle)):
             self._numbers = {f: n for f, n in self._numbers.items() if n != number}
             log.info("model %d is gone: no block needed it", number)
+
+    def _idle(self) -> set[int]:
+        with self._store.read() as snapshot:
+            return recode.idle_models(snapshot)
 
     def report(self) -> dict[str, Any]:
         """Return what `nnfs model list` shows. Reads every copy: for a thread."""
@@ -196,7 +272,8 @@ class Models:
                 try:
                     model = models.load_model(snapshot, number)
                     damaged = sum(copy is None for copy in models.copies(snapshot, model))
-                    lines.append(_line(number, model, total, f"{damaged} damaged" if damaged else "ok"))
+                    sound = "gone" if model.gone else "ok"
+                    lines.append(_line(number, model, total, f"{damaged} damaged" if damaged else sound))
                 except ModelMissing:
                     if total.blocks:
                         lines.append(_line(number, Model(b"", 0, 0, 0, 0, 0, 0, 0), total, "missing"))
@@ -213,6 +290,39 @@ def _line(number: int, model: Model, total: Total, copies: str) -> dict[str, Any
         "retired": model.retired, "added": model.added, "blocks": total.blocks, "plain_bytes": total.plain,
         "stored_bytes": total.stored, "copies": copies,
     }  # fmt: skip
+
+
+def _whole(snapshot: Snapshot, number: int) -> bytes:
+    """Return a model's file as workers take it. A base that is lost is replaced by the one that is shipped.
+
+    Raises `ModelMissing`, `StoreDamaged`.
+    """
+    try:
+        return models.whole_model(snapshot, number)
+    except ModelMissing as error:
+        from nnfs.model import delta
+
+        data = models.read_model(snapshot, number)
+        path = shipped(delta.base_of(data)) if delta.is_delta(data) else None
+        if path is None:
+            raise
+        log.warning("%s; what is shipped takes its place", error)
+        return delta.compose(path.read_bytes(), data)
+
+
+def _block_of(store: Store, model: int) -> tuple[Block, bytes] | None:
+    """Return a block that needs a model, and its stored bytes; None when there is no sound one."""
+    with store.read() as snapshot:
+        for key, record in snapshot.range("block", b""):
+            try:
+                block = Block.unpack(key, record)
+            except RecordDamaged:
+                continue
+            if block.model == model:
+                payload = snapshot.payload(block.payload, block.stored)
+                if len(payload) == block.stored and xxh3_64_intdigest(payload) == block.xxh3:
+                    return block, payload
+    return None
 
 
 def _read(file: Path) -> bytes:

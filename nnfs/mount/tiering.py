@@ -73,8 +73,7 @@ class Tiering:
         """Do jobs until stopped. A bug here costs the cold tier's jobs, not the mount."""
         with self._scope:
             try:
-                if not self._read_only:
-                    await self._verify_models()
+                await self._verify_models()
                 await self.jobs.serve()
             except Exception:
                 log.exception("a bug: no jobs are done any more until the next mount")
@@ -85,7 +84,9 @@ class Tiering:
 
     async def _verify_models(self) -> None:
         try:
-            await self.models.verify()
+            if not self._read_only:
+                await self.models.verify()
+            await self.models.bring_back(read_only=self._read_only)
         except NnfsError as error:
             log.error("not all models were verified: %s", error)
 

@@ -1,23 +1,27 @@
 """The models of a store: whoever has the store can read it, whatever models a later nnfs ships.
 
-A model's record and its file are kept twice, like the superblock: one damaged copy costs nothing.
+A model's record and its file are kept twice, like the superblock: one damaged copy costs nothing. The record of a
+retired model stays when its file goes: so a number means one model for ever, and what is retired stays retired.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
-from nnfs.errors import ModelMissing, StoreDamaged, UsageError
+from nnfs.errors import ModelMissing, RecordDamaged, StoreDamaged, UsageError
 from nnfs.store import schema
 from nnfs.store.blocks import BlockWriter
 from nnfs.store.env import Snapshot, WriteTxn, cut_payload
-from nnfs.store.schema import Block, Model
+from nnfs.store.schema import Block, Model, Total
 
 COPY = b"nnfs.model"  # followed by the number: key of a record's second copy, in the main table
 LAST = (1 << 16) - 1
+ADD = "(nnfs model add PATH FILE with its file brings it back)"
 
 
 def key_of(number: int) -> bytes:
@@ -31,7 +35,7 @@ def places(number: int) -> tuple[tuple[str, bytes], tuple[str, bytes]]:
 
 
 def numbers(snapshot: Snapshot) -> list[int]:
-    """Return the numbers of all models, those with damaged records included, in order."""
+    """Return the numbers of all models, those that are gone or have damaged records included, in order."""
     found = set()
     for table, prefix in (("model", b""), ("main", COPY)):
         with contextlib.suppress(StoreDamaged):
@@ -41,8 +45,8 @@ def numbers(snapshot: Snapshot) -> list[int]:
     return sorted(found)
 
 
-def models(snapshot: Snapshot) -> dict[int, Model]:
-    """Return the models by number; those with damaged records are left out (fsck and scrub name them)."""
+def records(snapshot: Snapshot) -> dict[int, Model]:
+    """Return the records by number, those of models that are gone included; without damaged ones."""
     found = {}
     for number in numbers(snapshot):
         with contextlib.suppress(ModelMissing):
@@ -50,8 +54,13 @@ def models(snapshot: Snapshot) -> dict[int, Model]:
     return found
 
 
+def models(snapshot: Snapshot) -> dict[int, Model]:
+    """Return the models by number; those with damaged records are left out (fsck and scrub name them)."""
+    return {number: model for number, model in records(snapshot).items() if not model.gone}
+
+
 def load_model(snapshot: Snapshot, number: int) -> Model:
-    """Return a model's record. Raises `ModelMissing` when there is none, or no sound one."""
+    """Return a model's record, also when it is gone. Raises `ModelMissing` when there is none, or no sound one."""
     is_there = False
     for table, key in places(number):
         try:
@@ -62,7 +71,7 @@ def load_model(snapshot: Snapshot, number: int) -> Model:
         except StoreDamaged:
             continue
     what = "both copies of its record are damaged" if is_there else "it is not in the store"
-    raise ModelMissing(f"model {number}: {what}: restore a backup")
+    raise ModelMissing(f"model {number}: {what} {ADD}")
 
 
 def put_model(txn: WriteTxn, number: int, model: Model) -> None:
@@ -91,10 +100,11 @@ def read_model(snapshot: Snapshot, number: int) -> bytes:
     """Return a model's file from the first sound copy. Raises `ModelMissing` when there is none."""
     model = load_model(snapshot, number)
     for data in copies(snapshot, model):
-        if data is not None:
+        if data is not None and not model.gone:
             return data
     name = model.fingerprint.hex()[:16]
-    raise ModelMissing(f"both copies of model {name} are damaged: nnfs model add FILE with that model brings it back")
+    why = "it was retired, and no block needed it" if model.gone else "both copies of its file are damaged"
+    raise ModelMissing(f"model {number} ({name}): {why} {ADD}")
 
 
 def whole_model(snapshot: Snapshot, number: int) -> bytes:
@@ -112,65 +122,116 @@ def whole_model(snapshot: Snapshot, number: int) -> bytes:
 def is_usable(snapshot: Snapshot, number: int) -> bool:
     """Whether what was encoded with a model can be decoded: its file is there, and that of its base."""
     try:
-        base = load_model(snapshot, number).base
-        for one in (number, base) if base else (number,):
-            read_model(snapshot, one)
-    except (ModelMissing, StoreDamaged):
+        return wanting(snapshot, number) is None
+    except StoreDamaged:
         return False
-    return True
+
+
+class Wanting(NamedTuple):
+    """A model without which blocks cannot be decoded."""
+
+    number: int
+    fingerprint: bytes  # empty: not known, its record is lost
+    why: str
+
+
+def wanting(snapshot: Snapshot, number: int) -> Wanting | None:
+    """Return what is missing of a model, itself or its base; None when it can be used. Raises `StoreDamaged`."""
+    fingerprint = b""
+    for _ in range(2):
+        base = 0
+        try:
+            model = load_model(snapshot, number)
+            fingerprint, base = model.fingerprint, model.base
+            data = read_model(snapshot, number)
+        except ModelMissing as error:
+            return Wanting(number, fingerprint, str(error))
+        if not base:
+            return None
+        from nnfs.model import delta
+
+        number, fingerprint = base, delta.base_of(data) if delta.is_delta(data) else b""
+    return Wanting(number, b"", f"model {number} is a delta over a delta")
+
+
+def counted(snapshot: Snapshot) -> Counter[int]:
+    """Return how many blocks need each model, as far as the totals tell. Raises `StoreDamaged`."""
+    blocks: Counter[int] = Counter()
+    for key, record in snapshot.range("total", b""):
+        with contextlib.suppress(RecordDamaged):
+            blocks[int.from_bytes(key[1:], "big")] += Total.unpack(key, record).blocks
+    return blocks
+
+
+def lost(snapshot: Snapshot) -> dict[int, Wanting]:
+    """Return what is missing of the models that blocks need, by the number that their headers name.
+
+    As far as the totals tell how many blocks those are. Reads every file: for a thread. Raises `StoreDamaged`.
+    """
+    found, blocks = {}, counted(snapshot)
+    for number in sorted(+blocks):
+        if number and (one := wanting(snapshot, number)) is not None:
+            found[number] = one._replace(why=f"{one.why}; {blocks[number]} blocks cannot be read without it")
+    return found
 
 
 def add_model(
-    txn: WriteTxn, blocks: BlockWriter, fingerprint: bytes, data: bytes, *, base: int, added: int, commit: int
-) -> int:
-    """Store a model's file twice and return its number; one that is there is made whole and taken out of retirement.
+    txn: WriteTxn, blocks: BlockWriter, fingerprint: bytes, data: bytes, *,
+    base: int, added: int, commit: int, number: int | None = None,
+) -> int:  # fmt: skip
+    """Store a model's file twice and return its number; one that is there is made whole. What is retired stays so.
 
     `base` is the number of the model that `data` is a delta over, 0 when it is whole. `added` is in unix seconds.
+    `number` is that of a lost record whose model this is known to be.
     Raises `UsageError` for a base that is itself a delta, or when there are too many models.
     """
     if base and load_model(txn, base).base:
         raise UsageError("the model is a delta over a model that is itself a delta: fit it to a whole one")
-    number = by_fingerprint(txn, fingerprint)
+    if number is None:
+        number = next((n for n, model in records(txn).items() if model.fingerprint == fingerprint), None)
+    flags = 0
+    with contextlib.suppress(ModelMissing):
+        if number is not None:
+            old = load_model(txn, number)
+            if not old.gone and None not in copies(txn, old) and is_usable(txn, number):
+                return number
+            flags = old.flags & Model.FLAG_RETIRED
+            _delete_files(txn, old)
     if number is None:
         number = _free_number(txn)
-    else:
-        old = load_model(txn, number)
-        if None not in copies(txn, old):
-            if old.retired:
-                old.flags, old.commit = old.flags & ~Model.FLAG_RETIRED, commit
-                put_model(txn, number, old)
-            return number
-        _delete_files(txn, old)
     first, second = blocks.add_payload(data), blocks.add_payload(data)
     checksum = xxh3_64_intdigest(data)
-    put_model(txn, number, Model(fingerprint, base, 0, len(data), checksum, first, second, added, commit))
+    put_model(txn, number, Model(fingerprint, base, flags, len(data), checksum, first, second, added, commit))
     return number
 
 
 def _free_number(txn: WriteTxn) -> int:
-    """Return a number above all others while there are such: whoever remembers one finds no other model under it."""
-    used = {0, *numbers(txn)}
-    if max(used) < LAST:
-        return max(used) + 1
-    for number in range(1, LAST):
-        if number not in used:
-            return number
-    raise UsageError(f"there are {LAST} models in the store: nnfs model retire some")
+    """Return a number that no model has had: whoever remembers one, or still names it, finds no other model there."""
+    number = max([0, *numbers(txn), *counted(txn)]) + 1  # what is lost is counted still
+    if number > LAST:
+        raise UsageError(f"the store has had {LAST} models, and has no number for another one")
+    return number
 
 
-def retire_model(txn: WriteTxn, number: int, commit: int) -> None:
-    """Encode nothing with a model any more. Raises `ModelMissing`."""
+def retire_model(txn: WriteTxn, number: int, commit: int, *, retired: bool = True) -> None:
+    """Encode nothing with a model any more, or do so again. Raises `ModelMissing`."""
     model = load_model(txn, number)
-    model.flags |= Model.FLAG_RETIRED
+    model.flags = model.flags & ~Model.FLAG_RETIRED | Model.FLAG_RETIRED * retired
     model.commit = commit
     put_model(txn, number, model)
 
 
-def drop_model(txn: WriteTxn, number: int) -> None:
-    """Delete a model that no block and no other model needs; the caller has made sure. Raises `ModelMissing`."""
-    _delete_files(txn, load_model(txn, number))
-    for table, key in places(number):
-        txn.delete(table, key)
+def drop_model(txn: WriteTxn, number: int, commit: int) -> None:
+    """Delete the files of a model that no block and no other model needs; the caller has made sure.
+
+    Its record stays. Raises `ModelMissing`.
+    """
+    model = load_model(txn, number)
+    _delete_files(txn, model)
+    model.flags, model.base = Model.FLAG_RETIRED | Model.FLAG_GONE, 0
+    model.size = model.payload_a = model.payload_b = 0
+    model.xxh3, model.commit = xxh3_64_intdigest(b""), commit
+    put_model(txn, number, model)
 
 
 def _delete_files(txn: WriteTxn, model: Model) -> None:
@@ -193,7 +254,8 @@ def damaged_copies(snapshot: Snapshot, number: int) -> int:
     for payload in model.payloads:
         for _ in snapshot.prefix("payload", schema.KEY.pack(payload)):
             pass
-    read_model(snapshot, number)
+    if not model.gone:
+        read_model(snapshot, number)
     return len(_stale_records(snapshot, number, model)) + list(copies(snapshot, model)).count(None)
 
 
@@ -206,7 +268,7 @@ def mend_copies(txn: WriteTxn, number: int) -> bool:
     stale = _stale_records(txn, number, model)
     for table, key in stale:
         txn.put(table, key, model.pack(key_of(number)))
-    data = read_model(txn, number)
+    data = b"" if model.gone else read_model(txn, number)
     damaged = [payload for payload, copy in zip(model.payloads, copies(txn, model), strict=True) if copy is None]
     for payload in damaged:
         txn.delete_prefix("payload", schema.KEY.pack(payload))

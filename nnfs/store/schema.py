@@ -328,6 +328,7 @@ class Model:
     """One model of the store, under its number (key: >H). Its file lies twice in the payload table."""
 
     FLAG_RETIRED: ClassVar[int] = 1  # nothing is encoded with it any more; it goes with the last block that needs it
+    FLAG_GONE: ClassVar[int] = 2  # retired, and its files are deleted: only the record is left
 
     fingerprint: bytes
     base: int  # number of the model that the file is a delta over; 0: it is whole
@@ -342,6 +343,10 @@ class Model:
     @property
     def retired(self) -> bool:
         return bool(self.flags & self.FLAG_RETIRED)
+
+    @property
+    def gone(self) -> bool:
+        return bool(self.flags & self.FLAG_GONE)
 
     @property
     def payloads(self) -> tuple[int, int]:

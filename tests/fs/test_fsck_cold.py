@@ -238,7 +238,7 @@ def test_the_base_of_a_delta_is_missing(files: Files, tiny: tuple[bytes, bytes])
     swap(files, inode, 1, NEURAL, number, b"cold")
     assert check(files, data=False).problems == []
     with files.store.write() as txn:
-        models.drop_model(txn, base)
+        models.drop_model(txn, base, 0)
     [problem] = check(files, data=False).problems
     assert f"is a delta over model {base}, which is lost; 1 blocks need it" in problem.message
     assert problem.paths == [f"/file at {schema.MIN_CHUNK_SIZE}"]

@@ -25,8 +25,19 @@ A, B = b"A" * 64, b"B" * 64
 FILE_A, FILE_B = b"weights of A " * 1000, b"weights of B " * 700
 
 
-def keep(files: Files, fingerprint: bytes = A, data: bytes = FILE_A, base: bytes | None = None) -> int:
-    return files.amend(partial(recode.keep_model, fingerprint=fingerprint, data=data, base=base, now=7))
+def keep(files: Files, fingerprint: bytes = A, data: bytes = FILE_A, base: bytes | None = None, **how: Any) -> int:
+    return files.amend(partial(recode.keep_model, fingerprint=fingerprint, data=data, base=base, now=7, **how))
+
+
+def retire(files: Files, number: int) -> None:
+    files.amend(partial(recode.retire_model, number=number))
+
+
+def drop(files: Files) -> list[int]:
+    """Drop the models that nothing needs."""
+    with files.store.read() as snapshot:
+        idle = recode.idle_models(snapshot)
+    return files.amend(partial(recode.drop_models, idle=idle))
 
 
 def written(files: Files, *numbers: int) -> Inode:
@@ -175,9 +186,7 @@ def test_content_whose_model_is_lost_is_stored_when_it_is_written_again(files: F
         swap(files, inode, at, NEURAL, number)
     assert rewritten(files, 4)[1] == set()  # all is well
     if lost == "record":
-        with files.store.write() as txn:
-            for place in models.places(number):
-                txn.delete(*place)
+        forget(files, number)
     else:
         damage_files(files, base)
     [block] = files.fs.block_numbers(inode, 3, 3)
@@ -272,24 +281,47 @@ def test_models_that_blocks_need_stay(files: Files) -> None:
     inode = written(files, 3)
     number = keep(files)
     swap(files, inode, 3, NEURAL, number)
-    files.amend(partial(recode.retire_model, number=number))
-    assert files.amend(recode.drop_models) == []
+    retire(files, number)
+    assert drop(files) == []
     checked(files)
     swap(files, inode, 3)  # to a codec without a model
-    assert files.amend(recode.drop_models) == [number]
+    assert drop(files) == [number]
     checked(files)
-    assert files.store.entries("model") == 0
     assert files.store.entries("payload") == 1
 
 
 def test_only_retired_models_go(files: Files) -> None:
     number = keep(files)
-    assert files.amend(recode.drop_models) == []
-    files.amend(partial(recode.retire_model, number=number))
-    assert keep(files) == number  # wanted again
-    assert files.amend(recode.drop_models) == []
-    files.amend(partial(recode.retire_model, number=number))
-    assert files.amend(recode.drop_models) == [number]
+    assert drop(files) == []
+    retire(files, number)
+    assert keep(files, wanted=True) == number
+    assert drop(files) == []
+    retire(files, number)
+    assert keep(files) == number  # a delta may need it: that takes nothing back
+    assert drop(files) == [number]
+    checked(files)
+
+
+def test_what_is_retired_stays_so_when_it_is_gone(files: Files) -> None:
+    number, retired = keep(files), models.Model.FLAG_RETIRED
+    retire(files, number)
+    assert drop(files) == [number]
+    assert drop(files) == []
+    with files.store.read() as snapshot:
+        assert (models.models(snapshot), models.by_fingerprint(snapshot, A)) == ({}, None)
+        assert models.load_model(snapshot, number).flags == retired | models.Model.FLAG_GONE
+        with pytest.raises(ModelMissing, match="was retired"):
+            models.read_model(snapshot, number)
+    assert files.store.entries("payload") == 0
+    checked(files)
+    damage(files.store, *models.places(number)[0])
+    assert files.amend(partial(recode.mend_model, number=number))
+    checked(files)
+    for wanted, flags in ((False, retired), (True, 0)):
+        assert keep(files, wanted=wanted) == number
+        with files.store.read() as snapshot:
+            assert models.load_model(snapshot, number).flags == flags
+            assert models.read_model(snapshot, number) == FILE_A
     checked(files)
 
 
@@ -299,10 +331,10 @@ def test_the_base_of_a_delta_stays_with_it(files: Files) -> None:
     delta = keep(files, B, FILE_B, A)
     swap(files, inode, 3, NEURAL, delta)
     for number in (base, delta):
-        files.amend(partial(recode.retire_model, number=number))
-    assert files.amend(recode.drop_models) == []
+        retire(files, number)
+    assert drop(files) == []
     swap(files, inode, 3)
-    assert files.amend(recode.drop_models) == [delta, base]
+    assert drop(files) == [delta, base]
     checked(files)
 
 
@@ -322,49 +354,93 @@ def test_wrong_statistics_cost_no_model(files: Files) -> None:
     inode = written(files, 3)
     number = keep(files)
     swap(files, inode, 3, NEURAL, number)
-    files.amend(partial(recode.retire_model, number=number))
+    retire(files, number)
     key = schema.TOTAL_KEY.pack(NEURAL, number)
     damage(files.store, "total", key)
-    assert files.amend(recode.drop_models) == []
+    assert drop(files) == []
     with files.store.write() as txn:
         txn.put("total", key, Total().pack(key))
-    assert files.amend(recode.drop_models) == []
+    assert drop(files) == []
 
 
 def test_no_model_goes_while_a_header_cannot_be_read(files: Files) -> None:
     inode = written(files, 3)
     number = keep(files)
-    files.amend(partial(recode.retire_model, number=number))
+    retire(files, number)
     [block] = files.fs.block_numbers(inode, 3, 3)
     damage(files.store, "block", schema.KEY.pack(block))
-    assert files.amend(recode.drop_models) == []
+    assert drop(files) == []
 
 
 def test_no_model_goes_while_the_record_of_another_is_lost(files: Files) -> None:
     """That one may be a delta over it."""
     number, other = keep(files), keep(files, B, FILE_B)
-    files.amend(partial(recode.retire_model, number=number))
+    retire(files, number)
     for place in models.places(other):
         damage(files.store, *place)
-    assert files.amend(recode.drop_models) == []
+    assert drop(files) == []
 
 
 def test_nothing_is_encoded_with_a_model_that_has_been_dropped(files: Files) -> None:
     """It was under way when the model went."""
     inode = written(files, 3)
     number = keep(files)
-    files.amend(partial(recode.retire_model, number=number))
-    files.amend(recode.drop_models)
+    retire(files, number)
+    drop(files)
     assert swap(files, inode, 3, NEURAL, number) is None
     checked(files)
 
 
-def test_a_number_is_not_another_models_soon(files: Files) -> None:
+def test_a_number_is_never_another_models(files: Files) -> None:
+    """Whoever remembers a header finds no other model under its number, whatever has become of the right one."""
     keep(files)
-    second = keep(files, B, FILE_B)
-    files.amend(partial(recode.retire_model, number=1))
-    assert files.amend(recode.drop_models) == [1]
-    assert keep(files, b"C" * 64, b"third") == second + 1
+    retire(files, 1)
+    assert drop(files) == [1]
+    assert keep(files, B, FILE_B) == 2
+    inode = written(files, 3)
+    swap(files, inode, 3, NEURAL, 2)
+    forget(files, 2)
+    assert keep(files, b"C" * 64, b"third") == 3
+    assert keep(files, B, FILE_B, number=2) == 2
+    checked(files)
+
+
+def forget(files: Files, number: int) -> None:
+    """Both copies of a model's record are lost, and with them where its files are."""
+    with files.store.write() as txn:
+        for payload in models.load_model(txn, number).payloads:
+            txn.delete_prefix("payload", schema.KEY.pack(payload))
+        for place in models.places(number):
+            txn.delete(*place)
+
+
+def test_numbers_come_to_an_end(files: Files) -> None:
+    with files.store.write() as txn:
+        models.put_model(txn, models.LAST, models.Model(B, 0, 0, 0, 0, 0, 0, 0))
+    with pytest.raises(UsageError, match="no number"):
+        keep(files)
+
+
+def test_lost_models_are_named_with_what_needs_them(files: Files) -> None:
+    def lost() -> dict[int, tuple[int, bytes]]:
+        with files.store.read() as snapshot:
+            found = models.lost(snapshot)
+        assert all("1 blocks cannot be read" in one.why and models.ADD in one.why for one in found.values())
+        return {number: (one.number, one.fingerprint) for number, one in found.items()}
+
+    inode = written(files, 3, 4)
+    first, delta, third = keep(files), keep(files, B, FILE_B, A), keep(files, b"C" * 64, b"third")
+    swap(files, inode, 3, NEURAL, delta)
+    swap(files, inode, 4, NEURAL, third)
+    assert lost() == {}
+    damage_files(files, first)
+    assert lost() == {delta: (first, A)}
+    forget(files, third)
+    assert lost() == {delta: (first, A), third: (third, b"")}
+    forget(files, first)
+    assert lost() == {delta: (first, b""), third: (third, b"")}
+    assert keep(files, number=first) == first
+    assert lost() == {third: (third, b"")}
 
 
 def test_a_backup_holds_the_models(files: Files, tmp_path: Path) -> None:

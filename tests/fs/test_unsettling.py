@@ -17,7 +17,7 @@ from nnfs.store import models, schema
 from nnfs.store.blocks import ChunkChanges, Recode
 from nnfs.store.schema import Inode, State
 from tests.fs.test_apply import Files, chunk, chunks, damage, files
-from tests.fs.test_recode import FILE_A, FILE_B, A, B, block_at, keep, swap, written
+from tests.fs.test_recode import FILE_A, FILE_B, A, B, block_at, drop, keep, retire, swap, written
 
 __all__ = ["files"]  # a fixture
 
@@ -94,12 +94,12 @@ def test_an_attribute_set_to_what_it_is_voids_nothing(files: Files, name: bytes,
 
 def test_a_model_that_comes_voids_the_marks(files: Files) -> None:
     """Directories may name it already, and their files were encoded with another one meanwhile."""
-    add = partial(recode.keep_model, fingerprint=A, data=FILE_A, base=None, now=7, unsettles=True)
+    add = partial(recode.keep_model, fingerprint=A, data=FILE_A, base=None, now=7, wanted=True)
     number = files.amend(add)
     assert is_unsettled(files)
     assert files.amend(add) == number
     assert not is_unsettled(files)
-    files.amend(partial(recode.retire_model, number=number))
+    retire(files, number)
     assert is_unsettled(files)
     assert files.amend(add) == number
     assert is_unsettled(files)
@@ -115,12 +115,12 @@ def test_the_retired_base_of_a_living_delta_costs_no_look_at_all_blocks(
 ) -> None:
     base = keep(files)
     delta = keep(files, B, FILE_B, A)
-    files.amend(partial(recode.retire_model, number=base))
+    retire(files, base)
     with monkeypatch.context() as patch:
         patch.setattr(models, "needed", lambda _: pytest.fail("every header of the store was read"))
-        assert files.amend(recode.drop_models) == []
-    files.amend(partial(recode.retire_model, number=delta))
-    assert files.amend(recode.drop_models) == [delta, base]
+        assert drop(files) == []
+    retire(files, delta)
+    assert drop(files) == [delta, base]
 
 
 def test_a_swap_of_the_same_commit_keeps_its_model(files: Files) -> None:
@@ -128,7 +128,7 @@ def test_a_swap_of_the_same_commit_keeps_its_model(files: Files) -> None:
     inode, number = written(files, 3), keep(files)
     swap(files, inode, 3, NEURAL, number)
     swap(files, inode, 3)
-    files.amend(partial(recode.retire_model, number=number))
+    retire(files, number)
     key = schema.TOTAL_KEY.pack(NEURAL, number)
     [block] = files.fs.block_numbers(inode, 3, 3)
     one = Recode(block, block_at(files, inode, 3).payload, (inode.ino, 3), NEURAL, number, b"payload")
@@ -137,7 +137,7 @@ def test_a_swap_of_the_same_commit_keeps_its_model(files: Files) -> None:
     def both(work: recode.Work) -> None:
         recode.recode(work, [one])
         work.blocks._totals[key].blocks = 0
-        results.append(recode.drop_models(work))
+        results.append(recode.drop_models(work, {number}))
 
     files.commit({}, both)
     assert results == [[]]

@@ -11,21 +11,28 @@ from typing import Any
 import pytest
 
 from nnfs.blockio.cold import REFERENCE
+from nnfs.codec.base import NEURAL
 from nnfs.codec.catalogue import fingerprint
 from nnfs.errors import DaemonError, EnginesDisagree, ModelMissing
-from nnfs.model import selftest
+from nnfs.model import delta, selftest
 from nnfs.model.weights import save_weights
+from nnfs.mount import models as mount_models
 from nnfs.mount import ops
 from nnfs.mount.models import ROOM, Models
 from nnfs.mount.ops import Operations
+from nnfs.store import models, schema
+from nnfs.store.env import Store
 from nnfs.store.schema import Inode
 from tests.conftest import why_no_mount
-from tests.harness import REPO
+from tests.fs.test_apply import Files, files
+from tests.fs.test_recode import FILE_A, A, B, damage_files, forget, keep, swap, written
+from tests.harness import REPO, wait_for
 from tests.mount.chaos import COLD, Chaos
-from tests.mount.coding import text
+from tests.mount.coding import fingerprint as fingerprint_of
+from tests.mount.coding import model_file, text
 from tests.mount.test_compact import codecs, cold_read, done, end_of, start, sync, turn, write
 
-__all__ = ["start"]  # a fixture
+__all__ = ["files", "start"]  # fixtures
 
 Start = Callable[..., Chaos]
 mounts = pytest.mark.skipif(why_no_mount() is not None, reason=f"mounting {why_no_mount()}")
@@ -35,9 +42,7 @@ HOUR = 3600
 # -- who reads
 
 
-@pytest.mark.parametrize(
-    ("read_age", "hours"), [(24 * HOUR, 12), (7 * 24 * HOUR, 24), (2 * HOUR, 1), (0, 24)], ids=str
-)
+@pytest.mark.parametrize(("read_age", "hours"), [(24 * HOUR, 12), (7 * 24 * HOUR, 24), (2 * HOUR, 1), (0, 24)], ids=str)
 def test_an_atime_is_never_so_old_that_a_file_looks_unread(
     read_age: int, hours: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,6 +155,92 @@ def test_what_can_be_no_model_is_not_read(start: Start, tmp_path: Path) -> None:
             mount.ask("model_add", file=str(tmp_path / name))
 
 
+def lines_of(mount: Chaos) -> dict[int, tuple[str, int, bool, str]]:
+    """What the list of models says: by number the first letters, blocks, whether it is retired, its copies."""
+    return {
+        line["number"]: (
+            bytes.fromhex(line["fingerprint"])[:5].decode(),
+            line["blocks"],
+            line["retired"],
+            line["copies"],
+        )
+        for line in mount.ask("models")["models"]
+    }
+
+
+@mounts
+def test_the_shipped_model_stays_retired(start: Start) -> None:
+    mount = start(mode="none", options=COLD)
+    write(mount.path / "f", text(1))
+    done(mount, "compact", mount.path)
+    mount.ask("model_retire", fingerprint=fingerprint_of("default").hex())
+    for _ in range(2):
+        assert done(mount, "compact", mount.path, all=True)["state"] == "done"
+        assert "neural" not in codecs(mount, mount.path)
+        assert lines_of(mount) == {1: ("defau", 0, True, "gone")}
+        mount.remount()
+        mount.deadline(300)
+    mount.ask("model_add", file=str(mount.base / "models" / "default.safetensors"))
+    write(mount.path / "g", text(2))
+    done(mount, "compact", mount.path)
+    assert codecs(mount, mount.path / "g") == {"neural": 1}
+    assert lines_of(mount)[1][2:] == (False, "ok")
+
+
+def lose_records(mount: Chaos, number: int) -> None:
+    """Both copies of a model's record are gone when the mount is there again."""
+    mount.unmount()
+    store = Store.open(mount.store)
+    with store.write() as txn:
+        for payload in models.load_model(txn, number).payloads:
+            txn.delete_prefix("payload", schema.KEY.pack(payload))
+        for place in models.places(number):
+            txn.delete(*place)
+    store.close()
+    mount.mount()
+    mount.deadline(300)
+
+
+@mounts
+def test_the_shipped_model_comes_back_by_itself(start: Start) -> None:
+    """Its record is lost: that it is the one, a block tells that can be decoded with it."""
+    mount = start(mode="none", options=COLD)
+    write(mount.path / "f", text(1))
+    done(mount, "compact", mount.path)
+    lose_records(mount, 1)
+    wait_for("the model to be back", lambda: lines_of(mount) == {1: ("defau", 1, False, "ok")}, 60, 0.05)
+    assert cold_read(mount.path / "f") == text(1)
+
+
+@mounts
+def test_what_is_written_again_is_kept_though_its_model_is_lost(start: Start, tmp_path: Path) -> None:
+    """A restored copy would have been a reference to what cannot be read. The rest comes back with the model."""
+    mount = start(mode="none", options=COLD)
+    (tmp_path / "own").write_bytes(model_file("fitted"))
+    mount.ask("model_add", file=str(tmp_path / "own"), ino=1)
+    for n in range(2):
+        write(mount.path / f"f{n}", text(n))
+    done(mount, "compact", mount.path)
+    assert lines_of(mount) == {1: ("fitte", 2, False, "ok")}
+    lose_records(mount, 1)
+    mount.expect_log("model 1: it is not in the store")
+    for n in range(2):
+        with pytest.raises(OSError, match="Input/output error"):
+            cold_read(mount.path / f"f{n}")
+    assert "nnfs model add PATH FILE" in mount.log()
+    wait_for("the log to tell", lambda: "2 blocks cannot be read without it" in mount.log(), 60, 0.05)
+    write(mount.path / "again", text(0))
+    sync(mount)
+    mount.remount()
+    mount.deadline(300)
+    for name in ("f0", "again"):
+        assert cold_read(mount.path / name) == text(0)
+    (tmp_path / "other").write_bytes(model_file("other"))
+    assert mount.ask("model_add", file=str(tmp_path / "other"))["number"] == 2
+    assert mount.ask("model_add", file=str(tmp_path / "own"))["number"] == 1
+    assert cold_read(mount.path / "f1") == text(1)
+
+
 @mounts
 def test_the_gain_is_known_after_a_mount(start: Start) -> None:
     mount = start(mode="none", options=COLD)
@@ -174,3 +265,22 @@ async def test_a_model_is_examined_as_it_was_read(tmp_path: Path, monkeypatch: p
     assert await under_test._examine(tmp_path / "gone", data, None) == fingerprint(data)
     with pytest.raises(ModelMissing, match="gone: "):
         await under_test._examine(tmp_path / "gone", b"{" + data[1:], None)
+
+
+def test_a_delta_uses_the_shipped_base_when_that_of_the_store_is_damaged(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = delta.MAGIC + A + b"changes"
+    base, number = keep(files), keep(files, B, changes, A)
+    inode = written(files, 3)
+    swap(files, inode, 3, NEURAL, number)
+    (tmp_path / "shipped").write_bytes(FILE_A)
+    monkeypatch.setattr(mount_models, "shipped", lambda fingerprint: tmp_path / "shipped" if fingerprint == A else None)
+    monkeypatch.setattr(delta, "compose", lambda base, changes: base + changes)
+    under_test = Models(files.store, None)  # type: ignore[arg-type]
+    assert under_test.find(B) == FILE_A + changes
+    damage_files(files, base)
+    assert under_test.find(B) == FILE_A + changes
+    forget(files, base)
+    assert under_test.find(B) == FILE_A + changes
+    assert [(lost.number, lost.fingerprint) for lost in under_test.lost()] == [(base, A)]

@@ -9,7 +9,7 @@ from nnfs.errors import NnfsError, RecordDamaged, StoreDamaged
 from nnfs.fs.fsck.context import Context, Problem
 from nnfs.fs.fsck.repair import Fixer
 from nnfs.store import schema
-from nnfs.store.models import COPY, copies, key_of, numbers, places, whole_model
+from nnfs.store.models import ADD, COPY, copies, key_of, numbers, places, whole_model
 from nnfs.store.schema import Model, Total
 
 
@@ -35,13 +35,13 @@ class Models:
             if model.fingerprint in fingerprints:
                 self.c.problem("model", f"model {number}: another one has its fingerprint")
             fingerprints.add(model.fingerprint)
-            if model.flags & ~Model.FLAG_RETIRED:
+            if model.flags & ~(Model.FLAG_RETIRED | Model.FLAG_GONE):
                 self.c.problem("model", f"model {number}: unknown flags {model.flags:#x}")
             self.c.check_commit(f"model {number}", model.commit)
             self._files(number, model)
         for number, model in found.items():
             self._base(number, model, found)
-            if number not in self.lost:
+            if number not in self.lost and not model.gone:
                 self.sound[number] = model
         if self.c.data:
             for number, model in list(self.sound.items()):
@@ -51,7 +51,7 @@ class Models:
         """Return why what a block needs is lost, None when it is there."""
         if number in self.sound:
             return None
-        return self.lost.get(number) or self._lose(number, f"model {number} is not in the store")
+        return self.lost.get(number) or self._lose(number, f"model {number} is not in the store {ADD}")
 
     def tell_needs(self, totals: Mapping[bytes, Total]) -> None:
         """Say of each lost model how much is lost with it."""
@@ -101,10 +101,11 @@ class Models:
 
     def _files(self, number: int, model: Model) -> None:
         """Both copies of a model's file."""
+        if model.gone:
+            return
         name, sound = model.fingerprint.hex()[:16], [copy is not None for copy in copies(self.c.snapshot, model)]
         if not any(sound):
-            add = "nnfs model add FILE with that model brings it back"
-            self._lose(number, f"model {name}: both copies of its file are damaged ({add})")
+            self._lose(number, f"model {name}: both copies of its file are damaged {ADD}")
         elif not all(sound):
             fix = partial(Fixer.mend_model, number=number)
             self.c.problem("model", f"model {name}: one of the copies of its file is damaged", fix=fix)
@@ -117,7 +118,7 @@ class Models:
         if not model.base or number in self.lost:
             return
         name, base = model.fingerprint.hex()[:16], found.get(model.base)
-        if base is None or model.base in self.lost:
+        if base is None or base.gone or model.base in self.lost:
             self._lose(number, f"model {name} is a delta over model {model.base}, which is lost")
         elif base.base:
             self._lose(number, f"model {name} is a delta over model {model.base}, itself a delta")
