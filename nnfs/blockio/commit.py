@@ -137,15 +137,17 @@ class Committer:
         if error is not None:
             raise error
 
-    async def amend(self, change: Callable[[Any], T], size: int = 0) -> T:
+    async def amend(self, change: Callable[[Any], T], size: int = 0, *, frees: int = 0) -> T:
         """Have `change(work)` run in the commit thread, within the next commit's txn; return its result, durable.
 
-        `size` is how many bytes it adds. Raises `OutOfSpace`, with nothing changed, and whatever `change` raises: it
-        must do so before it changes anything.
+        `size` is how many bytes it adds, `frees` how many it takes away afterwards: what makes the store smaller may
+        do so on a full disk, too. Raises `OutOfSpace`, with nothing changed, and whatever `change` raises: it must do
+        so before it changes anything.
         """
         if self.failure is not None:
             raise self.failure
-        if self._finished or not self.space.fits(self.data.size + size):
+        is_tight = not self.space.fits(self.data.size + size)
+        if self._finished or (is_tight and not (frees >= size and self.space.bears(size))):
             raise OutOfSpace("the filesystem below the store is full, or the store is being closed")
         amendment = _Amendment(change)
         self._amendments.append(amendment)
@@ -153,6 +155,8 @@ class Committer:
         await amendment.done.wait()
         if amendment.error is not None:
             raise amendment.error
+        if is_tight and frees:
+            await self.settle()
         return amendment.result[0]
 
     async def admit(self, size: int) -> None:

@@ -22,6 +22,7 @@ class Space:
         self.path = path
         self.dirty_limit = dirty_limit
         self.free = 0  # bytes for new data, the reserve taken off
+        self.reserve = 0
         self._tried = 0.0
         self.refresh()
 
@@ -32,12 +33,16 @@ class Space:
         except OSError as error:
             log.warning("free space below %s is not known: %s", self.path, error)
             return
-        reserve = min(RESERVE, lower.f_blocks * lower.f_frsize // RESERVE_SHARE) + PER_COMMIT
-        self.free = lower.f_bavail * lower.f_frsize - reserve
+        self.reserve = min(RESERVE, lower.f_blocks * lower.f_frsize // RESERVE_SHARE)
+        self.free = lower.f_bavail * lower.f_frsize - self.reserve - PER_COMMIT
 
     def fits(self, dirty: int) -> bool:
         """Whether `dirty` bytes would find room, stored raw (with 3 % for fragments and records)."""
         return dirty + dirty // 32 <= self.free
+
+    def bears(self, size: int) -> bool:
+        """Whether `size` bytes may be added for a short time, by what frees more: half of the reserve is for that."""
+        return size + size // 32 <= max(0, self.free) + self.reserve // 2
 
     def may_try(self) -> bool:
         """Whether it is time to try to make room again."""

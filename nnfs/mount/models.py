@@ -20,7 +20,7 @@ from nnfs.blockio.commit import Committer
 from nnfs.codec.catalogue import PRESETS, SUFFIX, presets, stated_fingerprint
 from nnfs.codec.pool import Job
 from nnfs.codec.wire import Op
-from nnfs.errors import CodecError, ModelMissing, NnfsError, RecordDamaged, UsageError
+from nnfs.errors import CodecError, ModelMissing, NnfsError, OutOfSpace, RecordDamaged, UsageError
 from nnfs.fs import recode
 from nnfs.store import models
 from nnfs.store.env import Snapshot, Store

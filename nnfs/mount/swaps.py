@@ -9,6 +9,7 @@ from collections.abc import Callable
 from nnfs.blockio.commit import Committer
 from nnfs.blockio.reader import Reader
 from nnfs.codec.base import FIRST_COLD
+from nnfs.errors import OutOfSpace
 from nnfs.fs import recode
 from nnfs.mount.encoder import ColdEncoder
 from nnfs.mount.flow import Flow, Ready
@@ -63,8 +64,16 @@ class Swaps:
     async def _swap_now(self, flow: Flow, ready: list[Ready]) -> None:
         recodes = [one.recode for one in ready]
         size = sum(len(one.data or b"") for one in recodes)
+        frees = sum(one.block.stored for one in ready if one.recode.data is not None)
         swap = functools.partial(recode.recode, recodes=recodes, fingerprints=flow.models)
-        changes = await self._committer.amend(swap, size)
+        try:
+            changes = await self._committer.amend(swap, size, frees=frees)
+        except OutOfSpace:
+            if len(ready) == 1:
+                raise
+            for half in (ready[: len(ready) // 2], ready[len(ready) // 2 :]):  # less at once needs less room
+                await self._swap_now(flow, half)
+            return
         owners: set[int] = set()
         for (one, block, _), change in zip(ready, changes, strict=True):
             if change is None:

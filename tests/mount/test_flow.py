@@ -175,7 +175,7 @@ class Commits:
     def laid_over(self) -> set[int]:
         return self.written
 
-    async def amend(self, change: Any, size: int = 0) -> Any:
+    async def amend(self, change: Any, size: int = 0, frees: int = 0) -> Any:
         await trio.lowlevel.checkpoint()
         if change.func is recode.settle:
             self.marks.update((file.ino, file.mark) for file in change.keywords["files"])
