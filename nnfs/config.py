@@ -48,6 +48,12 @@ def parse_duration(text: str) -> float:
     return float(match[1]) * _SPANS[match[2]]
 
 
+def format_duration(seconds: float) -> str:
+    """Return a duration as a person would give it: 3600.0 -> "1h"."""
+    unit = next((unit for unit in "dhm" if seconds and seconds % _SPANS[unit] == 0), "s")
+    return f"{seconds / _SPANS[unit]:g}{unit}"
+
+
 def _positive_duration(text: str) -> float:
     if not (seconds := parse_duration(text)):
         raise ValueError("must be more than 0")

@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from nnfs.config import Options, described, load_options, parse_device, parse_duration, parse_own, parse_size
+from nnfs.config import (
+    Options,
+    described,
+    format_duration,
+    load_options,
+    parse_device,
+    parse_duration,
+    parse_own,
+    parse_size,
+)
 from nnfs.errors import UsageError
 
 
@@ -42,6 +51,7 @@ def test_sizes(text: str, size: int) -> None:
 )
 def test_durations(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
+    assert parse_duration(format_duration(seconds)) == seconds
 
 
 @pytest.mark.parametrize(
@@ -135,3 +145,10 @@ def test_no_file(file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.delenv("NNFS_CONFIG")
     monkeypatch.setattr("nnfs.config.CONFIG_FILE", str(tmp_path / "none.toml"))
     assert load_options(Path("/store"), {}) == Options()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(3600.0, "1h"), (0.0, "0s"), (172800.0, "2d"), (90.5, "90.5s"), (120.0, "2m")]
+)
+def test_durations_as_a_person_gives_them(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import random
 import re
 import time
 from collections import Counter
@@ -42,6 +41,7 @@ from nnfs.fs import policy, recode
 from nnfs.fs.candidates import Ages, Candidate, Look, Walk, never
 from nnfs.fs.policy import Policy, Rules
 from nnfs.mount.encoder import ColdEncoder, Proof
+from nnfs.mount.estimate import Sample
 from nnfs.mount.flow import Aim, Flow, Ready
 from nnfs.mount.jobs import Cancelled, Job
 from nnfs.mount.models import Models
@@ -63,7 +63,6 @@ WAIT_S = 1.0  # at most, until a job notices that it is cancelled
 FAILURES = 8  # of workers in a row, then the job fails
 CHUNK_FAILURES = 3  # with a payload, then background passes leave it alone until the next mount
 FAILURES_KEPT = 10_000  # payloads of which that is known
-SAMPLES = 16  # chunks encoded to estimate a gain
 REST, REST_MOST = 30.0, 3600.0  # seconds without background passes after the first failure, doubled by each further one
 _NUMBERS = re.compile(r"\d+")
 
@@ -135,44 +134,31 @@ class Compactor:
     async def estimate(self, job: Job, ino: int, *, everything: bool, parent: int = 0) -> None:
         """Work of `nnfs compact --dry-run`: count what would be looked at, and encode a sample of it."""
         aim = Aim(everything=everything, marks=not (everything or self._is_stale()), parent=parent)
-        chosen: list[tuple[Candidate, Rules]] = []
-        chance = random.Random(0)
+        sample = Sample()
         async for piece in self._walk(job, ino, aim):
             for candidate in piece.candidates:
                 job.total_chunks += 1
                 job.total_bytes += candidate.block.plain
                 job.stored_before += candidate.block.stored
-                place = chance.randrange(job.total_chunks)
-                if len(chosen) < SAMPLES:
-                    chosen.append((candidate, piece.rules))
-                elif place < SAMPLES:
-                    chosen[place] = candidate, piece.rules
+                sample.offer(candidate, piece.rules)
+        job.note = "" if job.total_chunks else aim.why_nothing(self._options)
         job.phase = "encoding a sample"
-        sizes: list[tuple[int, int]] = []
-
-        failures: list[NnfsError] = []
-
-        async def one(candidate: Candidate, rules: Rules) -> None:
-            try:
-                found = await self._plain(candidate, READ)
-                if found is not None:
-                    block = candidate.block
-                    best = await self._encoder.encode(found[0], block, rules, everything=everything, worker=READ)
-                    sizes.append((block.stored, block.stored if best is None else len(best.data)))
-            except NnfsError as error:
-                failures.append(error)
-
-        async with trio.open_nursery() as nursery:
-            for candidate, rules in chosen:
-                nursery.start_soon(one, candidate, rules)
-        if failures and not sizes:
-            raise failures[0]
+        sizes = await sample.sizes(job, functools.partial(self._encoded_size, everything=everything))
         before, after = sum(b for b, _ in sizes), sum(a for _, a in sizes)
         job.stored_after = job.stored_before * after // before if before else job.stored_before
         job.result = {
             "chunks": job.total_chunks, "plain_bytes": job.total_bytes, "stored_bytes": job.stored_before,
             "estimated_bytes": job.stored_after, "sampled_chunks": len(sizes),
         }  # fmt: skip
+
+    async def _encoded_size(self, candidate: Candidate, rules: Rules, *, everything: bool) -> int | None:
+        """Return the bytes that a chunk would take; None: it is gone."""
+        found = await self._plain(candidate, READ)
+        if found is None:
+            return None
+        block = candidate.block
+        best = await self._encoder.encode(found[0], block, rules, everything=everything, worker=READ)
+        return block.stored if best is None else len(best.data)
 
     # -- choosing
 
@@ -234,6 +220,7 @@ class Compactor:
             async for piece in self._walk(job, ino, aim):
                 job.total_chunks += len(piece.candidates)
                 job.total_bytes += sum(candidate.block.plain for candidate in piece.candidates)
+            job.note = "" if job.total_chunks else aim.why_nothing(self._options)
         flow = Flow(job, aim, flushed=time.monotonic())
         async with trio.open_nursery() as nursery:
             try:

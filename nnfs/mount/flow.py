@@ -9,6 +9,7 @@ from typing import NamedTuple
 import trio
 
 from nnfs.blockio.cold import COMPACT, READ
+from nnfs.config import Options, format_duration
 from nnfs.errors import NnfsError
 from nnfs.fs.candidates import Candidate, Piece
 from nnfs.mount.encoder import Proof
@@ -25,6 +26,18 @@ class Aim:
     thaw: bool = False  # into the hot tier, not out of it
     marks: bool = True  # leave files alone that have been looked at
     parent: int = 0  # the directory of the file that is meant, as far as known
+
+    def why_nothing(self, options: Options) -> str:
+        """Tell a person why there is nothing to do."""
+        if self.thaw:
+            return "nothing to do: all of it is hot already, or has the policy never"
+        if self.everything:
+            return "nothing to do: all of it is cold already, or has the policy hot or never"
+        write_age, read_age = map(format_duration, (options.write_age, options.read_age))
+        return (
+            f"nothing is due: cold is what was not written for {write_age} and not read for {read_age} (options "
+            "write_age and read_age) and has not been looked at since; --all takes everything"
+        )
 
 
 class Ready(NamedTuple):

@@ -164,7 +164,13 @@ def test_again_there_is_nothing_to_do(shared: Chaos, folder: Path) -> None:
     write(folder / "incompressible", os.urandom(200_000))
     write(folder / "no gain", NO_GAIN + text(6))
     done(shared, "compact", folder)
-    assert done(shared, "compact", folder)["total_chunks"] == 0
+    again = done(shared, "compact", folder)
+    assert again["total_chunks"] == 0
+    assert "write_age" in again["note"]
+    assert "--all" in done(shared, "compact", folder, dry_run=True)["note"]
+    assert done(shared, "thaw", folder)["note"] == ""
+    assert "hot already" in done(shared, "thaw", folder)["note"]
+    done(shared, "compact", folder, all=True)
     assert done(shared, "compact", folder, all=True)["stored_before"] == 0  # tried again, as was asked for
 
 
