@@ -115,7 +115,11 @@ class Models:
             recode.keep_model, fingerprint=fingerprint, data=data, base=base, now=int(time.time()), wanted=wanted,
             number=number,
         )  # fmt: skip
-        kept: int = await self._committer.amend(change, 2 * len(data))
+        try:
+            kept: int = await self._committer.amend(change, 2 * len(data))
+        except OutOfSpace as error:
+            room = f"two copies of the model take {2 * len(data) >> 20} MiB"
+            raise OutOfSpace(f"{error}: {room}; free as much, or mount with -o neural=off to do without") from error
         self._fingerprints[kept] = fingerprint
         log.info("model %s is in the store, as number %d", fingerprint.hex()[:16], kept)
         return kept
