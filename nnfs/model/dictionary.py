@@ -14,7 +14,7 @@ from nnfs.model.architecture import ORDERS
 from nnfs.model.features import MAX_TABLE_BITS
 from nnfs.model.mixstate import MixState
 
-LARGEST = 1 << 17  # bytes
+LARGEST = 1 << 19  # bytes
 LINES = 19  # binary logarithm of the lines of the mixer's table, which holds dictionary and chunk: 8 MB
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 PIECE = 1024  # bytes, fewer at the end of a chunk
 GRAM = 8  # bytes
 HASH_BITS = 21
-CANDIDATES = 8192  # pieces that are looked at
+CANDIDATES = 16384  # pieces that are looked at
 
 
 def choose(chunks: Sequence[bytes], size: int, seed: int = 1) -> bytes:

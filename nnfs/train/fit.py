@@ -12,9 +12,11 @@ import os
 import random
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from nnfs.codec import columns
+from nnfs.codec.cm import ContextMixing
 from nnfs.codec.neural import Neural, stored_dictionary
 from nnfs.errors import CodecError, UsageError
 from nnfs.model import delta
@@ -28,11 +30,11 @@ from nnfs.model.weights import DICTIONARY, Weights, load_weights
 from nnfs.train import dictionary, mixing
 
 CHUNK = 1 << 17  # bytes
-SAMPLE = 8 << 20  # bytes that are looked at
+SAMPLE = 16 << 20  # bytes that are looked at
 HELD_OUT = 6 * CHUNK  # bytes, at most a quarter of the sample
 LEARN = 8 * CHUNK  # for the start values; as well
 SMALLEST = 256  # bytes: shorter files are passed over
-SIZES = (LARGEST, LARGEST >> 2, LARGEST >> 4)  # of dictionaries
+SIZES = (LARGEST, LARGEST >> 1, LARGEST >> 2, LARGEST >> 4, LARGEST >> 6)  # of dictionaries
 COPIES = 2  # of a model that a store keeps
 ROUNDS = 2  # over what the start values learn from
 STEPS = (0.5, 0.1)
@@ -77,13 +79,14 @@ def fit(plan: Plan) -> dict[str, int | str]:
     sample = sampled(plan.paths, plan.seed)
     plain = sum(map(len, sample.held_out))
     say(f"{sample.all_bytes} bytes of content; looking at {sum(map(len, sample.learn + sample.rest)) + plain}")
-    before = stored_size(w, sample.held_out, plan.threads)
+    rivals = classical_sizes(sample.held_out, plan.threads)
+    before = stored_size(w, sample.held_out, rivals, plan.threads)
     say(f"held out: {plain} bytes, stored in {before} with the base")
 
     def expected(changes: Tensors) -> tuple[float, int, bytes]:
         """Return (bytes that all content would take, the model included; the same of what was held out; delta)."""
         data = delta.pack(w.fingerprint(), changes)
-        after = stored_size(load_weights(delta.compose(base, data)), sample.held_out, plan.threads)
+        after = stored_size(load_weights(delta.compose(base, data)), sample.held_out, rivals, plan.threads)
         say(f"held out: stored in {after} ({after / before - 1:+.1%}), delta of {len(data)} bytes")
         return after / plain * sample.all_bytes + COPIES * len(data), after, data
 
@@ -163,16 +166,21 @@ def _read(name: str, at: int) -> bytes:
         return b""
 
 
-def stored_size(w: Weights, chunks: Sequence[bytes], threads: int) -> int:
-    """Return the bytes that chunks take with a model."""
+def classical_sizes(chunks: Sequence[bytes], threads: int) -> list[int]:
+    """Return the bytes that each chunk takes without a model: a mount keeps what is smaller."""
+    with ThreadPoolExecutor(threads) as pool:
+        payloads = pool.map(ContextMixing().encode, chunks)
+        return [len(chunk if payload is None else payload) for chunk, payload in zip(chunks, payloads, strict=True)]
+
+
+def stored_size(w: Weights, chunks: Sequence[bytes], rivals: Sequence[int], threads: int) -> int:
+    """Return the bytes that chunks take with a model, or as `rivals` says, where that is less."""
     payloads = Neural(w, threads).encode_many(chunks)
-    return sum(len(chunk if payload is None else payload) for chunk, payload in zip(chunks, payloads, strict=True))
+    return sum(size if p is None else min(len(p), size) for p, size in zip(payloads, rivals, strict=True))
 
 
 def dictionary_in(changes: Tensors) -> bytes:
     """Return the bytes of the dictionary among the changes."""
-    from nnfs.codec.cm import ContextMixing
-
     stored = changes[DICTIONARY].tobytes()
     return ContextMixing().decode(stored[4:], int.from_bytes(stored[:4], "little"))
 

@@ -53,8 +53,9 @@ def test_a_chunk_does_not_depend_on_its_batch() -> None:
     assert codec(2).decode_many([(payload_of(size), size) for size in SIZES]) == plains
 
 
-def test_a_dictionary_longer_than_the_chunk_of_the_largest_size_is_refused() -> None:
-    stored = np.concatenate((np.array([1, 0, 2, 0], np.uint8), model().dictionary[4:]))
+def test_a_dictionary_that_is_too_long_is_refused() -> None:
+    size = np.frombuffer((LARGEST + 1).to_bytes(4, "little"), np.uint8)
+    stored = np.concatenate((size, model().dictionary[4:]))
     with pytest.raises(ModelMissing, match=f"takes {LARGEST}"):
         dictionary_of(dataclasses.replace(model(), dictionary=stored))
 

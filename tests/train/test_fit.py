@@ -123,7 +123,7 @@ def test_what_training_computes_is_what_a_delta_makes() -> None:
         ("layers.1.qkv", w.layers[1].qkv, (network.layers[1].query, network.layers[1].key_value)),
         ("head", w.head, (network.head,)),
     ):
-        inside = torch.cat([p.weight + adapt.coarse(p.left) @ adapt.coarse(p.right) for p in parts])
+        inside = torch.cat([p.weight + adapt.whole(p.left) @ adapt.whole(p.right) for p in parts])
         integers = inside.detach().floor().clamp(-127, 127).numpy()
         assert np.array_equal(integers, delta.adapted(product.weight, made[f"left.{name}"], made[f"right.{name}"]))
         assert (integers != product.weight).any()
@@ -152,3 +152,36 @@ def test_without_a_compiler_the_weights_stay(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch, "compile", none)
     sample = fit.Sample([], [lines(1, 60)], [lines(2, 60)], 1 << 20)
     assert fit._adapted(selftest.weights(), sample, None, 2, 0, 1) == {}
+
+
+def test_gradients_pass_the_rounding() -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    from nnfs.train import adapt
+
+    torch.manual_seed(1)
+    product = selftest.weights().head
+    right = torch.nn.Parameter(3 * torch.randn(2, product.weight.shape[1]))
+    made = adapt.Adapted(product, 0, len(product.weight), right, (1.0, 1.0))
+    with torch.no_grad():
+        made.left.normal_(std=3)
+    x = torch.randint(-127, 128, (2, 3, product.weight.shape[1])).float().requires_grad_()
+    made(x).square().sum().backward()
+    found = [x.grad.clone(), made.left.grad.clone(), right.grad.clone()]
+    for one in (x, made.left, right):
+        one.grad = None
+    change = adapt.whole(made.left) @ adapt.whole(right)
+    integers = made.weight + change
+    integers = integers + (integers.floor().clamp(-127, 127) - integers).detach()
+    (torch.nn.functional.linear(x, integers) * made.scale).square().sum().backward()
+    for one, gradient in zip((x, made.left, right), found, strict=True):
+        assert torch.allclose(one.grad, gradient, rtol=1e-3, atol=1e-3 * float(gradient.abs().max()))
+
+
+def test_counts_what_a_mount_would_store() -> None:
+    chunks = [lines(1, 50), random.Random(1).randbytes(1000), b"\0" * 3000]
+    rivals = fit.classical_sizes(chunks, 2)
+    assert rivals[1] == 1000
+    w = selftest.weights()
+    neural = [fit.stored_size(w, [chunk], [1 << 20], 1) for chunk in chunks]
+    assert fit.stored_size(w, chunks, rivals, 1) == sum(map(min, neural, rivals))
+    assert fit.stored_size(w, chunks, [7, 7, 7], 1) == 7 + 7 + min(7, neural[2])
