@@ -5,20 +5,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 import trio
 
-from nnfs.blockio.dirty import Buffer, DirtyChunk, DirtyData, Layer
-from nnfs.blockio.encode import encode_many
+from nnfs.blockio.dirty import DirtyData
+from nnfs.blockio.encoding import ENCODERS, Changes, Encoding
 from nnfs.blockio.guarded import Nursery
 from nnfs.blockio.reader import Reader
 from nnfs.blockio.space import Space
 from nnfs.blockio.threads import run_fairly
-from nnfs.errors import FsError, NnfsError, OutOfSpace, StoreDamaged
-from nnfs.store.blocks import ChunkChanges
+from nnfs.errors import NnfsError, OutOfSpace, StoreDamaged
 from nnfs.store.env import Store
 from nnfs.store.schema import Inode
 
@@ -27,8 +25,6 @@ log = logging.getLogger(__name__)
 INTERVAL = 5.0  # seconds: what nobody synced is durable after so long
 COMMIT_BYTES = 12 << 20  # of dirty chunks begin a commit; LMDB holds about as much again in dirty pages meanwhile
 RECORD_BYTES = 1024  # of memory that a changed inode or dentry takes, about
-BATCH = 8  # chunks per hop to an encoder thread
-ENCODERS = 2
 PUNCH_AFTER = 1.0  # seconds without a commit, then free pages go back to the filesystem below
 PUNCH_BUDGET = 4096  # holes per turn
 KEEP_IDLE, KEEP_BUSY = 64, 8192  # free pages left for the next commits
@@ -46,7 +42,6 @@ class Metadata(Protocol):
     def inode(self, ino: int) -> Inode: ...
 
 
-Changes = dict[int, ChunkChanges]  # by inode
 Amend = Callable[[Any], None]  # changes the store in a commit's txn, after what was requested
 Apply = Callable[[Any, Changes, int, int, Sequence[Amend]], tuple[Any, int]]  # epoch, changes, now, room, amendments
 
@@ -91,12 +86,7 @@ class Committer:
         self._wanted = self.durable
         self._wake = trio.Event()
         self._changed = trio.Event()
-        self._queue: deque[DirtyChunk] = deque()
-        self._queued = trio.Event()
-        self._encoding: set[int] = set()  # id() of chunks that an encoder has in hand
-        self._encoded = trio.Event()
         self._room = 0
-        self._limiter = trio.CapacityLimiter(ENCODERS)
         self._commit_thread = trio.CapacityLimiter(1)
         self._unpunched = 0  # commits since free pages were punched
         self._attempts = 0
@@ -105,7 +95,7 @@ class Committer:
         self._room_lock = trio.Lock()
         self._finished = False
         self._amendments: list[_Amendment[Any]] = []
-        self._merged: list[DirtyChunk] = []  # rewritten in part: likely bases of the next partial writes
+        self.encoding = Encoding(reader, meta.inode)
 
     # -- requests
 
@@ -224,13 +214,6 @@ class Committer:
                 found.update(self.reader.chunks.block_numbers(self.meta.inode(ino), chunk, chunk))
         return found
 
-    def offer(self, full: list[tuple[int, DirtyChunk]]) -> None:
-        """Take wholly written chunks: they are encoded while the writer goes on."""
-        for _, chunk in full:
-            self._queue.append(chunk)
-        if full:
-            self._queued.set()
-
     async def finish(self) -> None:
         """The last commits, releases included, and the mark that nothing came after them. Raises why they fail."""
         await self.sync()
@@ -246,7 +229,7 @@ class Committer:
     async def run(self, nursery: Nursery) -> None:
         """Commit whenever it is time, until cancelled."""
         for _ in range(ENCODERS):
-            nursery.start_soon(self._survive, self._encode_early)
+            nursery.start_soon(self._survive, self.encoding.early)
         await self._survive(self._commit_in_time)
 
     async def _survive(self, task: Callable[[], Awaitable[None]]) -> None:
@@ -311,11 +294,10 @@ class Committer:
             if self.failure or self._finished or (self._nothing() and not empty):
                 self._give_up_amendments()
                 return
-            self._merged.clear()  # of a failed commit: the numbers its blocks had got will be others'
             epoch, layer = self.meta.freeze(), self.data.freeze()
             amendments, self._amendments = self._amendments, []
             try:
-                changes = await self._changes(epoch, layer)
+                changes = await self.encoding.changes(layer, epoch.release, self.inode_errors)
                 applied, self._room = await run_fairly(
                     self._apply, epoch, changes, int(time.time()), self._room, amendments, limiter=self._commit_thread
                 )
@@ -367,10 +349,8 @@ class Committer:
         self.no_space = error if isinstance(error, OutOfSpace) else OutOfSpace(f"no memory for a commit ({error})")
 
     def _finish(self, commit: int, applied: Any) -> None:
-        for chunk in self._merged:
-            if chunk.encoded and chunk.encoded[0] is not None:
-                self.reader.cache.put(chunk.encoded[0].number, bytes(chunk.data))
-        self._merged.clear()
+        for number, plain in self.encoding.merged():
+            self.reader.cache.put(number, plain)
         self.data.committed()
         self.meta.committed(applied)
         self.no_space = None
@@ -385,101 +365,3 @@ class Committer:
         if applied.unfinished:
             self._wanted = max(self._wanted, commit + 1)
         self.space.refresh()
-
-    # -- encoding
-
-    async def _changes(self, epoch: Any, layer: Layer) -> Changes:
-        """Return the encoded content of a frozen layer. Chunks whose base cannot be read are left out and reported."""
-        overlays = [
-            (ino, number, chunk)
-            for ino, chunks in layer.chunks.items()
-            for number, chunk in chunks.items()
-            if not chunk.whole and ino not in epoch.release
-        ]
-        skipped: set[int] = set()
-        await self._merge_all(layer, overlays, skipped)
-        whole = [c for chunks in layer.chunks.values() for c in chunks.values() if c.whole and c.encoded is None]
-        await self._encode(whole)
-        changes: Changes = {}
-        for ino in layer.chunks.keys() | layer.cuts.keys():
-            cut = layer.cuts.get(ino)
-            chunks = {
-                n: c.encoded[0] for n, c in layer.chunks.get(ino, {}).items() if c.encoded and id(c) not in skipped
-            }
-            changes[ino] = ChunkChanges(cut.first if cut else None, cut.spare if cut else 0, chunks)
-        return changes
-
-    async def _merge_all(
-        self, layer: Layer, overlays: list[tuple[int, int, DirtyChunk]], skipped: set[int]
-    ) -> None:
-        """Merge what lies in part over committed content, which no worker has to decode (see `Reader.cold_below`)."""
-
-        async def merge(ino: int, number: int, chunk: DirtyChunk) -> None:
-            try:
-                base: Buffer = b""  # what this layer has cut off must not come back
-                if not layer.cut_before(ino, number):
-                    inode = self.meta.inode(ino)
-                    if not chunk.extents and self.reader.plain_length(inode, number) <= chunk.base_limit:
-                        skipped.add(id(chunk))  # a truncation that cut nothing off
-                        return
-                    base = (await self.reader.stored(inode, number, number))[0]
-            except FsError:
-                skipped.add(id(chunk))  # the inode is gone
-                return
-            except StoreDamaged as error:
-                log.error("inode %d, chunk %d: unreadable, new bytes in it are lost: %s", ino, number, error)
-                self.inode_errors[ino] = error
-                skipped.add(id(chunk))
-                return
-            chunk.data = chunk.merge(base)
-            chunk.extents, chunk.whole, chunk.base_limit = [], True, 0
-            self._merged.append(chunk)
-
-        for start in range(0, len(overlays), 16):
-            async with trio.open_nursery() as nursery:
-                for item in overlays[start : start + 16]:
-                    nursery.start_soon(merge, *item)
-
-    async def _encode(self, chunks: list[DirtyChunk]) -> None:
-        todo = [chunk for chunk in chunks if id(chunk) not in self._encoding]
-        async with trio.open_nursery() as nursery:
-            for start in range(0, len(todo), BATCH):
-                nursery.start_soon(self._encode_batch, todo[start : start + BATCH])
-        while any(chunk.encoded is None for chunk in chunks):
-            again = [chunk for chunk in chunks if chunk.encoded is None and id(chunk) not in self._encoding]
-            if again:
-                await self._encode_batch(again)
-            else:
-                await self._encoded.wait()
-
-    async def _encode_batch(self, batch: list[DirtyChunk]) -> None:
-        versions = [chunk.version for chunk in batch]
-        plains = [bytes(chunk.data) if isinstance(chunk.data, bytearray) else chunk.data for chunk in batch]
-        self._encoding.update(map(id, batch))
-        try:
-            results = await run_fairly(encode_many, plains, limiter=self._limiter)
-        finally:
-            self._encoding.difference_update(map(id, batch))
-            self._encoded.set()
-            self._encoded = trio.Event()
-        for chunk, version, result in zip(batch, versions, results, strict=True):
-            if chunk.version == version:
-                chunk.encoded = (result,)
-                if result is not None and len(result.payload) == result.plain:
-                    chunk.data = result.payload  # raw: one copy in memory is enough
-
-    async def _encode_early(self) -> None:
-        while True:
-            await self._queued.wait()
-            batch: list[DirtyChunk] = []
-            while self._queue and len(batch) < BATCH:
-                chunk = self._queue.popleft()
-                if chunk.whole and chunk.encoded is None and id(chunk) not in self._encoding:
-                    batch.append(chunk)
-            if not self._queue:
-                self._queued = trio.Event()
-            if batch:
-                try:
-                    await self._encode_batch(batch)
-                except Exception:
-                    log.exception("chunks could not be encoded early; the commit tries again")

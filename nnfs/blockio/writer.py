@@ -25,7 +25,7 @@ class Writer:
         inode = self._committer.meta.inode(ino)
         full = self._data.write(ino, offset, piece, inode.size)
         self._lay_over(ino, bases)
-        self._committer.offer(full)
+        self._committer.encoding.offer(full)
         return inode
 
     async def truncate(self, ino: int, size: int, spare: int) -> Inode:

@@ -46,7 +46,7 @@ class Volume:
         return self.names.create(schema.ROOT_INO, name, 0o100644, 0, 0, 0)
 
     def write(self, inode: Inode, offset: int, content: bytes) -> None:
-        self.committer.offer(self.data.write(inode.ino, offset, content, inode.size))
+        self.committer.encoding.offer(self.data.write(inode.ino, offset, content, inode.size))
         inode.size = max(inode.size, offset + len(content))
         self.fs.touch(inode)
 

@@ -155,15 +155,15 @@ async def test_a_chunk_written_over_while_it_is_committed_as_a_cold_one(start: S
         await volume.add(b"held", gate.chunk)
         copy = volume.create(b"copy")
         await write(volume, copy, 0, gate.chunk)
-        original = volume.committer._changes
+        original = volume.committer.encoding.changes
 
         async def changes(*arguments: Any) -> Any:
             found = await original(*arguments)
-            volume.committer._changes = original  # type: ignore[method-assign]
+            volume.committer.encoding.changes = original  # type: ignore[method-assign]
             await write(volume, copy, 2, b"new")
             return found
 
-        volume.committer._changes = changes  # type: ignore[method-assign]
+        volume.committer.encoding.changes = changes  # type: ignore[method-assign]
         await volume.committer.sync()
         await volume.committer.sync_inode(copy.ino)
         assert await volume.content(volume.fs.inode(copy.ino)) == changed(write, (2, b"new"), gate.chunk)

@@ -97,7 +97,7 @@ class Volume:
         inode = self.names.create(parent, name, 0o100644, 0, 0, 0)
         for n, content in enumerate(contents):
             inode.size = n * CHUNK + len(content)
-            self.committer.offer(self.data.write(inode.ino, n * CHUNK, content, inode.size))
+            self.committer.encoding.offer(self.data.write(inode.ino, n * CHUNK, content, inode.size))
         self.fs.touch(inode)
         await self.committer.sync()
         self.reader.cache.clear()
