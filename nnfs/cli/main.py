@@ -182,7 +182,7 @@ def _add_job(parser: argparse.ArgumentParser, path_help: str) -> None:
     parser.add_argument("path", metavar="PATH", help=path_help)
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--wait", action="store_true", help="return when it is done, show the progress until then")
-    how.add_argument("--cancel", action="store_true", help="end it if it is under way")
+    how.add_argument("--cancel", action="store_true", help="end all of these on the mount that are under way or wait")
     _add_json(parser)
 
 

@@ -105,9 +105,9 @@ def print_report(report: Report) -> None:
     """Problems with the files they concern, notes, and a last line that sums up."""
     for problem in report.problems:
         mark = "fixed" if problem.fixed else "error"
-        print(f"{mark}: {shown(problem.message)}")
+        print(f"{mark}: {tables.printable(problem.message)}")
         for path in problem.paths[:PATHS_SHOWN]:
-            print(f"    {shown(path)}")
+            print(f"    {tables.printable(path)}")
         if len(problem.paths) > PATHS_SHOWN:
             print(f"    and {len(problem.paths) - PATHS_SHOWN} more (--json lists them)")
     for kind, number in report.omitted.items():
@@ -119,8 +119,3 @@ def print_report(report: Report) -> None:
     looked = f"{counts['inode']} inodes, {counts['dentry']} names, {counts['block']} blocks"
     verdict = "clean, as far as it was checked" if report.unchecked else "clean"
     print(f"{looked}: {verdict if not found else f'{found} errors, {fixed} of them repaired'}")
-
-
-def shown(text: str) -> str:
-    """Text with the control characters and broken encodings of file names made visible."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)

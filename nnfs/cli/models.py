@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from nnfs.cli import client, tables, watch
 from nnfs.cli.locate import Place, locate
@@ -117,10 +120,14 @@ def train(args: argparse.Namespace) -> int:
     place = locate(os.path.realpath(args.path))
     if not place.is_inside or not place.path.is_dir():
         raise UsageError(f"{args.path} is no directory on a mount: give one whose files are alike")
+    read_only = client.ask(place.store, "status").get("read_only")
+    if read_only:
+        why = "" if read_only is True else f" ({read_only})"
+        raise UsageError(f"the mount of {args.path} is read-only{why}: no model can be kept there")
     below = int(client.ask(place.store, "stat", timeout=None, ino=watch.ino_of(place))["plain_bytes"])
     if not below:
         raise UsageError(f"there is nothing below {args.path} to learn from")
-    with tempfile.TemporaryDirectory(prefix="nnfs-train-") as folder:
+    with _cleared_up(), tempfile.TemporaryDirectory(prefix="nnfs-train-") as folder:
         delta = os.path.join(folder, "delta.safetensors")
         found = _fitted(place.path, delta, args.seconds)
         fit = _measured(found, below)
@@ -133,13 +140,27 @@ def train(args: argparse.Namespace) -> int:
     job = None
     if kept and args.wait:
         request = {"ino": watch.ino_of(place), "all": True, "dry_run": False}
-        job = watch.follow(place, client.ask(place.store, "compact", **request)["job"])
+        job = watch.follow(place, client.ask(place.store, "compact", path=os.fspath(place.path), **request)["job"])
     if args.json:
         answer = {**found, "plain_bytes": below, "gain": fit.gain, "cost": fit.cost, "kept": kept, "compact": job}
         tables.printed_json(answer)
     elif job is not None and job["state"] == "done":
-        print(watch.summary(job))
+        print(watch.summary(job, place))
     return watch.end_of(job) if job is not None else 0
+
+
+@contextlib.contextmanager
+def _cleared_up() -> Iterator[None]:
+    """Have SIGTERM end what is done within as ^C does: with its child process and its files."""
+
+    def end(number: int, _frame: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _say(fit: Fit, found: dict[str, Any], kept: bool, place: Place) -> None:

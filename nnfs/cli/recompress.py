@@ -13,7 +13,7 @@ def compact(args: argparse.Namespace) -> int:
     """Recompress what is cold, or everything, at and below a path."""
     place = locate(os.path.realpath(args.path))
     if args.cancel:
-        return watch.cancel(place, "compact")
+        return watch.cancel(place, "compact", watch.DRY_RUN)
     return watch.run(
         place, "compact", wait=args.wait or args.dry_run, json=args.json,
         **watch.target(place), all=args.all, dry_run=args.dry_run,
@@ -49,6 +49,6 @@ def resume(args: argparse.Namespace) -> int:
     place = locate(args.path)
     client.ask(place.store, "resume")
     jobs = [job for job in client.ask(place.store, "jobs")["jobs"] if job["state"] in watch.RUNNING]
-    names = ", ".join(f"job {job['job']} ({job['kind']})" for job in jobs)
+    names = ", ".join(f"job {job['job']} ({watch.named(job)})" for job in jobs)
     print(f"resumed: {names}" if names else "resumed")
     return 0

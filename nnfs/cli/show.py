@@ -90,20 +90,23 @@ def status(args: argparse.Namespace) -> int:
     if args.json:
         tables.printed_json(answer)
     else:
-        print(_status_text(answer))
+        print(_status_text(answer, place))
     return 0
 
 
-def _status_text(answer: dict[str, Any]) -> str:
+def _status_text(answer: dict[str, Any], place: Place) -> str:
     """The daemon's fields, then what recompression does and what is damaged, then a table of the workers."""
     rest = dict(answer)
     compaction, thaw = rest.pop("compaction", None), rest.pop("thaw_seconds_per_mib", {})
-    workers, damaged = rest.pop("workers", []), rest.pop("damaged", [])
+    workers, damaged, jobs = (rest.pop(name, []) for name in ("workers", "damaged", "jobs"))
     lines = tables.flat(rest)
     if compaction is not None:
         lines += tables.flat(compaction, "compaction ")
     lines += [("thaw", f"{seconds:.2f} s per MiB ({codec})") for codec, seconds in thaw.items()]
-    lines += [("damaged", line) for line in watch.listed(damaged)]
+    lines += [(f"job {job['job']}", _job_line(job)) for job in jobs]
+    lines += [("damaged", line) for line in watch.listed(damaged, place)]
+    if damaged:
+        lines.append(("", f"nnfs scrub {place.path} --wait repairs what can be repaired, and names the files"))
     parts = [tables.pairs(lines)]
     if workers:
         texts, counts = ["name", "device", "state", "pid"], ["starts", "deaths", "answered", "failed"]
@@ -115,6 +118,11 @@ def _status_text(answer: dict[str, Any]) -> str:
         parts += ["", tables.table(head, rows, left=3)]
         parts += [f"{line['name']}: {line['last_error']}" for line in workers if line.get("last_error")]
     return "\n".join(parts)
+
+
+def _job_line(job: dict[str, Any]) -> str:
+    parts = [watch.named(job), job["phase"] or job["state"], watch.progress_of(job)]
+    return ", ".join(part for part in parts if part)
 
 
 def stat(args: argparse.Namespace) -> int:

@@ -75,6 +75,11 @@ def flat(answer: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return lines
 
 
+def printable(text: str) -> str:
+    """Text with the control characters and broken encodings of file names made visible."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+
+
 def printed_json(answer: dict[str, Any]) -> None:
     """One JSON object for a program to read."""
     print(json.dumps(answer, indent=2))

@@ -16,7 +16,7 @@ FIRST_POLL_S, LAST_POLL_S = 0.05, 1.0  # between two questions: a short job's en
 STEP_PERCENT = 10  # of progress that is worth a line where there is no terminal
 RUNNING = ("queued", "running")
 DRY_RUN = "dry run"  # a kind of job
-SHOWN = 20  # damaged blocks
+SHOWN, PLACES = 20, 3  # damaged blocks, files of one
 
 Job = dict[str, Any]
 
@@ -38,18 +38,22 @@ def run(place: Place, command: str, *, wait: bool, json: bool, **request: Any) -
 
     Raises `DaemonError`, with the job's own exit code when the job failed.
     """
-    number = int(client.ask(place.store, command, **request)["job"])
+    answer = client.ask(place.store, command, path=os.fspath(place.path), **request)
+    number = int(answer["job"])
     if not wait:
         if json:
             tables.printed_json({"job": number})
         else:
-            print(f"job {number} is on its way: nnfs status {place.path} shows it")
+            state = "is under way already" if answer.get("joined") else "is on its way"
+            print(f"job {number} {state}: nnfs status {place.path} shows it")
         return 0
+    if answer.get("joined"):
+        print(f"nnfs: job {number} does the same and is under way already: waiting for it", file=sys.stderr)
     job = follow(place, number)
     if json:
         tables.printed_json(job)
     elif job["state"] == "done":
-        print(summary(job))
+        print(summary(job, place))
     return end_of(job)
 
 
@@ -101,8 +105,10 @@ def _damage(job: Job) -> list[Any]:
     return found if isinstance(found, list) else [f"{found} blocks"] if found else []
 
 
-def summary(job: Job) -> str:
+def summary(job: Job, place: Place) -> str:
     """What a job that is done has done."""
+    if job.get("note") and not job["done_chunks"]:
+        return f"{job['kind']}: {job['note']}"
     if job["kind"] == DRY_RUN:
         return tables.pairs(tables.flat(job["result"]))
     text = (
@@ -121,27 +127,51 @@ def summary(job: Job) -> str:
         lines.append(f"failed: {job['failed_chunks']} chunks stay as they were; the daemon's log says why")
     rest = {name: value for name, value in job.get("result", {}).items() if name != "damaged"}
     lines += [f"{name}: {value}" for name, value in tables.flat(rest)]
-    return "\n".join(lines + [f"damaged: {line}" for line in listed(_damage(job))])
+    found = _damage(job)
+    lines += [f"damaged: {line}" for line in listed(found, place)]
+    if any(isinstance(entry, dict) and entry.get("files") for entry in found):
+        lines.append("to do: write these files again from a backup, or remove them; reading there is an error (EIO)")
+    return "\n".join(lines)
 
 
-def listed(found: list[Any]) -> list[str]:
+def listed(found: list[Any], place: Place) -> list[str]:
     """Damaged blocks, one line each, and how many more there are."""
-    lines = [
-        ", ".join(f"{name} {value}" for name, value in entry.items()) if isinstance(entry, dict) else str(entry)
-        for entry in found[:SHOWN]
-    ]
+    lines = [_damaged(entry, place) if isinstance(entry, dict) else str(entry) for entry in found[:SHOWN]]
     return [*lines, *([f"and {len(found) - SHOWN} more (--json lists them)"] if len(found) > SHOWN else [])]
 
 
-def cancel(place: Place, kind: str) -> int:
-    """End all jobs of one kind that have not ended yet."""
-    jobs = [job for job in client.ask(place.store, "jobs")["jobs"] if job["state"] in RUNNING and job["kind"] == kind]
+def _damaged(entry: dict[str, Any], place: Place) -> str:
+    """Where, what, and the block's number: what a person needs first."""
+    block, files = entry.get("block"), entry.get("files") or []
+    why = str(entry.get("why", "")).removeprefix(f"damaged block {block}: ")
+    if block is None:
+        return why
+    where = [shown_place(file, place) for file in files[:PLACES]]
+    where += [f"{len(files) - PLACES} more places"] if len(files) > PLACES else []
+    return f"{', '.join(where)}: {why} (block {block})" if where else f"block {block}: {why}"
+
+
+def shown_place(file: str, place: Place) -> str:
+    """A place in a file as the daemon names it, "/path at 131072", for a person who knows the mount point."""
+    path, _, offset = file.rpartition(" at ")
+    root = place.mount.mountpoint.rstrip("/") if place.mount is not None and path.startswith("/") else ""
+    return f"{tables.printable(root + path)} from byte {offset} on"
+
+
+def cancel(place: Place, *kinds: str) -> int:
+    """End all jobs of some kinds that have not ended yet, wherever they are at work."""
+    jobs = [job for job in client.ask(place.store, "jobs")["jobs"] if job["state"] in RUNNING and job["kind"] in kinds]
     for job in jobs:
         client.ask(place.store, "cancel", job=job["job"])
-        print(f"job {job['job']} ends after the step that it is at")
+        print(f"job {job['job']} ends: {named(job)}")
     if not jobs:
-        print(f"there is no {kind} under way")
+        print(f"there is no {kinds[0]} under way")
     return 0
+
+
+def named(job: Job) -> str:
+    """A job's kind and where it is at work."""
+    return f"{job['kind']} {tables.printable(job['path'])}" if job.get("path") else str(job["kind"])
 
 
 def progress_of(job: Job) -> str:

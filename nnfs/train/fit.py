@@ -162,7 +162,7 @@ def _read(name: str, at: int) -> bytes:
             file.seek(at)
             return file.read(CHUNK)
     except OSError as error:
-        say(f"passed over: {error}")
+        say(f"passed over: {name}: {error.strerror or error}")
         return b""
 
 

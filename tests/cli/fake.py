@@ -15,7 +15,8 @@ from nnfs.mount.control import SOCKET_NAME, short_name
 Answer = dict[str, Any] | NnfsError
 
 JOB = {
-    "job": 3, "kind": "compact", "state": "running", "phase": "compressing", "done_bytes": 0, "total_bytes": 1000,
+    "job": 3, "kind": "compact", "path": "", "note": "", "state": "running", "phase": "compressing",
+    "done_bytes": 0, "total_bytes": 1000,
     "done_chunks": 0, "total_chunks": 10, "stored_before": 0, "stored_after": 0, "cold_chunks": 0, "failed_chunks": 0,
     "seconds": 1.0, "rate": 0.0, "eta": None, "error": "", "exit": 0, "result": {},
 }  # fmt: skip

@@ -32,7 +32,7 @@ def test_started_and_left_alone(kind: str, store: Path, run: Run) -> None:
     expected: dict[str, dict[str, Any]] = {
         "compact": {"ino": 1, "all": False, "dry_run": False}, "thaw": {"ino": 1}, "scrub": {"deep": False},
     }  # fmt: skip
-    assert daemon.asked(kind) == [expected[kind]] * 2
+    assert daemon.asked(kind) == [{"path": str(store), **expected[kind]}] * 2
     assert daemon.asked("job") == []
 
 
@@ -46,9 +46,18 @@ def test_the_path_and_the_flags_are_told(store: Path, mnt: Path, run: Run) -> No
         run("compact", file, "--all")
         run("thaw", link)
         run("scrub", file, "--deep")
-    assert daemon.asked("compact") == [{"ino": ino, "parent": mnt.stat().st_ino, "all": True, "dry_run": False}]
-    assert daemon.asked("thaw") == [{"ino": ino, "parent": mnt.stat().st_ino}]
-    assert daemon.asked("scrub") == [{"deep": True}]
+    there = {"path": str(file), "ino": ino, "parent": mnt.stat().st_ino}
+    assert daemon.asked("compact") == [{**there, "all": True, "dry_run": False}]
+    assert daemon.asked("thaw") == [there]
+    assert daemon.asked("scrub") == [{"path": str(file), "deep": True}]
+
+
+def test_the_same_again_joins(store: Path, run: Run) -> None:
+    with FakeDaemon(store, compact={"job": 3, "joined": True}, job=job(**DONE)):
+        assert run("compact", store)[1] == f"job 3 is under way already: nnfs status {store} shows it\n"
+        status, out, err = run("compact", store, "--wait")
+    assert (status, err) == (0, "nnfs: job 3 does the same and is under way already: waiting for it\n")
+    assert out.startswith("compact: 8 chunks")
 
 
 @pytest.mark.parametrize("kind", JOBS)
@@ -75,8 +84,11 @@ def test_chunks_that_failed_and_stores_that_grow_are_told(store: Path, run: Run)
 def test_a_compaction_that_did_nothing_says_so(store: Path, run: Run) -> None:
     with FakeDaemon(store, compact={"job": 3}, job=job(**{**DONE, "stored_before": 0, "cold_chunks": 0})):
         assert "nothing became cold" in run("compact", store, "--wait")[1]
-    with FakeDaemon(store, compact={"job": 3}, job=job(state="done")):
-        assert "nothing became cold" not in run("compact", store, "--wait")[1]
+    nothing = job(state="done", note="nothing is due: it is too young")
+    with FakeDaemon(store, compact={"job": 3}, job=nothing):
+        assert run("compact", store, "--wait") == (0, "compact: nothing is due: it is too young\n", "")
+    with FakeDaemon(store, compact={"job": 3}, job={**nothing, "kind": "dry run", "result": {"chunks": 0}}):
+        assert run("compact", store, "--dry-run") == (0, "dry run: nothing is due: it is too young\n", "")
 
 
 def test_progress_without_a_terminal_is_a_line_per_tenth(store: Path, run: Run) -> None:
@@ -151,18 +163,29 @@ def test_a_daemon_that_refuses(store: Path, run: Run) -> None:
 @pytest.mark.parametrize(
     ("found", "line"),
     [
-        ([{"block": 5, "path": "a/b"}], "damaged: block 5, path a/b"),
+        (
+            [{"block": 5, "why": "damaged block 5: stored bytes are wrong", "files": ["/a at b at 0", "/\n at 16384"]}],
+            "damaged: MNT/a at b from byte 0 on, MNT/\\n from byte 16384 on: stored bytes are wrong (block 5)",
+        ),
+        (
+            [{"block": 5, "why": "damaged block 5: why", "files": [f"/f at {n}" for n in range(7)]}],
+            "damaged: MNT/f from byte 0 on, MNT/f from byte 1 on, MNT/f from byte 2 on, 4 more places: why (block 5)",
+        ),
+        ([{"block": 5, "why": "why", "files": []}], "damaged: block 5: why"),
+        ([{"block": 5, "why": "why", "files": ["<inode 7> at 0"]}], "damaged: <inode 7> from byte 0 on: why (block 5)"),
+        ([{"why": "model 1 is gone: restore it"}], "damaged: model 1 is gone: restore it"),
         (["block 5"], "damaged: block 5"),
         (7, "damaged: 7 blocks"),
         ([{"block": n} for n in range(25)], "damaged: and 5 more (--json lists them)"),
     ],
 )
-def test_scrub_tells_damage_by_its_exit_status(found: object, line: str, store: Path, run: Run) -> None:
+def test_scrub_tells_damage_by_its_exit_status(found: Any, line: str, store: Path, mnt: Path, run: Run) -> None:
     with FakeDaemon(store, scrub={"job": 3}, job=job(kind="scrub", **DONE, result={"damaged": found, "read_bytes": 9})):
-        status, out, _ = run("scrub", store, "--wait")
+        status, out, _ = run("scrub", mnt, "--wait")
     assert status == 7
-    assert line in out.splitlines()
+    assert line.replace("MNT", str(mnt)) in out.splitlines()
     assert "read: 9 B" in out.splitlines()
+    assert ("from a backup" in out) is ("from byte" in line)
 
 
 @pytest.mark.parametrize("found", [[], 0])
@@ -182,7 +205,7 @@ def test_a_dry_run_waits_for_its_answer(store: Path, run: Run) -> None:
     assert [line.split() for line in out.splitlines()] == [
         ["chunks", "12"], ["plain", "1.00", "MiB"], ["estimated", "1.00", "KiB"],
     ]  # fmt: skip
-    assert daemon.asked("compact") == [{"ino": 1, "all": False, "dry_run": True}]
+    assert daemon.asked("compact") == [{"path": str(store), "ino": 1, "all": False, "dry_run": True}]
     with FakeDaemon(store, compact={"job": 3}, job=ended):
         assert json.loads(run("compact", store, "--dry-run", "--json")[1])["result"] == result
 
@@ -211,14 +234,15 @@ def test_interrupted_a_dry_run_ends(store: Path, run: Run, monkeypatch: pytest.M
 
 def test_cancel_ends_all_of_its_kind(store: Path, run: Run) -> None:
     states = [("compact", "done"), ("compact", "running"), ("scrub", "queued"), ("compact", "queued")]
-    jobs = [job(job=n, kind=kind, state=state) for n, (kind, state) in enumerate(states, 1)]
+    jobs = [job(job=n, kind=kind, state=state, path=f"/mnt/{n}") for n, (kind, state) in enumerate(states, 1)]
+    jobs.append(job(job=5, kind="dry run", state="running"))
     with FakeDaemon(store, jobs={"jobs": jobs}, cancel={}) as daemon:
         status, out, _ = run("compact", store, "--cancel")
         assert status == 0
-        assert ["job 2" in line or "job 4" in line for line in out.splitlines()] == [True, True]
+        assert out.splitlines() == ["job 2 ends: compact /mnt/2", "job 4 ends: compact /mnt/4", "job 5 ends: dry run"]
         assert run("thaw", store, "--cancel") == (0, "there is no thaw under way\n", "")
         assert run("scrub", store, "--cancel")[0] == 0
-    assert daemon.asked("cancel") == [{"job": 2}, {"job": 4}, {"job": 3}]
+    assert daemon.asked("cancel") == [{"job": 2}, {"job": 4}, {"job": 5}, {"job": 3}]
     assert run("compact", store, "--cancel", "--wait")[0] == 2
 
 

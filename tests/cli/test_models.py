@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -168,7 +169,8 @@ def test_waiting_recompresses(store: Path, mnt: Path, run: Run, training: Traini
         assert status == 0
         assert "compact: 0 chunks" in out
         assert json.loads(run("train", mnt, "--wait", "--json")[1])["compact"] == ended
-    assert daemon.asked("compact") == [{"ino": mnt.stat().st_ino, "all": True, "dry_run": False}] * 2
+    asked = {"path": str(mnt), "ino": mnt.stat().st_ino, "all": True, "dry_run": False}
+    assert daemon.asked("compact") == [asked] * 2
     with FakeDaemon(store, **{**answers, "job": job(state="failed", error="died", exit=14)}):
         assert run("train", mnt, "--wait")[0] == 14
 
@@ -201,6 +203,33 @@ def test_what_cannot_be_learnt_from(store: Path, mnt: Path, run: Run, training: 
         status, _, err = run("train", mnt)
     assert status == 2
     assert "too little to learn from" in err
+
+
+@pytest.mark.parametrize("why", [True, "the disk is gone"])
+def test_where_no_model_can_be_kept_nothing_is_learnt(
+    why: object, store: Path, mnt: Path, run: Run, training: Training
+) -> None:
+    with FakeDaemon(store, stat={"plain_bytes": 1000}, status={"read_only": why}):
+        status, _, err = run("train", mnt)
+    assert status == 2
+    assert "is read-only" in err
+    assert training.command == []
+
+
+def test_sigterm_leaves_nothing(store: Path, mnt: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders: list[Path] = []
+    before = signal.getsignal(signal.SIGTERM)
+
+    def terminated(command: list[str], **_: object) -> NoReturn:
+        folders.append(Path(command[command.index("--out") + 1]).parent)
+        signal.raise_signal(signal.SIGTERM)
+        raise AssertionError
+
+    monkeypatch.setattr(models.subprocess, "run", terminated)
+    with FakeDaemon(store, stat={"plain_bytes": 1000}):
+        assert run("train", mnt)[0] == 128 + signal.SIGTERM
+    assert [folder.exists() for folder in folders] == [False]
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_seconds_are_a_number(mnt: Path, run: Run) -> None:

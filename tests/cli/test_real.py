@@ -74,7 +74,8 @@ def test_paused_work_is_cancelled(mount: Mount) -> None:
     (mount.path / "file").write_bytes(b"some text " * 100)
     nnfs("pause", str(mount.path))
     job = told("compact", mount.path, "--all")["job"]
-    assert f"job {job} ends" in nnfs("compact", str(mount.path), "--cancel").stdout
+    assert told("compact", mount.path, "--all")["job"] == job
+    assert f"job {job} ends: compact {mount.path}" in nnfs("compact", str(mount.path), "--cancel").stdout
     nnfs("resume", str(mount.path))
     assert "no compact under way" in nnfs("compact", str(mount.path), "--cancel").stdout
     assert [line["codec"] for line in told("df", mount.path)["codecs"]] == ["zstd"]

@@ -15,7 +15,7 @@ from nnfs.cli import tables
 from nnfs.config import Options, described
 from nnfs.errors import DaemonError, UsageError
 from tests.cli.conftest import Run
-from tests.cli.fake import FakeDaemon
+from tests.cli.fake import FakeDaemon, job
 from tests.conftest import why_no_mount
 from tests.harness import Mount, nnfs
 
@@ -40,7 +40,9 @@ STATUS: dict[str, Any] = {
         {"name": "compact", "device": "", "state": "stopped", "pid": 0, "starts": 2, "deaths": 2, "answered": 0,
          "failed": 3, "last_error": "out of memory"},
     ],
-    "thaw_seconds_per_mib": {"neural": 13.1, "cm": 4.0}, "damaged": ["block 5: payload"],
+    "thaw_seconds_per_mib": {"neural": 13.1, "cm": 4.0},
+    "damaged": [{"block": 5, "why": "damaged block 5: payload"}],
+    "jobs": [job(kind="scrub", path="/mnt", total_bytes=1000, done_bytes=250), job(job=4, state="queued", phase="")],
 }  # fmt: skip
 
 
@@ -86,6 +88,9 @@ def test_status_shows_compaction_workers_and_damage(store: Path, run: Run) -> No
     assert found["thaw"] == "4.00 s per MiB (cm)"
     assert "13.10 s per MiB (neural)" in out
     assert found["damaged"] == "block 5: payload"
+    assert f"nnfs scrub {store} --wait" in out
+    assert found["job 3"] == "scrub /mnt, compressing, 25 % of 1000 B"
+    assert found["job 4"].startswith("compact, queued")
     assert found["uptime"] == "1 d 1 h"
     rows = [line.split() for line in out.splitlines()]
     assert ["read", "cuda:0", "running", "18", "1", "0", "5", "0"] in rows
