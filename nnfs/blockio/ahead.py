@@ -1,7 +1,8 @@
-"""What to fetch with a small cold file: those stored near it, when somebody reads a tree.
+"""What to fetch before anybody asks: slow codecs decode many chunks in little more time than one.
 
+The next chunks of a file that is read from its beginning on; and, for a tree of small files, those stored nearby.
 Numbers are given to blocks in the order in which files are stored, so the files of a directory lie together, in
-whatever order they are read. A worker decodes dozens of small chunks in little more time than one.
+whatever order they are read.
 """
 
 from __future__ import annotations
@@ -11,8 +12,35 @@ NEAR = 64  # block numbers: what is fetched lies no farther off
 FEWEST, MOST = 8, 64  # blocks fetched at a time: twice as many each time
 
 
+FILES = 256  # whose readers are remembered
+
+
+class Sequences:
+    """Files that are read one request after the other, and where their readers go on."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most  # chunks ahead
+        self._next: dict[int, tuple[int, int]] = {}  # ino: offset, chunks ahead
+
+    def read(self, ino: int, offset: int, end: int, chunks: int) -> int:
+        """Note a read of [offset, end), `chunks` chunks. Return how many to have ready behind them.
+
+        Twice as many as the last time for a reader that goes on where it stopped, and no fewer than it asks for.
+        """
+        expected, ahead = self._next.pop(ino, (0, 0))
+        if offset > expected or end <= expected:
+            if offset:
+                return 0
+            ahead = 0
+        ahead = min(self._most, max(2, 2 * ahead, chunks))
+        self._next[ino] = (end, ahead)
+        if len(self._next) > FILES:
+            del self._next[next(iter(self._next))]
+        return ahead
+
+
 class Around:
-    """Decides which blocks are worth fetching. Belongs to the loop's thread."""
+    """Which blocks to fetch with a small cold file that is read."""
 
     def __init__(self) -> None:
         self._last = -TOGETHER  # block of the small cold file that was read last

@@ -13,7 +13,7 @@ from typing import Protocol
 import trio
 
 from nnfs import codec
-from nnfs.blockio.around import Around
+from nnfs.blockio.ahead import Around, Sequences
 from nnfs.blockio.cache import BlockCache
 from nnfs.blockio.cold import AHEAD, URGENT, Cold, Progress
 from nnfs.blockio.dirty import Buffer, DirtyData
@@ -77,7 +77,6 @@ class Reader:
         self.cold, self.thawed = cold, thawed
         self.cache = BlockCache(cache_bytes)
         self.timeout = timeout  # seconds after which a read ends, unless workers get on with what waits before it
-        self.ahead = ahead  # chunks fetched ahead of a sequential reader
         self.waiting = 0  # reads that are being answered
         self.cooling: set[int] = set()  # blocks that are about to become cold: nothing may be laid over them any more
         self.damaged: dict[int, str] = {}  # block numbers found damaged, for status and scrub
@@ -85,8 +84,7 @@ class Reader:
         self._patience: set[trio.CancelScope] = set()  # of reads that are being answered
         self._nursery: Nursery | None = None
         self._pending: dict[int, _Pending] = {}
-        self._next: dict[int, tuple[int, int]] = {}  # ino: where a sequential reader goes on, chunks ahead
-        self._around = Around()
+        self._sequences, self._around = Sequences(ahead), Around()
         self._hot = trio.CapacityLimiter(4)
         self._keeping = trio.CapacityLimiter(1)  # threads that write copies of what was thawed
 
@@ -209,18 +207,9 @@ class Reader:
             return await self._fetch_all(numbers) or {}
 
     def _look_ahead(self, inode: Inode, offset: int, end: int, last: int) -> None:
-        expected, window = self._next.pop(inode.ino, (0, 0))
-        if offset > expected or end <= expected:
-            if offset:
-                return
-            window = 0
-        # A reader that goes on where it stopped: fetch twice as much ahead as last time, and no less than it asks for,
-        # so that slow codecs have many chunks to decode in one step.
-        window = min(self.ahead, max(2, 2 * window, last + 1 - offset // self.data.chunk_size))
-        self._next[inode.ino] = (end, window)
-        if len(self._next) > 256:
-            del self._next[next(iter(self._next))]
-        until = min(last + window, (inode.size - 1) // self.data.chunk_size)
+        """Fetch what a reader of the whole file will ask for next."""
+        ahead = self._sequences.read(inode.ino, offset, end, last + 1 - offset // self.data.chunk_size)
+        until = min(last + ahead, (inode.size - 1) // self.data.chunk_size)
         if until > last:
             numbers = self.chunks.block_numbers(inode, last + 1, until)
             self._begin([n for n in numbers if n and n not in self.cache])

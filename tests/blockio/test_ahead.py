@@ -1,4 +1,4 @@
-"""Which blocks are fetched with the small ones that are read."""
+"""What is fetched before anybody asks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from nnfs.blockio.around import FEWEST, MOST, NEAR, Around
+from nnfs.blockio.ahead import FEWEST, FILES, MOST, NEAR, Around, Sequences
 
 
 def fetched(around: Around, number: int, there: set[int]) -> set[int]:
@@ -54,3 +54,18 @@ def test_what_is_not_read_is_not_fetched_for_ever() -> None:
     assert len(second) == 2 * FEWEST
     assert not fetched(around, 103, there | second)
     assert fetched(around, 160, there | second)
+
+
+def test_a_reader_that_goes_on_gets_more_each_time() -> None:
+    sequences = Sequences(16)
+    ahead = [sequences.read(1, 100 * n, 100 * (n + 1), 1) for n in range(6)]
+    assert ahead == [2, 4, 8, 16, 16, 16]
+    assert sequences.read(1, 5000, 5100, 1) == 0  # elsewhere
+    assert sequences.read(1, 0, 100, 5) == 5  # from the beginning again, with large requests
+
+
+def test_only_so_many_readers_are_remembered() -> None:
+    sequences = Sequences(16)
+    for ino in range(1000):
+        sequences.read(ino, 0, 100, 1)
+    assert len(sequences._next) == FILES
