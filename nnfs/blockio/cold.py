@@ -81,7 +81,9 @@ class Cold:
         self.pool = pool
         # Called with block number, header and true stored bytes of any block, hot ones too, that has been repaired.
         self.on_repaired: Callable[[int, Block, bytes], None] = _nothing
-        self.trouble = ""  # the last error of a worker, for people: such as what is not installed
+        # The last error of a worker, for people, such as what is not installed; until that worker decodes again.
+        self.trouble = ""
+        self._troubled: object = None  # whose it is: a worker's name, a model's number
         self.mismatches = 0  # decodes with a wrong result
         self._model = model
         self._repairs = Repairs(timeout)
@@ -133,7 +135,7 @@ class Cold:
         try:
             model = NO_MODEL if block.model == 0 else self._model(block.model)
         except ModelMissing as missing:
-            self.trouble = f"block {number}: {missing}"
+            self._trouble(block.model, f"block {number}: {missing}")
             raise
         whole = await self._whole(number, block, payload, progress or Progress())
         why = ""
@@ -148,13 +150,13 @@ class Cold:
                 error = BlockDamaged(number, "its content does not have the BLAKE2b-512 of what was written")
                 self.mismatches += 1
             except ModelMissing as missing:
-                self.trouble = f"block {number}: {missing}"
+                self._trouble(block.model, f"block {number}: {missing}")
                 raise
             except (CodecError, WorkerError) as failure:
                 error = failure
             # What is wrong with a worker, not with the block, would be said for each of thousands of blocks.
             again = isinstance(error, WorkerError) and self.trouble.endswith(f"worker {name}: {error}")
-            self.trouble = f"block {number}: worker {name}: {error}"
+            self._trouble(worker, f"block {number}: worker {name}: {error}")
             log.log(logging.DEBUG if again else logging.ERROR, "%s", self.trouble)
             why = f"{why}; {error}" if why and str(error) not in why else why or str(error)
         else:
@@ -163,9 +165,14 @@ class Cold:
             raise error if isinstance(error, BlockDamaged) else BlockDamaged(number, why)
         if why:
             log.warning("block %d: worker %s has decoded it", number, name)
+        elif self._troubled in (worker, block.model):
+            self._trouble(None, "")
         if whole is not payload:
             self.on_repaired(number, block, whole)
         return plain
+
+    def _trouble(self, whose: object, why: str) -> None:
+        self._troubled, self.trouble = whose, why
 
     async def _whole(self, number: int, block: Block, payload: bytes, progress: Progress) -> bytes:
         """Return a block's stored bytes, repaired if need be. Raises `BlockDamaged`."""

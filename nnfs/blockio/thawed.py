@@ -41,6 +41,7 @@ class Thawed:
         self.hits = self.misses = self.damaged = 0
         self._lock = threading.Lock()
         self._sizes: OrderedDict[int, int] = OrderedDict()  # by number, the least recently used first
+        self._writing: set[str] = set()  # names of files that are not finished
         self._mute = False  # the last put failed, and that was logged
 
     def scan(self) -> None:
@@ -49,13 +50,14 @@ class Thawed:
         try:
             with os.scandir(self.folder) as entries:
                 for entry in entries:
-                    if len(entry.name) != 16 or entry.name.strip("0123456789abcdef"):
-                        os.unlink(entry.path)  # not finished when the last mount ended
+                    if len(entry.name) == 16 and not entry.name.strip("0123456789abcdef"):
+                        with contextlib.suppress(FileNotFoundError):  # dropped at the same time
+                            status = entry.stat()
+                            found.append((status.st_mtime_ns, int(entry.name, 16), _occupied(status.st_size)))
                     else:
-                        status = entry.stat()
-                        found.append((status.st_mtime_ns, int(entry.name, 16), _occupied(status.st_size)))
+                        self._clear_up(entry)
         except FileNotFoundError:
-            pass  # the folder, or a copy that is dropped at the same time
+            pass  # the folder: there are no copies yet
         except OSError as error:
             self._complain(error)
         with self._lock:
@@ -65,6 +67,18 @@ class Thawed:
                     self._sizes.move_to_end(number, last=False)
                     self.bytes += size
         self._evict(self.limit)
+
+    def _clear_up(self, entry: os.DirEntry[str]) -> None:
+        """Remove what is no copy: one that was not finished when the last mount ended."""
+        with self._lock:
+            if entry.name in self._writing:
+                return
+            try:
+                os.unlink(entry.path)
+            except FileNotFoundError:
+                pass
+            except OSError as error:  # a directory
+                log.warning("%s does not belong there: %s", entry.path, error.strerror)
 
     def get(self, number: int, block: Block) -> bytes | None:
         """Return the plain bytes of a block, proved by its hash, or None."""
@@ -126,14 +140,19 @@ class Thawed:
         return True
 
     def _write(self, path: str, data: bytes) -> None:
+        new = path + _TEMPORARY
+        with self._lock:
+            self._writing.add(os.path.basename(new))
         try:
-            with open(path + _TEMPORARY, "wb") as file:
+            with open(new, "wb") as file:
                 file.write(data)
-            os.rename(path + _TEMPORARY, path)
+            os.rename(new, path)
         except OSError:
             with contextlib.suppress(OSError):
-                os.unlink(path + _TEMPORARY)
+                os.unlink(new)
             raise
+        finally:
+            self._writing.discard(os.path.basename(new))
 
     def remove(self, number: int) -> None:
         """Drop one copy."""

@@ -158,6 +158,23 @@ async def test_a_device_that_is_not_there(make: MakeCold) -> None:
     assert await decode(make(read="broken"), b"chunk") == b"chunk"
 
 
+async def test_trouble_is_over_when_that_worker_has_decoded_again(make: MakeCold) -> None:
+    cold = make(find_model={MODEL: b"weights"}.get)
+    with pytest.raises(WorkerError):
+        await decode(cold, b"die:")
+    with pytest.raises(ModelMissing):
+        await cold.decode(NUMBER, block(b"x", model=2), payload(b"x"))
+    assert "model 2" in cold.trouble
+    await cold.decode(NUMBER, block(b"x", model=1), payload(b"x"), worker=REFERENCE)
+    assert "model 2" in cold.trouble
+    with pytest.raises(WorkerError):
+        await decode(cold, b"die:")
+    await decode(cold, b"chunk", worker=REFERENCE)
+    assert "worker" in cold.trouble
+    await decode(cold, b"chunk")
+    assert cold.trouble == ""
+
+
 async def test_what_is_not_installed_is_named(make: MakeCold, caplog: pytest.LogCaptureFixture) -> None:
     """Such a block is not damaged, and thousands of them do not fill the log."""
     cold = make(read="missing", reference="missing")

@@ -70,6 +70,25 @@ def test_copies_outlive_a_mount(tmp_path: Path) -> None:
     assert second.bytes == 2 * PER_COPY
 
 
+def test_a_scan_passes_by_what_is_no_copy_and_what_is_being_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    filled(tmp_path, 1 << 20, 1, 2)
+    for name in ("0 a directory", "zz another", f"{7:016x}.new"):
+        (tmp_path / name).mkdir()
+    copies, rename = Thawed(tmp_path, 1 << 20), os.rename
+
+    def slow(old: str, new: str) -> None:
+        copies.scan()
+        rename(old, new)
+
+    monkeypatch.setattr(thawed.os, "rename", slow)
+    assert copies.put(3, plain(3))
+    assert copies.bytes == 3 * PER_COPY
+    assert [copies.get(number, block(number)) for number in (1, 2, 3)] == [plain(1), plain(2), plain(3)]
+    assert len([record for record in caplog.records if "does not belong there" in record.message]) == 3
+
+
 @pytest.mark.parametrize("bad", [b"", b"no zstd", None])
 def test_a_damaged_copy_is_removed(tmp_path: Path, bad: bytes | None) -> None:
     copies = filled(tmp_path, 1 << 20, 1, 2)
