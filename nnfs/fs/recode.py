@@ -6,14 +6,17 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from nnfs.codec.base import FIRST_COLD
 from nnfs.errors import ModelMissing, RecordDamaged, StoreDamaged, UsageError
 from nnfs.fs.apply import Work
 from nnfs.store import models, schema
 from nnfs.store.blocks import Recode
 from nnfs.store.env import Snapshot
-from nnfs.store.schema import Inode, MapNode, State
+from nnfs.store.schema import Inode, MapNode, State, Total
 
 log = logging.getLogger(__name__)
+
+SLOW = 0xFF  # of the state's settings: codecs that were too slow; the rest is a digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +72,13 @@ def _tell_owner(work: Work, one: Recode, change: int) -> None:
     work.note(inode)
 
 
-def settle(work: Work, files: Sequence[Settled]) -> None:
-    """Mark files so that later passes leave them alone until they change."""
+def settle(work: Work, files: Sequence[Settled], digest: int = 0, slow: int = 0) -> None:
+    """Mark files so that later passes leave them alone until they change.
+
+    `digest` is one of what recompression depended on; `slow` are the codecs, as bits, that were not used for them
+    since they are too slow here.
+    """
+    work.state.settings = (work.state.settings or digest & ~SLOW) | slow & SLOW
     for file in files:
         try:
             inode = work.load(file.ino)
@@ -83,11 +91,37 @@ def settle(work: Work, files: Sequence[Settled]) -> None:
             work.note(inode)
 
 
-def begin_pass(work: Work) -> None:
-    """A pass begins that does not believe the marks of settled files: a policy or a model has changed.
+def bit(codec_id: int) -> int:
+    """Return the bit that stands for a cold codec in the state's settings."""
+    return (1 << (codec_id - FIRST_COLD)) & SLOW
+
+
+def has_changed(settings: int, digest: int, fast: int) -> bool:
+    """Whether marks made with these settings of the state do not count any more.
+
+    They do when what recompression depends on has the same digest, and nothing that was too slow is `fast` now.
+    """
+    return bool(settings) and (settings & ~SLOW != digest & ~SLOW or bool(settings & fast))
+
+
+def has_blocks(snapshot: Snapshot, codec_id: int) -> bool:
+    """Whether there are blocks of a codec without models, as far as the totals tell."""
+    key = schema.TOTAL_KEY.pack(codec_id, 0)
+    try:
+        record = snapshot.get("total", key)
+        return record is not None and bool(Total.unpack(key, record).blocks)
+    except StoreDamaged:
+        return True
+
+
+def begin_pass(work: Work, digest: int = 0, fast: int = 0) -> None:
+    """A pass begins that does not believe the marks of settled files: a policy, a model or a setting has changed.
 
     What changes while it is under way makes another one necessary; so does a crash.
     """
+    settings = work.state.settings
+    slow = 0 if has_changed(settings, digest, 0) else settings & SLOW & ~fast
+    work.state.settings = digest & ~SLOW | slow
     work.state.flags &= ~State.FLAG_UNSETTLED
     work.state.flags |= State.FLAG_UNSETTLING
 

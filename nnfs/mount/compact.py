@@ -24,7 +24,7 @@ from nnfs import codec
 from nnfs.blockio.cold import READ, Cold
 from nnfs.blockio.commit import Committer
 from nnfs.blockio.reader import Reader, decode_verified
-from nnfs.codec.base import FIRST_COLD, NEURAL
+from nnfs.codec.base import CM, FIRST_COLD, NEURAL
 from nnfs.codec.pool import BACKGROUND
 from nnfs.config import Options
 from nnfs.errors import (
@@ -117,14 +117,29 @@ class Compactor:
         """Look at what has not been looked at, and at everything where policies or models have changed since."""
         stale = self._is_stale()
         unsettles = stale and ino == ROOT_INO
+        if stale:
+            await self._weigh()
         if unsettles:
-            await self._committer.amend(recode.begin_pass)
+            begin = functools.partial(recode.begin_pass, digest=self._encoder.digest(), fast=self._encoder.fast)
+            await self._committer.amend(begin)
         await self._run(job, ino, Aim(marks=not stale, parent=parent))
         if unsettles:
             await self._committer.amend(recode.end_pass)
 
     def _is_stale(self) -> bool:
-        return bool(self._store.state.flags & (State.FLAG_UNSETTLED | State.FLAG_UNSETTLING))
+        state = self._store.state
+        is_flagged = bool(state.flags & (State.FLAG_UNSETTLED | State.FLAG_UNSETTLING))
+        return is_flagged or recode.has_changed(state.settings, self._encoder.digest(), self._encoder.fast)
+
+    async def _weigh(self) -> None:
+        """Find out whether the network may take what the classical codec has, before that is looked at again."""
+        with self._store.read() as snapshot:
+            matters = self._options.neural and recode.has_blocks(snapshot, CM)
+        if matters:
+            try:
+                await self._encoder.fast_enough(NEURAL)
+            except NnfsError as error:
+                log.debug("the network's speed is not known: %s", error)
 
     def try_again(self) -> None:
         """Look again at what has failed: a model has come."""
@@ -185,9 +200,12 @@ class Compactor:
                     return True
                 wanted = wanted_model(rules.model)
                 other = bool(wanted) and block.model != numbers.get(wanted)
-                return other and not tried and (aim.everything or bool(rules.model))
+                return other and (aim.everything or (bool(rules.model) and not tried))
             # The classical codec: where the network may do it, it is given a try, once.
-            return self._options.neural and not tried and (aim.everything or rules.policy is Policy.COLD)
+            if not (self._options.neural and wanted_model(rules.model)):
+                return False
+            may = rules.policy is Policy.COLD or self._encoder.is_fast(NEURAL)
+            return aim.everything or (may and not tried)
 
         return Walk(self._store, ino, rules, functools.partial(self._wanted, aim=aim), fits)
 

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import math
+import os
 import time
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import NamedTuple
 
 import trio
+from xxhash import xxh3_64_intdigest
 
 from nnfs.blockio.cold import COMPACT, READ, REFERENCE, Cold
 from nnfs.codec import NAMES
 from nnfs.codec.base import CM, NEURAL
 from nnfs.codec.compressible import compressible
-from nnfs.codec.pool import BACKGROUND, URGENT, Job
+from nnfs.codec.pool import AHEAD, BACKGROUND, Job
 from nnfs.codec.wire import NO_MODEL, Op
 from nnfs.config import Options
 from nnfs.errors import CodecError, EnginesDisagree, ModelMissing, NnfsError
+from nnfs.fs import recode
 from nnfs.fs.policy import Policy, Rules
 from nnfs.mount.models import Models
 from nnfs.store.schema import Block
@@ -34,6 +39,7 @@ CM_BELOW = 1.35  # bits per byte of the neural payload: on data that repeats its
 CM_LEAST = 8 << 10  # bytes of a chunk for which it is tried
 TEXT = 0.9  # share of printable bytes and UTF-8 above which data is text, where the network always wins
 CALIBRATE = 1 << 17  # bytes of a chunk
+BUSY_S, BUSY_MOST = 0.25, 40  # a busy mount: seconds between two looks, looks before it is measured all the same
 MEASURE_AGAIN, MEASURE_MOST = 600.0, 86400.0  # seconds, doubled each time: measuring takes all cores
 
 
@@ -51,8 +57,20 @@ class _Checks:
 
     unchecked: int = BATCH  # plain bytes since a check began
     begun: int = 0
-    passed: int = 0  # number of the last check that went well
+    open: set[int] = field(default_factory=set)  # batches of which no check has gone well yet
+    again: list[int] = field(default_factory=list)  # those whose check came to nothing: another payload is to take part
     refuted: str = ""  # why nothing is encoded with this codec any more
+
+    def join(self, plain: int) -> tuple[int, bool]:
+        """Return the batch of one more payload, and whether it is the one that is checked."""
+        if self.again:
+            return self.again.pop(), True
+        self.unchecked += plain
+        is_due = self.unchecked >= (BATCH // 2 if plain <= SMALL else BATCH)
+        if is_due:
+            self.unchecked, self.begun = 0, self.begun + 1
+            self.open.add(self.begun)
+        return self.begun, is_due
 
 
 class Proof(NamedTuple):
@@ -65,8 +83,8 @@ class Proof(NamedTuple):
 class ColdEncoder:
     """Chooses codecs by what reading with them costs here, and encodes in worker processes."""
 
-    def __init__(self, cold: Cold, models: Models, options: Options) -> None:
-        self._cold, self._models = cold, models
+    def __init__(self, cold: Cold, models: Models, options: Options, busy: Callable[[], bool] = lambda: False) -> None:
+        self._cold, self._models, self._options, self._busy = cold, models, options, busy
         self._limit = options.thaw_limit  # seconds per MiB that `auto` may cost a reader
         self._neural = options.neural
         self._speeds: dict[int, tuple[float, float, float]] = {}  # codec: seconds per MiB, when measured, s until again
@@ -89,14 +107,14 @@ class ColdEncoder:
         patient = everything or rules.policy is Policy.COLD
         found: list[Payload] = []
         fingerprint = self._models.wanted(rules.model)
-        if self._neural and fingerprint and (patient or await self._fast_enough(NEURAL)):
+        if self._neural and fingerprint and (patient or await self.fast_enough(NEURAL)):
             self._trust(NEURAL)
             data = await self._work(Op.ENCODE, NEURAL, plain, len(plain), fingerprint, worker)
             if data is not None:
                 found.append(Payload(NEURAL, fingerprint, data))
         neural_bits = 8 * len(found[0].data) / len(plain) if found else 8.0
         worth = neural_bits < CM_BELOW or not _is_text(plain)
-        if (not found or (worth and len(plain) >= CM_LEAST)) and (patient or await self._fast_enough(CM)):
+        if (not found or (worth and len(plain) >= CM_LEAST)) and (patient or await self.fast_enough(CM)):
             self._trust(CM)
             data = await self._work(Op.ENCODE, CM, plain, len(plain), NO_MODEL, worker)
             if data is not None:
@@ -112,21 +130,17 @@ class ColdEncoder:
         Raises `EnginesDisagree` when that gives something else: none of them may be.
         """
         checks = self._checks[payload.codec]
-        checks.unchecked += block.plain
-        is_due = checks.unchecked >= (BATCH // 2 if block.plain <= SMALL else BATCH)
-        if is_due:
-            checks.unchecked, checks.begun = 0, checks.begun + 1
-        proof = Proof(payload.codec, checks.begun)
+        batch, is_due = checks.join(block.plain)
         try:
             await self._decodes(block, payload, worker)
             if is_due:
                 await self._check(block, payload)
-                checks.passed = max(checks.passed, proof.batch)
+                checks.open.discard(batch)
         except BaseException:
             if is_due:
-                checks.unchecked = BATCH  # the next one is checked instead
+                checks.again.append(batch)
             raise
-        return proof
+        return Proof(payload.codec, batch)
 
     async def _decodes(self, block: Block, payload: Payload, worker: str) -> None:
         plain = await self._work(Op.DECODE, payload.codec, payload.data, block.plain, payload.model, worker)
@@ -149,7 +163,10 @@ class ColdEncoder:
 
     def is_checked(self, proof: Proof | None) -> bool:
         """Whether the reference agrees about a batch. Nothing has to be proved of what is not cold."""
-        return proof is None or (proof.batch <= self._checks[proof.codec].passed and not self.refuted)
+        if proof is None:
+            return True
+        checks = self._checks[proof.codec]
+        return proof.batch <= checks.begun and proof.batch not in checks.open and not self.refuted
 
     @property
     def refuted(self) -> str:
@@ -168,7 +185,7 @@ class ColdEncoder:
         assert result is None or isinstance(result, bytes)
         return result
 
-    async def _fast_enough(self, codec_id: int) -> bool:
+    async def fast_enough(self, codec_id: int) -> bool:
         """Whether reading with a codec keeps the limit of the mount, as measured on this machine.
 
         What was too slow is measured again after a while, the later the more often: the machine may have been busy.
@@ -184,13 +201,17 @@ class ColdEncoder:
         return known <= self._limit
 
     async def _measure(self, codec_id: int) -> float:
-        """Return the seconds in which the readers' worker decodes a MiB."""
+        """Return the seconds in which the readers' worker decodes a MiB. Readers come first."""
+        looks = 0
+        while looks < BUSY_MOST and self._busy():
+            looks += 1
+            await trio.sleep(BUSY_S)
         plain = (_SAMPLE * (CALIBRATE // len(_SAMPLE) + 1))[:CALIBRATE]
         fingerprint = self._models.default() if codec_id == NEURAL else NO_MODEL
         payload = await self._work(Op.ENCODE, codec_id, plain, len(plain), fingerprint, READ)
         if payload is None:
             return math.inf
-        job = Job(Op.DECODE, codec_id, payload, len(plain), fingerprint, URGENT, READ)
+        job = Job(Op.DECODE, codec_id, payload, len(plain), fingerprint, AHEAD, READ)
         await self._cold.run(job)  # the worker is started, and has its model
         started = time.monotonic()
         failures: list[NnfsError] = []
@@ -207,6 +228,31 @@ class ColdEncoder:
         if failures:
             raise failures[0]
         return time.monotonic() - started
+
+    def is_fast(self, codec_id: int) -> bool:
+        """Whether a codec is known to keep the limit of the mount. Does not measure."""
+        return codec_id in self._speeds and self._speeds[codec_id][0] <= self._limit
+
+    @property
+    def fast(self) -> int:
+        """The codecs that are known to keep the limit, as bits."""
+        return sum(recode.bit(codec_id) for codec_id in self._speeds if self.is_fast(codec_id))
+
+    @property
+    def slow(self) -> int:
+        """The codecs that were found not to keep the limit, as bits."""
+        return sum(recode.bit(codec_id) for codec_id in self._speeds if not self.is_fast(codec_id))
+
+    def digest(self) -> int:
+        """Return a digest of all that the choice of codecs depends on, but for what is measured or said by policies."""
+        options = self._options
+        try:
+            default = self._models.default()
+        except ModelMissing:
+            default = b""
+        machine = (len(os.sched_getaffinity(0)), sorted(glob.glob("/dev/nvidia[0-9]*")))
+        of = (options.policy, options.neural, options.thaw_limit, options.device, machine, default)
+        return xxh3_64_intdigest(repr(of).encode())
 
     def speeds(self) -> dict[str, float]:
         """Return measured seconds per MiB by codec."""

@@ -99,4 +99,5 @@ class Swaps:
             mark = piece.mark and ino not in flow.failed
             files.append(recode.Settled(ino, piece.proof, piece.ctime, max(0, piece.stored + growth), mark))
         if files:
-            await self._committer.amend(functools.partial(recode.settle, files=files))
+            digest, slow = self._encoder.digest(), self._encoder.slow
+            await self._committer.amend(functools.partial(recode.settle, files=files, digest=digest, slow=slow))

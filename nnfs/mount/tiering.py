@@ -52,7 +52,7 @@ class Tiering:
     ) -> None:  # fmt: skip
         self._store, self._fs, self._committer, self._reader, self._pool = store, fs, committer, reader, pool
         self.models, self._read_only = models, read_only
-        self._encoder = ColdEncoder(cold, models, options)
+        self._encoder = ColdEncoder(cold, models, options, self._busy)
         self._compactor = Compactor(
             store, committer, reader, cold, models, self._encoder, options,
             busy=self._busy, changed=changed, last_read=last_read,

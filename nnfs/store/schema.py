@@ -41,7 +41,7 @@ FRAGMENT_KEY = Struct(">QH")
 TOTAL_KEY = Struct(">BH")
 
 _SUPER = Struct(">4sII16sIIQQQqQ")  # magic version engine uuid chunk_size reserved compat ro incompat created seed
-_STATE = Struct(">QQQQQQQB")  # commit next_ino next_number inodes logical reserved clean_commit flags
+_STATE = Struct(">QQQQQQQB")  # commit next_ino next_number inodes logical settings clean_commit flags
 _INODE = Struct(">IIIIIQQqqqqQQQQQ")
 _DENTRY = Struct(">QBQ")  # ino type commit
 _COMMIT = Struct(">Q")
@@ -137,14 +137,14 @@ class State:
     next_number: int = 1  # of blocks and of payloads
     inodes: int = 0
     logical: int = 0  # bytes: plain length of all mapped chunks, a shared chunk counted for each file that maps it
-    reserved: int = 0
+    settings: int = 0  # of recompression, with which files were marked as settled: see `fs/recode.py`
     clean_commit: int = 0  # the commit of the last clean unmount; equal to `commit` when nothing came after it
     flags: int = 0
 
     def pack(self) -> bytes:
         return seal("meta", STATE_KEY, _STATE.pack(
             self.commit, self.next_ino, self.next_number, self.inodes,
-            self.logical, self.reserved, self.clean_commit, self.flags,
+            self.logical, self.settings, self.clean_commit, self.flags,
         ))  # fmt: skip
 
     @classmethod

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from nnfs.codec.base import NEURAL
+from nnfs.codec.base import CM, NEURAL
 from nnfs.fs import candidates, recode
 from nnfs.fs.candidates import Ages, Look, Piece, Walk
 from nnfs.fs.policy import MODEL, POLICY, Policy, Rules
@@ -105,6 +105,49 @@ def test_a_model_that_comes_voids_the_marks(files: Files) -> None:
     assert is_unsettled(files)
     keep(files, B, FILE_B)  # as the shipped one is, when it is first used
     assert not is_unsettled(files)
+
+
+def test_settings_that_have_changed_void_the_marks(files: Files) -> None:
+    """So does a codec that was too slow for the files that were marked, and is quick enough now."""
+    inode, one, other = written(files, 3), 0x1234567890ABCD00, 0x1234567890ABCE00
+
+    def is_changed(digest: int, *fast: int) -> bool:
+        return recode.has_changed(files.store.state.settings, digest, sum(map(recode.bit, fast)))
+
+    def settle(*slow: int) -> None:
+        mark = Settled(inode.ino, inode.proof, inode.ctime, 77)
+        files.amend(partial(recode.settle, files=[mark], digest=one, slow=sum(map(recode.bit, slow))))
+
+    assert not is_changed(one)
+    assert not is_changed(other)  # nothing is marked yet
+    settle()
+    assert not is_changed(one + 1, CM, NEURAL)  # the lower bits are no part of it
+    assert is_changed(other)
+    settle(NEURAL)
+    settle(CM)
+    assert not is_changed(one)
+    assert [is_changed(one, codec) for codec in (CM, NEURAL, CM + 1)] == [True, True, False]
+    files.amend(partial(recode.begin_pass, digest=one, fast=recode.bit(NEURAL)))
+    assert [is_changed(one, codec) for codec in (CM, NEURAL)] == [True, False]
+    files.amend(partial(recode.begin_pass, digest=other))
+    assert not is_changed(other, CM, NEURAL)
+    assert is_changed(one)
+    files.check()
+
+
+def test_blocks_of_a_codec_are_known(files: Files) -> None:
+    def found() -> bool:
+        with files.store.read() as snapshot:
+            return recode.has_blocks(snapshot, CM)
+
+    inode = written(files, 3)
+    assert not found()
+    swap(files, inode, 3)
+    assert found()
+    damage(files.store, "total", schema.TOTAL_KEY.pack(CM, 0))
+    assert found()
+    swap(files, inode, 3, NEURAL)
+    assert not found()
 
 
 # -- models that go

@@ -17,6 +17,7 @@ import trio.testing
 from nnfs.blockio.cold import COMPACT, REFERENCE
 from nnfs.codec import encode_hot, pool
 from nnfs.codec.base import CM, NEURAL
+from nnfs.codec.pool import URGENT
 from nnfs.codec.wire import Op
 from nnfs.config import Options
 from nnfs.errors import CodecError, EnginesDisagree, JobKills, NnfsError, OutOfSpace, WorkerError
@@ -132,6 +133,50 @@ async def test_a_reference_that_is_not_there_says_nothing() -> None:
     assert under_test.is_checked(waits)
 
 
+async def test_a_batch_is_not_checked_by_the_next_one() -> None:
+    """Checks end in any order. What a batch's own check could not say, another payload of that batch does."""
+    workers = Workers()
+    first, under_test = trio.Event(), coder(workers)
+    failures: list[NnfsError] = []
+
+    async def prove() -> None:
+        try:
+            await under_test.prove(block(), payload())
+        except WorkerError as error:
+            failures.append(error)
+
+    async with trio.open_nursery() as nursery:
+        workers.gates[REFERENCE] = first
+        nursery.start_soon(prove)
+        await trio.testing.wait_all_tasks_blocked()
+        waits = Proof(NEURAL, 1)
+        workers.gates[REFERENCE] = trio.Event()
+        workers.gates[REFERENCE].set()
+        while (proof := await under_test.prove(block(), payload())).batch == 1:
+            pass
+        assert under_test.is_checked(proof)
+        assert not under_test.is_checked(waits)
+        workers.wrong[REFERENCE] = WorkerError("has died")
+        first.set()
+    assert failures
+    assert not under_test.is_checked(waits)
+    del workers.wrong[REFERENCE]
+    assert (await under_test.prove(block(), payload())).batch == 1
+    assert under_test.is_checked(waits)
+
+
+async def test_a_busy_mount_is_not_held_up_by_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for a while, and then readers overtake it."""
+    monkeypatch.setattr(encoder, "BUSY_S", 0.0)
+    workers, looks = Workers(), [True, True, False]
+    under_test = coder(workers)
+    under_test._busy = lambda: looks.pop(0)
+    assert await under_test.fast_enough(CM)
+    assert not looks
+    assert URGENT not in {job.priority for job in workers.jobs}
+    assert (under_test.fast, under_test.slow) == (recode.bit(CM), 0)
+
+
 async def test_another_workers_mistake_is_the_chunks() -> None:
     workers = Workers()
     workers.wrong[COMPACT] = b"something else"
@@ -152,7 +197,7 @@ async def test_a_slow_machine_is_measured_ever_more_rarely(monkeypatch: pytest.M
 
     monkeypatch.setattr(under_test, "_measure", measure)
     while now[0] < 3 * 86400:
-        assert not await under_test._fast_enough(NEURAL)
+        assert not await under_test.fast_enough(NEURAL)
         now[0] += 60.0
     between = [after - before for before, after in itertools.pairwise(times)]
     assert between[:4] == [600, 1200, 2400, 4800]

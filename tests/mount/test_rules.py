@@ -28,8 +28,8 @@ from tests.fs.test_apply import Files, files
 from tests.fs.test_recode import FILE_A, A, B, damage_files, forget, keep, swap, written
 from tests.harness import REPO, wait_for
 from tests.mount.chaos import COLD, Chaos
+from tests.mount.coding import NO_GAIN, model_file, text
 from tests.mount.coding import fingerprint as fingerprint_of
-from tests.mount.coding import model_file, text
 from tests.mount.test_compact import codecs, cold_read, done, end_of, start, sync, turn, write
 
 __all__ = ["files", "start"]  # fixtures
@@ -103,6 +103,57 @@ def test_compact_sees_a_policy_that_has_changed(start: Start, where: str) -> Non
     write(mount.path / "d" / "g", os.urandom(20_000))
     done(mount, "compact", mount.path)
     assert done(mount, "compact", mount.path)["total_chunks"] == 0  # once is enough
+
+
+# -- options that have changed
+
+
+def remount(mount: Chaos, *options: str) -> None:
+    """Mount it with other options, and do what is due."""
+    mount.unmount()
+    mount.options = list(options)
+    mount.mount()
+    mount.deadline(300)
+    done(mount, "compact", mount.path)
+
+
+@mounts
+def test_other_options_reach_files_that_are_settled(start: Start) -> None:
+    mount = start(mode="none", options=("write_age=0", "read_age=0", "neural=off", "policy=cold"))
+    write(mount.path / "f", text(1))
+    done(mount, "compact", mount.path)
+    assert codecs(mount, mount.path) == {"cm": 1}
+    assert done(mount, "compact", mount.path)["total_chunks"] == 0
+    remount(mount, *COLD)
+    assert codecs(mount, mount.path) == {"neural": 1}
+    assert done(mount, "compact", mount.path)["total_chunks"] == 0
+    remount(mount, "write_age=0", "read_age=0", "policy=hot")
+    assert codecs(mount, mount.path) == {"zstd": 1}
+
+
+@mounts
+def test_auto_takes_the_network_where_it_has_become_quick_enough(start: Start) -> None:
+    """What the classical codec had is encoded anew, once; with --all also what was tried before."""
+    ages = ("write_age=0", "read_age=0")
+    mount = start(mode="none", options=(*ages, "thaw_limit=0.000001"))
+    write(mount.path / "f", text(1))
+    done(mount, "compact", mount.path)
+    assert codecs(mount, mount.path) == {"zstd": 1}  # everything is too slow
+    remount(mount, *ages, "neural=off", "policy=cold")
+    assert codecs(mount, mount.path) == {"cm": 1}
+    remount(mount, *ages, "thaw_limit=1h")
+    assert codecs(mount, mount.path) == {"neural": 1}
+
+
+@mounts
+def test_all_tries_again_what_was_tried(start: Start) -> None:
+    mount = start(mode="none", options=(*COLD, "neural=off"))
+    write(mount.path / "f", NO_GAIN + text(1))
+    for how in ({}, {"all": True}, {"all": True}):
+        done(mount, "compact", mount.path, **how)
+    remount(mount, *COLD)
+    tried = done(mount, "compact", mount.path)["total_chunks"]
+    assert (tried, done(mount, "compact", mount.path, all=True)["total_chunks"]) == (0, 1)
 
 
 # -- the reference
@@ -181,10 +232,9 @@ def test_the_shipped_model_stays_retired(start: Start) -> None:
         mount.remount()
         mount.deadline(300)
     mount.ask("model_add", file=str(mount.base / "models" / "default.safetensors"))
-    write(mount.path / "g", text(2))
-    done(mount, "compact", mount.path)
-    assert codecs(mount, mount.path / "g") == {"neural": 1}
-    assert lines_of(mount)[1][2:] == (False, "ok")
+    done(mount, "compact", mount.path, all=True)
+    assert codecs(mount, mount.path) == {"neural": 1}
+    assert lines_of(mount) == {1: ("defau", 1, False, "ok")}
 
 
 def lose_records(mount: Chaos, number: int) -> None:
