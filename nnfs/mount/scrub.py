@@ -227,16 +227,26 @@ class Scrub:
         except BlockDamaged as error:
             await self._give_up(now, number, block, str(error))
         except NnfsError as error:
-            now.pass_over(number, error)
-            now.failures += not isinstance(error, ModelMissing)
-            if now.failures >= FAILURES:
-                now.error = WorkerError(f"the scrub ends early, workers fail: {error}")
+            await self._undecided(now, number, block, error)
         finally:
             now.pending.discard(number)
             now.pending_bytes -= max(LEAST, block.plain)
             now.job.done_chunks += 1
             now.job.done_bytes += block.plain
             now.moved.set()
+
+    async def _undecided(self, now: _Round, number: int, block: Block, error: NnfsError) -> None:
+        """Nobody could say anything about a block."""
+        if await self._in_thread(survey.payload_of, self._store, number) != block.payload:
+            return  # it has been coded anew meanwhile, or is gone, and so may be the model that it needed
+        known = self._reader.damaged.get(number)
+        if known is not None and not now.deep:
+            self._note(now, number, known)
+            return
+        now.pass_over(number, error)
+        now.failures += not isinstance(error, ModelMissing)
+        if now.failures >= FAILURES:
+            now.error = WorkerError(f"the scrub ends early, workers fail: {error}")
 
     # -- damage
 

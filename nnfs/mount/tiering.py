@@ -23,7 +23,7 @@ from nnfs.fs.filesystem import Filesystem
 from nnfs.fs.xattrs import Xattrs
 from nnfs.mount.compact import Compactor
 from nnfs.mount.encoder import ColdEncoder
-from nnfs.mount.jobs import Job, Jobs
+from nnfs.mount.jobs import BESIDE, Job, Jobs
 from nnfs.mount.models import Models
 from nnfs.mount.scrub import Scrub
 from nnfs.store.blocks import Recode
@@ -182,7 +182,8 @@ class Tiering:
     def status(self) -> Answer:
         """Return the cold tier's part of `nnfs status`."""
         unended = self.jobs.unended()
-        running = next((job for job in unended if job.state == "running"), self.jobs.background)
+        recoding = (job for job in unended if job.state == "running" and job.kind not in BESIDE)
+        running = next(recoding, self.jobs.background)
         seen = running.as_dict() if running is not None else {}
         queued = sum(job.state == "queued" for job in unended)
         return {

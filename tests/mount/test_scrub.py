@@ -365,6 +365,29 @@ async def test_what_was_found_damaged_is_decoded_by_any_scrub(tmp_path: Path) ->
         assert sorted(volume.cold.decoded) == sorted([bad, good])
 
 
+async def test_known_damage_that_nobody_can_decode_stays_known(tmp_path: Path) -> None:
+    async with running(tmp_path / "s") as volume:
+        inode = await volume.write(b"f", text(1))
+        number = await volume.turn_cold(inode, 0, text(1)[::-1])
+        volume.reader.damaged[number] = "a reader says so"
+        volume.cold.trouble[number] = WorkerError("needs numba")
+        assert [found["why"] for found in (await volume.good())["damaged"]] == ["a reader says so"]
+        assert (await volume.job(deep=True)).state == "failed"
+
+
+async def test_a_block_coded_anew_meanwhile_needs_its_old_model_no_more(tmp_path: Path) -> None:
+    async with running(tmp_path / "s") as volume:
+        inode = await volume.write(b"f", text(1))
+        await volume.turn_cold(inode, 0, text(1)[::-1])
+
+        async def decode(number: int, block: Block, payload: bytes, **how: Any) -> bytes:
+            await volume.turn_cold(inode, 0, text(1)[::-1])
+            raise ModelMissing("model 1 is not in the store")
+
+        volume.cold.decode = decode  # type: ignore[method-assign]
+        assert (await volume.good(deep=True))["unchecked"] == 0
+
+
 async def test_what_is_removed_is_damaged_no_longer(tmp_path: Path) -> None:
     async with running(tmp_path / "s") as volume:
         await volume.write(b"f", text(1))
