@@ -21,6 +21,7 @@ from nnfs.mount import ops
 from nnfs.mount.models import ROOM, Models
 from nnfs.mount.ops import Operations
 from nnfs.store import models, schema
+from nnfs.store.blocks import BlockWriter, Recode
 from nnfs.store.env import Store
 from nnfs.store.schema import Inode
 from tests.conftest import why_no_mount
@@ -28,7 +29,7 @@ from tests.fs.test_apply import Files, files
 from tests.fs.test_recode import FILE_A, A, B, damage_files, forget, keep, swap, written
 from tests.harness import REPO, wait_for
 from tests.mount.chaos import COLD, Chaos
-from tests.mount.coding import NO_GAIN, model_file, text
+from tests.mount.coding import NO_GAIN, Quick, model_file, text
 from tests.mount.coding import fingerprint as fingerprint_of
 from tests.mount.test_compact import codecs, cold_read, done, end_of, start, sync, turn, write
 
@@ -103,6 +104,41 @@ def test_compact_sees_a_policy_that_has_changed(start: Start, where: str) -> Non
     write(mount.path / "d" / "g", os.urandom(20_000))
     done(mount, "compact", mount.path)
     assert done(mount, "compact", mount.path)["total_chunks"] == 0  # once is enough
+
+
+# -- what is written again
+
+
+@mounts
+def test_what_is_written_again_is_kept_though_its_block_decodes_to_something_else(start: Start) -> None:
+    """Its stored bytes have their checksum, so only a reader can tell."""
+    mount = start(mode="none", options=COLD)
+    write(mount.path / "f", text(1))
+    done(mount, "compact", mount.path)
+    mount.unmount()
+    store = Store.open(mount.store)
+    with store.write() as txn:
+        blocks = BlockWriter(txn, store.state, 0, 0)
+        [number] = [schema.KEY.unpack(key)[0] for key, _ in txn.range("block", b"")]
+        block = blocks.get(number)
+        wrong = Quick(block.codec, fingerprint_of("default")).encode(text(2))
+        blocks.recode(Recode(number, block.payload, (0, 0), block.codec, block.model, wrong))
+        blocks.flush()
+        txn.put_state(store.state)
+    store.close()
+    mount.mount()
+    mount.deadline(300)
+    mount.expect_log(r"block \d+")
+    with pytest.raises(OSError, match="Input/output error"):
+        cold_read(mount.path / "f")
+    assert mount.ask("status")["damaged_blocks"] == 1
+    write(mount.path / "again", text(1))
+    sync(mount)
+    assert mount.ask("status")["damaged_blocks"] == 0
+    mount.remount()
+    mount.deadline(300)
+    for name in ("f", "again"):
+        assert cold_read(mount.path / name) == text(1)
 
 
 # -- options that have changed
