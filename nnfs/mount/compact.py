@@ -37,19 +37,19 @@ from nnfs.errors import (
     OutOfSpace,
     RecordDamaged,
 )
-from nnfs.fs import policy, recode
-from nnfs.fs.candidates import Ages, Candidate, Look, Walk, never
+from nnfs.fs import recode
+from nnfs.fs.candidates import Candidate, never
 from nnfs.fs.policy import Policy, Rules
+from nnfs.mount.choosing import Chooser
 from nnfs.mount.encoder import ColdEncoder, Proof
 from nnfs.mount.estimate import Sample
 from nnfs.mount.flow import Aim, Flow, Ready
 from nnfs.mount.jobs import Cancelled, Job
 from nnfs.mount.models import Models
 from nnfs.mount.swaps import Swaps
-from nnfs.store import models
 from nnfs.store.blocks import Recode, load_block
 from nnfs.store.env import Store
-from nnfs.store.schema import ROOT_INO, Block, Inode, State
+from nnfs.store.schema import ROOT_INO, Block, State
 
 log = logging.getLogger(__name__)
 
@@ -80,9 +80,8 @@ class Compactor:
         self._options, self._busy = options, busy
         self._encoder = encoder
         self.swaps = Swaps(committer, reader, encoder, changed)
-        self._ages = Ages(int(options.write_age * 1e9), int(options.read_age * 1e9), last_read)
+        self._chooser = Chooser(store, known, encoder, options, last_read)
         self._rest_until, self._rests = 0.0, 0  # after failures, background passes wait
-        self._retired: set[int] = set()  # models whose blocks are to be encoded anew
         self._chunk_failures: Counter[int] = Counter()  # by payload
         self.last_error = ""
 
@@ -118,7 +117,8 @@ class Compactor:
         stale = self._is_stale()
         unsettles = stale and ino == ROOT_INO
         if stale:
-            await self._weigh()
+            with job.cancellable():
+                await self._weigh()
         if unsettles:
             begin = functools.partial(recode.begin_pass, digest=self._encoder.digest(), fast=self._encoder.fast)
             await self._committer.amend(begin)
@@ -175,50 +175,10 @@ class Compactor:
         best = await self._encoder.encode(found[0], block, rules, everything=everything, worker=READ)
         return block.stored if best is None else len(best.data)
 
-    # -- choosing
-
-    def _walk_of(self, ino: int, aim: Aim) -> Walk:
-        mount = Rules(Policy(self._options.policy))
-        with self._store.read() as snapshot:
-            rules, _ = policy.inherited(snapshot, ino, mount, aim.parent)
-            known = models.models(snapshot)
-        numbers = {model.fingerprint: number for number, model in known.items()}
-        self._retired = retired = {number for number, model in known.items() if model.retired}
-
-        wanted_model = functools.cache(self._models.wanted)
-
-        def fits(block: Block, rules: Rules) -> bool:
-            """Whether a block's codec or model is not the one that it should have."""
-            cold = block.codec >= FIRST_COLD
-            if aim.thaw or rules.policy is Policy.HOT:
-                return cold
-            tried = bool(block.flags & Block.FLAG_TRIED)
-            if not cold:
-                return not (tried and aim.marks)
-            if block.codec == NEURAL:
-                if block.model in retired:
-                    return True
-                wanted = wanted_model(rules.model)
-                other = bool(wanted) and block.model != numbers.get(wanted)
-                return other and (aim.everything or (bool(rules.model) and not tried))
-            # The classical codec: where the network may do it, it is given a try, once.
-            if not (self._options.neural and wanted_model(rules.model)):
-                return False
-            may = rules.policy is Policy.COLD or self._encoder.is_fast(NEURAL)
-            return aim.everything or (may and not tried)
-
-        return Walk(self._store, ino, rules, functools.partial(self._wanted, aim=aim), fits)
-
-    def _wanted(self, inode: Inode, rules: Rules, now: int, *, aim: Aim) -> Look:
-        is_settled = bool(inode.flags & Inode.FLAG_SETTLED)
-        if aim.marks and is_settled:
-            return Look.NO
-        if aim.thaw or aim.everything or rules.policy is Policy.HOT or self._ages.cold(inode, now):
-            return Look.YES
-        return Look.LATER if is_settled else Look.NO
+    # -- the flow
 
     async def _walk(self, job: Job, ino: int, aim: Aim) -> Any:
-        walk = self._walk_of(ino, aim)
+        walk = self._chooser.walk(ino, aim)
         job.phase = "looking for cold chunks" if not aim.thaw else "looking for thawed chunks"
         while True:
             await job.checkpoint()
@@ -230,8 +190,6 @@ class Compactor:
             for piece in pieces:
                 yield piece
             await trio.lowlevel.checkpoint()
-
-    # -- the flow
 
     async def _run(self, job: Job, ino: int, aim: Aim) -> None:
         if job.number:  # somebody looks: count first
@@ -257,7 +215,7 @@ class Compactor:
             self._count_failure(payload, 1)
         if job.number and not flow.is_any_done and flow.last_failure is not None:
             raise flow.last_failure
-        if self._retired:
+        if self._chooser.retired:
             await self._models.collect()
 
     async def _feed(self, flow: Flow, ino: int, nursery: trio.Nursery) -> None:
@@ -389,7 +347,7 @@ class Compactor:
         plain = found[0]
         if flow.aim.thaw or rules.policy is Policy.HOT:
             return ready(*await self._hot(plain))
-        leave = block.model in self._retired
+        leave = block.model in self._chooser.retired
         best = await self._encoder.encode(
             plain, block, rules, everything=flow.aim.everything, leave=leave, worker=flow.worker
         )
