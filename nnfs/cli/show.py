@@ -103,7 +103,8 @@ def _status_text(answer: dict[str, Any], place: Place) -> str:
     if compaction is not None:
         lines += tables.flat(compaction, "compaction ")
     lines += [("thaw", f"{seconds:.2f} s per MiB ({codec})") for codec, seconds in thaw.items()]
-    lines += [(f"job {job['job']}", _job_line(job)) for job in jobs]
+    paused = bool(compaction and compaction.get("paused"))
+    lines += [(f"job {job['job']}", _job_line(job, paused)) for job in jobs]
     lines += [("damaged", line) for line in watch.listed(damaged, place)]
     if damaged:
         lines.append(("", f"nnfs scrub {place.path} --wait repairs what can be repaired, and names the files"))
@@ -120,8 +121,9 @@ def _status_text(answer: dict[str, Any], place: Place) -> str:
     return "\n".join(parts)
 
 
-def _job_line(job: dict[str, Any]) -> str:
-    parts = [watch.named(job), job["phase"] or job["state"], watch.progress_of(job)]
+def _job_line(job: dict[str, Any], paused: bool) -> str:
+    state = "paused" if paused and job["state"] == "running" else job["phase"] or job["state"]
+    parts = [watch.named(job), state, watch.progress_of(job)]
     return ", ".join(part for part in parts if part)
 
 

@@ -91,6 +91,9 @@ def test_status_shows_compaction_workers_and_damage(store: Path, run: Run) -> No
     assert f"nnfs scrub {store} --wait" in out
     assert found["job 3"] == "scrub /mnt, compressing, 25 % of 1000 B"
     assert found["job 4"].startswith("compact, queued")
+    paused = {**STATUS, "compaction": {**STATUS["compaction"], "paused": True}}
+    with FakeDaemon(store, status=paused):
+        assert lines_of(run("status", store)[1])["job 3"].startswith("scrub /mnt, paused, 25 %")
     assert found["uptime"] == "1 d 1 h"
     rows = [line.split() for line in out.splitlines()]
     assert ["read", "cuda:0", "running", "18", "1", "0", "5", "0"] in rows
