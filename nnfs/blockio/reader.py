@@ -17,7 +17,7 @@ from nnfs.blockio.ahead import Around, Sequences
 from nnfs.blockio.cache import BlockCache
 from nnfs.blockio.cold import AHEAD, URGENT, Cold, Progress
 from nnfs.blockio.dirty import Buffer, DirtyData
-from nnfs.blockio.guarded import Nursery
+from nnfs.blockio.guarded import Nursery, Task
 from nnfs.blockio.repair import Repairs
 from nnfs.blockio.thawed import Thawed
 from nnfs.errors import BlockDamaged, CodecError, ModelMissing, NnfsError, StoreDamaged, TimedOut, WorkerError
@@ -269,11 +269,27 @@ class Reader:
     def _begin(self, numbers: Sequence[int]) -> None:
         """Start fetching what nobody fetches yet. Numbers may repeat: equal chunks share a block."""
         numbers = [number for number in dict.fromkeys(numbers) if number not in self._pending]
-        assert self._nursery is not None
         for number in numbers:
             self._pending[number] = _Pending()
         for start in range(0, len(numbers), 8):
-            self._nursery.start_soon(self._fetch, numbers[start : start + 8])
+            self._start(numbers[start : start + 8], self._fetch, numbers[start : start + 8])
+
+    def _start(self, numbers: Sequence[int], task: Task, *arguments: object) -> None:
+        """Start a task that fetches blocks. A bug in it is told to those who wait for them."""
+
+        async def told() -> None:
+            try:
+                await task(*arguments)
+            except Exception as bug:
+                left = [number for number in numbers if number in self._pending]
+                is_told = any(self._pending[number].waiters for number in left)
+                for number in left:
+                    self._finish(number, bug)
+                if not is_told:
+                    raise
+
+        assert self._nursery is not None
+        self._nursery.start_soon(told)
 
     async def _fetch(self, numbers: list[int]) -> None:
         try:
@@ -282,9 +298,7 @@ class Reader:
             loaded = [error] * len(numbers)
         for number, result in zip(numbers, loaded, strict=True):
             if isinstance(result, _Stored):
-                assert self._nursery is not None
-                task = self._decode_cold if result.damage is None else self._mend
-                self._nursery.start_soon(task, number, result)
+                self._start([number], self._decode_cold if result.damage is None else self._mend, number, result)
             else:
                 self._finish(number, result)
 
