@@ -225,7 +225,7 @@ never  is left as it is
   nnfs train /mnt/nn/logs --wait          and recompress what is there
 """)  # fmt: skip
     parser.add_argument("path", metavar="PATH", help="a directory on a mount, with files of one kind")
-    parser.add_argument("--seconds", type=positive, default=600, metavar="N", help="how long to learn (600)")
+    parser.add_argument("--seconds", type=positive, default=1200, metavar="N", help="how long to learn (1200)")
     parser.add_argument("--keep-always", action="store_true", help="keep the model even if it does not pay")
     parser.add_argument("--wait", action="store_true", help="then recompress everything below PATH")
     _add_json(parser)

@@ -131,7 +131,7 @@ def _add_fit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="+", metavar="PATH", help="files, and folders of files, that are alike")
     parser.add_argument("--base", required=True, metavar="FILE", help="the model to start from")
     parser.add_argument("--out", required=True, metavar="FILE", help="what is changed of it: a delta")
-    parser.add_argument("--seconds", type=float, default=600, help="about how long (default %(default)s)")
+    parser.add_argument("--seconds", type=float, default=1200, help="about how long (default %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
     parser.set_defaults(run=_fit)
 

@@ -40,7 +40,7 @@ ROUNDS = 2  # over what the start values learn from
 STEPS = (0.5, 0.1)
 # From so many bytes on, as the data would be stored, a change of the weights of this rank can pay
 RANKS = ((8 << 20, 8), (1 << 20, 4), (300_000, 2))
-LEARN_SHARE = 0.6  # of the time, for the weights; the rest takes a few minutes on a slow machine
+LEARN_SHARE = 0.7  # of the time, for the weights; the rest takes a few minutes on a slow machine
 LEARN_S = 60.0  # below this nothing is learnt: torch's compiler takes as long
 
 
@@ -51,7 +51,7 @@ class Plan:
     base: str
     out: str
     paths: Sequence[str]
-    seconds: float = 600
+    seconds: float = 1200
     seed: int = 1
     threads: int = len(os.sched_getaffinity(0))
 

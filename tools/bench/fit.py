@@ -1,8 +1,8 @@
 """tools/bench_fit [--seconds N] [--base FILE] PATH...: what a store of each path's content gains by a fitted model.
 
 Fits a model to each path on its own, and prints a row: plain bytes, bytes stored with the base and with the fitted
-model (both scaled up from chunks that the fitting has not seen), the delta, and by how much that is less, the delta
-counted once and, as a store keeps it, twice.
+model (each chunk by the classical codec where that is smaller; scaled up from chunks that the fitting has not seen),
+the delta, and by how much that is less, the delta counted once and, as a store keeps it, twice.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def row(path: str, found: dict[str, int]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="+", metavar="PATH")
-    parser.add_argument("--seconds", type=int, default=600, help="about how long to fit (default %(default)s)")
+    parser.add_argument("--seconds", type=int, default=1200, help="about how long to fit (default %(default)s)")
     parser.add_argument("--base", help="the model to start from (default: the one that is shipped)")
     arguments = parser.parse_args()
     base = arguments.base or f"{PRESETS}/{presets()[0]}{SUFFIX}"
