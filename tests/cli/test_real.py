@@ -65,7 +65,9 @@ def test_compact_thaw_and_scrub(mount: Mount) -> None:
     assert done["stored_after"] > done["stored_before"] > 0
     assert {line["codec"] for line in told("df", mount.path)["codecs"]} == {"zstd"}
     assert "is retired" in nnfs("model", "retire", str(mount.path), model["fingerprint"][:8]).stdout
-    assert told("model", "list", mount.path)["models"] == []  # nothing needed it
+    [gone] = told("model", "list", mount.path)["models"]  # nothing needed it; that it is retired is remembered
+    assert (gone["copies"], gone["bytes"], gone["retired"]) == ("gone", 0, True)
+    assert "gone" in nnfs("model", "list", str(mount.path)).stdout
 
 
 @needs_mount
