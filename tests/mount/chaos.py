@@ -42,7 +42,7 @@ from tests.mount.coding import SERVE, WORKER, Quick, fingerprint, folder_of_mode
 COLD = ("write_age=0", "read_age=0", "policy=cold")  # everything is cold at once
 RESTLESS = (*COLD, "cache=0", "thawed=0")  # and every read decodes
 # What a worker that dies is worth in the log, and no more.
-WORKERS = r"worker \S+ was killed|worker \S+ ended|background: .*(worker|cancelled)"
+WORKERS = r"worker \S+ was killed|worker \S+ ended|(background|scrub): .*(worker|cancelled)"
 
 
 def quick_specs(options: Options) -> list[WorkerSpec]:
@@ -65,7 +65,7 @@ async def examined(self: models.Models, file: Path, data: bytes, base: bytes | N
 
 
 class Everything:
-    """Takes the place of the background pass: everything cold, everything hot again, and scrubbed."""
+    """Takes the place of the background pass: everything cold, everything hot again; and beside that a deep scrub."""
 
     def __init__(self) -> None:
         self._turn = itertools.count()
@@ -75,9 +75,9 @@ class Everything:
             if tiers._committer.failure is not None:
                 return
             everything = functools.partial(tiers._compactor.compact, ROOT_INO, everything=True)
+            tiers.jobs.add("scrub", functools.partial(tiers._scrub.run, deep=True))
             work = (
-                tiers._compactor.background, everything(),
-                tiers._compactor.thaw(ROOT_INO), everything(), functools.partial(tiers._scrub.run, deep=True),
+                tiers._compactor.background, everything(), tiers._compactor.thaw(ROOT_INO), everything()
             )  # fmt: skip
             await work[next(self._turn) % len(work)](job)
 
