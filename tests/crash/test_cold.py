@@ -26,7 +26,7 @@ def moving(store: Path, env: dict[str, str], slow: float = 0) -> Chaos:
     return Chaos(store, mode="all", options=RESTLESS, env=env, kill="40", slow=str(slow))
 
 
-ROUNDS = [(seed, 10, 0.2 * (seed % 2)) for seed in range(1, 7)] if FULL else [(7, 4, 0), (8, 3, 0.2)]
+ROUNDS = [(seed, 10, 0.05 * (seed % 2)) for seed in range(1, 7)] if FULL else [(7, 4, 0), (8, 3, 0.05)]
 
 
 @pytest.mark.parametrize(("seed", "rounds", "slow"), ROUNDS)
