@@ -182,9 +182,8 @@ class Compactor:
         job.phase = "looking for cold chunks" if not aim.thaw else "looking for thawed chunks"
         while True:
             await job.checkpoint()
-            began = time.monotonic()
-            pieces = await self._in_thread(walk.next)
-            job.looked += time.monotonic() - began
+            pieces, seconds = await self._in_thread(_timed, walk.next)
+            job.looked += seconds
             if pieces is None:
                 return
             for piece in pieces:
@@ -374,6 +373,12 @@ class Compactor:
         """Return what `nnfs status` shows of recompression."""
         error = self._encoder.refuted or self.last_error
         return {"policy": self._options.policy, "saved_bytes": self.swaps.saved, "last_error": error}
+
+
+def _timed(function: Callable[[], T]) -> tuple[T, float]:
+    """Return what a function does and how long it took, without the wait for a thread."""
+    began = time.monotonic()
+    return function(), time.monotonic() - began
 
 
 def _load(store: Store, number: int) -> tuple[Block, bytes] | None:
