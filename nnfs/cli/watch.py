@@ -39,16 +39,18 @@ def run(place: Place, command: str, *, wait: bool, json: bool, **request: Any) -
     Raises `DaemonError`, with the job's own exit code when the job failed.
     """
     answer = client.ask(place.store, command, path=os.fspath(place.path), **request)
-    number = int(answer["job"])
+    number, waits_for = int(answer["job"]), int(answer.get("waits_for", 0))
+    state = f"waits for {waits_for} other job{'s' if waits_for > 1 else ''}" if waits_for else "is on its way"
+    if answer.get("joined"):
+        state = f"does the same already{f' and {state}' if waits_for else ''}"
     if not wait:
         if json:
             tables.printed_json({"job": number})
         else:
-            state = "is under way already" if answer.get("joined") else "is on its way"
             print(f"job {number} {state}: nnfs status {place.path} shows it")
         return 0
-    if answer.get("joined"):
-        print(f"nnfs: job {number} does the same and is under way already: waiting for it", file=sys.stderr)
+    if answer.get("joined") or waits_for:
+        print(f"nnfs: job {number} {state} (nnfs status {place.path})", file=sys.stderr)
     job = follow(place, number)
     if json:
         tables.printed_json(job)

@@ -187,6 +187,11 @@ class Jobs:
         """Return those that are queued or under way, but for the background's."""
         return [job for job in self._jobs.values() if job.state in UNENDED]
 
+    def before(self, job: Job) -> list[Job]:
+        """Return the jobs that have to end before one begins."""
+        beside = job.kind in BESIDE
+        return [one for one in self.unended() if one.number < job.number and (one.kind in BESIDE) == beside]
+
     async def serve(self) -> None:
         """Do the jobs in their order, until cancelled."""
         async with trio.open_nursery() as nursery:

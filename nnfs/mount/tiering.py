@@ -120,7 +120,7 @@ class Tiering:
 
     def _add(self, kind: str, work: Callable[[Job], Any], request: Answer, *about: int) -> Answer:
         job = self.jobs.add(kind, work, about, str(request.get("path", "")))
-        return {"job": job.number, "joined": bool(job.joined)}
+        return {"job": job.number, "joined": bool(job.joined), "waits_for": len(self.jobs.before(job))}
 
     async def _compact(self, request: Answer) -> Answer:
         ino, everything, parent = int(request["ino"]), bool(request.get("all")), int(request.get("parent") or 0)

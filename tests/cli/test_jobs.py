@@ -54,10 +54,18 @@ def test_the_path_and_the_flags_are_told(store: Path, mnt: Path, run: Run) -> No
 
 def test_the_same_again_joins(store: Path, run: Run) -> None:
     with FakeDaemon(store, compact={"job": 3, "joined": True}, job=job(**DONE)):
-        assert run("compact", store)[1] == f"job 3 is under way already: nnfs status {store} shows it\n"
+        assert run("compact", store)[1] == f"job 3 does the same already: nnfs status {store} shows it\n"
         status, out, err = run("compact", store, "--wait")
-    assert (status, err) == (0, "nnfs: job 3 does the same and is under way already: waiting for it\n")
+    assert (status, err) == (0, f"nnfs: job 3 does the same already (nnfs status {store})\n")
     assert out.startswith("compact: 8 chunks")
+
+
+def test_a_job_that_waits_for_others_says_so(store: Path, run: Run) -> None:
+    with FakeDaemon(store, thaw={"job": 3, "waits_for": 2}, job=job(kind="thaw", **DONE)):
+        assert run("thaw", store)[1] == f"job 3 waits for 2 other jobs: nnfs status {store} shows it\n"
+        assert run("thaw", store, "--wait")[2] == f"nnfs: job 3 waits for 2 other jobs (nnfs status {store})\n"
+    with FakeDaemon(store, thaw={"job": 3, "waits_for": 1, "joined": True}):
+        assert "does the same already and waits for 1 other job:" in run("thaw", store)[1]
 
 
 @pytest.mark.parametrize("kind", JOBS)
