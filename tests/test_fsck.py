@@ -276,7 +276,7 @@ def superblock_copy_missing(txn: WriteTxn, store: Store) -> None:
 
 @repairable("copies")
 def state_copies_differ(txn: WriteTxn, store: Store) -> None:
-    txn.put("main", schema.STATE_KEY, dataclasses.replace(store.state, reserved=3).pack())
+    txn.put("main", schema.STATE_KEY, dataclasses.replace(store.state, settings=3).pack())
 
 
 @repairable("state")
