@@ -9,7 +9,7 @@ from __future__ import annotations
 
 TOGETHER = 1024  # block numbers: reads that lie no farther apart belong to one reader of a tree
 NEAR = 64  # block numbers: what is fetched lies no farther off
-FEWEST, MOST = 8, 64  # blocks fetched at a time: twice as many each time
+FEWEST, MOST = 8, 64  # blocks fetched at a time: twice as many when they were wanted, half as many when not
 
 
 FILES = 256  # whose readers are remembered
@@ -69,5 +69,7 @@ class Around:
             return range(0), range(0), 0
         if hit and len(self._unread) > self._count // 2:
             return range(0), range(0), 0
-        count, self._count = self._count, min(MOST, 2 * self._count)
-        return range(number + 1, number + 1 + NEAR), range(number - 1, max(0, number - 1 - NEAR), -1), count
+        self._count = min(MOST, 2 * self._count) if hit else max(FEWEST, self._count // 2)
+        if len(self._unread) > TOGETHER:
+            self._unread = {unread for unread in self._unread if abs(unread - number) <= TOGETHER}
+        return range(number + 1, number + 1 + NEAR), range(number - 1, max(0, number - 1 - NEAR), -1), self._count

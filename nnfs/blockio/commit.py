@@ -160,7 +160,12 @@ class Committer:
         await self.throttle(size)
 
     async def throttle(self, size: int = 0) -> None:
-        """Wait while memory is full of what is not committed: the bound of all that requests leave behind."""
+        """Wait while memory is full of what is not committed: the bound of all that requests leave behind.
+
+        Raises `failure`, and `OutOfSpace` while nothing can be committed for want of it.
+        """
+        if self.failure is not None:
+            raise self.failure
         if self._active_size() + size <= min(COMMIT_BYTES, self.space.dirty_limit // 2):
             return
         self._want_commit()
@@ -301,7 +306,7 @@ class Committer:
                 applied, self._room = await run_fairly(
                     self._apply, epoch, changes, int(time.time()), self._room, amendments, limiter=self._commit_thread
                 )
-                self._finish(epoch.commit, applied)
+                self._finished_well(epoch.commit, applied)
             except (OutOfSpace, MemoryError) as error:
                 self._keep(epoch.commit, error)
             except ExceptionGroup as group:
@@ -347,6 +352,14 @@ class Committer:
         if self.no_space is None:
             log.error("commit %d: %s: kept in memory until there is space", commit, error)
         self.no_space = error if isinstance(error, OutOfSpace) else OutOfSpace(f"no memory for a commit ({error})")
+
+    def _finished_well(self, commit: int, applied: Any) -> None:
+        """What is durable must not be tried again, whatever happens now."""
+        try:
+            self._finish(commit, applied)
+        except (OutOfSpace, MemoryError) as error:
+            why = f"commit {commit} is stored, but nothing can follow it ({error!r}): mount again"
+            raise StoreDamaged(why) from error
 
     def _finish(self, commit: int, applied: Any) -> None:
         for number, plain in self.encoding.merged():

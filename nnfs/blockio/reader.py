@@ -203,8 +203,12 @@ class Reader:
 
         Raises as `read` does.
         """
+        cached = {number: plain for number in numbers if (plain := self.cache.get(number)) is not None}
+        missing = [number for number in numbers if number not in cached]
+        if not missing:
+            return cached
         with self._answering(inode, 0):
-            return await self._fetch_all(numbers) or {}
+            return cached | (await self._fetch_all(missing) or {})
 
     def _look_ahead(self, inode: Inode, offset: int, end: int, last: int) -> None:
         """Fetch what a reader of the whole file will ask for next."""
@@ -217,6 +221,8 @@ class Reader:
     def _look_around(self, number: int) -> None:
         """Fetch what was stored near a small cold file that is read."""
         after, before, count = self._around.read(number)
+        if self.cache.limit < 2 * AROUND_BYTES:
+            return
         found: list[int] = []
         room = AROUND_BYTES
         with self.store.read() as snapshot:

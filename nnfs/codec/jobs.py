@@ -11,6 +11,7 @@ from nnfs.codec.wire import ALONE, Op, Request
 
 FIRST = -1  # rank of what other requests may depend on
 WAITED_FOR, WAITED_FOR_SOON = 0, 2  # ranks of decoding for readers
+NOT_WAITED_FOR = 4  # rank of all else
 CHECK_S = 0.25
 GATHER_S = 0.005  # after a request that finds the worker idle: what comes with it goes into one batch with it
 IDLE = 1 << 30  # a rank that everything is more urgent than
@@ -26,10 +27,13 @@ class Ordered(Protocol):
 
 
 def rank(request: Ordered) -> int:
-    """Return the place of a request in the order of work, the smallest first: its priority, decode before encode."""
+    """Return the place of a request in the order of work, the smallest first: its priority, decode before encode.
+
+    What nobody waits for goes in the order in which it comes: else a long scrub would let nothing be encoded.
+    """
     if request.op in (Op.LOAD, Op.PING):
         return FIRST
-    return 2 * request.priority + (request.op == Op.ENCODE)
+    return min(2 * request.priority + (request.op == Op.ENCODE), NOT_WAITED_FOR)
 
 
 class Jobs:

@@ -25,7 +25,7 @@ from functools import partial
 from typing import TypeAlias
 
 from nnfs.codec.catalogue import Served
-from nnfs.codec.jobs import IDLE, Jobs, rank
+from nnfs.codec.jobs import IDLE, NOT_WAITED_FOR, Jobs, rank
 from nnfs.codec.wire import (
     Alive,
     Answer,
@@ -175,7 +175,7 @@ class Conversation:
 
         What nobody waits for overtakes nothing: it gathers, and goes as one large batch.
         """
-        place = min(place, 2 * WAITED_FOR)
+        place = min(place, NOT_WAITED_FOR)
         if self._gone:
             raise PeerGone
         if time.monotonic() - self._told >= ALIVE_S:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import logging
 import math
-import os
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -33,7 +32,7 @@ log = logging.getLogger(__name__)
 
 MIN_GAIN = 1 / 16  # of the stored bytes; less is not worth slower reads
 MIN_GAIN_COLD = 1 / 64  # where nobody minds slow reads
-BATCH = 2 << 20  # plain bytes, a worker's batch: one chunk of it is decoded by another engine, too,
+BATCH = 8 << 20  # plain bytes, a worker's batch: one chunk of it is decoded by another engine, too,
 SMALL = 16 << 10  # a small one where there is one: that engine is slow
 CM_BELOW = 1.35  # bits per byte of the neural payload: on data that repeats itself the classical codec may do better
 CM_LEAST = 8 << 10  # bytes of a chunk for which it is tried
@@ -250,8 +249,8 @@ class ColdEncoder:
             default = self._models.default()
         except ModelMissing:
             default = b""
-        machine = (len(os.sched_getaffinity(0)), sorted(glob.glob("/dev/nvidia[0-9]*")))
-        of = (options.policy, options.neural, options.thaw_limit, options.device, machine, default)
+        gpus = sorted(glob.glob("/dev/nvidia[0-9]*"))
+        of = (options.policy, options.neural, options.thaw_limit, options.device, gpus, default)
         return xxh3_64_intdigest(repr(of).encode())
 
     def speeds(self) -> dict[str, float]:

@@ -152,9 +152,9 @@ class Jobs:
         self.background: Job | None = None  # the last one made of `idle`
 
     def add(self, kind: str, run: Run, about: Hashable = None, path: str = "") -> Job:
-        """Queue a job, or join one that is queued or under way and does the same."""
+        """Queue a job, or join one that is queued and does the same: one under way has passed by some of it."""
         for job in self.unended():
-            if (job.kind, job.about) == (kind, about) and not job.cancelled:
+            if job.state == "queued" and (job.kind, job.about) == (kind, about) and not job.cancelled:
                 job.joined += 1
                 return job
         job = Job(next(self._numbers), kind, run, self.gate, about, path)

@@ -8,11 +8,13 @@ import pytest
 
 from nnfs.blockio.ahead import FEWEST, FILES, MOST, NEAR, Around, Sequences
 
+NONE = range(11_000, 12_000)  # block numbers without blocks
+
 
 def fetched(around: Around, number: int, there: set[int]) -> set[int]:
     """What reading a block brings, of those that exist and are not there yet."""
     after, before, count = around.read(number)
-    found = [near for near in [*after, *before] if near not in there and near > 0][:count]
+    found = [near for near in [*after, *before] if near not in there and near not in NONE][:count]
     around.fetched(found)
     return set(found)
 
@@ -39,8 +41,9 @@ def test_who_reads_a_tree_finds_almost_all_of_it_there(order: str) -> None:
         assert all(abs(near - number) <= NEAR + 1 for near in found)
         there |= found
         most = max(most, len(found))
-    assert missed < 0.1 * len(numbers)
-    assert FEWEST < most <= MOST
+    assert missed < 0.15 * len(numbers)
+    assert most <= MOST
+    assert order == "any" or most > FEWEST
 
 
 def test_what_is_not_read_is_not_fetched_for_ever() -> None:
@@ -50,10 +53,21 @@ def test_what_is_not_read_is_not_fetched_for_ever() -> None:
     first = fetched(around, 101, {100})
     assert len(first) == FEWEST
     there = {100, 101} | first
-    second = fetched(around, 102, there)
+    for number in (102, 103, 104):
+        assert not fetched(around, number, there)
+    second = fetched(around, 105, there)
     assert len(second) == 2 * FEWEST
-    assert not fetched(around, 103, there | second)
-    assert fetched(around, 160, there | second)
+    assert not fetched(around, 106, there | second)
+    assert len(fetched(around, 160, there | second)) == FEWEST
+
+
+def test_who_reads_few_of_many_files_brings_few() -> None:
+    around, there = Around(), set[int]()
+    for number in range(10_000, 100_000, 200):
+        found = fetched(around, number, there)
+        there |= found | {number}
+        assert len(found) <= FEWEST
+    assert len(around._unread) < 2000
 
 
 def test_a_reader_that_goes_on_gets_more_each_time() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 from collections.abc import AsyncIterator
@@ -229,3 +230,19 @@ async def test_nothing_to_commit_is_no_reason_to_spin(tmp_path: Path) -> None:
         for _ in range(50):
             await trio.lowlevel.checkpoint()
         assert volume.committer._wanted <= volume.committer.durable
+
+
+async def test_what_is_durable_is_not_committed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory runs out behind the txn: the mount ends well or not, but the store has each change once."""
+    async with running(tmp_path / "store") as volume:
+        inode = volume.create(b"file")
+        volume.write(inode, 0, os.urandom(3 * CHUNK))
+
+        def broken() -> None:
+            raise MemoryError
+
+        monkeypatch.setattr(volume.data, "committed", broken)
+        with pytest.raises(StoreDamaged, match="mount again"):
+            await volume.committer.sync()
+        assert volume.committer.no_space is None  # that would try again
+        monkeypatch.setattr(volume.committer, "finish", trio.lowlevel.checkpoint)

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from nnfs.blockio.writer import Writer
-from nnfs.errors import BlockDamaged, CodecError, ModelMissing, NnfsError, TimedOut, WorkerError
+from nnfs.errors import BlockDamaged, CodecError, ModelMissing, NnfsError, StoreDamaged, TimedOut, WorkerError
 from nnfs.store.schema import Inode
 from tests.blockio.test_cold import until
 from tests.blockio.test_reading import ColdVolume, Start, start
@@ -184,3 +184,34 @@ async def test_the_live_inode_is_changed(start: Start, gate: Gate) -> None:
         volume.fs._inodes.clear()
         expected = changed(write, (2, b"new"), gate.chunk).ljust(5000, b"\0")
         assert await volume.content(volume.fs.inode(held.ino)) == expected
+
+
+async def test_what_is_in_memory_is_not_decoded_again(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with start() as volume:
+        file = await volume.add(b"file", OLD)
+        await volume.content(file)
+        monkeypatch.setattr(volume.reader, "cold", None)
+        await write(volume, file, 3, b"new")
+        await volume.committer.sync_inode(file.ino)
+        assert await volume.content(file) == changed(write, (3, b"new"), OLD)
+
+
+async def test_nothing_is_accepted_after_a_failure(start: Start, gate: Gate) -> None:
+    """The store breaks while a writer waits."""
+    async with start() as volume, trio.open_nursery() as nursery:
+        held = await volume.add(b"held", gate.chunk)
+        failed: list[Exception] = []
+
+        async def try_to_write() -> None:
+            try:
+                await write(volume, held, 2, b"new")
+            except StoreDamaged as error:
+                failed.append(error)
+
+        nursery.start_soon(try_to_write)
+        await decoding(volume)
+        volume.committer.failure = StoreDamaged("broken")
+        gate.open()
+        await until(lambda: not volume.reader.waiting)
+        await until(lambda: bool(failed))
+        assert volume.data.size == 0

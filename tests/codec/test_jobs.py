@@ -147,3 +147,14 @@ def test_what_comes_together_is_one_batch(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(jobs._changed, "wait", wait)
     assert [request.job for request in jobs.take(IDLE, lambda _: 100, wait=True)] == [1, 2, 3]
+
+
+def test_nobody_who_waits_for_nothing_keeps_others_out() -> None:
+    """A long scrub decodes all the time: what is to be encoded has its turn all the same."""
+    jobs = filled(*(Request(number, Op.DECODE, codec=16, plain=10, priority=2) for number in range(40)))
+    jobs.add(Request(40, Op.ENCODE, codec=16, plain=10, priority=2), wanted)
+    taken: list[int] = []
+    for number in range(50, 60):
+        jobs.add(Request(number, Op.DECODE, codec=16, plain=10, priority=2), wanted)
+        taken += [request.job for request in jobs.take(IDLE, lambda _: 100, wait=False)]
+    assert 40 in taken
