@@ -198,8 +198,8 @@ class Reader:
                     found[chunk] = number
         return found
 
-    async def blocks(self, inode: Inode, numbers: list[int]) -> dict[int, bytes]:
-        """Return the content of blocks of a file that is about to be changed in part, none if one of them is gone.
+    async def blocks(self, inode: Inode, offset: int, numbers: list[int]) -> dict[int, bytes]:
+        """Return the content of blocks of a file that is about to be changed at `offset`, none if one of them is gone.
 
         Raises as `read` does.
         """
@@ -207,7 +207,7 @@ class Reader:
         missing = [number for number in numbers if number not in cached]
         if not missing:
             return cached
-        with self._answering(inode, 0):
+        with self._answering(inode, offset):
             return cached | (await self._fetch_all(missing) or {})
 
     def _look_ahead(self, inode: Inode, offset: int, end: int, last: int) -> None:

@@ -48,7 +48,7 @@ class Writer:
             missing = [number for number in cold.values() if number not in blocks]
             if not missing:
                 return {chunk: blocks[number] for chunk, number in cold.items()}
-            blocks |= await self._reader.blocks(inode, missing)
+            blocks |= await self._reader.blocks(inode, offset, missing)
             await self._committer.throttle(sum(map(len, blocks.values())))
 
     def _lay_over(self, ino: int, bases: dict[int, bytes]) -> None:

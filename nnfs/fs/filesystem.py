@@ -246,9 +246,10 @@ class Filesystem:
 
     def committed(self, applied: Applied) -> None:
         """Drop the frozen epoch, whose commit is durable, and look at the store anew."""
+        new = self.store.read()  # first, since it may fail
         frozen, self.frozen = self.frozen, None
         assert frozen is not None
-        old, self.snapshot = self.snapshot, self.store.read()
+        old, self.snapshot = self.snapshot, new
         old.close()
         self.state.commit = frozen.commit
         self.state.next_number, self.state.logical = applied.state.next_number, applied.state.logical

@@ -115,10 +115,12 @@ def has_blocks(snapshot: Snapshot, codec_id: int) -> bool:
 
 
 def begin_pass(work: Work, digest: int = 0, fast: int = 0) -> None:
-    """A pass begins that does not believe the marks of settled files: a policy, a model or a setting has changed.
+    """A policy, a model or a setting has changed: the marks of settled files and of tried blocks are void.
 
-    What changes while it is under way makes another one necessary; so does a crash.
+    Those of files until a pass over all of them has ended, those of blocks from before this round. What changes while
+    a pass is under way begins another round; a crash, only another pass.
     """
+    work.state.next_round()
     settings = work.state.settings
     slow = 0 if has_changed(settings, digest, 0) else settings & SLOW & ~fast
     work.state.settings = digest & ~SLOW | slow

@@ -38,26 +38,27 @@ class Chooser:
         self.retired = retired = {number for number, model in known.items() if model.retired}
 
         wanted_model = functools.cache(self._models.wanted)
+        number_of_round = self._store.state.round
 
         def fits(block: Block, rules: Rules) -> bool:
             """Whether a block's codec or model is not the one that it should have."""
             cold = block.codec >= FIRST_COLD
             if aim.thaw or rules.policy is Policy.HOT:
                 return cold
-            tried = bool(block.flags & Block.FLAG_TRIED)
+            tried = aim.tries and block.was_tried(number_of_round)
             if not cold:
-                return not (tried and aim.marks)
+                return not tried
             if block.codec == NEURAL:
                 if block.model in retired:
                     return True
                 wanted = wanted_model(rules.model)
                 other = bool(wanted) and block.model != numbers.get(wanted)
-                return other and (aim.everything or (bool(rules.model) and not tried))
+                return other and not tried and (aim.everything or bool(rules.model))
             # The classical codec: where the network may do it, it is given a try, once.
             if not (self._options.neural and wanted_model(rules.model)):
                 return False
             may = rules.policy is Policy.COLD or self._encoder.is_fast(NEURAL)
-            return aim.everything or (may and not tried)
+            return not tried and (aim.everything or may)
 
         return Walk(self._store, ino, rules, functools.partial(self._wanted, aim=aim), fits)
 

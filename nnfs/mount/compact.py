@@ -90,7 +90,7 @@ class Compactor:
     def compact(self, ino: int, *, everything: bool, parent: int = 0) -> Callable[[Job], Any]:
         """Return the work of `nnfs compact` on an inode; `parent` is the directory of a file, for its policy."""
         if everything:
-            return lambda job: self._run(job, ino, Aim(everything=True, marks=False, parent=parent))
+            return lambda job: self._run(job, ino, Aim(everything=True, marks=False, tries=False, parent=parent))
         return lambda job: self._pass(job, ino, parent)
 
     def thaw(self, ino: int, parent: int = 0) -> Callable[[Job], Any]:
@@ -114,21 +114,20 @@ class Compactor:
 
     async def _pass(self, job: Job, ino: int, parent: int = 0) -> None:
         """Look at what has not been looked at, and at everything where policies or models have changed since."""
-        stale = self._is_stale()
-        unsettles = stale and ino == ROOT_INO
-        if stale:
+        if self._has_changed():
             with job.cancellable():
                 await self._weigh()
-        if unsettles:
             begin = functools.partial(recode.begin_pass, digest=self._encoder.digest(), fast=self._encoder.fast)
             await self._committer.amend(begin)
-        await self._run(job, ino, Aim(marks=not stale, parent=parent))
-        if unsettles:
+        unsettles = bool(self._store.state.flags & State.FLAG_UNSETTLING)
+        await self._run(job, ino, Aim(marks=not unsettles, parent=parent))
+        if unsettles and ino == ROOT_INO:
             await self._committer.amend(recode.end_pass)
 
-    def _is_stale(self) -> bool:
+    def _has_changed(self) -> bool:
+        """Whether what recompression depends on has changed since a pass was begun because of that."""
         state = self._store.state
-        is_flagged = bool(state.flags & (State.FLAG_UNSETTLED | State.FLAG_UNSETTLING))
+        is_flagged = bool(state.flags & State.FLAG_UNSETTLED)
         return is_flagged or recode.has_changed(state.settings, self._encoder.digest(), self._encoder.fast)
 
     async def _weigh(self) -> None:
@@ -148,7 +147,9 @@ class Compactor:
 
     async def estimate(self, job: Job, ino: int, *, everything: bool, parent: int = 0) -> None:
         """Work of `nnfs compact --dry-run`: count what would be looked at, and encode a sample of it."""
-        aim = Aim(everything=everything, marks=not (everything or self._is_stale()), parent=parent)
+        void = everything or self._has_changed()
+        unsettles = bool(self._store.state.flags & State.FLAG_UNSETTLING)
+        aim = Aim(everything=everything, marks=not (void or unsettles), tries=not void, parent=parent)
         sample = Sample()
         async for piece in self._walk(job, ino, aim):
             for candidate in piece.candidates:

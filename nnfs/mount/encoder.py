@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 MIN_GAIN = 1 / 16  # of the stored bytes; less is not worth slower reads
 MIN_GAIN_COLD = 1 / 64  # where nobody minds slow reads
-BATCH = 8 << 20  # plain bytes, a worker's batch: one chunk of it is decoded by another engine, too,
+BATCH = 4 << 20  # plain bytes, a worker's batch: one chunk of it is decoded by another engine, too,
 SMALL = 16 << 10  # a small one where there is one: that engine is slow
 CM_BELOW = 1.35  # bits per byte of the neural payload: on data that repeats itself the classical codec may do better
 CM_LEAST = 8 << 10  # bytes of a chunk for which it is tried

@@ -25,6 +25,7 @@ class Aim:
     everything: bool = False  # ignore ages, the thaw limit and marks
     thaw: bool = False  # into the hot tier, not out of it
     marks: bool = True  # leave files alone that have been looked at
+    tries: bool = True  # leave chunks alone that no codec made smaller
     parent: int = 0  # the directory of the file that is meant, as far as known
 
     def why_nothing(self, options: Options) -> str:

@@ -54,6 +54,8 @@ class Swaps:
         laid_over = self._committer.laid_over()
         flow.drop(one for one in ready if one.recode.number in laid_over)
         ready = [one for one in ready if one.recode.number not in laid_over]
+        if not ready:
+            return
         cooling = {one.recode.number for one in ready}
         self._reader.cooling |= cooling
         try:

@@ -176,7 +176,7 @@ class BlockWriter:
         if block.payload != recode.payload:
             return None
         if recode.data is None:
-            block.flags |= Block.FLAG_TRIED
+            block.note_try(self._state.round)
             return 0
         before = block.stored
         self._replace(block, recode.codec, recode.model, recode.data)

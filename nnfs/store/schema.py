@@ -131,6 +131,7 @@ class State:
 
     FLAG_UNSETTLED = 1  # a policy or a model has changed: what inodes say about being settled does not count
     FLAG_UNSETTLING = 2  # a pass over all files because of that has begun, and has not ended
+    ROUND_BITS: ClassVar[int] = 12  # how often that has happened, modulo 4: what blocks say of an earlier round is void
 
     commit: int = 0
     next_ino: int = FIRST_FREE_INO
@@ -140,6 +141,13 @@ class State:
     settings: int = 0  # of recompression, with which files were marked as settled: see `fs/recode.py`
     clean_commit: int = 0  # the commit of the last clean unmount; equal to `commit` when nothing came after it
     flags: int = 0
+
+    @property
+    def round(self) -> int:
+        return (self.flags & self.ROUND_BITS) >> 2
+
+    def next_round(self) -> None:
+        self.flags = self.flags & ~self.ROUND_BITS | ((self.round + 1) << 2 & self.ROUND_BITS)
 
     def pack(self) -> bytes:
         return seal("meta", STATE_KEY, _STATE.pack(
@@ -268,6 +276,7 @@ class Block:
     """Header of one block. `payload` is the number under which its stored bytes lie in the payload table."""
 
     FLAG_TRIED: ClassVar[int] = 1  # the cold codecs, and none made it smaller
+    ROUND_BITS: ClassVar[int] = 6  # in which round of the state
 
     codec: int
     model: int
@@ -280,6 +289,13 @@ class Block:
     hash: bytes  # BLAKE2b-512 of the plain bytes
     commit: int = 0
     flags: int = 0
+
+    def note_try(self, round_: int) -> None:
+        """Note that no cold codec made it smaller, in this round of the state."""
+        self.flags = self.FLAG_TRIED | round_ << 1
+
+    def was_tried(self, round_: int) -> bool:
+        return bool(self.flags & self.FLAG_TRIED) and (self.flags & self.ROUND_BITS) >> 1 == round_
 
     def pack(self, key: bytes) -> bytes:
         return seal("block", key, _BLOCK.pack(

@@ -115,7 +115,7 @@ class Blocks:
             yield f"codec {block.codec} with model {block.model}"
         if not 1 <= block.plain <= self.c.store.superblock.chunk_size:
             yield f"{block.plain} plain bytes in chunks of {self.c.store.superblock.chunk_size}"
-        if block.flags & ~Block.FLAG_TRIED:
+        if block.flags & ~(Block.FLAG_TRIED | Block.ROUND_BITS):
             yield f"unknown flags {block.flags:#x}"
 
     def wrong_content(self, number: int, block: Block) -> str:
