@@ -11,7 +11,7 @@ from nnfs.codec.wire import ALONE, Op, Request
 
 FIRST = -1  # rank of what other requests may depend on
 WAITED_FOR, WAITED_FOR_SOON = 0, 2  # ranks of decoding for readers
-NOT_WAITED_FOR = 4  # rank of all else
+NOT_WAITED_FOR = 4  # rank of decoding for nobody in particular; encoding for nobody is the next one
 CHECK_S = 0.25
 GATHER_S = 0.005  # after a request that finds the worker idle: what comes with it goes into one batch with it
 IDLE = 1 << 30  # a rank that everything is more urgent than
@@ -27,13 +27,10 @@ class Ordered(Protocol):
 
 
 def rank(request: Ordered) -> int:
-    """Return the place of a request in the order of work, the smallest first: its priority, decode before encode.
-
-    What nobody waits for goes in the order in which it comes: else a long scrub would let nothing be encoded.
-    """
+    """Return the place of a request in the order of work, the smallest first: its priority, decode before encode."""
     if request.op in (Op.LOAD, Op.PING):
         return FIRST
-    return min(2 * request.priority + (request.op == Op.ENCODE), NOT_WAITED_FOR)
+    return 2 * request.priority + (request.op == Op.ENCODE)
 
 
 class Jobs:
@@ -48,6 +45,7 @@ class Jobs:
         self._waiting: dict[int, deque[Request]] = {}
         self._count = 0
         self._closed = False
+        self._has_decoded = False  # whether the last batch that nobody waited for was one of decoding
         self.urgent = IDLE  # the smallest rank that waits, to be looked at without the lock
 
     def __len__(self) -> int:
@@ -80,7 +78,7 @@ class Jobs:
                     pass
             if self.urgent >= below:
                 return []
-            line = self._waiting[self.urgent]
+            line = self._waiting[self._turn()]
             batch = [line.popleft()]
             if not batch[0].flags & ALONE and batch[0].op != Op.LOAD:
                 batch += _companions(batch[0], line, most(batch[0]) - max(1, batch[0].plain))
@@ -92,6 +90,15 @@ class Jobs:
             self._count -= len(batch)
             self._settle()
             return batch
+
+    def _turn(self) -> int:
+        """Return the rank whose turn it is: the most urgent, but a long scrub must not keep out all that is encoded."""
+        place = self.urgent
+        if place == NOT_WAITED_FOR and self._has_decoded and self._waiting.get(place + 1):
+            place += 1
+        if place >= NOT_WAITED_FOR:
+            self._has_decoded = place == NOT_WAITED_FOR
+        return place
 
     def cancel(self, job: int) -> bool:
         """Take a request out; False when it does not wait here."""

@@ -99,7 +99,7 @@ def bit(codec_id: int) -> int:
 def has_changed(settings: int, digest: int, fast: int) -> bool:
     """Whether marks made with these settings of the state do not count any more.
 
-    They do when what recompression depends on has the same digest, and nothing that was too slow is `fast` now.
+    They count as long as what recompression depends on has the same digest and nothing that was too slow is `fast`.
     """
     return bool(settings) and (settings & ~SLOW != digest & ~SLOW or bool(settings & fast))
 
