@@ -78,6 +78,16 @@ class Filesystem:
         self.state.next_ino += 1
         return self.state.next_ino - 1
 
+    @property
+    def named(self) -> int:
+        """The number of inodes that have names, as of the last request.
+
+        `state.inodes` counts the others, too, until a commit deletes them: how long that takes depends on open files,
+        on when the kernel forgets, and on the commit. Whoever has removed a file expects to see one less at once.
+        """
+        nameless = self._orphans | self.active.release | (self.frozen.release if self.frozen else set())
+        return max(1, self.state.inodes - len(nameless))
+
     def touch(self, inode: Inode) -> None:
         """Note that an inode was changed."""
         self.active.inodes[inode.ino] = inode

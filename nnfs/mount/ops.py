@@ -226,7 +226,7 @@ class Operations(pyfuse3.Operations):
         result.f_bsize = result.f_frsize = unit
         result.f_blocks = used + free
         result.f_bfree = result.f_bavail = free
-        result.f_files = self.fs.state.inodes + free
+        result.f_files = self.fs.named + free
         result.f_ffree = result.f_favail = free
         result.f_namemax = schema.NAME_MAX
         return result

@@ -111,9 +111,11 @@ def test_truncation(files: Files, cut: int, large: bool) -> None:
     kept = [number for number in numbers if number < cut]
     assert inode.count == len(kept)
     assert [number for number in range(512) if files.fs.block_numbers(inode, number, number)[0]] == kept
+    assert files.fs.named == 2  # the root and the file; not what was cut off
     while not files.fs.active.empty:
         files.commit()
         files.check()
+        assert files.fs.named == 2
     assert files.store.entries("block") == len(kept)
     assert files.store.entries("orphan") == 0
 

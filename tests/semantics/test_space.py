@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from nnfs.fs.apply import RELEASE_NODES
+from nnfs.store import schema
 from tests.harness import Mount, Plain, drop_caches, umount, wait_for, work_dir
 from tests.harness import libc as _libc
-from tests.semantics.kit import checked
+from tests.semantics.kit import CHUNK, checked, pattern
 
 MIB = 1 << 20
 
@@ -126,15 +128,66 @@ def test_space_comes_back_while_mounted(lower: Lower, how: str) -> None:
         assert (mount.path / "kept").read_bytes() == b"kept" * 1000
 
 
-def test_inodes_are_counted(mounted: Mount | Plain, mnt: Path) -> None:
-    def used() -> int:
-        st = os.statvfs(mnt)
-        assert 0 <= st.f_ffree <= st.f_files
-        return st.f_files - st.f_ffree
+def used_inodes(path: Path) -> int:
+    """What `df -i` shows as used."""
+    st = os.statvfs(path)
+    assert 0 <= st.f_ffree <= st.f_files
+    return st.f_files - st.f_ffree
 
-    before = used()
+
+def test_inodes_are_counted(mounted: Mount | Plain, mnt: Path) -> None:
+    before = used_inodes(mnt)
     for i in range(100):
         (mnt / f"f{i}").touch()
     mounted.drop_caches()
     # A filesystem shared with others (the target) may move by more; btrfs says 0 and 0.
-    assert used() - before == 100 if mounted.is_nnfs else used() >= 0
+    assert used_inodes(mnt) - before == 100 if mounted.is_nnfs else used_inodes(mnt) >= 0
+
+
+@pytest.mark.nnfs_only("others count a nameless inode until its last handle is closed")
+def test_removed_inodes_are_not_counted_from_the_request_on(fresh_mount: Mount) -> None:
+    """Nothing is waited for: no commit, no FORGET, no RELEASE, no last close."""
+    base = fresh_mount.path
+    assert used_inodes(base) == 1
+    for i in range(20):
+        (base / f"f{i}").write_bytes(pattern(i * 1000))
+        (base / f"d{i}").mkdir()
+    os.link(base / "f0", base / "other")
+    assert used_inodes(base) == 41
+    settle(fresh_mount)
+    assert used_inodes(base) == 41
+    with (base / "f1").open("rb") as held:
+        for i in range(10):
+            (base / f"f{i}").unlink()
+            (base / f"d{i}").rmdir()
+        os.rename(base / "f10", base / "f11")
+        os.rename(base / "d10", base / "d11")
+        assert used_inodes(base) == 41 - 9 - 10 - 2  # f0 has another name
+        settle(fresh_mount)
+        assert used_inodes(base) == 20
+        assert held.read() == pattern(1000)
+    assert used_inodes(base) == 20
+    settle(fresh_mount)
+    assert used_inodes(base) == 20
+    fresh_mount.remount()
+    assert used_inodes(base) == 20
+    for entry in base.iterdir():
+        entry.rmdir() if entry.is_dir() else entry.unlink()
+    assert used_inodes(base) == 1
+
+
+def test_inodes_whose_release_takes_commits_are_not_counted(fresh_mount: Mount) -> None:
+    file, other = fresh_mount.path / "f", fresh_mount.path / "other"
+    with file.open("w+b") as f:
+        for i in range(RELEASE_NODES + 40):
+            os.pwrite(f.fileno(), b"x", i * schema.NODE_SPAN * CHUNK)
+    other.touch()
+    settle(fresh_mount)
+    assert used_inodes(fresh_mount.path) == 3
+    file.unlink()
+    for n in range(4):
+        assert used_inodes(fresh_mount.path) == 2
+        other.write_bytes(bytes([n]))
+        settle(fresh_mount)
+    fresh_mount.remount()
+    assert used_inodes(fresh_mount.path) == 2
