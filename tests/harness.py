@@ -1,16 +1,18 @@
 """Mounts for tests: a real daemon on a store of its own, and whatever is needed to be rid of it in all cases.
 
 A process that reads from a hung FUSE mount sleeps uninterruptibly, the one that runs pytest included, so a hang
-cannot be ended from within. Each mount is therefore watched by a guard process: it kills the daemon (the kernel
-then answers every waiting request with ENOTCONN) when a deadline passes or pytest is gone.
+cannot be ended from within. Each mount is therefore watched by a guard process (tests/guard.py): it kills the daemon
+(the kernel then answers every waiting request with ENOTCONN) when a deadline passes or pytest is gone.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -22,48 +24,31 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
+from tests.guard import ABORT_S
+from tests.holders import holders
+from tests.isolation import PREFIX, mounts
+
 REPO = Path(__file__).resolve().parent.parent
 FULL = os.environ.get("NNFS_FULL", "") not in ("", "0")
 MNT_FORCE, MNT_DETACH = 1, 2
 libc = ctypes.CDLL(None, use_errno=True)
 T = TypeVar("T")
 
-# A daemon that is asked to go has this long; a mount this long to appear. Generous: other work runs on the machine.
-START_S = float(os.environ.get("NNFS_TEST_START_S", "60"))
-STOP_S = float(os.environ.get("NNFS_TEST_STOP_S", "120"))
+# A daemon that is asked to go has this long; a mount this long to appear; anything else that is waited for this long.
+# They end what would never end and say nothing about speed: whatever else runs on the machine must not reach them.
+START_S = float(os.environ.get("NNFS_TEST_START_S", "300"))
+STOP_S = float(os.environ.get("NNFS_TEST_STOP_S", "300"))
+WAIT_S = float(os.environ.get("NNFS_TEST_WAIT_S", "300"))
+LOG_TAIL = 20_000  # characters of a daemon's log in a failure: stacks of all its threads and what came before
 
 # A log record begins with a line that has its level near the start; a traceback belongs to the record before it.
 RECORD = r"^(?=(?:\S+ ){0,5}(?:DEBUG|INFO|WARNING|ERROR|CRITICAL)\b)"
 TROUBLE = re.compile(r"Traceback \(most recent call last\)|\b(ERROR|CRITICAL)\b")
 
-# argv: daemon pid, mount point, directory of both. stdin: lines "SECONDS\n" (new deadline from now), or "q\n"; end of
-# file: pytest is gone, nobody else will clear up.
-GUARD = """
-import ctypes, os, select, shutil, signal, sys, time
-pid, where, base, deadline = int(sys.argv[1]), sys.argv[2].encode(), sys.argv[3], None
-while True:
-    wait = None if deadline is None else max(0, deadline - time.monotonic())
-    ready, _, _ = select.select([0], [], [], wait)
-    data = os.read(0, 4096) if ready else b""
-    if data.endswith(b"q\\n"):
-        sys.exit(0)
-    if data:
-        seconds = float(data.split()[-1])
-        deadline = time.monotonic() + seconds if seconds > 0 else None
-        continue
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    ctypes.CDLL(None).umount2(where, 3)
-    if ready:
-        shutil.rmtree(base, ignore_errors=True)
-    sys.exit(3)
-"""
 
-
-def wait_for(what: str, ready: Callable[[], T | None], limit: float, step: float = 0.01) -> T:
-    """Poll *ready* until it gives something true; AssertionError naming *what* after *limit* seconds."""
+def wait_for(what: str, ready: Callable[[], T | None], limit: float | None = None, step: float = 0.01) -> T:
+    """Poll *ready* until it gives something true; AssertionError naming *what* after *limit* seconds (`WAIT_S`)."""
+    limit = WAIT_S if limit is None else limit
     end = time.monotonic() + limit
     while True:
         value = ready()
@@ -76,11 +61,7 @@ def wait_for(what: str, ready: Callable[[], T | None], limit: float, step: float
 
 def mounted_at(path: Path) -> bool:
     """Whether *path* itself is a mount point, without touching it (it may hang)."""
-    want = os.fsencode(path)
-    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
-        if re.sub(rb"\\(\d{3})", lambda m: bytes([int(m[1], 8)]), line.split(b" ")[4]) == want:
-            return True
-    return False
+    return any(point == path for point, _ in mounts())
 
 
 def umount(path: Path, flags: int = 0) -> None:
@@ -88,6 +69,28 @@ def umount(path: Path, flags: int = 0) -> None:
     if libc.umount2(os.fsencode(path), flags) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), str(path))
+
+
+def umount_held_by_none(path: Path) -> None:
+    """umount(2) of a mount that is in nobody's use. The OSError names who holds it.
+
+    EBUSY alone does not say that somebody does: whatever reads /proc/PID/fd or walks the tree takes a reference for a
+    moment, and the kernel drops some of its own in its own time. It counts where a process can be named.
+    """
+
+    def gone() -> bool:
+        try:
+            umount(path)
+        except OSError as error:
+            found = holders(path) if error.errno == errno.EBUSY else []
+            if error.errno == errno.EBUSY and not found:
+                return False
+            for line in found:
+                error.add_note(f"held by {line}")
+            raise
+        return True
+
+    wait_for(f"{path}, which no process holds, to be unmounted", gone)
 
 
 def drop_caches(path: Path) -> None:
@@ -104,7 +107,7 @@ def drop_caches(path: Path) -> None:
 
 def work_dir() -> Path:
     """A new directory on disk (tmpfs would hide what punched holes and fsync do); other users may look inside."""
-    path = Path(tempfile.mkdtemp(prefix="nnfs-test-", dir=os.environ.get("NNFS_TEST_DIR", "/var/tmp")))
+    path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=os.environ.get("NNFS_TEST_DIR", "/var/tmp")))
     path.chmod(0o755)
     return path
 
@@ -139,13 +142,7 @@ class Plain:
     @property
     def fstype(self) -> str:
         """The filesystem's name as in /proc/self/mountinfo."""
-        best, kind = -1, "?"
-        for line in Path("/proc/self/mountinfo").read_text().splitlines():
-            left, right = line.split(" - ", 1)
-            point = left.split(" ")[4]
-            if len(point) > best and (f"{self.path}/").startswith(point.rstrip("/") + "/"):
-                best, kind = len(point), right.split(" ")[0]
-        return kind
+        return max((len(point.parts), kind) for point, kind in mounts() if self.path.is_relative_to(point))[1]
 
     def drop_caches(self) -> None:
         """Sync, then drop the kernel's caches."""
@@ -222,7 +219,7 @@ class Mount:
             value.add_note(f"and at the unmount: {trouble}")
         finally:
             if value is not None:
-                value.add_note(f"daemon's log:\n{self.log()[-4000:]}")
+                value.add_note(f"daemon's log:\n{self.log()[-LOG_TAIL:]}")
             self._clean()
 
     def mount(self) -> None:
@@ -241,8 +238,11 @@ class Mount:
                 cwd=self.base,
                 start_new_session=True,
             )
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(self._child.pid, resource.RLIMIT_CORE, (0, 0))  # of an abort the stacks are enough
+        guard = str(REPO / "tests" / "guard.py")
         self._guard = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", GUARD, str(self._child.pid), str(self.path), str(self.base)],
+            [sys.executable, "-I", "-S", guard, str(self._child.pid), str(self.path), str(self.base)],
             stdin=subprocess.PIPE,
             start_new_session=True,
         )
@@ -253,8 +253,12 @@ class Mount:
             assert code is None, f"daemon ended with {code} before the mount was up:\n{self.log()}"
             return mounted_at(self.path)
 
-        self.deadline(START_S + 60)
-        wait_for(f"the mount {self.path}", up, START_S)
+        self.deadline(START_S + ABORT_S + 60)
+        try:
+            wait_for(f"the mount {self.path}", up, START_S)
+        except AssertionError as trouble:
+            self._abort(trouble)
+            raise
         # Listed before INIT is answered; the first request waits for that.
         os.stat(self.path)
         self.deadline(0)
@@ -263,13 +267,32 @@ class Mount:
         """umount(2), then wait until the daemon has committed and ended with status *expect* (None: any)."""
         child = self._child
         assert child is not None, "not mounted"
-        self.deadline(STOP_S)
+        self.deadline(STOP_S + ABORT_S + 60)
         if mounted_at(self.path):
-            umount(self.path)
-        code = child.wait(STOP_S)
+            umount_held_by_none(self.path)
+        self.wait_end()
+        code = child.returncode
         self._child = None
         self._dismiss_guard()
         assert expect is None or code == expect, f"daemon ended with {code}, not {expect}:\n{self.log()[-4000:]}"
+
+    def wait_end(self) -> None:
+        """Wait until the daemon has ended; one that does not is aborted, and its stacks are in the failure."""
+        assert self._child is not None, "not mounted"
+        try:
+            self._child.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            trouble = AssertionError(f"the daemon had not ended after {STOP_S:g} s")
+            self._abort(trouble)
+            raise trouble from None
+
+    def _abort(self, trouble: AssertionError) -> None:
+        """SIGABRT (faulthandler is on), so that the failure tells where the daemon stands."""
+        assert self._child is not None
+        self._child.send_signal(signal.SIGABRT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._child.wait(ABORT_S)
+        trouble.add_note(f"its stacks and log:\n{self.log()[-LOG_TAIL:]}")
 
     def remount(self) -> None:
         """Unmount cleanly and mount again: everything is read from the store."""
@@ -347,7 +370,7 @@ class Mount:
 
     def check_log(self) -> None:
         """AssertionError when the daemon complained unexpectedly."""
-        assert not self.hung, f"the guard killed a daemon that hung:\n{self.log()[-4000:]}"
+        assert not self.hung, f"the guard killed a daemon that hung:\n{self.log()[-LOG_TAIL:]}"
         found = self.unexpected()
         assert not found, "unexpected in the daemon's log:\n" + "\n".join(found)
 
@@ -362,7 +385,7 @@ class Mount:
             guard.stdin.write(b"q\n")
             guard.stdin.close()
         code = guard.wait(30)
-        assert code == 0, f"the guard killed a daemon that hung:\n{self.log()[-4000:]}"
+        assert code == 0, f"the guard killed a daemon that hung:\n{self.log()[-LOG_TAIL:]}"
 
     def _detach(self) -> None:
         """FORCE aborts the connection, so that no process waits for answers; DETACH takes what is busy away, too."""

@@ -22,6 +22,7 @@ import pytest
 import trio
 from pyfuse3 import FUSEError
 
+from nnfs.cli import locate
 from nnfs.errors import MountError, UsageError
 from nnfs.mount import connection
 from nnfs.mount import options as flags
@@ -388,6 +389,19 @@ def test_mountinfo(place: Path, given: str, present: set[str], absent: set[str])
 
     escaped = source.replace("\\", "\\\\").replace(",", "\\,")
     mounted(place / "m with space", look, given, f"fsname={escaped}")
+
+
+@mounting
+def test_mount_points_with_odd_bytes(place: Path) -> None:
+    """The kernel escapes blanks, newlines and backslashes in mountinfo, and nothing else: one name breaks no line."""
+    point = place / "a\rb\x0bc\x85d \u2028\n\\134\udcff"
+
+    def look(client: Client) -> None:
+        assert client.mount_info().mountpoint == str(point)
+        assert locate.mounts()[-1].mountpoint == str(point)
+        assert len(locate.mounts()) == len(mounts())
+
+    mounted(point, look)
 
 
 @mounting

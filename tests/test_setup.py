@@ -269,7 +269,7 @@ class Place:
 
     @property
     def options(self) -> set[str]:
-        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+        lines = os.fsdecode(Path("/proc/self/mountinfo").read_bytes()).split("\n")[:-1]
         (line,) = (line.split() for line in lines if line.split()[4] == str(self.mnt))
         return set(line[5].split(","))
 

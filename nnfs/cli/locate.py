@@ -30,7 +30,7 @@ def _unescape(word: str) -> str:
 def mounts() -> list[MountEntry]:
     """Everything mounted here, oldest first."""
     found = []
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
         for line in lines:
             left, _, right = line.rstrip("\n").partition(" - ")
             kind, source, *_ = [*right.split(" "), ""]

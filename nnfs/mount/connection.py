@@ -133,7 +133,7 @@ class MountInfo:
 def mounts() -> list[MountInfo]:
     """Everything mounted in this mount namespace, oldest first."""
     found = []
-    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+    for line in Path("/proc/self/mountinfo").read_bytes().split(b"\n")[:-1]:  # names keep their \r
         head, _, tail = os.fsdecode(line).partition(" - ")
         words = [re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), w) for w in head.split(" ") + tail.split(" ")]
         first = len(head.split(" "))
