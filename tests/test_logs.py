@@ -35,6 +35,7 @@ def restored() -> Iterator[None]:
 def test_a_file_gets_one_line_per_record_and_tracebacks(tmp_path: Path) -> None:
     file = tmp_path / "new" / "log"
     assert logs.configure(tmp_path, foreground=True, file=file) == str(file)
+    logs.mounted()
     log = logging.getLogger("nnfs.test")
     log.debug("unseen")
     log.info("first\nsecond %s", "name \udcff")
@@ -47,7 +48,7 @@ def test_a_file_gets_one_line_per_record_and_tracebacks(tmp_path: Path) -> None:
         warnings.warn("old", stacklevel=1)
     threading.excepthook(threading.ExceptHookArgs((KeyError, KeyError("k"), None, None)))
     lines = file.read_text().splitlines()
-    assert lines[0].endswith("INFO nnfs.test: first\\nsecond name \\udcff")
+    assert lines[0].endswith("INFO nnfs.test: first\\nsecond name \\xff")
     assert "ERROR nnfs.test: failed" in lines[1]
     assert "ValueError: boom" in lines
     assert any("WARNING py.warnings" in line for line in lines)
@@ -58,6 +59,7 @@ def test_a_file_gets_one_line_per_record_and_tracebacks(tmp_path: Path) -> None:
 def test_levels(tmp_path: Path) -> None:
     file = tmp_path / "log"
     logs.configure(tmp_path, foreground=False, file=file, level="warning")
+    logs.mounted()
     logging.getLogger("nnfs").info("no")
     logging.getLogger("nnfs").warning("yes")
     assert file.read_text().count("\n") == 1
@@ -155,3 +157,39 @@ def test_the_watchdogs_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     assert notify.watchdog_interval() is None
     monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
     assert notify.watchdog_interval() == 1.5
+
+
+def test_a_file_is_made_with_the_mount_and_not_before(tmp_path: Path) -> None:
+    """A process that ends without one leaves neither the file nor its directory behind."""
+    script = (
+        "import logging, sys\nfrom pathlib import Path\nfrom nnfs.mount import logs\n"
+        "logs.configure(Path('/s'), foreground=False, file=Path(sys.argv[1]))\n"
+        "logging.getLogger('nnfs').warning('before')\n"
+        "sys.argv[2] == 'mounted' and logs.mounted()\n"
+        "sys.argv[2] == 'bug' and 1 / 0\n"
+        "logging.getLogger('nnfs').warning('after')\n"
+    )
+
+    def run(how: str) -> tuple[str, str]:
+        file = tmp_path / how / "log"
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(file), how], env=environment(), capture_output=True, text=True
+        )
+        if how == "refused":
+            assert not file.parent.exists()
+        return file.read_text() if file.exists() else "", done.stderr
+
+    assert run("refused") == ("", "")
+    log, err = run("mounted")
+    assert ([line.rpartition(": ")[2] for line in log.splitlines()], err) == (["before", "after"], "")
+    log, err = run("bug")
+    assert "before" in log
+    assert "ZeroDivisionError: division by zero" in log.splitlines()
+    assert err == f"nnfs: a bug: ZeroDivisionError: division by zero; its traceback is in {tmp_path}/bug/log\n"
+
+
+def test_a_file_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for file in (tmp_path / "file" / "log", tmp_path, Path("/proc/self/none/log")):
+        with pytest.raises(OSError, match=str(file)):
+            logs.configure(tmp_path, foreground=False, file=file)

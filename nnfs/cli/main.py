@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import nnfs
+from nnfs import names
 from nnfs.config import CONFIG_FILE, POLICIES, described
 from nnfs.errors import NnfsError, UsageError
 
@@ -33,7 +34,7 @@ class Parser(argparse.ArgumentParser):
     usage_exit = USAGE
 
     def error(self, message: str) -> NoReturn:
-        print(f"nnfs: {message}\ntry: {self.prog} --help", file=sys.stderr)
+        print(f"nnfs: {names.one_line(message)}\ntry: {self.prog} --help", file=sys.stderr)
         sys.exit(self.usage_exit)
 
 
@@ -282,6 +283,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status."""
+    if argv is None:
+        names.use_utf8()
+    names.show_on_terminals()
     args = build_parser().parse_args(argv)
     module, _, name = args.run.partition(":")
     try:
@@ -289,14 +293,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         status: int = run(args)
         sys.stdout.flush()
     except NnfsError as error:
-        print(f"nnfs: {error}", file=sys.stderr)
+        print(f"nnfs: {names.one_line(str(error))}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # `nnfs ... | head`: the flush at exit must not complain
         return NnfsError.exit_code
     except OSError as error:
-        where = os.fsdecode(error.filename) + ": " if isinstance(error.filename, str | bytes) else ""
-        print(f"nnfs: {where}{error.strerror or error}", file=sys.stderr)
+        where = names.printable(os.fsdecode(error.filename)) + ": " if isinstance(error.filename, str | bytes) else ""
+        print(f"nnfs: {where}{names.one_line(error.strerror or str(error))}", file=sys.stderr)
         return NnfsError.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED

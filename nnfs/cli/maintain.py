@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nnfs import names
 from nnfs.cli import client, tables
 from nnfs.cli.locate import locate, mount_of
 from nnfs.errors import NnfsError, UsageError
@@ -27,7 +28,8 @@ def mkfs(args: argparse.Namespace) -> int:
     if (path / DATA_FILE).exists():
         raise UsageError(f"{path} holds a store already; remove it first if you mean to lose it")
     store = Store.create(path, args.chunk_size)
-    print(f"{path}: new store {store.superblock.uuid.hex()}, chunks of {tables.size(store.superblock.chunk_size)}")
+    name, chunk = names.printable(path), tables.size(store.superblock.chunk_size)
+    print(f"{name}: new store {store.superblock.uuid.hex()}, chunks of {chunk}")
     store.close()
     return 0
 
@@ -57,7 +59,7 @@ def backup(args: argparse.Namespace) -> int:
     if args.json:
         tables.printed_json(answer)
     else:
-        print(f"{answer['file']}: {tables.size(answer['bytes'])}")
+        print(f"{names.printable(answer['file'])}: {tables.size(answer['bytes'])}")
     return 0
 
 
@@ -71,7 +73,7 @@ def fsck(args: argparse.Namespace) -> int:
         report = check.run(path, data=args.data, repair=args.repair, progress=show)
     except (NnfsError, OSError) as error:
         show.clear()
-        print(f"nnfs: {error}", file=sys.stderr)
+        print(f"nnfs: {names.one_line(str(error))}", file=sys.stderr)
         return FSCK_FAILED
     show.clear()
     if args.json:
@@ -105,15 +107,15 @@ def print_report(report: Report) -> None:
     """Problems with the files they concern, notes, and a last line that sums up."""
     for problem in report.problems:
         mark = "fixed" if problem.fixed else "error"
-        print(f"{mark}: {tables.printable(problem.message)}")
+        print(f"{mark}: {names.one_line(problem.message)}")
         for path in problem.paths[:PATHS_SHOWN]:
-            print(f"    {tables.printable(path)}")
+            print(f"    {names.printable(path)}")
         if len(problem.paths) > PATHS_SHOWN:
             print(f"    and {len(problem.paths) - PATHS_SHOWN} more (--json lists them)")
     for kind, number in report.omitted.items():
         print(f"error: {number} more of the kind {kind}")
     for note in report.notes:
-        print(f"note: {note}")
+        print(f"note: {names.one_line(note)}")
     found, fixed = len(report.problems) + report.omitted.total(), sum(problem.fixed for problem in report.problems)
     counts = report.counts
     looked = f"{counts['inode']} inodes, {counts['dentry']} names, {counts['block']} blocks"

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from nnfs import names
 from nnfs.cli import client, tables, watch
 from nnfs.cli.locate import Place, locate
 from nnfs.errors import UsageError, WorkerError
@@ -59,7 +60,7 @@ def add(args: argparse.Namespace) -> int:
     if not file.is_file():
         raise UsageError(f"{args.file} is no file: give a model's, as tools/train or nnfs train make them")
     answer = client.ask(place.store, "model_add", timeout=None, file=os.fspath(file), **_directory(place, args.use))
-    use = f"; {place.path} is encoded with it from now on" if args.use else ""
+    use = f"; {names.printable(place.path)} is encoded with it from now on" if args.use else ""
     print(f"model {answer['number']}: {answer['fingerprint'][:DIGITS]}{use}")
     return 0
 
@@ -79,7 +80,8 @@ def retire(args: argparse.Namespace) -> int:
     client.ask(place.store, "model_retire", fingerprint=line["fingerprint"])
     name = line["fingerprint"][:DIGITS]
     if line["blocks"]:
-        print(f"{name} is retired; {line['blocks']} chunks need it still: nnfs compact {args.path} --all changes them")
+        path = names.shell(args.path)
+        print(f"{name} is retired; {line['blocks']} chunks need it still: nnfs compact {path} --all changes them")
     else:
         print(f"{name} is retired")
     return 0
@@ -166,10 +168,11 @@ def _cleared_up() -> Iterator[None]:
 def _say(fit: Fit, found: dict[str, Any], kept: bool, place: Place) -> None:
     before, after = (tables.bits(fit.held_out, stored) for stored in (fit.base_stored, fit.fitted_stored))
     print(f"held out: {tables.size(fit.held_out)}, {before} bits/byte with the default model, {after} fitted")
-    print(f"below {place.path}: {tables.size(fit.below)}; about {tables.size(max(fit.gain, 0))} less")
+    path, gain = names.printable(place.path), tables.size(max(fit.gain, 0))
+    print(f"below {path}: {tables.size(fit.below)}; about {gain} less")
     print(f"the model takes {tables.size(fit.cost)}, {COPIES} copies")
     if kept:
-        print(f"kept as model {found['number']}; nnfs compact {place.path} --all recompresses what is there")
+        print(f"kept as model {found['number']}; nnfs compact {watch.shell(place)} --all recompresses what is there")
     else:
         print("not kept: it does not pay for itself (--keep-always keeps it all the same)")
 
@@ -179,10 +182,10 @@ def _fitted(path: Path, delta: str, seconds: int) -> dict[str, Any]:
     from nnfs.cli.mounting import environment
     from nnfs.codec.catalogue import PRESETS, SUFFIX, presets
 
-    names = presets()
-    if not names:
+    shipped = presets()
+    if not shipped:
         raise WorkerError("no model is shipped with this nnfs: there is nothing to start from")
-    base = os.path.join(PRESETS, names[0] + SUFFIX)
+    base = os.path.join(PRESETS, shipped[0] + SUFFIX)
     command = [sys.executable, "-P", "-m", "nnfs.train", "fit", "--base", base, "--out", delta]
     command += ["--seconds", str(seconds), "--", os.fspath(path)]
     done = subprocess.run(command, env=environment(), stdout=subprocess.PIPE, text=True, check=False)
@@ -199,8 +202,8 @@ def _fitted(path: Path, delta: str, seconds: int) -> dict[str, Any]:
 
 def _measured(found: dict[str, Any], below: int) -> Fit:
     try:
-        names = ("held_out_bytes", "base_stored", "fitted_stored", "delta_bytes")
-        held_out, before, after, delta = (int(found[name]) for name in names)
+        fields = ("held_out_bytes", "base_stored", "fitted_stored", "delta_bytes")
+        held_out, before, after, delta = (int(found[name]) for name in fields)
     except (KeyError, TypeError, ValueError) as error:
         raise WorkerError("the training gave no sensible answer") from error
     if held_out <= 0:

@@ -75,6 +75,7 @@ def _foreground(store: Path, mountpoint: Path, args: argparse.Namespace) -> int:
     logs.configure(store, foreground=not in_background, level=args.log_level, file=args.log)
 
     def ready() -> None:
+        logs.mounted()
         notify.ready(f"{store} mounted on {mountpoint}")
         if in_background:
             null = os.open(os.devnull, os.O_RDWR)
@@ -215,7 +216,9 @@ def _unmount(mountpoint: str, *, lazy: bool, force: bool) -> None:
 
 def _fusermount(words: Sequence[str]) -> None:
     try:
-        done = subprocess.run(["fusermount3", *words], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["fusermount3", *words], capture_output=True, text=True, errors="surrogateescape", check=False
+        )
     except FileNotFoundError as error:
         raise StoreError("only root may unmount here (fusermount3 is not installed)") from error
     if done.returncode:

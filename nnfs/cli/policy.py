@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnfs import names
 from nnfs.cli import client
 from nnfs.cli.locate import Place, locate
 from nnfs.config import load_options
@@ -26,7 +27,8 @@ class Found:
     source: Path | None
 
     def __str__(self) -> str:
-        return f"{self.policy}, {f'set on {self.source}' if self.source else 'option of the mount'}"
+        source = f"set on {names.printable(self.source)}" if self.source else "option of the mount"
+        return f"{self.policy}, {source}"
 
 
 def find(place: Place) -> Found:
@@ -65,5 +67,5 @@ def policy(args: argparse.Namespace) -> int:
                 raise
     elif args.policy is not None:
         os.setxattr(place.path, XATTR, args.policy.encode())
-    print(f"{place.path}: {find(place)}")
+    print(f"{names.printable(place.path)}: {find(place)}")
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
+from nnfs import names
 from nnfs.cli import client, watch
 from nnfs.cli.locate import locate
 
@@ -40,7 +41,7 @@ def pause(args: argparse.Namespace) -> int:
     """Hold recompression, thawing and scrub."""
     place = locate(args.path)
     client.ask(place.store, "pause")
-    print(f"paused until nnfs resume {args.path}, or the next mount")
+    print(f"paused until nnfs resume {names.shell(args.path)}, or the next mount")
     return 0
 
 
@@ -49,6 +50,6 @@ def resume(args: argparse.Namespace) -> int:
     place = locate(args.path)
     client.ask(place.store, "resume")
     jobs = [job for job in client.ask(place.store, "jobs")["jobs"] if job["state"] in watch.RUNNING]
-    names = ", ".join(f"job {job['job']} ({watch.named(job)})" for job in jobs)
-    print(f"resumed: {names}" if names else "resumed")
+    told = ", ".join(f"job {job['job']} ({watch.named(job)})" for job in jobs)
+    print(f"resumed: {told}" if told else "resumed")
     return 0

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from nnfs import names
 from nnfs.cli import client, policy, tables, watch
 from nnfs.cli.locate import Place, locate
 
@@ -107,7 +108,7 @@ def _status_text(answer: dict[str, Any], place: Place) -> str:
     lines += [(f"job {job['job']}", _job_line(job, paused)) for job in jobs]
     lines += [("damaged", line) for line in watch.listed(damaged, place)]
     if damaged:
-        lines.append(("", f"nnfs scrub {place.path} --wait repairs what can be repaired, and names the files"))
+        lines.append(("", f"nnfs scrub {watch.shell(place)} --wait repairs what can be repaired, and names the files"))
     parts = [tables.pairs(lines)]
     if workers:
         texts, counts = ["name", "device", "state", "pid"], ["starts", "deaths", "answered", "failed"]
@@ -148,7 +149,7 @@ def stat(args: argparse.Namespace) -> int:
     plain, stored = answer["plain_bytes"], answer["stored_bytes"]
     chunks, piece = answer["chunks"], tables.size(answer["chunk_size"])
     lines = [
-        ("path", answer["path"]),
+        ("path", names.printable(answer["path"])),
         ("inode", f"{answer['ino']}, {answer['type']}"),
         ("size", tables.size(answer["size"])),
         *([("below it", f"{answer['inodes']} inodes")] if "inodes" in answer else []),

@@ -6,6 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nnfs import names
+
+PATHS = ("store", "mountpoint", "log")  # fields that hold names
+
 
 def size(number: int) -> str:
     """Bytes with a binary unit, three digits: 17 -> "17 B", 1536 -> "1.50 KiB"."""
@@ -52,7 +56,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> 
 def pairs(items: Sequence[tuple[str, str]]) -> str:
     """Names and values in two columns."""
     width = max(len(name) for name, _ in items)
-    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in items)
+    return "\n".join(f"{name.ljust(width)}  {names.one_line(value)}" for name, value in items)
 
 
 def flat(answer: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -71,15 +75,11 @@ def flat(answer: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         elif isinstance(value, bool):
             lines.append((label, "yes" if value else "no"))
         elif not isinstance(value, list):
-            lines.append((label, "-" if value is None or value == "" else str(value)))
+            shown = names.printable(str(value)) if name in PATHS else str(value)
+            lines.append((label, "-" if value is None or value == "" else shown))
     return lines
 
 
-def printable(text: str) -> str:
-    """Text with the control characters and broken encodings of file names made visible."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
-
-
 def printed_json(answer: dict[str, Any]) -> None:
-    """One JSON object for a program to read."""
-    print(json.dumps(answer, indent=2))
+    """One JSON object for a program to read: valid Unicode, whatever names are in it (`names.for_json`)."""
+    print(json.dumps(names.for_json(answer), indent=2))

@@ -7,6 +7,7 @@ import sys
 import time
 from typing import Any, Protocol
 
+from nnfs import names
 from nnfs.cli import client, tables
 from nnfs.cli.locate import Place
 from nnfs.errors import DaemonError, NnfsError, StoreDamaged
@@ -24,6 +25,11 @@ Job = dict[str, Any]
 def ino_of(place: Place) -> int:
     """The inode that a place names, a symbolic link's own if it names one; the root's for a store."""
     return os.lstat(place.path).st_ino if place.is_inside else ROOT_INO
+
+
+def shell(place: Place) -> str:
+    """The path of a place as a word of a command."""
+    return names.shell(place.path)
 
 
 def target(place: Place) -> dict[str, int]:
@@ -47,10 +53,10 @@ def run(place: Place, command: str, *, wait: bool, json: bool, **request: Any) -
         if json:
             tables.printed_json({"job": number})
         else:
-            print(f"job {number} {state}: nnfs status {place.path} shows it")
+            print(f"job {number} {state}: nnfs status {shell(place)} shows it")
         return 0
     if answer.get("joined") or waits_for:
-        print(f"nnfs: job {number} {state} (nnfs status {place.path})", file=sys.stderr)
+        print(f"nnfs: job {number} {state} (nnfs status {shell(place)})", file=sys.stderr)
     job = follow(place, number)
     if json:
         tables.printed_json(job)
@@ -63,7 +69,7 @@ def follow(place: Place, number: int) -> Job:
     """Show a job's progress until it has ended, and return it. ^C leaves it running. Raises `DaemonError`."""
     paused = client.ask(place.store, "status").get("compaction", {}).get("paused")
     if paused:
-        print(f"nnfs: work is paused; nnfs resume {place.path} lets it go on", file=sys.stderr)
+        print(f"nnfs: work is paused; nnfs resume {shell(place)} lets it go on", file=sys.stderr)
     show: _Show = _Bar() if sys.stderr.isatty() else _Lines()
     pause, job = FIRST_POLL_S, Job()
     try:
@@ -79,9 +85,10 @@ def follow(place: Place, number: int) -> Job:
         if job.get("kind") == DRY_RUN:
             client.ask(place.store, "cancel", job=number)  # only we would have seen what it finds
         else:
+            path = shell(place)
             print(
-                f"\nnnfs: job {number} goes on without you (nnfs status {place.path} shows it); "
-                f"nnfs {job.get('kind', 'compact')} {place.path} --cancel ends it, nnfs pause {place.path} holds it",
+                f"\nnnfs: job {number} goes on without you (nnfs status {path} shows it); "
+                f"nnfs {job.get('kind', 'compact')} {path} --cancel ends it, nnfs pause {path} holds it",
                 file=sys.stderr,
             )
         raise
@@ -157,7 +164,7 @@ def shown_place(file: str, place: Place) -> str:
     """A place in a file as the daemon names it, "/path at 131072", for a person who knows the mount point."""
     path, _, offset = file.rpartition(" at ")
     root = place.mount.mountpoint.rstrip("/") if place.mount is not None and path.startswith("/") else ""
-    return f"{tables.printable(root + path)} from byte {offset} on"
+    return f"{names.printable(root + path)} from byte {offset} on"
 
 
 def cancel(place: Place, *kinds: str) -> int:
@@ -173,7 +180,7 @@ def cancel(place: Place, *kinds: str) -> int:
 
 def named(job: Job) -> str:
     """A job's kind and where it is at work."""
-    return f"{job['kind']} {tables.printable(job['path'])}" if job.get("path") else str(job["kind"])
+    return f"{job['kind']} {names.printable(job['path'])}" if job.get("path") else str(job["kind"])
 
 
 def progress_of(job: Job) -> str:

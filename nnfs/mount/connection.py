@@ -149,7 +149,7 @@ def unmount_path(mountpoint: str, *, lazy: bool = False) -> None:
         _check(done, f"cannot unmount {mountpoint}", advice)
         return
     command = ["fusermount3", "-u", *(["-z"] if lazy else []), "--", mountpoint]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, errors="surrogateescape", check=False)
     if done.returncode:
         raise MountError(f"cannot unmount {mountpoint}: {done.stderr.strip()}")
 
@@ -189,8 +189,9 @@ def _mount_as_user(mountpoint: str, options: MountOptions) -> int:
         environment = {**os.environ, "_FUSE_COMMFD": str(theirs.fileno())}
         try:
             done = subprocess.run(
-                command, env=environment, pass_fds=[theirs.fileno()], capture_output=True, text=True, check=False
-            )
+                command, env=environment, pass_fds=[theirs.fileno()], capture_output=True, check=False,
+                text=True, errors="surrogateescape",
+            )  # fmt: skip
         except FileNotFoundError:
             raise MountError("fusermount3 is missing: install fuse3, or mount as root") from None
         if done.returncode:

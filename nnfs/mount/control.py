@@ -1,7 +1,9 @@
-"""The control socket: how the command line talks to the daemon of a mounted store.
+r"""The control socket: how the command line talks to the daemon of a mounted store.
 
 A unix socket `control` in the store directory, for its owner only. A client sends one JSON object per line,
 `{"command": "df", ...}`, and gets one per line: `{"ok": true, ...}` or `{"ok": false, "error": "...", "exit": 3}`.
+Lines are ASCII. In a name a byte that is no UTF-8 is a lone surrogate, \udc80 to \udcff, as Python has it in memory:
+this is between nnfs and itself; what `--json` prints is valid Unicode (`nnfs.names`).
 """
 
 from __future__ import annotations

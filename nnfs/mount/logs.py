@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -9,13 +10,19 @@ import socket
 import sys
 import threading
 import time
-from logging.handlers import RotatingFileHandler
+from io import TextIOWrapper
+from logging.handlers import MemoryHandler, RotatingFileHandler
 from pathlib import Path
 from types import TracebackType
 
+from nnfs import names
+
+JOURNAL, STDERR = "journal", "stderr"  # places of a log that are no file
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
 LOG_DIR = Path("/var/log/nnfs")
 FILE_MAX, FILES_KEPT = 8 << 20, 3
+HELD = 1000  # records, before the log file is made all the same
+NAME_MAX = 100  # bytes of a store's name in the name of its log
 MESSAGE_MAX = 100_000  # bytes: the journal takes datagrams of about 200 KB
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -37,7 +44,7 @@ class OneLine(logging.Formatter):
         return time.strftime("%Y-%m-%dT%H:%M:%S", now) + f".{int(record.msecs):03d}" + time.strftime("%z", now)
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 logging's name
-        record.message = record.message.replace("\n", "\\n")
+        record.message = names.one_line(record.message)  # names of files may hold anything
         return super().formatMessage(record)
 
 
@@ -60,7 +67,7 @@ class JournalHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            text = self.format(record).encode(errors="backslashreplace")[:MESSAGE_MAX]
+            text = self.format(record).encode(errors=names.ERRORS)[:MESSAGE_MAX]
             fields = {
                 "PRIORITY": str(priority(record.levelno)), "SYSLOG_IDENTIFIER": "nnfs", "LOGGER": record.name,
                 "CODE_FILE": record.pathname, "CODE_LINE": str(record.lineno), "CODE_FUNC": record.funcName,
@@ -93,7 +100,9 @@ def default_file(store: Path) -> Path:
     if os.geteuid() != 0:
         directory = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "nnfs"
     mark = hashlib.blake2b(os.fsencode(store), digest_size=4).hexdigest()
-    return directory / f"{store.name or 'root'}-{mark}.log"
+    name = "".join(c if c.isalnum() or c in "._-" else "_" for c in store.name) or "root"
+    short = name.encode()[:NAME_MAX].decode(errors="ignore")  # of 255 that a name may have, ".1" and all
+    return directory / f"{short}-{mark}.log"
 
 
 def is_journal(descriptor: int, stream: str) -> bool:
@@ -105,11 +114,54 @@ def is_journal(descriptor: int, stream: str) -> bool:
     return stream == f"{found.st_dev}:{found.st_ino}"
 
 
+class _File(RotatingFileHandler):
+    """A log file, made with its directory when the first record comes."""
+
+    def _open(self) -> TextIOWrapper:
+        Path(self.baseFilename).parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        return super()._open()
+
+
+class _Held(MemoryHandler):
+    """Keeps records for a log file until `write_out`, a bug, or too many of them."""
+
+    def flush(self) -> None:
+        """Nothing: logging calls this at the end of every process."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.buffer.append(record)
+        if self.shouldFlush(record):
+            self.write_out()
+
+    def write_out(self) -> None:
+        """Write what is kept."""
+        super().flush()
+
+
 def _file_handler(file: Path) -> logging.Handler:
-    file.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-    handler = RotatingFileHandler(file, maxBytes=FILE_MAX, backupCount=FILES_KEPT, errors="backslashreplace")
+    """A log file that is not made before there is a mount (`mounted`) or a bug: one that is refused leaves none behind.
+
+    Raises OSError when it cannot be written.
+    """
+    there = next(path for path in (file, *file.absolute().parents) if os.path.exists(path))
+    code = errno.EISDIR if file.is_dir() else errno.ENOTDIR if there != file and not there.is_dir() else 0
+    if code or not os.access(there, os.W_OK):
+        raise OSError(code or errno.EACCES, os.strerror(code or errno.EACCES), os.fspath(file))
+    handler = _File(
+        file, maxBytes=FILE_MAX, backupCount=FILES_KEPT, encoding="utf-8", errors=names.ERRORS, delay=True
+    )  # fmt: skip
     handler.setFormatter(OneLine(FORMAT))
-    return handler
+    return _Held(HELD, flushLevel=logging.CRITICAL, target=handler, flushOnClose=False)
+
+
+def mounted() -> None:
+    """Have what has been logged so far, and all that comes, written at once."""
+    root = logging.getLogger()
+    for held in [handler for handler in root.handlers if isinstance(handler, _Held)]:
+        if held.target is not None:
+            held.write_out()
+            root.addHandler(held.target)
+        root.removeHandler(held)
 
 
 def _handler(store: Path, foreground: bool, file: Path | None) -> tuple[logging.Handler, str]:
@@ -119,15 +171,20 @@ def _handler(store: Path, foreground: bool, file: Path | None) -> tuple[logging.
         handler: logging.Handler = logging.StreamHandler(sys.stderr)
         if is_journal(2, os.environ.get("JOURNAL_STREAM", "")):
             handler.setFormatter(Prefixed("%(name)s: %(message)s"))
-            return handler, "journal"
+            return handler, JOURNAL
         handler.setFormatter(OneLine(FORMAT))
-        return handler, "stderr"
+        return handler, STDERR
     if os.path.exists(JOURNAL_SOCKET):
         handler = JournalHandler(NNFS_STORE=os.fspath(store))
-        handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
-        return handler, "journal"
+        handler.setFormatter(OneLine("%(name)s: %(message)s"))
+        return handler, JOURNAL
     file = default_file(store)
     return _file_handler(file), str(file)
+
+
+def shown(where: str) -> str:
+    """The place of a log for people."""
+    return "the journal (journalctl -t nnfs)" if where == JOURNAL else names.printable(where)
 
 
 def configure(store: Path, *, foreground: bool, level: str = "INFO", file: Path | None = None) -> str:
@@ -143,6 +200,10 @@ def configure(store: Path, *, foreground: bool, level: str = "INFO", file: Path 
     def uncaught(kind: type[BaseException], value: BaseException, trace: TracebackType | None) -> None:
         if not issubclass(kind, KeyboardInterrupt):
             log.critical("uncaught exception", exc_info=(kind, value, trace))
+            if where != STDERR:  # who waits for the mount is to see why there is none; later, nobody reads this
+                name = names.one_line(f"{kind.__name__}: {value}")
+                sys.stderr.write(f"nnfs: a bug: {name}; its traceback is in {shown(where)}\n")
+                sys.stderr.flush()
 
     def in_thread(args: threading.ExceptHookArgs) -> None:
         if args.exc_value is not None and not issubclass(args.exc_type, SystemExit):

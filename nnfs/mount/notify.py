@@ -6,6 +6,8 @@ import logging
 import os
 import socket
 
+from nnfs import names
+
 log = logging.getLogger(__name__)
 
 
@@ -17,7 +19,7 @@ def notify(*lines: str) -> bool:
     name = "\0" + address[1:] if address[0] == "@" else address
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-            sock.sendto("\n".join(lines).encode(), name)
+            sock.sendto("\n".join(map(names.one_line, lines)).encode(), name)
     except OSError as error:
         log.warning("cannot notify the service manager at %s: %s", address, error)
         return False

@@ -305,7 +305,7 @@ class Store:
         try:
             # meminit=False: the pages are ours alone. The lock file of a dead process is cleaned by reader_check.
             env = lmdb.open(
-                os.fspath(path), map_size=MAP_SIZE, max_dbs=len(schema.TABLES), lib_version=schema.ENGINE,
+                os.fsencode(path), map_size=MAP_SIZE, max_dbs=len(schema.TABLES), lib_version=schema.ENGINE,
                 meminit=False, create=create,
             )  # fmt: skip
             env.reader_check()

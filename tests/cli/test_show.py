@@ -14,6 +14,7 @@ import pytest
 from nnfs.cli import tables
 from nnfs.config import Options, described
 from nnfs.errors import DaemonError, UsageError
+from nnfs.mount import logs
 from tests.cli.conftest import Run
 from tests.cli.fake import FakeDaemon, job
 from tests.conftest import why_no_mount
@@ -200,6 +201,7 @@ def test_a_bad_option_ends_the_mount_with_its_name(tmp_path: Path) -> None:
         assert done.returncode == UsageError.exit_code
         assert message in done.stderr
         assert done.stderr.count("\n") == 1
+        assert not logs.default_file(tmp_path / "store").exists()
     with (
         pytest.raises(AssertionError, match=r"nnfs.toml \[default\]: thaw_limit=soon"),
         Mount(env={"NNFS_CONFIG": str(config)}),
