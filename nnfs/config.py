@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ POLICIES = ("auto", "hot", "cold", "never")
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SPANS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_DEVICE = re.compile(r"cpu|cuda(:\d+)?")
+DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 _MIN_DIRTY = 4 << 20
 
 
@@ -90,8 +90,8 @@ def parse_device(text: str) -> str:
     if text == "auto":
         return text
     names = re.split("[+,]", text)
-    if len(set(names)) < len(names) or not all(map(_DEVICE.fullmatch, names)):
-        raise ValueError("say auto, or cpu, cuda:0, cuda:1, ... with + between several, each once")
+    if len(set(names)) < len(names) or not all(map(DEVICE.fullmatch, names)):
+        raise ValueError("say auto, or cpu, cuda:0, cuda:1, ... or several with + or a comma between, each once")
     return "+".join(names)
 
 
@@ -124,18 +124,28 @@ class Options:
         return self.device.split("+")
 
 
+def meant(word: str, known: Iterable[str]) -> str:
+    """What was perhaps meant by a word that is not known, as the end of a message; empty when nothing is like it."""
+    import difflib  # late: only who errs needs it
+
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
 def described() -> Iterator[tuple[str, str]]:
     """Every option as `name=default`, and what it means."""
     for option in fields(Options):
         yield f"{option.name}={option.metadata['shown']}", option.metadata["meaning"]
 
 
-def _parse(words: Mapping[str, str], source: str) -> dict[str, Any]:
+def _parse(words: Mapping[str, str], source: str, others: Iterable[str] = ()) -> dict[str, Any]:
     known = {option.name: option for option in fields(Options)}
     values = {}
     for name, text in words.items():
         if name not in known:
-            raise UsageError(f"{source}: unknown option {name!r}: nnfs mount --help lists them")
+            raise UsageError(
+                f"{source}: unknown option {name!r}{meant(name, [*known, *others])} (nnfs mount --help lists them)"
+            )
         try:
             values[name] = known[name].metadata["parse"](text)
         except ValueError as error:
@@ -148,9 +158,12 @@ def parse_own(words: Mapping[str, str]) -> Options:
     return Options(**_parse(words, "mount option"))
 
 
-def load_options(store: Path, own: Mapping[str, str]) -> Options:
-    """Return the options of a store's mount: `-o` before the config file. Raises `UsageError`."""
-    return Options(**{**_from_file(store), **_parse(own, "mount option")})
+def load_options(store: Path, own: Mapping[str, str], others: Iterable[str] = ()) -> Options:
+    """Return the options of a store's mount: `-o` before the config file. Raises `UsageError`.
+
+    `others` are words that may stand beside them with `-o`: one of these may be meant by one that is not known.
+    """
+    return Options(**{**_from_file(store), **_parse(own, "mount option", others)})
 
 
 def _from_file(store: Path) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def store(tmp_path: Path) -> Path:
 # -- without a mount
 
 
-@pytest.mark.parametrize("args", [["--help"], ["--version"], ["fsck", "--help"], ["mount", "--help"]])
+@pytest.mark.parametrize("args", [["--help"], ["--version"], ["fsck", "--help"], ["mount", "--help"], ["help"]])
 def test_help_is_quick_and_loads_nothing_heavy(args: list[str]) -> None:
     script = (
         "import sys\nfrom nnfs.cli.main import main\n"
@@ -61,7 +61,7 @@ def test_help_is_quick_and_loads_nothing_heavy(args: list[str]) -> None:
 
 
 COMMANDS = """
-    mount umount df status stat compact thaw scrub pause resume policy model train mkfs fsck backup
+    mount umount df status stat compact thaw scrub pause resume policy model train mkfs fsck backup help version
 """
 
 
@@ -78,10 +78,19 @@ def test_every_command_has_help_with_examples(name: str, capsys: pytest.CaptureF
     ("args", "status", "message"),
     [
         ([], 2, "COMMAND"),
-        (["nonsense"], 2, "invalid choice"),
-        (["df"], 2, "PATH"),
+        (["nonsense"], 2, "no command 'nonsense'\n"),
+        (["compcat", "/"], 2, "did you mean compact?"),
+        (["model", "lst"], 2, "did you mean list?"),
+        (["help", "mont"], 2, "did you mean mount?"),
+        (["policy", "/", "cald"], 2, "did you mean cold?"),
+        (["df", "--jsn", "/"], 2, "unrecognized arguments: --jsn; did you mean --json?\ntry: nnfs df --help"),
+        (["model", "list", "/", "--jason"], 2, "did you mean --json?\ntry: nnfs model list --help"),
+        (["--json", "df", "/"], 2, "options stand behind the command\ntry: nnfs df --help"),
+        (["stat", "/", "more"], 2, "unrecognized arguments: more\ntry: nnfs stat --help"),
+        (["stat"], 2, "FILE\ntry: nnfs stat --help"),
+        (["fsck", "--repiar", "x"], 16, "did you mean --repair?\ntry: nnfs fsck --help"),
         (["fsck"], 16, "STORE"),
-        (["fsck", "--nonsense", "x"], 2, "unrecognized"),
+        (["fsck", "--nonsense", "x"], 16, "unrecognized arguments: --nonsense\ntry: nnfs fsck --help"),
         (["mkfs", "/nowhere", "--chunk-size", "many"], 2, "no number of bytes"),
         (["df", "/nowhere/at/all"], 1, "No such file"),
         (["df", "/"], 2, "neither a store nor on an nnfs mount"),

@@ -23,11 +23,12 @@ import trio
 from pyfuse3 import FUSEError
 
 from nnfs.cli import locate
+from nnfs.config import load_options, parse_own
 from nnfs.errors import MountError, UsageError
 from nnfs.mount import connection
 from nnfs.mount import options as flags
 from nnfs.mount.connection import Connection, MountInfo, connect, mounts, negotiate
-from nnfs.mount.options import MountOptions, parse_options
+from nnfs.mount.options import MountOptions, parse_options, words
 
 mounting = pytest.mark.skipif(
     os.geteuid() != 0 or not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="needs root and /dev/fuse"
@@ -668,3 +669,19 @@ def test_mount_through_fusermount(place: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("PATH", "")
     with pytest.raises(MountError, match="install fuse3"):
         mounted(place / "m", lambda client: None)
+
+
+@pytest.mark.parametrize("given", ["device=cuda:0+cpu", "device=cuda:0,cpu", r"device=cuda:0\,cpu"])
+def test_devices_stand_between_commas_or_plus_signs(given: str) -> None:
+    options = parse_options(["ro," + given + ",cache=1G", "noatime"])
+    assert {**options.own} == {"device": options.own["device"], "cache": "1G"}
+    assert parse_own(options.own).devices == ["cuda:0", "cpu"]
+    assert options.read_only
+
+
+def test_what_is_meant_by_an_option_that_is_not_known(tmp_path: Path) -> None:
+    for wrong, right in (("thaw_limt", "thaw_limit"), ("noatme", "noatime"), ("allow_othr", "allow_other")):
+        with pytest.raises(UsageError, match=f"unknown option '{wrong}'; did you mean {right}"):
+            load_options(tmp_path, {wrong: ""}, words())
+    with pytest.raises(UsageError, match=r"unknown option 'zzz' \("):
+        load_options(tmp_path, {"zzz": ""}, words())

@@ -60,10 +60,11 @@ def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
         {"codec": "raw", "chunks": 1, "plain_bytes": 1 << 17, "stored_bytes": 1 << 17},
     ]
     line = {"plain_bytes": 10 << 17, "stored_bytes": 9000 + (1 << 17), "codecs": codecs}
-    df = {"logical_bytes": 10 << 17, "physical_bytes": 600_000, "model_bytes": 28 << 20, "codecs": codecs}
+    df = {"logical_bytes": 10 << 17, "physical_bytes": (28 << 20) + 600_000, "model_bytes": 28 << 20, "codecs": codecs}
     times = {"copy": 1.0, "compact": 2.0, "read back": 3.0}
-    result = {"hot": {**df, "physical_bytes": 1_000_000}, "cold": df, "hot_sets": {"a": line}, "cold_sets": {"a": line}}
-    without = {"cold": {**df, "physical_bytes": 800_000}}
+    hot = {**df, "physical_bytes": (28 << 20) + 1_000_000}
+    result = {"hot": hot, "cold": df, "hot_sets": {"a": line}, "cold_sets": {"a": line}}
+    without = {"cold": {**df, "physical_bytes": (28 << 20) + 800_000}}
     demo.show({**result, "times": times, "equal": True}, without, {"a": {"zstd-19": 1, "xz": 2}})
     said = capsys.readouterr().out
     assert "40.0 % below" in said

@@ -8,14 +8,15 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import nnfs
 from nnfs import names
+from nnfs.cli.parser import FsckParser, Parser, parsed
 from nnfs.config import CONFIG_FILE, POLICIES, described
-from nnfs.errors import NnfsError, UsageError
+from nnfs.errors import NnfsError
 
-USAGE, FSCK_USAGE, INTERRUPTED = UsageError.exit_code, 16, 130
+INTERRUPTED = 130
 DEFAULT_CHUNK_SIZE = 128 * 1024
 
 EXAMPLES = """\
@@ -24,22 +25,8 @@ examples:
   nnfs df /mnt/nn               what it saves
   nnfs compact /mnt/nn --wait   recompress now what has gone cold
   nnfs umount /mnt/nn           unmount, and wait until all is on disk
-`nnfs COMMAND --help` has more.
+`nnfs help COMMAND` has more.
 """
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse with our way to say errors."""
-
-    usage_exit = USAGE
-
-    def error(self, message: str) -> NoReturn:
-        print(f"nnfs: {names.one_line(message)}\ntry: {self.prog} --help", file=sys.stderr)
-        sys.exit(self.usage_exit)
-
-
-class _FsckParser(Parser):
-    usage_exit = FSCK_USAGE
 
 
 def byte_count(text: str) -> int:
@@ -102,7 +89,7 @@ def _add_mounting(commands: Any) -> None:
         help="options as mount(8) takes them: ro, allow_other, noatime, suid, dev, exec, fsname=...; and those below",
     )  # fmt: skip
     parser.add_argument(
-        "--device", metavar="D", help="short for -o device=D: auto, cpu, cuda:0, or several with a comma between"
+        "--device", metavar="D", help="short for -o device=D: auto, cpu, cuda:0 or several: cuda:0+cpu or cuda:0,cpu"
     )
     parser.add_argument(
         "--chunk-size", type=byte_count, metavar="N", help="for a new store: 16K to 1M, a power of two (128K)"
@@ -126,17 +113,19 @@ def _add_mounting(commands: Any) -> None:
 
 def _add_looking(commands: Any) -> None:
     parser = _command(commands, "df", "show:df", "show what is stored, by codec and model: bytes, ratio", """\
+  nnfs df                       a line for each nnfs that is mounted
   nnfs df /mnt/nn
   nnfs df /data --json | jq .physical_bytes
 """)  # fmt: skip
-    parser.add_argument("path", metavar="PATH", help="a store, a mount point, or anything on a mount")
+    parser.add_argument("path", metavar="PATH", nargs="?", help="a store, a mount point, or anything on a mount")
     _add_json(parser)
 
     parser = _command(commands, "status", "show:status", "show what the daemon does: work, workers, caches", """\
+  nnfs status                                          a line for each nnfs that is mounted
   nnfs status /mnt/nn
   kill -TERM $(nnfs status /data --json | jq .pid)     unmount cleanly
 """)  # fmt: skip
-    parser.add_argument("path", metavar="PATH", help="a store, a mount point, or anything on a mount")
+    parser.add_argument("path", metavar="PATH", nargs="?", help="a store, a mount point, or anything on a mount")
     _add_json(parser)
 
     parser = _command(commands, "stat", "show:stat", "show how a file is stored, or all files below a directory", """\
@@ -249,7 +238,7 @@ def _add_maintaining(commands: Any) -> None:
   nnfs fsck /data --repair         mend what can be mended; what has no name goes to /lost+found
 exit status, as of fsck(8): 0 clean, 1 errors corrected, 4 errors left, 8 could not check, 16 wrong usage
 """)  # fmt: skip
-    parser.__class__ = _FsckParser
+    parser.__class__ = FsckParser
     parser.add_argument("store", metavar="STORE", help="directory of the store")
     parser.add_argument("--data", action="store_true", help="decode every chunk and compare its BLAKE2b-512")
     parser.add_argument("--repair", action="store_true", help="repair; make a copy of data.mdb first if you can")
@@ -265,7 +254,16 @@ restore:
     _add_json(parser)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def _add_helping(commands: Any) -> None:
+    parser = _command(commands, "help", "help:show", "show the help of a command", """\
+  nnfs help compact
+  nnfs help model add
+""")  # fmt: skip
+    parser.add_argument("command", metavar="COMMAND", nargs="*", help="a command, and an action of it")
+    _command(commands, "version", "help:version", "show the version", "  nnfs version\n")
+
+
+def build_parser() -> Parser:
     """The whole command line."""
     parser = Parser(
         prog="nnfs", description="A filesystem that compresses cold data with a neural network and proves every read.",
@@ -278,6 +276,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_recompressing(commands)
     _add_choosing(commands)
     _add_maintaining(commands)
+    _add_helping(commands)
     return parser
 
 
@@ -286,7 +285,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         names.use_utf8()
     names.show_on_terminals()
-    args = build_parser().parse_args(argv)
+    args = parsed(build_parser(), argv)
     module, _, name = args.run.partition(":")
     try:
         run = getattr(importlib.import_module(module), name)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from nnfs import names
-from nnfs.cli import client, policy, tables, watch
+from nnfs.cli import client, everywhere, policy, tables, watch
 from nnfs.cli.locate import Place, locate
 
 if TYPE_CHECKING:
@@ -28,7 +28,9 @@ def _answer(place: Place, command: str, offline: Callable[[Store], dict[str, Any
 
 
 def df(args: argparse.Namespace) -> int:
-    """Space: logical, stored, physical, by codec."""
+    """Space: logical, stored, physical, by codec; of all mounts where no path is given."""
+    if args.path is None:
+        return everywhere.df(args.json)
 
     def offline(store: Store) -> dict[str, Any]:
         from nnfs.fs import report
@@ -48,7 +50,7 @@ def df(args: argparse.Namespace) -> int:
         ("physical", f"{tables.size(physical)}, on disk with all metadata; {_ratios(logical, physical)}"),
     ]
     if answer.get("model_bytes"):
-        lines.append(("models", f"{tables.size(answer['model_bytes'])} beside that, two copies of each"))
+        lines.append(("models", f"{tables.size(answer['model_bytes'])} of that, two copies of each"))
     if answer.get("thawed_bytes"):
         lines.append(("thawed", f"{tables.size(answer['thawed_bytes'])} more, copies of cold data lately read"))
     if answer.get("gain") is not None:
@@ -78,7 +80,9 @@ def codec_table(codecs: list[dict[str, Any]]) -> str:
 
 
 def status(args: argparse.Namespace) -> int:
-    """What the daemon is doing."""
+    """What the daemon is doing; of all mounts where no path is given."""
+    if args.path is None:
+        return everywhere.status(args.json)
     place = locate(args.path)
 
     def offline(store: Store) -> dict[str, Any]:

@@ -80,6 +80,6 @@ def flat(answer: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return lines
 
 
-def printed_json(answer: dict[str, Any]) -> None:
-    """One JSON object for a program to read: valid Unicode, whatever names are in it (`names.for_json`)."""
+def printed_json(answer: dict[str, Any] | list[dict[str, Any]]) -> None:
+    """An answer as JSON for a program to read: valid Unicode, whatever names are in it (`names.for_json`)."""
     print(json.dumps(names.for_json(answer), indent=2))

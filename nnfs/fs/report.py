@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -51,7 +52,7 @@ def _on_disk(size: int) -> int:
 def df_report(store: Store) -> dict[str, Any]:
     """Bytes of the whole store as of its last commit: logical (per file), stored (payloads), physical (on disk).
 
-    Models are counted apart: they do not grow with what is stored.
+    `physical_bytes` is what the store's files occupy; `model_bytes` is a part of that.
     """
     with store.read() as snapshot:
         state: State = load_twice(snapshot, schema.STATE_KEY, State.unpack)[0]
@@ -61,6 +62,7 @@ def df_report(store: Store) -> dict[str, Any]:
             if total.blocks:
                 codecs.append(_codec_line(snapshot, number, model, total.blocks, total.plain, total.stored))
         model_bytes = sum(2 * _on_disk(model.size) for model in models(snapshot).values())
+    lower = os.statvfs(store.path)
     return {
         "store": str(store.path),
         "uuid": store.superblock.uuid.hex(),
@@ -71,8 +73,9 @@ def df_report(store: Store) -> dict[str, Any]:
         "logical_bytes": state.logical,
         "plain_bytes": sum(line["plain_bytes"] for line in codecs),
         "stored_bytes": sum(line["stored_bytes"] for line in codecs),
-        "physical_bytes": max(0, store.physical_bytes() - model_bytes),
+        "physical_bytes": store.physical_bytes(),
         "model_bytes": model_bytes,
+        "free_bytes": lower.f_bavail * lower.f_frsize,  # of the filesystem below
         "codecs": codecs,
     }
 

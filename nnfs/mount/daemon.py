@@ -37,7 +37,7 @@ from nnfs.mount import control, notify
 from nnfs.mount.connection import Connection, connect
 from nnfs.mount.models import Models
 from nnfs.mount.ops import Operations
-from nnfs.mount.options import MountOptions, parse_options
+from nnfs.mount.options import MountOptions, parse_options, words
 from nnfs.mount.tiering import Tiering
 from nnfs.store import env, verify
 from nnfs.store.env import Store
@@ -74,7 +74,7 @@ def run(store_path: Path, mountpoint: Path, options: list[str], ready: Callable[
     Returns the exit code. Raises `NnfsError` when the mount does not come about.
     """
     mount_options = parse_options(options, fsname=os.fspath(store_path))
-    own = load_options(store_path, mount_options.own)
+    own = load_options(store_path, mount_options.own, words())
     sys.setswitchinterval(SWITCH_INTERVAL)
     _keep_buffers()
     store = open_store(store_path, read_only=mount_options.read_only)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from nnfs.config import DEVICE
 from nnfs.errors import UsageError
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_SYNCHRONOUS = 1, 2, 4, 8, 16
@@ -67,12 +68,20 @@ class MountOptions:
 
 def split_options(texts: Iterable[str]) -> list[tuple[str, str]]:
     """Split ``-o`` arguments at commas (``\\,`` is a comma inside a value) into (name, value)."""
-    pairs = []
+    pairs = list[tuple[str, str]]()
     for text in texts:
         for word in re.findall(r"(?:\\.|[^,\\]|\\$)+", text):
             name, _, value = re.sub(r"\\(.)", r"\1", word).partition("=")
-            pairs.append((name, value))
+            if pairs and pairs[-1][0] == "device" and not value and DEVICE.fullmatch(name):
+                pairs[-1] = "device", f"{pairs[-1][1]}+{name}"  # device=cuda:0,cpu is one list
+            else:
+                pairs.append((name, value))
     return pairs
+
+
+def words() -> list[str]:
+    """Every option that is none of nnfs's own."""
+    return [*_FLAGS, *_IGNORED, *_BY_USER, "allow_other", "allow_root", "default_permissions", "fsname", "subtype"]
 
 
 def parse_options(texts: Iterable[str], *, fsname: str = "nnfs", root: bool | None = None) -> MountOptions:

@@ -64,7 +64,7 @@ def test_df_is_a_table_by_codec_and_model(store: Path, run: Run) -> None:
     assert rows[3] == ["all", "32", "4.00", "MiB", "1.00", "MiB", "4.00", "2.000"]
     found = lines_of(out)
     assert "ratio 2.00, 4.000 bits/byte" in found["physical"]
-    assert found["models"] == "3.00 MiB beside that, two copies of each"
+    assert found["models"] == "3.00 MiB of that, two copies of each"
     assert found["to gain"].startswith("about 100 KiB")
     assert found["thawed"].startswith("5.00 MiB")
 

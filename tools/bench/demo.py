@@ -173,6 +173,12 @@ def neural_share(line: dict[str, Any]) -> float:
     return sum(codec["chunks"] for codec in line["codecs"] if codec["codec"] == "neural") / max(1, chunks)
 
 
+def beside_models(df: dict[str, Any]) -> int:
+    """What a store takes on disk without its models, which do not grow with what is stored."""
+    physical: int = df["physical_bytes"] - df["model_bytes"]
+    return physical
+
+
 def show(result: dict[str, Any], other: dict[str, Any] | None, sizes: dict[str, dict[str, int]]) -> None:
     """Print the tables."""
     print("| set | MiB | zstd -3 (hot tier) | zstd -19 | xz | cold tier | bits/byte | chunks neural |")
@@ -183,14 +189,14 @@ def show(result: dict[str, Any], other: dict[str, Any] | None, sizes: dict[str, 
         cells = [mib(size) for size in (plain, result["hot_sets"][name]["stored_bytes"], zstd, xz, stored)]
         cells += [f"{8 * stored / max(1, plain):.3f}", f"{neural_share(cold):.0%}"]
         print(f"| {name} | {' | '.join(cells)} |")
-    hot, cold = result["hot"]["physical_bytes"], result["cold"]["physical_bytes"]
+    hot, cold = (beside_models(result[name]) for name in ("hot", "cold"))
     print()
     print(f"logical bytes            {result['cold']['logical_bytes']:>14,}")
     print(f"physical, all zstd -3    {hot:>14,}")
     print(f"physical, cold           {cold:>14,}  {100 * (1 - cold / hot):.1f} % below")
     print(f"  besides, {MODEL} {result['cold']['model_bytes']:,}, however much is stored")
     if other is not None:
-        without = other["cold"]["physical_bytes"]
+        without = beside_models(other["cold"])
         saved = 100 * (1 - cold / without)
         print(f"physical, neural=off     {without:>14,}  with the network {saved:.1f} % below that")
     chunks = sum(codec["chunks"] for codec in result["cold"]["codecs"])

@@ -1,0 +1,66 @@
+"""argparse with our way to say errors: one line, what was perhaps meant, and whose --help tells more."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from nnfs import names
+from nnfs.config import meant
+from nnfs.errors import UsageError
+
+FSCK_USAGE = 16  # as of fsck(8)
+
+
+class Parser(argparse.ArgumentParser):
+    """The parser of `nnfs`, or of one command."""
+
+    usage_exit = UsageError.exit_code
+
+    def error(self, message: str) -> NoReturn:
+        print(f"nnfs: {names.one_line(message)}\ntry: {self.prog} --help", file=sys.stderr)
+        sys.exit(self.usage_exit)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        known = [str(choice) for choice in action.choices]
+        if isinstance(action, argparse._SubParsersAction):
+            raise argparse.ArgumentError(None, f"no command {value!r}{meant(str(value), known)}")
+        raise argparse.ArgumentError(
+            action, f"invalid choice: {value!r} (choose from {', '.join(known)}){meant(str(value), known)}"
+        )
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse has it, noting the command's parser: its --help is the one that helps."""
+        found, rest = super().parse_known_args(args, namespace)
+        if not hasattr(found, "parser"):  # the innermost is the first to return
+            found.parser = self
+        return found, rest
+
+    def unknown(self, words: Sequence[str]) -> NoReturn:
+        """End with a message about words that nothing is known of."""
+        options = [option for action in self._actions for option in action.option_strings]
+        word = next((word for word in words if word.startswith("-")), words[0])
+        name = word.partition("=")[0]
+        advice = meant(name, options) if name.startswith("--") else ""
+        if name in options:
+            advice = "; options stand behind the command"
+        self.error(f"unrecognized arguments: {' '.join(words)}{advice}")
+
+
+class FsckParser(Parser):
+    """The parser of `nnfs fsck`."""
+
+    usage_exit = FSCK_USAGE
+
+
+def parsed(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return a command's arguments, or end with a message about what is wrong with them."""
+    args, rest = parser.parse_known_args(argv)
+    found: argparse.Namespace = args
+    if rest:
+        found.parser.unknown(rest)
+    return found
