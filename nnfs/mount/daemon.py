@@ -105,6 +105,11 @@ def _check(store: Store, data_file: Path, *, read_only: bool) -> None:
     """After an unclean stop look at LMDB's own pages, as far as that takes seconds; fsck does it for any size."""
     for problem in store.problems:
         log.warning("%s: the other copy is used; nnfs fsck --repair renews it", problem)
+    if store.is_limited:
+        log.warning(
+            "the address space is limited (ulimit -v, LimitAS=): the store can grow to %d MiB until the next mount",
+            store.map_size >> 20,
+        )
     if store.state.clean_commit == store.state.commit:
         return
     log.info("%s was not cleanly unmounted: nothing is lost that was acknowledged", store.path)

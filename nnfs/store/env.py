@@ -20,10 +20,9 @@ from typing import Any, Self
 import lmdb
 
 from nnfs import errors
-from nnfs.store import freepages, schema
+from nnfs.store import freepages, mapsize, schema
 from nnfs.store.schema import Inode, State, Superblock
 
-MAP_SIZE = 1 << 44  # 16 TiB of address space, sparse: the file grows by what is written
 DATA_FILE = "data.mdb"
 DRAFT = ".creating"  # where a new store is made
 IGNORED_IN_EMPTY = {"lost+found", DRAFT}  # of a freshly made ext4; of a creation that was cut short
@@ -31,7 +30,12 @@ IGNORED_IN_EMPTY = {"lost+found", DRAFT}  # of a freshly made ext4; of a creatio
 
 def translate(error: lmdb.Error) -> errors.NnfsError:
     """Return the error of our tree for one of the engine's."""
-    if isinstance(error, lmdb.MapFullError | lmdb.DiskError | lmdb.TxnFullError):
+    if isinstance(error, lmdb.MapFullError):
+        return errors.OutOfSpace(
+            f"the store fills the address space that its map has ({error}): unmount, and mount without a limit of that "
+            "(ulimit -v unlimited, LimitAS=infinity)"
+        )
+    if isinstance(error, lmdb.DiskError | lmdb.TxnFullError):
         return errors.OutOfSpace(f"no space left for the store ({error})")
     if isinstance(error, lmdb.MemoryError):
         return errors.OutOfSpace(f"no memory left for a commit ({error})")
@@ -303,12 +307,8 @@ class Store:
     @classmethod
     def _open_env(cls, path: Path, lock: int, *, create: bool) -> Store:
         try:
-            # meminit=False: the pages are ours alone. The lock file of a dead process is cleaned by reader_check.
-            env = lmdb.open(
-                os.fsencode(path), map_size=MAP_SIZE, max_dbs=len(schema.TABLES), lib_version=schema.ENGINE,
-                meminit=False, create=create,
-            )  # fmt: skip
-            env.reader_check()
+            env = _mapped(path, create=create)
+            env.reader_check()  # of dead processes
             tables: dict[str, Any] = {"main": None}
             for name in schema.TABLES:
                 tables[name] = env.open_db(name.encode(), create=create)
@@ -366,6 +366,16 @@ class Store:
         with self.write() as txn:
             txn.put_state(self.state)
 
+    @property
+    def map_size(self) -> int:
+        """Bytes to which the data file can grow while it is open."""
+        return int(self._env.info()["map_size"])
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether that is less than a store has otherwise: see `nnfs.store.mapsize`."""
+        return self.map_size < mapsize.FULL
+
     def entries(self, table: str) -> int:
         """Number of records in a table."""
         with self._env.begin() as txn:
@@ -400,6 +410,20 @@ class Store:
             self._env.close()
             os.close(self._lock)
             self._lock = -1
+
+
+def _mapped(path: Path, *, create: bool) -> lmdb.Environment:
+    """Open the environment with as large a map as can be had. Raises `StoreError` when that is too small for it."""
+    for size in mapsize.candidates(path / DATA_FILE):
+        try:
+            # meminit=False: the pages are ours alone.
+            return lmdb.open(
+                os.fsencode(path), map_size=size, max_dbs=len(schema.TABLES), lib_version=schema.ENGINE,
+                meminit=False, create=create,
+            )  # fmt: skip
+        except lmdb.MemoryError:
+            continue
+    raise mapsize.too_little(path / DATA_FILE)
 
 
 def is_empty(path: Path) -> bool:

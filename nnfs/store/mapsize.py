@@ -1,0 +1,51 @@
+"""How much address space the map of a store may take where that is limited (`ulimit -v`, LimitAS=, a small machine)."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+from nnfs.errors import StoreError
+
+FULL = 1 << 44  # 16 TiB, sparse: the file grows by what is written
+PAGE = 4096
+ROOM = 64 << 20  # bytes by which a store can grow at least, else it is not worth to open it
+
+
+def candidates(data: Path) -> Iterator[int]:
+    """Yield sizes to try, the largest first; each must be a multiple of the page, none is below what the file needs.
+
+    Where the process has a limit, half of what is left of it: the rest is for everything else. Where the machine cannot
+    map 16 TiB (39 bits of address space, say), halves of that.
+    """
+    size = FULL
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY:
+        size = min(size, max(0, limit - used()) // 2 // PAGE * PAGE)
+    while size >= needed(data):
+        yield size
+        size = size // 2 // PAGE * PAGE
+
+
+def needed(data: Path) -> int:
+    """The least bytes of address space with which a store can be opened."""
+    return (data.stat().st_size if data.exists() else 0) + ROOM
+
+
+def used() -> int:
+    """Bytes of address space that this process takes."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()
+
+
+def too_little(data: Path) -> StoreError:
+    """The error for a store that does not fit, with its cure."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit == resource.RLIM_INFINITY:
+        return StoreError(f"{data}: this machine cannot map {needed(data) >> 20} MiB of address space")
+    least = used() + 2 * needed(data)
+    return StoreError(
+        f"the address space of this process is limited to {limit >> 20} MiB, and {data} needs {least >> 20} MiB at "
+        f"least: run ulimit -v unlimited before (in a unit: LimitAS=infinity); it is address space, not memory"
+    )

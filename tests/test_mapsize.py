@@ -1,0 +1,108 @@
+"""Stores where the address space is limited. `RLIMIT_AS` is set in child processes."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from nnfs.errors import OutOfSpace, StoreError
+from nnfs.store import env, mapsize
+from nnfs.store.env import Store
+from tests.conftest import why_no_mount
+from tests.harness import command, environment, mounted_at, nnfs
+
+needs_mount = pytest.mark.skipif(why_no_mount() is not None, reason=f"mounting {why_no_mount()}")
+MIB = 1 << 20
+
+
+def limited(argv: list[str], mib: int) -> subprocess.CompletedProcess[str]:
+    """Run a command with so much address space."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (mib * MIB, mib * MIB))
+
+    return subprocess.run(argv, env=environment(), capture_output=True, text=True, preexec_fn=limit)
+
+
+def test_without_a_limit_the_map_is_full_size(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "store")
+    assert (store.map_size, store.is_limited) == (mapsize.FULL, False)
+    store.close()
+
+
+@pytest.mark.parametrize("mib", [8_000_000 // 1024, 4000, 2000, 1000])
+def test_a_limit_leaves_a_smaller_map(mib: int, tmp_path: Path) -> None:
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom nnfs.store.env import Store\n"
+        "store = Store.create(Path(sys.argv[1]))\nprint(store.map_size, store.is_limited)\nstore.mark_clean()\n"
+        "store.close()\nStore.open(Path(sys.argv[1])).close()\n"
+    )
+    done = limited([sys.executable, "-c", script, str(tmp_path / "store")], mib)
+    assert done.returncode == 0, done.stderr
+    size, is_limited = done.stdout.split()
+    assert mib * MIB // 4 <= int(size) <= mib * MIB // 2
+    assert is_limited == "True"
+    assert nnfs("fsck", str(tmp_path / "store")).returncode == 0
+    store = Store.open(tmp_path / "store")  # the next one has it all again
+    assert not store.is_limited
+    store.close()
+
+
+def test_a_store_that_does_not_fit_says_what_to_do(tmp_path: Path) -> None:
+    Store.create(tmp_path / "store").close()
+    os.truncate(tmp_path / "store" / env.DATA_FILE, 2 << 30)
+    done = limited(command("df", str(tmp_path / "store")), 1000)
+    assert done.returncode == StoreError.exit_code
+    assert "limited to 1000 MiB" in done.stderr
+    assert "ulimit -v unlimited" in done.stderr
+    assert "LimitAS=infinity" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_machine_that_cannot_map_so_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    real = lmdb.open
+
+    def small(path: bytes, map_size: int, **words: object) -> object:
+        sizes.append(map_size)
+        if map_size > 1 << 38:
+            raise lmdb.MemoryError("Cannot allocate memory")
+        return real(path, map_size=map_size, **words)
+
+    monkeypatch.setattr(env.lmdb, "open", small)
+    store = Store.create(tmp_path / "store")
+    assert (store.map_size, store.is_limited) == (1 << 38, True)
+    store.close()
+    monkeypatch.setattr(env.lmdb, "open", lambda *_, **__: (_ for _ in ()).throw(lmdb.MemoryError("none")))
+    with pytest.raises(StoreError, match="cannot map"):
+        Store.open(tmp_path / "store")
+    assert sizes[:3] == [1 << 44, 1 << 43, 1 << 42]
+
+
+def test_a_full_map_says_so() -> None:
+    error = env.translate(lmdb.MapFullError("MDB_MAP_FULL"))
+    assert isinstance(error, OutOfSpace)
+    assert "ulimit -v" in str(error)
+
+
+@needs_mount
+@pytest.mark.mount
+def test_mounted_with_a_limit(tmp_path: Path) -> None:
+    store, mnt, log = tmp_path / "store", tmp_path / "mnt", tmp_path / "log"
+    mnt.mkdir()
+    Store.create(store).close()
+    done = limited(command("mount", str(store), str(mnt), "--log", str(log), "-o", "compact=off"), 8_000_000 // 1024)
+    assert done.returncode == 0, done.stderr
+    try:
+        assert mounted_at(mnt)
+        (mnt / "file").write_bytes(os.urandom(1 << 20))
+    finally:
+        nnfs("umount", str(mnt))
+    assert "the address space is limited" in log.read_text()
+    assert nnfs("fsck", str(store), "--data").returncode == 0
