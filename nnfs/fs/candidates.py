@@ -65,7 +65,8 @@ def never(_ino: int) -> int:
 class Ages:
     """How long a file must not have been written and read, in ns, to be cold.
 
-    `last_read(ino)` is when the mount knows a file to have been read, beside its atime (0: not at all).
+    `last_read(ino)` is when the mount knows a file to have been in use, beside its atime (0: not at all); of one that
+    is open it is always the present. `read` 0: reading does not matter.
     """
 
     write: int
@@ -77,8 +78,10 @@ class Ages:
 
         An atime can be set, also one that is still to come: that tells nothing about reading.
         """
+        if now - inode.ctime < self.write or not self.read:
+            return now - inode.ctime >= self.write
         read = max(inode.atime if inode.btime < inode.atime <= now else 0, self.last_read(inode.ino))
-        return now - inode.ctime >= self.write and now - read >= self.read
+        return now - read >= self.read
 
 
 @dataclass(slots=True)

@@ -28,6 +28,7 @@ from nnfs.fs import virtual
 from nnfs.fs.apply import RELEASE_NODES
 from nnfs.fs.filesystem import Filesystem, prove
 from nnfs.fs.namespace import Namespace
+from nnfs.fs.usage import Usage
 from nnfs.fs.xattrs import ACL_ACCESS, Xattrs
 from nnfs.store import schema
 from nnfs.store.schema import Dentry, Inode
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 TIMEOUT = 3600.0  # seconds the kernel may trust names and attributes: nobody changes them but through it
 UNSETTLED = 1.0  # the same while an inode has dirty data, whose stored size is not known yet
 RELATIME = 24 * 3600 * 10**9  # ns
-READS_KEPT = 1 << 16  # files of which it is known when they were read, where no atime tells
+GRAIN = 10**7  # ns: the kernel's mtimes come from a clock that may be so late, and ours from one that is not
 RECORD_COST = 4096  # bytes of space that a new name or attribute is taken to need, generously
 
 P = ParamSpec("P")
@@ -94,7 +95,7 @@ class Operations(pyfuse3.Operations):
         self.atime = atime
         # relatime(8) says a day; but a file that is read every day must not look as if nobody had read it for a day.
         self._refresh = min(RELATIME, int(read_age * 1e9 / 2)) or RELATIME
-        self._reads: dict[int, int] = {}  # under noatime: inode to ns, the latest last
+        self.usage = Usage()
 
     def trip(self, where: str, bug: Exception) -> None:
         """Turn the mount read-only because of a bug."""
@@ -277,6 +278,7 @@ class Operations(pyfuse3.Operations):
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[pyfuse3.FileInfo, EntryAttributes]:
         inode = await self._create(parent_inode, name, mode | stat.S_IFREG, ctx)
+        self.usage.opened(inode.ino, reads=flags & os.O_ACCMODE != os.O_WRONLY)
         return pyfuse3.FileInfo(fh=inode.ino), self._known(inode)
 
     @guard
@@ -344,7 +346,24 @@ class Operations(pyfuse3.Operations):
             if ctx.uid != 0:
                 self._drop_privileges(found)
             found.mtime = found.ctime = time.time_ns()
+        self._opened(found, flags)
         return pyfuse3.FileInfo(fh=inode)
+
+    def _opened(self, inode: Inode, flags: int) -> None:
+        """Take an open for reading as the reading: what the kernel has in its page cache is read without our knowing.
+
+        The kernel keeps the atime as well, and nothing else would tell it of another one.
+        """
+        reads = flags & os.O_ACCMODE != os.O_WRONLY and not flags & os.O_NOATIME
+        self.usage.opened(inode.ino, reads=reads)
+        before = inode.atime
+        if reads:
+            self._accessed(inode)
+        if inode.atime != before:
+            try:
+                pyfuse3.invalidate_inode(inode.ino, attr_only=True)
+            except OSError as error:
+                log.debug("inode %d: %s", inode.ino, error)
 
     @guard
     async def read(self, fh: int, offset: int, size: int) -> bytes:
@@ -362,25 +381,22 @@ class Operations(pyfuse3.Operations):
         return len(buf)
 
     def _accessed(self, inode: Inode) -> None:
+        self.usage.used(inode.ino)
         if self.read_only:
             return
-        now = time.time_ns()
-        if self.atime == "noatime":
-            self._reads.pop(inode.ino, None)
-            self._reads[inode.ino] = now
-            if len(self._reads) > READS_KEPT:
-                del self._reads[next(iter(self._reads))]
-        elif (
-            self.atime == "strictatime"
-            or inode.atime <= max(inode.mtime, inode.ctime)
-            or now - inode.atime > self._refresh
+        if self.atime == "strictatime" or (
+            self.atime == "relatime" and (inode.atime <= max(inode.mtime, inode.ctime) + GRAIN or self._is_old(inode))
         ):
-            inode.atime = now
+            inode.atime = time.time_ns()
             self.fs.touch(inode)
 
+    def _is_old(self, inode: Inode) -> bool:
+        """Whether an atime is so old that relatime wants another one."""
+        return time.time_ns() - inode.atime > self._refresh
+
     def last_read(self, ino: int) -> int:
-        """Return when a file was last read in this mount, in ns, as far as its atime does not tell; 0: unknown."""
-        return self._reads.get(ino, 0)
+        """Return when a file was last in use in this mount, in ns; 0: unknown."""
+        return self.usage.last(ino)
 
     async def flush(self, fh: int) -> None:
         # The kernel writes dirty pages back before it would send this, and never sends it again: open, read, close is
@@ -393,7 +409,11 @@ class Operations(pyfuse3.Operations):
 
     @guard
     async def release(self, fh: int) -> None:
-        pass
+        if self.usage.closed(fh) and self.atime != "noatime" and not self.read_only:
+            inode = self.fs.inode(fh)
+            if inode.nlink and self._is_old(inode):  # read until now, as the next mount should know
+                inode.atime = time.time_ns()
+                self.fs.touch(inode)
 
     # -- extended attributes
 

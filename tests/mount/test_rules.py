@@ -14,6 +14,7 @@ from nnfs.blockio.cold import REFERENCE
 from nnfs.codec.base import NEURAL
 from nnfs.codec.catalogue import fingerprint
 from nnfs.errors import DaemonError, EnginesDisagree, ModelMissing
+from nnfs.fs import usage
 from nnfs.model import delta, selftest
 from nnfs.model.weights import save_weights
 from nnfs.mount import models as mount_models
@@ -64,8 +65,8 @@ def test_an_atime_is_never_so_old_that_a_file_looks_unread(
     assert inode.atime == now[0] * 10**9
 
 
-def test_what_is_known_of_reading_under_noatime_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops, "READS_KEPT", 3)
+def test_what_is_known_of_use_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(usage, "KEPT", 3)
     under_test = Operations(None, None, None, None, read_only=False, atime="noatime")  # type: ignore[arg-type]
     for ino in (1, 2, 3, 1, 4):
         under_test._accessed(Inode(ino, 0o100644, 0, 0, 0))
