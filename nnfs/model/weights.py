@@ -141,15 +141,22 @@ def save_weights(w: Weights, path: str, provenance: dict[str, str]) -> None:
 def load_weights(content: bytes) -> Weights:
     """Return the weights in the bytes of a model file.
 
-    Raises `ModelMissing` for a file that is damaged, or that this nnfs cannot run.
+    Raises `ModelMissing` for a file that is damaged, whose content is not what its fingerprint names, or that this
+    nnfs cannot run.
     """
     try:
         tensors = load(content)
         size = int.from_bytes(content[:8], "little")
         metadata = json.loads(content[8 : 8 + size]).get("__metadata__", {})
-        return _checked(tensors, Architecture.from_json(metadata["architecture"]))
+        weights = _checked(tensors, Architecture.from_json(metadata["architecture"]))
     except (SafetensorError, ValueError, TypeError, KeyError, IndexError) as error:
         raise ModelMissing(f"not a model file: {error}") from error
+    stated = metadata.get("fingerprint")
+    if stated is not None and stated != (found := weights.fingerprint().hex()):
+        raise ModelMissing(
+            f"the model's file is damaged: it says that it is {stated[:16]}, but its content is {found[:16]}"
+        )
+    return weights
 
 
 class _Reader:

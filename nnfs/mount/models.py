@@ -106,7 +106,14 @@ class Models:
                 return number
         if path is None:
             raise ModelMissing(f"model {fingerprint.hex()[:16]} is neither in the store nor shipped")
-        return await self._store_model(fingerprint, await trio.to_thread.run_sync(path.read_bytes), None)
+        return await self._store_model(fingerprint, await self._sound(path, fingerprint), None)
+
+    async def _sound(self, path: Path, fingerprint: bytes) -> bytes:
+        """Return the file of a model that is shipped. Raises `ModelMissing` when its content is not that model."""
+        data = await trio.to_thread.run_sync(path.read_bytes)
+        if await self._examine(path, data, None) != fingerprint:
+            raise ModelMissing(f"{path}: not the model that it says it is")
+        return data
 
     async def _store_model(
         self, fingerprint: bytes, data: bytes, base: bytes | None, *, wanted: bool = False, number: int | None = None
@@ -200,7 +207,10 @@ class Models:
     async def _bring_back(self, lost: models.Wanting, *, read_only: bool) -> bool:
         for name in presets():
             path = Path(PRESETS, name + SUFFIX)
-            fingerprint, data = stated_fingerprint(os.fspath(path)), await trio.to_thread.run_sync(path.read_bytes)
+            fingerprint = stated_fingerprint(os.fspath(path))
+            if lost.fingerprint not in (b"", fingerprint):
+                continue
+            data = await self._sound(path, fingerprint)
             if await self._is_lost(lost, fingerprint, data, None):
                 if read_only:
                     self._fingerprints[lost.number] = fingerprint

@@ -89,6 +89,18 @@ def test_the_fingerprint_names_the_model_for_ever(content: bytes) -> None:
     assert load_weights(changed(content, nothing)).fingerprint() == random_weights().fingerprint()  # other provenance
 
 
+def test_a_file_that_is_not_what_it_says_it_is(content: bytes) -> None:
+    """A weight that changed on its way, or a file under another model's name."""
+    tensors, header = load(content), json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    about = header["__metadata__"]
+    assert load_weights(save(tensors, about)).fingerprint() == random_weights().fingerprint()
+    for stated in (random_weights(1).fingerprint().hex(), "", "no fingerprint", FINGERPRINT.upper()):
+        must_refuse(save(tensors, about | {"fingerprint": stated}), "says that it is")
+    tensors["inputs"] = tensors["inputs"].copy()
+    tensors["inputs"][3, 5] += 1 if tensors["inputs"][3, 5] < 0 else -1
+    must_refuse(save(tensors, about), "damaged: it says that it is 2f80bf327edbee12, but its content is")
+
+
 def test_every_tensor_counts_in_the_fingerprint(content: bytes) -> None:
     prints = {random_weights().fingerprint()}
     for name, tensor in load(content).items():

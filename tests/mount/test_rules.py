@@ -352,6 +352,25 @@ async def test_a_model_is_examined_as_it_was_read(tmp_path: Path, monkeypatch: p
     assert await under_test._examine(tmp_path / "gone", data, None) == fingerprint(data)
     with pytest.raises(ModelMissing, match="gone: "):
         await under_test._examine(tmp_path / "gone", b"{" + data[1:], None)
+    at = data.index(fingerprint(data).hex().encode())
+    with pytest.raises(ModelMissing, match="gone: the model's file is damaged: it says that it is 00000000"):
+        await under_test._examine(tmp_path / "gone", data[:at] + b"0" * 128 + data[at + 128 :], None)
+    with pytest.raises(ModelMissing, match="gone: the model's file is damaged"):
+        await under_test._examine(tmp_path / "gone", data[:-9] + bytes([data[-9] ^ 1]) + data[-8:], None)
+
+
+async def test_a_shipped_model_that_is_damaged_does_not_come_into_a_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(REPO))
+    path = tmp_path / "default.safetensors"
+    save_weights(selftest.weights(selftest.ARCHITECTURE, b"rules"), str(path), {})
+    data, under_test = path.read_bytes(), Models(None, None)  # type: ignore[arg-type]
+    name = fingerprint(data)
+    assert await under_test._sound(path, name) == data
+    path.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
+    with pytest.raises(ModelMissing, match="default.safetensors: the model's file is damaged"):
+        await under_test._sound(path, name)
 
 
 def test_a_delta_uses_the_shipped_base_when_that_of_the_store_is_damaged(
