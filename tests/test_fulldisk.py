@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.background.chaos import RESTLESS, Chaos, fsck_clean
 from tests.conftest import why_no_mount
 from tests.harness import FULL, Mount, nnfs, umount, wait_for, work_dir
-from tests.mount.chaos import RESTLESS, Chaos, fsck_clean
 
 pytestmark = pytest.mark.skipif(why_no_mount() is not None, reason="mounting needs root and /dev/fuse")
 MIB = 1 << 20

@@ -20,11 +20,11 @@ import trio
 from xxhash import xxh3_64_intdigest
 
 from nnfs.blockio.repair import Repairs
-from nnfs.codec.pool import AHEAD, BACKGROUND, URGENT, Job, Outcome, Pool, WorkerSpec
-from nnfs.codec.wire import NO_MODEL, Op
 from nnfs.config import Options
 from nnfs.errors import BlockDamaged, CodecError, ModelMissing, TimedOut, WorkerError
 from nnfs.store.schema import Block
+from nnfs.workers.pool import AHEAD, BACKGROUND, URGENT, Job, Outcome, Pool, WorkerSpec
+from nnfs.workers.wire import NO_MODEL, Op
 
 __all__ = ["AHEAD", "BACKGROUND", "COMPACT", "READ", "REFERENCE", "URGENT", "Cold", "Progress", "specs"]
 
@@ -103,7 +103,7 @@ class Cold:
     async def run(self, job: Job, progress: Progress | None = None) -> Outcome:
         """Have a worker do a job; cancelling takes it back. Waits while there is too much to do already.
 
-        Raises what the pool's futures hold (`nnfs.codec.pool`).
+        Raises what the pool's futures hold (`nnfs.workers.pool`).
         """
         future = await self._submit(job)
         if progress is not None:

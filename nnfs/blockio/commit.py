@@ -12,7 +12,7 @@ import trio
 
 from nnfs.blockio.dirty import DirtyData
 from nnfs.blockio.encoding import ENCODERS, Changes, Encoding
-from nnfs.blockio.guarded import Nursery
+from nnfs.blockio.guard import Nursery
 from nnfs.blockio.reader import Reader
 from nnfs.blockio.space import Space
 from nnfs.blockio.threads import run_fairly

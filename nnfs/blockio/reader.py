@@ -13,13 +13,13 @@ from typing import Protocol
 import trio
 
 from nnfs import codec
-from nnfs.blockio.ahead import Around, Sequences
 from nnfs.blockio.cache import BlockCache
 from nnfs.blockio.cold import AHEAD, URGENT, Cold, Progress
 from nnfs.blockio.dirty import Buffer, DirtyData
-from nnfs.blockio.guarded import Nursery, Task
+from nnfs.blockio.guard import Nursery, Task
+from nnfs.blockio.readahead import Around, Sequences
 from nnfs.blockio.repair import Repairs
-from nnfs.blockio.thawed import Thawed
+from nnfs.blockio.thawcache import Thawed
 from nnfs.errors import BlockDamaged, CodecError, ModelMissing, NnfsError, StoreDamaged, TimedOut, WorkerError
 from nnfs.store.blocks import load_block
 from nnfs.store.env import Snapshot, Store

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nnfs import names
-from nnfs.cli import client, tables, watch
+from nnfs.cli import client, progress, tables
 from nnfs.cli.locate import Place, locate
 from nnfs.errors import UsageError, WorkerError
 
@@ -70,7 +70,7 @@ def _directory(place: Place, wanted: bool) -> dict[str, int]:
         return {}
     if not place.is_inside or not place.path.is_dir():
         raise UsageError(f"{place.path} is no directory on a mount: --use needs one")
-    return {"ino": watch.ino_of(place)}
+    return {"ino": progress.ino_of(place)}
 
 
 def retire(args: argparse.Namespace) -> int:
@@ -126,7 +126,7 @@ def train(args: argparse.Namespace) -> int:
     if read_only:
         why = "" if read_only is True else f" ({read_only})"
         raise UsageError(f"the mount of {args.path} is read-only{why}: no model can be kept there")
-    below = int(client.ask(place.store, "stat", timeout=None, ino=watch.ino_of(place))["plain_bytes"])
+    below = int(client.ask(place.store, "stat", timeout=None, ino=progress.ino_of(place))["plain_bytes"])
     if not below:
         raise UsageError(f"there is nothing below {args.path} to learn from")
     with _cleared_up(), tempfile.TemporaryDirectory(prefix="nnfs-train-") as folder:
@@ -135,20 +135,20 @@ def train(args: argparse.Namespace) -> int:
         fit = _measured(found, below)
         kept = args.keep_always or fit.gain > fit.cost
         if kept:
-            answer = client.ask(place.store, "model_add", timeout=None, file=delta, ino=watch.ino_of(place))
+            answer = client.ask(place.store, "model_add", timeout=None, file=delta, ino=progress.ino_of(place))
             found = {**found, **answer}
     if not args.json:
         _say(fit, found, kept, place)
     job = None
     if kept and args.wait:
-        request = {"ino": watch.ino_of(place), "all": True, "dry_run": False}
-        job = watch.follow(place, client.ask(place.store, "compact", path=os.fspath(place.path), **request)["job"])
+        request = {"ino": progress.ino_of(place), "all": True, "dry_run": False}
+        job = progress.follow(place, client.ask(place.store, "compact", path=os.fspath(place.path), **request)["job"])
     if args.json:
         answer = {**found, "plain_bytes": below, "gain": fit.gain, "cost": fit.cost, "kept": kept, "compact": job}
         tables.printed_json(answer)
     elif job is not None and job["state"] == "done":
-        print(watch.summary(job, place))
-    return watch.end_of(job) if job is not None else 0
+        print(progress.summary(job, place))
+    return progress.end_of(job) if job is not None else 0
 
 
 @contextlib.contextmanager
@@ -172,7 +172,7 @@ def _say(fit: Fit, found: dict[str, Any], kept: bool, place: Place) -> None:
     print(f"below {path}: {tables.size(fit.below)}; about {gain} less")
     print(f"the model takes {tables.size(fit.cost)}, {COPIES} copies")
     if kept:
-        print(f"kept as model {found['number']}; nnfs compact {watch.shell(place)} --all recompresses what is there")
+        print(f"kept as model {found['number']}; nnfs compact {progress.shell(place)} --all recompresses what is there")
     else:
         print("not kept: it does not pay for itself (--keep-always keeps it all the same)")
 
@@ -180,7 +180,7 @@ def _say(fit: Fit, found: dict[str, Any], kept: bool, place: Place) -> None:
 def _fitted(path: Path, delta: str, seconds: int) -> dict[str, Any]:
     """Run the training as a child process, which tells of its progress on stderr. Raises `WorkerError`."""
     from nnfs.cli.mounting import environment
-    from nnfs.codec.catalogue import PRESETS, SUFFIX, presets
+    from nnfs.workers.catalogue import PRESETS, SUFFIX, presets
 
     shipped = presets()
     if not shipped:

@@ -6,7 +6,7 @@ import argparse
 import os
 
 from nnfs import names
-from nnfs.cli import client, watch
+from nnfs.cli import client, progress
 from nnfs.cli.locate import locate
 
 
@@ -14,10 +14,10 @@ def compact(args: argparse.Namespace) -> int:
     """Recompress what is cold, or everything, at and below a path."""
     place = locate(os.path.realpath(args.path))
     if args.cancel:
-        return watch.cancel(place, "compact", watch.DRY_RUN)
-    return watch.run(
+        return progress.cancel(place, "compact", progress.DRY_RUN)
+    return progress.run(
         place, "compact", wait=args.wait or args.dry_run, json=args.json,
-        **watch.target(place), all=args.all, dry_run=args.dry_run,
+        **progress.target(place), all=args.all, dry_run=args.dry_run,
     )  # fmt: skip
 
 
@@ -25,16 +25,16 @@ def thaw(args: argparse.Namespace) -> int:
     """Bring a path, and what is below it, back to the hot tier."""
     place = locate(os.path.realpath(args.path))
     if args.cancel:
-        return watch.cancel(place, "thaw")
-    return watch.run(place, "thaw", wait=args.wait, json=args.json, **watch.target(place))
+        return progress.cancel(place, "thaw")
+    return progress.run(place, "thaw", wait=args.wait, json=args.json, **progress.target(place))
 
 
 def scrub(args: argparse.Namespace) -> int:
     """Verify the checksums of all stored bytes, or decode them."""
     place = locate(args.path)
     if args.cancel:
-        return watch.cancel(place, "scrub")
-    return watch.run(place, "scrub", wait=args.wait, json=args.json, deep=args.deep)
+        return progress.cancel(place, "scrub")
+    return progress.run(place, "scrub", wait=args.wait, json=args.json, deep=args.deep)
 
 
 def pause(args: argparse.Namespace) -> int:
@@ -49,7 +49,7 @@ def resume(args: argparse.Namespace) -> int:
     """Let them go on."""
     place = locate(args.path)
     client.ask(place.store, "resume")
-    jobs = [job for job in client.ask(place.store, "jobs")["jobs"] if job["state"] in watch.RUNNING]
-    told = ", ".join(f"job {job['job']} ({watch.named(job)})" for job in jobs)
+    jobs = [job for job in client.ask(place.store, "jobs")["jobs"] if job["state"] in progress.RUNNING]
+    told = ", ".join(f"job {job['job']} ({progress.named(job)})" for job in jobs)
     print(f"resumed: {told}" if told else "resumed")
     return 0

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from nnfs import names
-from nnfs.cli import client, everywhere, policy, tables, watch
+from nnfs.cli import client, everywhere, policy, progress, tables
 from nnfs.cli.locate import Place, locate
 
 if TYPE_CHECKING:
@@ -110,9 +110,10 @@ def _status_text(answer: dict[str, Any], place: Place) -> str:
     lines += [("thaw", f"{seconds:.2f} s per MiB ({codec})") for codec, seconds in thaw.items()]
     paused = bool(compaction and compaction.get("paused"))
     lines += [(f"job {job['job']}", _job_line(job, paused)) for job in jobs]
-    lines += [("damaged", line) for line in watch.listed(damaged, place)]
+    lines += [("damaged", line) for line in progress.listed(damaged, place)]
     if damaged:
-        lines.append(("", f"nnfs scrub {watch.shell(place)} --wait repairs what can be repaired, and names the files"))
+        repair = f"nnfs scrub {progress.shell(place)} --wait"
+        lines.append(("", f"{repair} repairs what can be repaired, and names the files"))
     parts = [tables.pairs(lines)]
     if workers:
         texts, counts = ["name", "device", "state", "pid"], ["starts", "deaths", "answered", "failed"]
@@ -128,14 +129,14 @@ def _status_text(answer: dict[str, Any], place: Place) -> str:
 
 def _job_line(job: dict[str, Any], paused: bool) -> str:
     state = "paused" if paused and job["state"] == "running" else job["phase"] or job["state"]
-    parts = [watch.named(job), state, watch.progress_of(job)]
+    parts = [progress.named(job), state, progress.progress_of(job)]
     return ", ".join(part for part in parts if part)
 
 
 def stat(args: argparse.Namespace) -> int:
     """One file: chunks, codecs, stored bytes; of a directory the sum of all below it."""
     place = locate(args.path)
-    ino = watch.ino_of(place)
+    ino = progress.ino_of(place)
 
     def offline(store: Store) -> dict[str, Any]:
         from nnfs.fs import report

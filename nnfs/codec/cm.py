@@ -24,8 +24,8 @@ from nnfs.codec import columns, rans, x86
 from nnfs.codec.base import CM
 from nnfs.codec.geometry import Layout, propose, record_length, values
 from nnfs.errors import CodecError
-from nnfs.model import samples
-from nnfs.model.mixstate import MixState
+from nnfs.mixer import samples
+from nnfs.mixer.state import MixState
 
 GENERIC, RECORDS, NUMBERS, X86 = 0, 1, 2, 16
 TRIAL = 16384  # bytes, from the middle, on which layouts compete

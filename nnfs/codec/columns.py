@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def,no-any-return"
-"""A chunk and its bit stream: the mixer (`nnfs.model.mixing`) joined to the entropy coder, column by column."""
+"""A chunk and its bit stream: the mixer (`nnfs.mixer.mixing`) joined to the entropy coder, column by column."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy.typing as npt
 from numba import njit
 
 from nnfs.codec import rans
-from nnfs.model.mixing import P_BEGIN, P_LANES, P_SIZE, begin, branch, encode_path, half, learn, one, predict
-from nnfs.model.mixstate import MixState
+from nnfs.mixer.mixing import P_BEGIN, P_LANES, P_SIZE, begin, branch, encode_path, half, learn, one, predict
+from nnfs.mixer.state import MixState
 
 NO_NETWORK = np.zeros((0, 0, 0), np.uint16)
 NO_FREQUENCIES = np.zeros((0, 256), np.uint32)

@@ -29,13 +29,13 @@ from nnfs.codec import columns, rans, x86
 from nnfs.codec.base import NEURAL, nothing
 from nnfs.codec.cm import ContextMixing
 from nnfs.errors import CodecError, ModelMissing
+from nnfs.mixer.mixing import Mix, net_path
+from nnfs.mixer.state import MixState
 from nnfs.model import features, selftest
 from nnfs.model.dictionary import LARGEST, Dictionary
 from nnfs.model.engines import Model, open_model
 from nnfs.model.features import learn_batch, predict_batch
 from nnfs.model.lanes import LANE, lanes_for
-from nnfs.model.mixing import Mix, net_path
-from nnfs.model.mixstate import MixState
 from nnfs.model.weights import Weights
 
 X86 = 32  # bit of the payload's first byte

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from nnfs.errors import StoreDamaged
 from nnfs.fs.epoch import Epoch
-from nnfs.store import models, schema
+from nnfs.store import modelfiles, schema
 from nnfs.store.blocks import BlockWriter, ChunkChanges, Encoded
 from nnfs.store.env import Store, WriteTxn
 from nnfs.store.schema import Block, Inode, MapNode, State
@@ -284,6 +284,6 @@ def _readable(store: Store, damaged: Container[int]) -> Callable[[int, Block], b
     @functools.cache
     def usable(model: int) -> bool:
         with store.read() as snapshot:  # a write txn that meets damaged pages would be lost
-            return models.is_usable(snapshot, model)
+            return modelfiles.is_usable(snapshot, model)
 
     return lambda number, block: number not in damaged and (not block.model or usable(block.model))

@@ -14,7 +14,7 @@ from nnfs.errors import ModelMissing, RecordDamaged, StoreDamaged, UsageError
 from nnfs.store import schema
 from nnfs.store.blocks import load_block
 from nnfs.store.env import PAGE, Snapshot, Store, load_twice
-from nnfs.store.models import load_model, models
+from nnfs.store.modelfiles import load_model, models
 from nnfs.store.schema import Dentry, Inode, MapNode, State, Superblock, Total
 
 KINDS = {

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from nnfs.model import features, mixing
+from nnfs.mixer import mixing
+from nnfs.mixer.state import MixState
+from nnfs.model import features
 from nnfs.model.architecture import ORDERS
 from nnfs.model.features import MAX_TABLE_BITS
-from nnfs.model.mixstate import MixState
 
 LARGEST = 1 << 19  # bytes
 LINES = 19  # binary logarithm of the lines of the mixer's table, which holds dictionary and chunk: 8 MB

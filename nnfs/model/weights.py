@@ -20,9 +20,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from nnfs.errors import ModelMissing
-from nnfs.model import start
+from nnfs.mixer import start
+from nnfs.mixer.start import StartValues
 from nnfs.model.architecture import BIASES, BYTES, CANDIDATES, INPUT_ROWS, Architecture
-from nnfs.model.start import StartValues
 from nnfs.model.units import ATTENTION_TOP, FREQUENCY_TOP, MAX_SHIFT, MULTIPLIER_LIMIT, TABLE, pre_shift
 
 FINGERPRINT_SIZE = 64  # bytes

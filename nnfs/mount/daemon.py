@@ -18,15 +18,16 @@ from typing import Any
 import pyfuse3
 import trio
 
-from nnfs.blockio import thawed
+from nnfs.background.models import Models
+from nnfs.background.service import Tiering
+from nnfs.blockio import thawcache
 from nnfs.blockio.cold import Cold, specs
 from nnfs.blockio.commit import Committer
 from nnfs.blockio.dirty import DirtyData
-from nnfs.blockio.guarded import Guarded
+from nnfs.blockio.guard import Guarded
 from nnfs.blockio.reader import Reader
 from nnfs.blockio.space import Space
-from nnfs.blockio.thawed import Thawed
-from nnfs.codec.pool import Pool
+from nnfs.blockio.thawcache import Thawed
 from nnfs.config import Options, load_options
 from nnfs.errors import MountError, NnfsError, StoreDamaged
 from nnfs.fs import report
@@ -35,12 +36,11 @@ from nnfs.fs.backup import backup
 from nnfs.fs.filesystem import Filesystem
 from nnfs.mount import control, notify
 from nnfs.mount.connection import Connection, connect
-from nnfs.mount.models import Models
 from nnfs.mount.ops import Operations
 from nnfs.mount.options import MountOptions, parse_options, words
-from nnfs.mount.tiering import Tiering
 from nnfs.store import env, verify
 from nnfs.store.env import Store
+from nnfs.workers.pool import Pool
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ class Daemon:
         self.fs = Filesystem(store, on_release=self.data.drop)
         self.pool = Pool(specs(own), self._find_model)
         self.cold = Cold(self.pool, self._fingerprint, own.read_timeout)
-        self.thawed = Thawed(store.path / thawed.FOLDER, own.thawed)
+        self.thawed = Thawed(store.path / thawcache.FOLDER, own.thawed)
         self.reader = Reader(
             store, self.fs, self.data, cache_bytes=own.cache, timeout=own.read_timeout,
             cold=self.cold, thawed=self.thawed,

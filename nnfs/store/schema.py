@@ -138,7 +138,7 @@ class State:
     next_number: int = 1  # of blocks and of payloads
     inodes: int = 0
     logical: int = 0  # bytes: plain length of all mapped chunks, a shared chunk counted for each file that maps it
-    settings: int = 0  # of recompression, with which files were marked as settled: see `fs/recode.py`
+    settings: int = 0  # of recompression, with which files were marked as settled: see `fs/swapping.py`
     clean_commit: int = 0  # the commit of the last clean unmount; equal to `commit` when nothing came after it
     flags: int = 0
 

@@ -111,13 +111,13 @@ def _export(arguments: argparse.Namespace) -> int:
 
 def _add_mixing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("corpus", metavar="CORPUS", help="a corpus made by the corpus command")
-    parser.add_argument("--out", required=True, metavar="FILE", help="like nnfs/model/mixing.npz, frozen with codec 17")
+    parser.add_argument("--out", required=True, metavar="FILE", help="like nnfs/mixer/mixing.npz, frozen with codec 17")
     parser.add_argument("--examples", type=int, default=700, help="pieces of the corpus to learn from")
     parser.set_defaults(run=_mixing)
 
 
 def _mixing(arguments: argparse.Namespace) -> int:
-    from nnfs.model import start
+    from nnfs.mixer import start
     from nnfs.train import mixing
     from nnfs.train.corpus import Corpus
 

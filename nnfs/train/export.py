@@ -9,10 +9,10 @@ from pathlib import Path
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from nnfs.model import start
+from nnfs.mixer import start
+from nnfs.mixer.start import StartValues
 from nnfs.model.architecture import Architecture
 from nnfs.model.engines import open_model
-from nnfs.model.start import StartValues
 from nnfs.model.weights import Weights, save_weights
 from nnfs.train import mixing
 from nnfs.train.corpus import Corpus

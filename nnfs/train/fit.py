@@ -19,13 +19,13 @@ from nnfs.codec import columns
 from nnfs.codec.cm import ContextMixing
 from nnfs.codec.neural import Neural, stored_dictionary
 from nnfs.errors import CodecError, UsageError
+from nnfs.mixer.start import STORED
+from nnfs.mixer.state import MixState
 from nnfs.model import delta
 from nnfs.model.delta import Tensors
 from nnfs.model.dictionary import LARGEST, Dictionary
 from nnfs.model.engines import open_model
 from nnfs.model.lanes import lanes_for
-from nnfs.model.mixstate import MixState
-from nnfs.model.start import STORED
 from nnfs.model.weights import DICTIONARY, Weights, load_weights
 from nnfs.train import dictionary, mixing
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.codec.conftest import gate
+from tests.workers.conftest import gate
 
 __all__ = ["gate"]

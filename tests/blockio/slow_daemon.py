@@ -1,4 +1,4 @@
-"""A daemon whose workers serve the fake codec of `tests.codec.fake`: payloads are plain content turned round.
+"""A daemon whose workers serve the fake codec of `tests.workers.fake`: payloads are plain content turned round.
 
 `python slow_daemon.py STORE MNT OPTIONS` runs in the foreground.
 """
@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from nnfs.blockio.cold import specs
-from nnfs.codec.pool import WorkerSpec
 from nnfs.config import Options
 from nnfs.mount import daemon, logs
-from tests.codec.fake import SERVE
+from nnfs.workers.pool import WorkerSpec
+from tests.workers.fake import SERVE
 
 
 def fake_specs(options: Options) -> list[WorkerSpec]:

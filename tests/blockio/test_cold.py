@@ -16,13 +16,13 @@ from xxhash import xxh3_64_intdigest
 from nnfs.blockio import cold as cold_module
 from nnfs.blockio.cold import AHEAD, BACKGROUND, COMPACT, READ, REFERENCE, Cold, Progress, specs
 from nnfs.blockio.repair import Repairs
-from nnfs.codec.pool import Job, Pool, WorkerSpec
-from nnfs.codec.wire import Op
 from nnfs.config import Options, parse_own
 from nnfs.errors import BlockDamaged, ModelMissing, WorkerError
 from nnfs.store.schema import Block
-from tests.codec.conftest import Gate
-from tests.codec.fake import FAKE, SERVE, payload
+from nnfs.workers.pool import Job, Pool, WorkerSpec
+from nnfs.workers.wire import Op
+from tests.workers.conftest import Gate
+from tests.workers.fake import FAKE, SERVE, payload
 
 NUMBER = 7
 MODEL = bytes(range(64))

@@ -16,17 +16,17 @@ from xxhash import xxh3_64_intdigest
 
 from nnfs.blockio.cold import READ, REFERENCE, Cold
 from nnfs.blockio.repair import Repairs
-from nnfs.blockio.thawed import Thawed
-from nnfs.codec.pool import Job, Pool, WorkerSpec
-from nnfs.codec.wire import Op
+from nnfs.blockio.thawcache import Thawed
 from nnfs.errors import BlockDamaged, CodecError, ModelMissing, TimedOut, WorkerError
 from nnfs.store import schema
 from nnfs.store.blocks import load_block
 from nnfs.store.schema import Block, Inode
+from nnfs.workers.pool import Job, Pool, WorkerSpec
+from nnfs.workers.wire import Op
 from tests.blockio.test_cold import DEADLINE_S, until
 from tests.blockio.test_commit import CHUNK, Volume
-from tests.codec.conftest import Gate
-from tests.codec.fake import FAKE, SERVE, payload
+from tests.workers.conftest import Gate
+from tests.workers.fake import FAKE, SERVE, payload
 
 MIXED = os.urandom(CHUNK) + b"".join(bytes([number]) * CHUNK for number in range(1, 8))  # its first chunk stays hot
 

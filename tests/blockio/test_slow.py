@@ -20,8 +20,8 @@ from nnfs.cli.client import ask
 from nnfs.store import schema
 from nnfs.store.env import Store
 from nnfs.store.schema import Block
-from tests.codec.fake import FAKE, payload
 from tests.harness import Mount, wait_for
+from tests.workers.fake import FAKE, payload
 
 FILES = 200
 SIZE = 8192

@@ -13,7 +13,7 @@ from nnfs.errors import BlockDamaged, CodecError, ModelMissing, NnfsError, Store
 from nnfs.store.schema import Inode
 from tests.blockio.test_cold import until
 from tests.blockio.test_reading import ColdVolume, Start, start
-from tests.codec.conftest import Gate
+from tests.workers.conftest import Gate
 
 __all__ = ["start"]  # a fixture
 

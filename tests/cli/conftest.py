@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nnfs.cli import locate, models, policy, recompress, show, watch
+from nnfs.cli import locate, models, policy, progress, recompress, show
 from nnfs.cli.main import main
 from nnfs.store.env import Store
 
@@ -38,7 +38,7 @@ def mnt(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs a command: exit status, output, errors. Polls without pauses."""
-    monkeypatch.setattr(watch, "FIRST_POLL_S", 0.0)
+    monkeypatch.setattr(progress, "FIRST_POLL_S", 0.0)
 
     def run(*args: object) -> tuple[int, str, str]:
         try:

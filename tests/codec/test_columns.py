@@ -9,9 +9,9 @@ import pytest
 
 from nnfs.codec import columns, rans
 from nnfs.errors import CodecError
-from nnfs.model.mixing import net_path
-from nnfs.model.mixstate import MixState
-from nnfs.model.start import untrained
+from nnfs.mixer.mixing import net_path
+from nnfs.mixer.start import untrained
+from nnfs.mixer.state import MixState
 
 TEXT = b"".join(b"line %d of a log, status=%d\n" % (n, n * n % 7) for n in range(6000))
 KINDS = {

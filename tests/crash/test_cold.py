@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from nnfs.fs import fsck
+from tests.background.chaos import RESTLESS, Chaos, Here, fsck_clean
 from tests.conftest import why_no_mount
 from tests.crash import offline
 from tests.crash.journal import HOW, Control, shim_environment
@@ -17,7 +18,6 @@ from tests.crash.test_kill import STEPS, die
 from tests.crash.test_power import images, record
 from tests.damage.child import in_child
 from tests.harness import FULL, wait_for, work_dir
-from tests.mount.chaos import RESTLESS, Chaos, Here, fsck_clean
 
 pytestmark = pytest.mark.skipif(why_no_mount() is not None, reason="mounting needs root and /dev/fuse")
 

@@ -7,12 +7,12 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnfs.codec.catalogue import fingerprint
 from nnfs.model import selftest
 from nnfs.model.weights import save_weights
-from nnfs.store import models
+from nnfs.store import modelfiles
 from nnfs.store.blocks import BlockWriter
 from nnfs.store.env import Store
+from nnfs.workers.catalogue import fingerprint
 from tests.damage.truth import Mounted, Truth
 from tests.harness import Mount, nnfs
 
@@ -86,7 +86,7 @@ def keep_model(path: Path, file: Path) -> None:
         state.commit += 1
         state.clean_commit = state.commit
         blocks = BlockWriter(txn, state, 0, 0)
-        models.add_model(txn, blocks, fingerprint(data), data, base=0, added=7, commit=state.commit)
+        modelfiles.add_model(txn, blocks, fingerprint(data), data, base=0, added=7, commit=state.commit)
         blocks.flush()
         txn.put_state(state)
     store.close()

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from nnfs.codec.catalogue import fingerprint
-from nnfs.store import models, schema
+from nnfs.store import modelfiles, schema
 from nnfs.store.env import Store
 from nnfs.store.schema import Model
+from nnfs.workers.catalogue import fingerprint
 from tests.damage.build import Sample
 from tests.damage.child import Outcome, examine, fsck_code
 from tests.damage.pages import PAGE, Span, Walk
@@ -143,7 +143,7 @@ def test_both_copies_damaged_refuse_the_store(folder: Path, sample: Sample, walk
 def model_spans(sample: Sample, walk: Walk) -> dict[str, list[Span]]:
     """The bytes of both copies of the model's record and of its file."""
     [record] = walk.of("model")
-    [copy] = (found for found in walk.of("main") if found.key.startswith(models.COPY))
+    [copy] = (found for found in walk.of("main") if found.key.startswith(modelfiles.COPY))
     model = Model.unpack(record.key, sample.content[record.start : record.end])
     spans = {"record": [record], "copy of the record": [copy]}
     for name, payload in zip(("file", "copy of the file"), model.payloads, strict=True):
@@ -156,7 +156,7 @@ def model_is_there(store: Path) -> bool:
     opened = Store.open(store)
     try:
         with opened.read() as snapshot:
-            return fingerprint(models.whole_model(snapshot, 1)) == models.load_model(snapshot, 1).fingerprint
+            return fingerprint(modelfiles.whole_model(snapshot, 1)) == modelfiles.load_model(snapshot, 1).fingerprint
     finally:
         opened.close()
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.background.chaos import RESTLESS, Chaos
 from tests.damage.build import Sample
 from tests.damage.pages import Walk
 from tests.damage.test_damage import flip_bit
 from tests.damage.truth import Mounted, judge
 from tests.harness import FULL
-from tests.mount.chaos import RESTLESS, Chaos
 
 TABLES = ("inode", "map", "block", "payload")
 

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from nnfs.codec.base import CM, NEURAL
-from nnfs.codec.catalogue import Catalogue, fingerprint
-from nnfs.fs import fsck, recode
+from nnfs.fs import fsck, swapping
 from nnfs.fs.fsck import Report, cold
 from nnfs.model import selftest
 from nnfs.model.weights import save_weights
-from nnfs.store import models, schema
+from nnfs.store import modelfiles, schema
 from nnfs.store.blocks import ChunkChanges, Encoded, Recode, load_block
 from nnfs.store.schema import Inode
+from nnfs.workers.catalogue import Catalogue, fingerprint
 from tests.fs import served
 from tests.fs.test_apply import Files, damage, files
 
@@ -53,7 +53,7 @@ def swap(files: Files, inode: Inode, at: int, codec: int, model: int, data: byte
         block = load_block(snapshot, number)
     assert block is not None
     one = Recode(number, block.payload, (inode.ino, at), codec, model, data)
-    assert files.amend(partial(recode.recode, recodes=[one])) != [None]
+    assert files.amend(partial(swapping.recode, recodes=[one])) != [None]
     with files.store.read() as snapshot:
         block = load_block(snapshot, number)
     assert block is not None
@@ -61,7 +61,7 @@ def swap(files: Files, inode: Inode, at: int, codec: int, model: int, data: byte
 
 
 def keep(files: Files, model: tuple[bytes, bytes], base: bytes | None = None) -> int:
-    return files.amend(partial(recode.keep_model, fingerprint=model[0], data=model[1], base=base, now=7))
+    return files.amend(partial(swapping.keep_model, fingerprint=model[0], data=model[1], base=base, now=7))
 
 
 def serve(monkeypatch: pytest.MonkeyPatch, what: type) -> None:
@@ -170,7 +170,7 @@ def test_both_copies_damaged(files: Files, tiny: tuple[bytes, bytes], monkeypatc
     swap(files, inode, 2, NEURAL, number, PLAINS[2][::-1])
     assert check(files).as_dict()["clean"]
     with files.store.read() as snapshot:
-        payloads = models.load_model(snapshot, number).payloads
+        payloads = modelfiles.load_model(snapshot, number).payloads
     damage(files.store, "payload", schema.FRAGMENT_KEY.pack(payloads[0], 0))
     assert [problem.fix is not None for problem in check(files).problems] == [True]
     damage(files.store, "payload", schema.FRAGMENT_KEY.pack(payloads[1], 0))
@@ -189,11 +189,11 @@ def test_both_copies_damaged(files: Files, tiny: tuple[bytes, bytes], monkeypatc
 def test_a_damaged_copy_is_repaired(files: Files, tiny: tuple[bytes, bytes], what: str, which: int) -> None:
     number = keep(files, tiny)
     with files.store.read() as snapshot:
-        model = models.load_model(snapshot, number)
+        model = modelfiles.load_model(snapshot, number)
     if what == "file":
         damage(files.store, "payload", schema.FRAGMENT_KEY.pack(model.payloads[which], 0))
     else:
-        damage(files.store, *models.places(number)[which])
+        damage(files.store, *modelfiles.places(number)[which])
     assert check(files).exit_code == 4
     assert check(files, repair=True).exit_code == 1
     report = check(files)
@@ -203,9 +203,9 @@ def test_a_damaged_copy_is_repaired(files: Files, tiny: tuple[bytes, bytes], wha
 def test_a_lost_copy_is_repaired(files: Files, tiny: tuple[bytes, bytes]) -> None:
     number = keep(files, tiny)
     with files.store.write() as txn:
-        model = models.load_model(txn, number)
+        model = modelfiles.load_model(txn, number)
         txn.delete_prefix("payload", schema.KEY.pack(model.payload_b))
-        txn.delete(*models.places(number)[0])
+        txn.delete(*modelfiles.places(number)[0])
     assert check(files, repair=True).exit_code == 1
     assert check(files).as_dict()["clean"]
 
@@ -213,14 +213,14 @@ def test_a_lost_copy_is_repaired(files: Files, tiny: tuple[bytes, bytes]) -> Non
 def test_a_lost_record_keeps_its_files(files: Files, tiny: tuple[bytes, bytes]) -> None:
     number = keep(files, tiny)
     with files.store.read() as snapshot:
-        model = models.load_model(snapshot, number)
-    for place in models.places(number):
+        model = modelfiles.load_model(snapshot, number)
+    for place in modelfiles.places(number):
         damage(files.store, *place)
     report = check(files, repair=True)
     assert report.exit_code == 4
     assert f"model {number}: both copies of its record are damaged; 0 blocks need it" in report.problems[0].message
     with files.store.read() as snapshot:
-        assert list(models.copies(snapshot, model)) == [tiny[1], tiny[1]]
+        assert list(modelfiles.copies(snapshot, model)) == [tiny[1], tiny[1]]
 
 
 def test_a_file_that_is_another_model(files: Files, tiny: tuple[bytes, bytes]) -> None:
@@ -238,7 +238,7 @@ def test_the_base_of_a_delta_is_missing(files: Files, tiny: tuple[bytes, bytes])
     swap(files, inode, 1, NEURAL, number, b"cold")
     assert check(files, data=False).problems == []
     with files.store.write() as txn:
-        models.drop_model(txn, base, 0)
+        modelfiles.drop_model(txn, base, 0)
     [problem] = check(files, data=False).problems
     assert f"is a delta over model {base}, which is lost; 1 blocks need it" in problem.message
     assert problem.paths == [f"/file at {schema.MIN_CHUNK_SIZE}"]
@@ -248,9 +248,9 @@ def test_a_delta_over_a_delta(files: Files, tiny: tuple[bytes, bytes]) -> None:
     keep(files, tiny)
     number = keep(files, (b"D" * 64, b"a delta"), tiny[0])
     with files.store.write() as txn:
-        model = models.load_model(txn, number)
+        model = modelfiles.load_model(txn, number)
         model.base = number
-        models.put_model(txn, number, model)
+        modelfiles.put_model(txn, number, model)
     assert "itself a delta" in check(files, data=False).problems[0].message
 
 
@@ -261,20 +261,20 @@ def test_a_whole_fitted_model(files: Files, tiny: tuple[bytes, bytes], monkeypat
     keep(files, (b"B" * 64, tiny[1]))
     number = keep(files, (tiny[0], b"nothing changed"), b"B" * 64)
     with files.store.read() as snapshot:
-        assert models.whole_model(snapshot, number) == tiny[1]
+        assert modelfiles.whole_model(snapshot, number) == tiny[1]
 
 
 def test_wrong_keys_and_flags_of_models(files: Files, tiny: tuple[bytes, bytes]) -> None:
     number = keep(files, tiny)
     with files.store.write() as txn:
-        model = models.load_model(txn, number)
+        model = modelfiles.load_model(txn, number)
         model.flags = 0x80
-        models.put_model(txn, number, model)
+        modelfiles.put_model(txn, number, model)
         txn.put("model", b"\0\0", b"?")
         txn.put("model", b"\1", b"?")
-        txn.put("main", models.COPY + b"\1\2\3", b"?")
-        again = models.load_model(txn, number)
-        models.put_model(txn, 7, again)
+        txn.put("main", modelfiles.COPY + b"\1\2\3", b"?")
+        again = modelfiles.load_model(txn, number)
+        modelfiles.put_model(txn, 7, again)
     kinds = [problem.kind for problem in check(files, data=False).problems]
     assert kinds.count("key") == 3
     assert kinds.count("model") == 3  # the flags of both, and one fingerprint for two

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from nnfs.errors import FsError, UsageError
-from nnfs.fs import policy, recode
+from nnfs.fs import policy, swapping
 from nnfs.fs.namespace import RENAME_EXCHANGE
 from nnfs.fs.policy import MODEL, POLICY, Policy, Rules
 from nnfs.store import schema
@@ -36,8 +36,8 @@ def rules(files: Files, inode: Inode, parent: int = 0) -> tuple[Rules, int]:
 def is_unsettled(files: Files) -> bool:
     """Whether the last commit told so; the mark is taken away."""
     flags = files.store.state.flags
-    files.amend(recode.begin_pass)
-    files.amend(recode.end_pass)
+    files.amend(swapping.begin_pass)
+    files.amend(swapping.end_pass)
     assert files.store.state.flags & ~State.ROUND_BITS == 0
     return bool(flags & State.FLAG_UNSETTLED)
 

@@ -8,16 +8,16 @@ from functools import partial
 import pytest
 
 from nnfs.codec.base import CM, NEURAL
-from nnfs.fs import candidates, recode
+from nnfs.fs import candidates, swapping
 from nnfs.fs.candidates import Ages, Look, Piece, Walk
 from nnfs.fs.policy import MODEL, POLICY, Policy, Rules
-from nnfs.fs.recode import Settled
+from nnfs.fs.swapping import Settled
 from nnfs.fs.xattrs import Xattrs
-from nnfs.store import models, schema
+from nnfs.store import modelfiles, schema
 from nnfs.store.blocks import ChunkChanges, Recode
 from nnfs.store.schema import Inode, State
 from tests.fs.test_apply import Files, chunk, chunks, damage, files
-from tests.fs.test_recode import FILE_A, FILE_B, A, B, block_at, drop, keep, retire, swap, written
+from tests.fs.test_swapping import FILE_A, FILE_B, A, B, block_at, drop, keep, retire, swap, written
 
 __all__ = ["files"]  # a fixture
 
@@ -46,7 +46,7 @@ def test_a_file_that_changes_between_two_slices_is_not_done(files: Files, monkey
         last = next((piece for piece in pieces if piece.last), last)
     assert last is not None
     assert last.proof == before != inode.proof
-    files.amend(partial(recode.settle, files=[Settled(last.ino, last.proof, last.ctime, last.stored)]))
+    files.amend(partial(swapping.settle, files=[Settled(last.ino, last.proof, last.ctime, last.stored)]))
     assert not inode.flags & Inode.FLAG_SETTLED
 
 
@@ -67,8 +67,8 @@ def is_unsettled(files: Files) -> bool:
     """Whether the marks have been voided since this was last asked."""
     files.commit()
     found = bool(files.store.state.flags & State.FLAG_UNSETTLED)
-    files.amend(recode.begin_pass)
-    files.amend(recode.end_pass)
+    files.amend(swapping.begin_pass)
+    files.amend(swapping.end_pass)
     return found
 
 
@@ -94,7 +94,7 @@ def test_an_attribute_set_to_what_it_is_voids_nothing(files: Files, name: bytes,
 
 def test_a_model_that_comes_voids_the_marks(files: Files) -> None:
     """Directories may name it already, and their files were encoded with another one meanwhile."""
-    add = partial(recode.keep_model, fingerprint=A, data=FILE_A, base=None, now=7, wanted=True)
+    add = partial(swapping.keep_model, fingerprint=A, data=FILE_A, base=None, now=7, wanted=True)
     number = files.amend(add)
     assert is_unsettled(files)
     assert files.amend(add) == number
@@ -112,11 +112,11 @@ def test_settings_that_have_changed_void_the_marks(files: Files) -> None:
     inode, one, other = written(files, 3), 0x1234567890ABCD00, 0x1234567890ABCE00
 
     def is_changed(digest: int, *fast: int) -> bool:
-        return recode.has_changed(files.store.state.settings, digest, sum(map(recode.bit, fast)))
+        return swapping.has_changed(files.store.state.settings, digest, sum(map(swapping.bit, fast)))
 
     def settle(*slow: int) -> None:
         mark = Settled(inode.ino, inode.proof, inode.ctime, 77)
-        files.amend(partial(recode.settle, files=[mark], digest=one, slow=sum(map(recode.bit, slow))))
+        files.amend(partial(swapping.settle, files=[mark], digest=one, slow=sum(map(swapping.bit, slow))))
 
     assert not is_changed(one)
     assert not is_changed(other)  # nothing is marked yet
@@ -127,9 +127,9 @@ def test_settings_that_have_changed_void_the_marks(files: Files) -> None:
     settle(CM)
     assert not is_changed(one)
     assert [is_changed(one, codec) for codec in (CM, NEURAL, CM + 1)] == [True, True, False]
-    files.amend(partial(recode.begin_pass, digest=one, fast=recode.bit(NEURAL)))
+    files.amend(partial(swapping.begin_pass, digest=one, fast=swapping.bit(NEURAL)))
     assert [is_changed(one, codec) for codec in (CM, NEURAL)] == [True, False]
-    files.amend(partial(recode.begin_pass, digest=other))
+    files.amend(partial(swapping.begin_pass, digest=other))
     assert not is_changed(other, CM, NEURAL)
     assert is_changed(one)
     files.check()
@@ -138,7 +138,7 @@ def test_settings_that_have_changed_void_the_marks(files: Files) -> None:
 def test_blocks_of_a_codec_are_known(files: Files) -> None:
     def found() -> bool:
         with files.store.read() as snapshot:
-            return recode.has_blocks(snapshot, CM)
+            return swapping.has_blocks(snapshot, CM)
 
     inode = written(files, 3)
     assert not found()
@@ -160,7 +160,7 @@ def test_the_retired_base_of_a_living_delta_costs_no_look_at_all_blocks(
     delta = keep(files, B, FILE_B, A)
     retire(files, base)
     with monkeypatch.context() as patch:
-        patch.setattr(models, "needed", lambda _: pytest.fail("every header of the store was read"))
+        patch.setattr(modelfiles, "needed", lambda _: pytest.fail("every header of the store was read"))
         assert drop(files) == []
     retire(files, delta)
     assert drop(files) == [delta, base]
@@ -177,10 +177,10 @@ def test_a_swap_of_the_same_commit_keeps_its_model(files: Files) -> None:
     one = Recode(block, block_at(files, inode, 3).payload, (inode.ino, 3), NEURAL, number, b"payload")
     results: list[list[int]] = []
 
-    def both(work: recode.Work) -> None:
-        recode.recode(work, [one])
+    def both(work: swapping.Work) -> None:
+        swapping.recode(work, [one])
         work.blocks._totals[key].blocks = 0
-        results.append(recode.drop_models(work, {number}))
+        results.append(swapping.drop_models(work, {number}))
 
     files.commit({}, both)
     assert results == [[]]

@@ -67,7 +67,7 @@ def test_the_model_it_makes_is_the_same_everywhere(base: bytes) -> None:
 
 
 def test_what_is_made_is_a_whole_model_with_its_fingerprint(base: bytes, tmp_path: Path) -> None:
-    from nnfs.codec.catalogue import stated_fingerprint
+    from nnfs.workers.catalogue import stated_fingerprint
 
     path = tmp_path / "whole"
     path.write_bytes(delta.compose(base, packed(changes())))

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.background.chaos import COLD, Chaos, fsck_clean
+from tests.background.coding import model_file, text
+from tests.background.test_recompression import CHUNK, done, end_of, sync
 from tests.conftest import why_no_mount
 from tests.harness import libc, umount, work_dir
-from tests.mount.chaos import COLD, Chaos, fsck_clean
-from tests.mount.coding import model_file, text
-from tests.mount.test_compact import CHUNK, done, end_of, sync
 from tests.semantics.kit import checked
 
 pytestmark = pytest.mark.skipif(why_no_mount() is not None, reason=f"mounting {why_no_mount()}")

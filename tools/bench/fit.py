@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 
-from nnfs.codec.catalogue import PRESETS, SUFFIX, presets
+from nnfs.workers.catalogue import PRESETS, SUFFIX, presets
 
 
 def fitted(path: str, base: str, seconds: int) -> dict[str, int]:

@@ -215,7 +215,7 @@ is_set_up() { # is_set_up run|test TORCH
 
 compile_kernels() { # now, not at the first read: numba keeps them beside the sources
     say "compiling the codecs' kernels"
-    quietly "$venv/bin/python" -m nnfs.codec.prepare && return
+    quietly "$venv/bin/python" -m nnfs.workers.prepare && return
     show_log
     say "the kernels could not be compiled: cold codecs will not work"
 }

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 from nnfs.codec.base import CM, NEURAL
 from nnfs.errors import ModelMissing, NnfsError, WorkerError
 from nnfs.fs.fsck.context import Context
-from nnfs.store.models import by_fingerprint, whole_model
+from nnfs.store.modelfiles import by_fingerprint, whole_model
 from nnfs.store.schema import Block
 
 if TYPE_CHECKING:
-    from nnfs.codec.pool import Pool
+    from nnfs.workers.pool import Pool
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ IN_FLIGHT = 512  # blocks; 64 MiB of plain bytes
 GIVE_UP = 4  # blocks in a row that no worker could decode, before a codec is taken for not installed
 WORKER, REFERENCE = "fsck", "reference"  # the second judges what the first gets wrong
 NO_MODEL = bytes(64)
-SERVE = "nnfs.codec.catalogue:Catalogue"  # what the workers serve
+SERVE = "nnfs.workers.catalogue:Catalogue"  # what the workers serve
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class ColdBlocks:
             self._pool = None
 
     def _decode(self, block: Block, payload: bytes, model: bytes, worker: str) -> Future[bytes]:
-        from nnfs.codec.pool import BACKGROUND, Pool, WorkerSpec
+        from nnfs.workers.pool import BACKGROUND, Pool, WorkerSpec
 
         if self._pool is None:
             another = (("NNFS_PRODUCT", "float"),) if importlib.util.find_spec("torch") else ()

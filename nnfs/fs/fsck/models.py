@@ -9,7 +9,7 @@ from nnfs.errors import NnfsError, RecordDamaged, StoreDamaged
 from nnfs.fs.fsck.context import Context, Problem
 from nnfs.fs.fsck.repair import Fixer
 from nnfs.store import schema
-from nnfs.store.models import ADD, COPY, copies, key_of, numbers, places, whole_model
+from nnfs.store.modelfiles import ADD, COPY, copies, key_of, numbers, places, whole_model
 from nnfs.store.schema import Model, Total
 
 
@@ -125,7 +125,7 @@ class Models:
 
     def _content(self, number: int, model: Model) -> None:
         """Whether the file is the model that the fingerprint names."""
-        from nnfs.codec.catalogue import fingerprint
+        from nnfs.workers.catalogue import fingerprint
 
         name = model.fingerprint.hex()[:16]
         try:

@@ -13,7 +13,7 @@ from nnfs.fs.fsck.context import MASK, Context, Problem
 from nnfs.store import schema
 from nnfs.store.blocks import load_block
 from nnfs.store.env import Store, WriteTxn
-from nnfs.store.models import mend_copies
+from nnfs.store.modelfiles import mend_copies
 from nnfs.store.schema import Dentry, Inode, MapNode, State, Total
 
 DIR = stat.S_IFDIR >> 12

@@ -15,7 +15,7 @@ from bench.codec import latency
 from bench.codec.coders import CLASSICAL
 from bench.codec.sample import Piece, pieces, sample
 from nnfs.codec.base import FIRST_COLD
-from nnfs.codec.catalogue import Catalogue, presets
+from nnfs.workers.catalogue import Catalogue, presets
 
 NNFS = (*(name for number, name in Catalogue().names().items() if number >= FIRST_COLD), *presets())
 EPILOG = """examples:

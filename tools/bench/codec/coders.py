@@ -11,8 +11,8 @@ import lzma
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from nnfs.codec.catalogue import Catalogue
 from nnfs.errors import CodecError
+from nnfs.workers.catalogue import Catalogue
 
 Payload = bytes | None  # None: does not become smaller, so it is stored as it is
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from bench.codec.coders import CLASSICAL
 from bench.codec.sample import pieces, sample
 from nnfs.codec.base import RAW
-from nnfs.codec.catalogue import Catalogue
-from nnfs.codec.pool import Pool, WorkerSpec
 from nnfs.errors import CodecError, WorkerError
+from nnfs.workers.catalogue import Catalogue
+from nnfs.workers.pool import Pool, WorkerSpec
 
 SMALL = 300  # bytes
 PASSES = 5

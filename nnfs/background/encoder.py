@@ -1,0 +1,270 @@
+"""From a chunk's plain bytes to the smallest cold payload that is proved to give them back."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import NamedTuple
+
+import trio
+from xxhash import xxh3_64_intdigest
+
+from nnfs.background.models import Models
+from nnfs.blockio.cold import COMPACT, READ, REFERENCE, Cold
+from nnfs.codec import NAMES
+from nnfs.codec.base import CM, NEURAL
+from nnfs.codec.compressible import compressible
+from nnfs.config import Options
+from nnfs.errors import CodecError, EnginesDisagree, ModelMissing, NnfsError
+from nnfs.fs import swapping
+from nnfs.fs.policy import Policy, Rules
+from nnfs.store.schema import Block
+from nnfs.workers.pool import AHEAD, BACKGROUND, Job
+from nnfs.workers.wire import NO_MODEL, Op
+
+log = logging.getLogger(__name__)
+
+MIN_GAIN = 1 / 16  # of the stored bytes; less is not worth slower reads
+MIN_GAIN_COLD = 1 / 64  # where nobody minds slow reads
+BATCH = 4 << 20  # plain bytes, a worker's batch: one chunk of it is decoded by another engine, too,
+SMALL = 16 << 10  # a small one where there is one: that engine is slow
+CM_BELOW = 1.35  # bits per byte of the neural payload: on data that repeats itself the classical codec may do better
+CM_LEAST = 8 << 10  # bytes of a chunk for which it is tried
+TEXT = 0.9  # share of printable bytes and UTF-8 above which data is text, where the network always wins
+CALIBRATE = 1 << 17  # bytes of a chunk
+BUSY_S, BUSY_MOST = 0.25, 40  # a busy mount: seconds between two looks, looks before it is measured all the same
+MEASURE_AGAIN, MEASURE_MOST = 600.0, 86400.0  # seconds, doubled each time: measuring takes all cores
+
+
+class Payload(NamedTuple):
+    """One chunk as it could be stored."""
+
+    codec: int
+    model: bytes  # fingerprint
+    data: bytes
+
+
+@dataclass(slots=True)
+class _Checks:
+    """What the reference engine says of one codec. A batch is what is proved from the beginning of a check on."""
+
+    unchecked: int = BATCH  # plain bytes since a check began
+    begun: int = 0
+    open: set[int] = field(default_factory=set)  # batches of which no check has gone well yet
+    again: list[int] = field(default_factory=list)  # those whose check came to nothing: another payload is to take part
+    refuted: str = ""  # why nothing is encoded with this codec any more
+
+    def join(self, plain: int) -> tuple[int, bool]:
+        """Return the batch of one more payload, and whether it is the one that is checked."""
+        if self.again:
+            return self.again.pop(), True
+        self.unchecked += plain
+        is_due = self.unchecked >= (BATCH // 2 if plain <= SMALL else BATCH)
+        if is_due:
+            self.unchecked, self.begun = 0, self.begun + 1
+            self.open.add(self.begun)
+        return self.begun, is_due
+
+
+class Proof(NamedTuple):
+    """A payload that a worker decodes, and the batch that it belongs to."""
+
+    codec: int
+    batch: int
+
+
+class ColdEncoder:
+    """Chooses codecs by what reading with them costs here, and encodes in worker processes."""
+
+    def __init__(self, cold: Cold, models: Models, options: Options, busy: Callable[[], bool] = lambda: False) -> None:
+        self._cold, self._models, self._options, self._busy = cold, models, options, busy
+        self._limit = options.thaw_limit  # seconds per MiB that `auto` may cost a reader
+        self._neural = options.neural
+        self._speeds: dict[int, tuple[float, float, float]] = {}  # codec: seconds per MiB, when measured, s until again
+        self._measuring = trio.Lock()
+        self._checks: defaultdict[int, _Checks] = defaultdict(_Checks)  # by codec
+        self.threads = trio.CapacityLimiter(2)  # of recompression: commits must not queue behind it
+
+    async def encode(
+        self, plain: bytes, block: Block, rules: Rules, *,
+        everything: bool, leave: bool = False, worker: str = COMPACT,
+    ) -> Payload | None:  # fmt: skip
+        """Return the smallest form of a block's content, None when that is the one it has.
+
+        `everything`: at any cost of reading, as with the policy `cold`. `leave`: the form that it has is not to stay,
+        and the smallest other cold one will do. Raises `CodecError`, `WorkerError`, `TimedOut`, and `EnginesDisagree`
+        where a codec would be taken that is not trusted: what another one made of the chunk would stay for good.
+        """
+        if not await trio.to_thread.run_sync(compressible, plain, limiter=self.threads):
+            return None
+        patient = everything or rules.policy is Policy.COLD
+        found: list[Payload] = []
+        fingerprint = self._models.wanted(rules.model)
+        if self._neural and fingerprint and (patient or await self.fast_enough(NEURAL)):
+            self._trust(NEURAL)
+            data = await self._work(Op.ENCODE, NEURAL, plain, len(plain), fingerprint, worker)
+            if data is not None:
+                found.append(Payload(NEURAL, fingerprint, data))
+        neural_bits = 8 * len(found[0].data) / len(plain) if found else 8.0
+        worth = neural_bits < CM_BELOW or not _is_text(plain)
+        if (not found or (worth and len(plain) >= CM_LEAST)) and (patient or await self.fast_enough(CM)):
+            self._trust(CM)
+            data = await self._work(Op.ENCODE, CM, plain, len(plain), NO_MODEL, worker)
+            if data is not None:
+                found.append(Payload(CM, NO_MODEL, data))
+        best = min(found, key=lambda one: len(one.data), default=None)
+        least = block.plain if leave else block.stored * (1 - (MIN_GAIN_COLD if patient else MIN_GAIN))
+        return best if best is not None and len(best.data) < least else None
+
+    async def prove(self, block: Block, payload: Payload, worker: str = COMPACT) -> Proof:
+        """Decode a new payload as a reader will. Raises `CodecError` when that does not give the content back.
+
+        One payload of each batch is decoded by the reference, too: the others may be stored once `is_checked` says so.
+        Raises `EnginesDisagree` when that gives something else: none of them may be.
+        """
+        checks = self._checks[payload.codec]
+        batch, is_due = checks.join(block.plain)
+        try:
+            await self._decodes(block, payload, worker)
+            if is_due:
+                await self._check(block, payload)
+                checks.open.discard(batch)
+        except BaseException:
+            if is_due:
+                checks.again.append(batch)
+            raise
+        return Proof(payload.codec, batch)
+
+    async def _decodes(self, block: Block, payload: Payload, worker: str) -> None:
+        plain = await self._work(Op.DECODE, payload.codec, payload.data, block.plain, payload.model, worker)
+        if plain is None or blake2b(plain).digest() != block.hash:
+            raise CodecError(f"codec {payload.codec}: worker {worker} decodes something else than was encoded")
+
+    async def _check(self, block: Block, payload: Payload) -> None:
+        try:
+            await self._decodes(block, payload, REFERENCE)
+        except ModelMissing:
+            raise
+        except CodecError as error:
+            name = NAMES.get(payload.codec, str(payload.codec))
+            self._checks[payload.codec].refuted = why = (
+                f"two engines disagree about what codec {name} has encoded, so nothing more is encoded with it until "
+                f"the next mount ({error}): mount with device=cpu, and report this"
+            )
+            log.critical("%s", why)
+            raise EnginesDisagree(why) from error
+
+    def is_checked(self, proof: Proof | None) -> bool:
+        """Whether the reference agrees about a batch. Nothing has to be proved of what is not cold."""
+        if proof is None:
+            return True
+        checks = self._checks[proof.codec]
+        return proof.batch <= checks.begun and proof.batch not in checks.open and not self.refuted
+
+    @property
+    def refuted(self) -> str:
+        """Why something is not encoded any more; empty: no reason."""
+        return next((checks.refuted for checks in self._checks.values() if checks.refuted), "")
+
+    def _trust(self, codec_id: int) -> None:
+        if self._checks[codec_id].refuted:
+            raise EnginesDisagree(self._checks[codec_id].refuted)
+
+    async def _work(
+        self, op: Op, codec_id: int, data: bytes, plain: int, fingerprint: bytes, worker: str
+    ) -> bytes | None:
+        job = Job(op, codec_id, data, plain, fingerprint, BACKGROUND, worker)
+        result = await self._cold.run(job)
+        assert result is None or isinstance(result, bytes)
+        return result
+
+    async def fast_enough(self, codec_id: int) -> bool:
+        """Whether reading with a codec keeps the limit of the mount, as measured on this machine.
+
+        What was too slow is measured again after a while, the later the more often: the machine may have been busy.
+        """
+        if math.isinf(self._limit):
+            return True
+        async with self._measuring:
+            known, when, wait = self._speeds.get(codec_id, (math.inf, -math.inf, MEASURE_AGAIN / 2))
+            if known > self._limit and time.monotonic() - when >= wait:
+                known = min(known, await self._measure(codec_id))
+                self._speeds[codec_id] = known, time.monotonic(), min(MEASURE_MOST, 2 * wait)
+                log.info("codec %d: a reader waits %.1f s for a MiB", codec_id, known)
+        return known <= self._limit
+
+    async def _measure(self, codec_id: int) -> float:
+        """Return the seconds in which the readers' worker decodes a MiB. Readers come first."""
+        looks = 0
+        while looks < BUSY_MOST and self._busy():
+            looks += 1
+            await trio.sleep(BUSY_S)
+        plain = (_SAMPLE * (CALIBRATE // len(_SAMPLE) + 1))[:CALIBRATE]
+        fingerprint = self._models.default() if codec_id == NEURAL else NO_MODEL
+        payload = await self._work(Op.ENCODE, codec_id, plain, len(plain), fingerprint, READ)
+        if payload is None:
+            return math.inf
+        job = Job(Op.DECODE, codec_id, payload, len(plain), fingerprint, AHEAD, READ)
+        await self._cold.run(job)  # the worker is started, and has its model
+        started = time.monotonic()
+        failures: list[NnfsError] = []
+
+        async def decode() -> None:
+            try:
+                await self._cold.run(job)
+            except NnfsError as error:
+                failures.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range((1 << 20) // CALIBRATE):
+                nursery.start_soon(decode)
+        if failures:
+            raise failures[0]
+        return time.monotonic() - started
+
+    def is_fast(self, codec_id: int) -> bool:
+        """Whether a codec is known to keep the limit of the mount. Does not measure."""
+        return codec_id in self._speeds and self._speeds[codec_id][0] <= self._limit
+
+    @property
+    def fast(self) -> int:
+        """The codecs that are known to keep the limit, as bits."""
+        return sum(swapping.bit(codec_id) for codec_id in self._speeds if self.is_fast(codec_id))
+
+    @property
+    def slow(self) -> int:
+        """The codecs that were found not to keep the limit, as bits."""
+        return sum(swapping.bit(codec_id) for codec_id in self._speeds if not self.is_fast(codec_id))
+
+    def digest(self) -> int:
+        """Return a digest of all that the choice of codecs depends on, but for what is measured or said by policies."""
+        options = self._options
+        try:
+            default = self._models.default()
+        except ModelMissing:
+            default = b""
+        gpus = sorted(glob.glob("/dev/nvidia[0-9]*"))
+        of = (options.policy, options.neural, options.thaw_limit, options.device, gpus, default)
+        return xxh3_64_intdigest(repr(of).encode())
+
+    def speeds(self) -> dict[str, float]:
+        """Return measured seconds per MiB by codec."""
+        found = {NAMES[number]: seconds for number, (seconds, *_) in self._speeds.items()}
+        return {name: round(seconds, 2) for name, seconds in found.items() if math.isfinite(seconds)}
+
+
+_SAMPLE = (__doc__ or "").encode() + bytes(range(256))
+
+
+def _is_text(plain: bytes) -> bool:
+    """Tell whether a chunk is mostly text, in any encoding that has ASCII in it."""
+    return len(plain.translate(None, _BINARY)) >= TEXT * len(plain)
+
+
+_BINARY = bytes(set(range(32)) - {9, 10, 12, 13, 27} | {127})

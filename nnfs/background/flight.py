@@ -1,0 +1,106 @@
+"""What a job of recompression wants, and its chunks on their way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import trio
+
+from nnfs.background.encoder import Proof
+from nnfs.background.tasks import Job
+from nnfs.blockio.cold import COMPACT, READ
+from nnfs.config import Options, format_duration
+from nnfs.errors import NnfsError
+from nnfs.fs.candidates import Candidate, Piece
+from nnfs.store.blocks import Recode
+from nnfs.store.schema import Block
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """What a job wants."""
+
+    everything: bool = False  # ignore ages, the thaw limit and marks
+    thaw: bool = False  # into the hot tier, not out of it
+    marks: bool = True  # leave files alone that have been looked at
+    tries: bool = True  # leave chunks alone that no codec made smaller
+    parent: int = 0  # the directory of the file that is meant, as far as known
+
+    def why_nothing(self, options: Options) -> str:
+        """Tell a person why there is nothing to do."""
+        if self.thaw:
+            return "nothing to do: all of it is hot already, or has the policy never"
+        if self.everything:
+            return "nothing to do: all of it is cold already, or has the policy hot or never"
+        write_age, read_age = map(format_duration, (options.write_age, options.read_age))
+        return (
+            f"nothing is due: cold is what was not written for {write_age} and not read for {read_age} (options "
+            "write_age and read_age) and has not been looked at since; --all takes everything"
+        )
+
+
+class Ready(NamedTuple):
+    """A swap that waits for its commit. `proof`: of a cold payload."""
+
+    recode: Recode
+    block: Block  # as it was
+    proof: Proof | None
+
+
+@dataclass(slots=True)
+class Flow:
+    """One job's chunks on their way."""
+
+    job: Job
+    aim: Aim
+    flushed: float
+    plain: int = 0  # bytes under way
+    chunks: int = 0
+    moved: trio.Event = field(default_factory=trio.Event)
+    ready: list[Ready] = field(default_factory=list)
+    ready_bytes: int = 0
+    open: dict[int, int] = field(default_factory=dict)  # ino: chunks under way, 1 more until its last piece came
+    shared: set[int] = field(default_factory=set)  # blocks of several chunks that were taken in hand
+    failed: set[int] = field(default_factory=set)  # files of which a chunk could not be looked at
+    ends: dict[int, Piece] = field(default_factory=dict)
+    failures: int = 0  # of workers, in a row
+    last_failure: NnfsError | None = None
+    is_any_done: bool = False
+    told: set[str] = field(default_factory=set)  # of failures, without numbers: thousands of chunks may have the same
+    refused: list[int] = field(default_factory=list)  # payloads that a codec refuses, unless all are
+    error: NnfsError | None = None
+    changes: dict[int, int] = field(default_factory=dict)  # ino: growth of its stored bytes
+    models: dict[int, bytes] = field(default_factory=dict)  # number: fingerprint, of those encoded with
+
+    @property
+    def worker(self) -> str:
+        """Who codes: what a person waits for does not wait for an idle machine. Reads come first in both workers."""
+        return READ if self.job.number else COMPACT
+
+    def take(self, is_checked: Callable[[Proof | None], bool]) -> list[Ready]:
+        """Take out the swaps that may be committed."""
+        taken = [one for one in self.ready if is_checked(one.proof)]
+        self.ready = [one for one in self.ready if not is_checked(one.proof)]
+        self.ready_bytes = sum(one.block.plain for one in self.ready)
+        return taken
+
+    def drop(self, ready: Iterable[Ready]) -> None:
+        """Give up swaps: their files are not done."""
+        self.failed.update(one.recode.owner[0] for one in ready)
+
+    def has_taken(self, candidate: Candidate) -> bool:
+        """Note a chunk; tell whether its block, which other chunks share, has been taken in hand for one of them."""
+        if candidate.block.refs == 1:
+            return False
+        if candidate.number in self.shared:
+            self.job.done_chunks += 1
+            self.job.done_bytes += candidate.block.plain
+            return True
+        self.shared.add(candidate.number)
+        return False
+
+    def close(self, ino: int) -> None:
+        """One of the things that a file waits for is done."""
+        self.open[ino] = self.open.get(ino, 1) - 1

@@ -1,0 +1,391 @@
+"""Recompression: what has gone cold is coded again, proved, and swapped under the same block number.
+
+A chunk's way: fetch and verify its plain bytes; encode in a worker; decode again, stepwise, in a worker; compare the
+BLAKE2b-512 here; swap the payload in a commit. One chunk of every batch is decoded by the reference engine as well, and
+none of the batch is swapped before that agrees. A crash anywhere leaves the old payload; what was swapped is known by
+its codec, and files that are done are marked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import re
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import trio
+import trio.lowlevel
+
+from nnfs import codec
+from nnfs.background.dryrun import Sample
+from nnfs.background.encoder import ColdEncoder, Proof
+from nnfs.background.flight import Aim, Flow, Ready
+from nnfs.background.models import Models
+from nnfs.background.selection import Chooser
+from nnfs.background.swaps import Swaps
+from nnfs.background.tasks import Cancelled, Job
+from nnfs.blockio.cold import READ, Cold
+from nnfs.blockio.commit import Committer
+from nnfs.blockio.reader import Reader, decode_verified
+from nnfs.codec.base import CM, FIRST_COLD, NEURAL
+from nnfs.config import Options
+from nnfs.errors import (
+    BlockDamaged,
+    CodecError,
+    EnginesDisagree,
+    JobKills,
+    ModelMissing,
+    NnfsError,
+    OutOfSpace,
+    RecordDamaged,
+)
+from nnfs.fs import swapping
+from nnfs.fs.candidates import Candidate, never
+from nnfs.fs.policy import Policy, Rules
+from nnfs.store.blocks import Recode, load_block
+from nnfs.store.env import Store
+from nnfs.store.schema import ROOT_INO, Block, State
+from nnfs.workers.pool import BACKGROUND
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+WINDOW = 4 << 20  # plain bytes under way: two batches of a worker
+IN_FLIGHT = 400  # chunks under way; a worker takes 512
+LEAST = 8 << 10  # bytes that a chunk counts for at least in the window
+BUSY_S, BUSY_MOST = 0.25, 40  # a busy mount: seconds between two looks, looks before one batch goes on all the same
+WAIT_S = 1.0  # at most, until a job notices that it is cancelled
+FAILURES = 8  # of workers in a row, then the job fails
+CHUNK_FAILURES = 3  # with a payload, then background passes leave it alone until the next mount
+FAILURES_KEPT = 10_000  # payloads of which that is known
+REST, REST_MOST = 30.0, 3600.0  # seconds without background passes after the first failure, doubled by each further one
+_NUMBERS = re.compile(r"\d+")
+
+
+class Compactor:
+    """Makes jobs of `nnfs compact` and `nnfs thaw`, and of time passing."""
+
+    def __init__(
+        self, store: Store, committer: Committer, reader: Reader, cold: Cold, known: Models,
+        encoder: ColdEncoder, options: Options,
+        *, busy: Callable[[], bool], changed: Callable[[list[int]], None],
+        last_read: Callable[[int], int] = never,
+    ) -> None:  # fmt: skip
+        self._store, self._committer, self._reader, self._cold, self._models = store, committer, reader, cold, known
+        self._options, self._busy = options, busy
+        self._encoder = encoder
+        self.swaps = Swaps(committer, reader, encoder, changed)
+        self._chooser = Chooser(store, known, encoder, options, last_read)
+        self._rest_until, self._rests = 0.0, 0  # after failures, background passes wait
+        self._chunk_failures: Counter[int] = Counter()  # by payload
+        self.last_error = ""
+
+    # -- jobs
+
+    def compact(self, ino: int, *, everything: bool, parent: int = 0) -> Callable[[Job], Any]:
+        """Return the work of `nnfs compact` on an inode; `parent` is the directory of a file, for its policy."""
+        if everything:
+            return lambda job: self._run(job, ino, Aim(everything=True, marks=False, tries=False, parent=parent))
+        return lambda job: self._pass(job, ino, parent)
+
+    def thaw(self, ino: int, parent: int = 0) -> Callable[[Job], Any]:
+        """Return the work of `nnfs thaw`."""
+        return lambda job: self._run(job, ino, Aim(thaw=True, everything=True, marks=False, parent=parent))
+
+    async def background(self, job: Job) -> None:
+        """Look for what has gone cold meanwhile."""
+        if time.monotonic() < self._rest_until:
+            return
+        try:
+            await self._pass(job, ROOT_INO)
+        except Cancelled:
+            raise
+        except NnfsError as error:
+            self.last_error = str(error)
+            self._rest_until = time.monotonic() + min(REST_MOST, REST * 2.0 ** min(self._rests, 20))
+            self._rests += 1
+            raise
+        self.last_error, self._rests = "", 0
+
+    async def _pass(self, job: Job, ino: int, parent: int = 0) -> None:
+        """Look at what has not been looked at, and at everything where policies or models have changed since."""
+        if self._has_changed():
+            with job.cancellable():
+                await self._weigh()
+            begin = functools.partial(swapping.begin_pass, digest=self._encoder.digest(), fast=self._encoder.fast)
+            await self._committer.amend(begin)
+        unsettles = bool(self._store.state.flags & State.FLAG_UNSETTLING)
+        await self._run(job, ino, Aim(marks=not unsettles, parent=parent))
+        if unsettles and ino == ROOT_INO:
+            await self._committer.amend(swapping.end_pass)
+
+    def _has_changed(self) -> bool:
+        """Whether what recompression depends on has changed since a pass was begun because of that."""
+        state = self._store.state
+        is_flagged = bool(state.flags & State.FLAG_UNSETTLED)
+        return is_flagged or swapping.has_changed(state.settings, self._encoder.digest(), self._encoder.fast)
+
+    async def _weigh(self) -> None:
+        """Find out whether the network may take what the classical codec has, before that is looked at again."""
+        with self._store.read() as snapshot:
+            matters = self._options.neural and swapping.has_blocks(snapshot, CM)
+        if matters:
+            try:
+                await self._encoder.fast_enough(NEURAL)
+            except NnfsError as error:
+                log.debug("the network's speed is not known: %s", error)
+
+    def try_again(self) -> None:
+        """Look again at what has failed: a model has come."""
+        self._chunk_failures.clear()
+        self._rest_until, self._rests = 0.0, 0
+
+    async def estimate(self, job: Job, ino: int, *, everything: bool, parent: int = 0) -> None:
+        """Work of `nnfs compact --dry-run`: count what would be looked at, and encode a sample of it."""
+        void = everything or self._has_changed()
+        unsettles = bool(self._store.state.flags & State.FLAG_UNSETTLING)
+        aim = Aim(everything=everything, marks=not (void or unsettles), tries=not void, parent=parent)
+        sample = Sample()
+        async for piece in self._walk(job, ino, aim):
+            for candidate in piece.candidates:
+                job.total_chunks += 1
+                job.total_bytes += candidate.block.plain
+                job.stored_before += candidate.block.stored
+                sample.offer(candidate, piece.rules)
+        job.note = "" if job.total_chunks else aim.why_nothing(self._options)
+        job.phase = "encoding a sample"
+        sizes = await sample.sizes(job, functools.partial(self._encoded_size, everything=everything))
+        before, after = sum(b for b, _ in sizes), sum(a for _, a in sizes)
+        job.stored_after = job.stored_before * after // before if before else job.stored_before
+        job.result = {
+            "chunks": job.total_chunks, "plain_bytes": job.total_bytes, "stored_bytes": job.stored_before,
+            "estimated_bytes": job.stored_after, "sampled_chunks": len(sizes),
+        }  # fmt: skip
+
+    async def _encoded_size(self, candidate: Candidate, rules: Rules, *, everything: bool) -> int | None:
+        """Return the bytes that a chunk would take; None: it is gone."""
+        found = await self._plain(candidate, READ)
+        if found is None:
+            return None
+        block = candidate.block
+        best = await self._encoder.encode(found[0], block, rules, everything=everything, worker=READ)
+        return block.stored if best is None else len(best.data)
+
+    # -- the flow
+
+    async def _walk(self, job: Job, ino: int, aim: Aim) -> Any:
+        walk = self._chooser.walk(ino, aim)
+        job.phase = "looking for cold chunks" if not aim.thaw else "looking for thawed chunks"
+        while True:
+            await job.checkpoint()
+            pieces, seconds = await self._in_thread(_timed, walk.next)
+            job.looked += seconds
+            if pieces is None:
+                return
+            for piece in pieces:
+                yield piece
+            await trio.lowlevel.checkpoint()
+
+    async def _run(self, job: Job, ino: int, aim: Aim) -> None:
+        if job.number:  # somebody looks: count first
+            async for piece in self._walk(job, ino, aim):
+                job.total_chunks += len(piece.candidates)
+                job.total_bytes += sum(candidate.block.plain for candidate in piece.candidates)
+            job.note = "" if job.total_chunks else aim.why_nothing(self._options)
+        flow = Flow(job, aim, flushed=time.monotonic())
+        async with trio.open_nursery() as nursery:
+            try:
+                await self._feed(flow, ino, nursery)
+            except NnfsError as error:
+                flow.error = error
+            if flow.error is not None:
+                nursery.cancel_scope.cancel()
+        try:
+            await self.swaps.flush(flow, force=True)  # what is proved is kept, also when the job ends early
+        except NnfsError as error:
+            flow.error = flow.error or error
+        if flow.error is not None:
+            raise flow.error
+        for payload in flow.refused:
+            self._count_failure(payload, 1)
+        if job.number and not flow.is_any_done and flow.last_failure is not None:
+            raise flow.last_failure
+        if self._chooser.retired:
+            await self._models.collect()
+
+    async def _feed(self, flow: Flow, ino: int, nursery: trio.Nursery) -> None:
+        """Start a task for each chunk, as many as fit the window, and wait for the last one. Raises `flow.error`."""
+        async with contextlib.aclosing(self._walk(flow.job, ino, flow.aim)) as walk:
+            async for piece in walk:
+                flow.job.phase = "thawing" if flow.aim.thaw else "compressing"
+                flow.open.setdefault(piece.ino, 1)
+                for candidate in piece.candidates:
+                    if flow.job.number == 0 and self._chunk_failures[candidate.block.payload] >= CHUNK_FAILURES:
+                        flow.failed.add(piece.ino)
+                        continue
+                    if flow.has_taken(candidate):
+                        flow.failed.add(piece.ino)  # what comes of it is not known yet: the next pass sees
+                        continue
+                    await self._admit(flow, candidate)
+                    flow.open[piece.ino] += 1
+                    nursery.start_soon(self._one, flow, candidate, piece.rules)
+                if piece.last:
+                    flow.ends[piece.ino] = piece
+                    flow.close(piece.ino)
+                await self.swaps.flush(flow)
+        while flow.chunks:
+            await self._wait(flow)
+
+    async def _wait(self, flow: Flow) -> None:
+        """Wait until a chunk is done, or a flush is due. Raises `flow.error`."""
+        flow.moved = trio.Event()
+        with trio.move_on_after(WAIT_S):
+            await flow.moved.wait()
+        await flow.job.checkpoint()
+        if flow.error is not None:
+            raise flow.error
+        await self.swaps.flush(flow)
+
+    async def _admit(self, flow: Flow, candidate: Candidate) -> None:
+        """Wait until a chunk may be taken in hand."""
+        cost, looks = max(LEAST, candidate.block.plain), 0
+        await flow.job.checkpoint()
+        while flow.chunks and (flow.plain + cost > WINDOW or flow.chunks >= IN_FLIGHT):
+            await self._wait(flow)
+        while flow.job.number == 0 and looks < BUSY_MOST and self._busy():
+            looks += 1
+            await trio.sleep(BUSY_S)
+            await flow.job.checkpoint()
+            await self.swaps.flush(flow)
+        flow.plain += cost
+        flow.chunks += 1
+
+    async def _one(self, flow: Flow, candidate: Candidate, rules: Rules) -> None:
+        """One chunk's way."""
+        is_looked_at = False  # not when the job is cancelled in the middle of it
+        try:
+            result = await self._recoded(flow, candidate, rules)
+            flow.failures, flow.is_any_done, is_looked_at = 0, True, True
+            if result is not None:
+                flow.ready.append(result)
+                flow.ready_bytes += candidate.block.plain
+        except (BlockDamaged, RecordDamaged) as error:
+            self._reader.damaged[candidate.number] = str(error)
+            flow.job.failed_chunks, is_looked_at = flow.job.failed_chunks + 1, True
+            log.error("inode %d, chunk %d, block %d: %s", candidate.ino, candidate.chunk, candidate.number, error)
+        except NnfsError as error:
+            self._failed(flow, candidate, error)
+        finally:
+            if not is_looked_at:
+                flow.failed.add(candidate.ino)
+            flow.plain -= max(LEAST, candidate.block.plain)
+            flow.chunks -= 1
+            flow.job.done_chunks += 1
+            flow.job.done_bytes += candidate.block.plain
+            flow.close(candidate.ino)
+            flow.moved.set()
+
+    def _failed(self, flow: Flow, candidate: Candidate, error: NnfsError) -> None:
+        """A chunk stays as it is, because of something that is not wrong with itself."""
+        flow.job.failed_chunks += 1
+        flow.last_failure = error
+        is_missing = isinstance(error, ModelMissing)  # nothing is wrong with workers: others may do
+        flow.failures += not is_missing
+        if is_missing or isinstance(error, JobKills):
+            self._count_failure(candidate.block.payload, CHUNK_FAILURES if is_missing else 1)
+        elif isinstance(error, CodecError):
+            flow.refused.append(candidate.block.payload)
+        kind = _NUMBERS.sub("#", str(error))
+        level = logging.DEBUG if kind in flow.told else logging.WARNING
+        flow.told.add(kind)
+        log.log(level, "inode %d, chunk %d stays as it is: %s", candidate.ino, candidate.chunk, error)
+        if isinstance(error, EnginesDisagree):
+            flow.drop(flow.ready)
+            flow.ready.clear()
+            flow.error = error
+        if flow.failures >= FAILURES or isinstance(error, OutOfSpace):
+            flow.error = flow.error or error
+
+    def _count_failure(self, payload: int, times: int) -> None:
+        """Something is wrong with a chunk: an outage of workers, which they all share, does not count."""
+        self._chunk_failures[payload] += times
+        if len(self._chunk_failures) > FAILURES_KEPT:
+            del self._chunk_failures[next(iter(self._chunk_failures))]
+
+    # -- one chunk
+
+    async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
+        return await trio.to_thread.run_sync(function, *args, limiter=self._encoder.threads)
+
+    async def _plain(self, candidate: Candidate, worker: str) -> tuple[bytes, int] | None:
+        """Return a chunk's verified plain bytes and the number of the payload that they came from; None: it is gone."""
+        loaded = await self._in_thread(_load, self._store, candidate.number)
+        if loaded is None:
+            return None
+        block, payload = loaded
+        if block.codec >= FIRST_COLD:
+            plain = await self._cold.decode(candidate.number, block, payload, priority=BACKGROUND, worker=worker)
+        else:
+            plain = await self._in_thread(decode_verified, candidate.number, block, payload)
+        return plain, block.payload
+
+    async def _recoded(self, flow: Flow, candidate: Candidate, rules: Rules) -> Ready | None:
+        block = candidate.block
+
+        def ready(codec_id: int = 0, model: int = 0, data: bytes | None = None, proof: Proof | None = None) -> Ready:
+            owner = (candidate.ino, candidate.chunk)
+            return Ready(Recode(candidate.number, block.payload, owner, codec_id, model, data), block, proof)
+
+        found = await self._plain(candidate, flow.worker)
+        if found is None or found[1] != block.payload:
+            return None  # somebody was faster
+        plain = found[0]
+        if flow.aim.thaw or rules.policy is Policy.HOT:
+            return ready(*await self._hot(plain))
+        leave = block.model in self._chooser.retired
+        best = await self._encoder.encode(
+            plain, block, rules, everything=flow.aim.everything, leave=leave, worker=flow.worker
+        )
+        if best is None:
+            return ready(*await self._hot(plain)) if leave else ready()
+        proof = await self._encoder.prove(block, best, flow.worker)
+        model = 0
+        if best.codec == NEURAL:
+            model = await self._models.keep(best.model)
+            flow.models[model] = best.model
+        return ready(best.codec, model, best.data, proof)
+
+    async def _hot(self, plain: bytes) -> tuple[int, int, bytes]:
+        """Return codec, model and payload in the hot tier."""
+        codec_id, data = await self._in_thread(codec.encode_hot, plain)
+        return codec_id, 0, data
+
+    def gain(self, zstd_bytes: int) -> int | None:
+        """Return about how many of the hot tier's bytes would be saved; None while nothing has been compressed."""
+        before, after = self.swaps.before, self.swaps.after
+        return zstd_bytes * (before - after) // before if before else None
+
+    def report(self) -> dict[str, Any]:
+        """Return what `nnfs status` shows of recompression."""
+        error = self._encoder.refuted or self.last_error
+        return {"policy": self._options.policy, "saved_bytes": self.swaps.saved, "last_error": error}
+
+
+def _timed(function: Callable[[], T]) -> tuple[T, float]:
+    """Return what a function does and how long it took, without the wait for a thread."""
+    began = time.monotonic()
+    return function(), time.monotonic() - began
+
+
+def _load(store: Store, number: int) -> tuple[Block, bytes] | None:
+    """Return a block's header and payload, None when it is gone. Raises `StoreDamaged`."""
+    with store.read() as snapshot:
+        block = load_block(snapshot, number)
+        if block is None:
+            return None
+        return block, snapshot.payload(block.payload, block.stored)

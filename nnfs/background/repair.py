@@ -1,0 +1,94 @@
+"""What a scrub does about a damaged block: a search for its true stored bytes, a copy of its content, or nothing."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from hashlib import blake2b
+
+import trio
+from xxhash import xxh3_64_intdigest
+
+from nnfs import codec
+from nnfs.background.tasks import Job
+from nnfs.blockio.cold import BACKGROUND, READ, Cold
+from nnfs.blockio.commit import Committer
+from nnfs.blockio.reader import Reader, decode_verified
+from nnfs.blockio.repair import repair_beside
+from nnfs.errors import NnfsError
+from nnfs.fs import swapping
+from nnfs.store.blocks import Recode
+from nnfs.store.schema import Block
+
+log = logging.getLogger(__name__)
+
+SEARCH_S, SEARCHES_S = 10.0, 60.0  # seconds of one search; of those in vain, before the rest of the damage is just told
+
+
+class Mender:
+    """The repairs of one scrub. `cold` decodes what is cold, None: nobody does."""
+
+    def __init__(
+        self, committer: Committer, reader: Reader, cold: Cold | None, threads: trio.CapacityLimiter, *, read_only: bool
+    ) -> None:
+        self._committer, self._reader, self._cold, self._threads = committer, reader, cold, threads
+        self._read_only = read_only
+        self.repaired = 0  # blocks
+        self._in_vain = 0.0  # seconds
+
+    async def mend(self, job: Job, number: int, block: Block, payload: bytes) -> bool:
+        """Look for a small change that gives a block its stored bytes back; whether they are stored again.
+
+        Raises `Cancelled`.
+        """
+        if self._in_vain >= SEARCHES_S or len(payload) != block.stored or xxh3_64_intdigest(payload) == block.xxh3:
+            return False
+        started = time.monotonic()
+        with job.cancellable():
+            whole = await repair_beside(payload, block.xxh3, min(SEARCH_S, SEARCHES_S - self._in_vain))
+        if whole is None:
+            self._in_vain += time.monotonic() - started
+            return False
+        mended = Recode(number, block.payload, (0, 0), block.codec, block.model, whole)
+        return await self._proved(number, block, whole) and await self._store(mended)
+
+    async def replace(self, number: int, block: Block) -> bool:
+        """Store a block's content anew, from a copy in memory or on disk; whether there was one."""
+        plain = self._reader.cache.get(number)
+        if plain is None and self._reader.thawed is not None:
+            plain = await trio.to_thread.run_sync(self._reader.thawed.get, number, block, limiter=self._threads)
+        if plain is None or blake2b(plain).digest() != block.hash:
+            return False
+        codec_id, data = await trio.to_thread.run_sync(codec.encode_hot, plain, limiter=self._threads)
+        return await self._store(Recode(number, block.payload, (0, 0), codec_id, 0, data))
+
+    async def _proved(self, number: int, block: Block, payload: bytes) -> bool:
+        """Whether stored bytes decode to the block's content."""
+        try:
+            if block.codec < codec.FIRST_COLD:
+                await trio.to_thread.run_sync(decode_verified, number, block, payload, limiter=self._threads)
+            elif self._cold is not None:
+                await self._cold.decode(number, block, payload, priority=BACKGROUND, worker=READ)
+            else:
+                return False
+        except NnfsError as error:
+            log.error("block %d: the repaired bytes cannot be decoded: %s", number, error)
+            return False
+        return True
+
+    async def _store(self, mended: Recode) -> bool:
+        """Replace a damaged block's stored bytes by proved ones; whether that was possible."""
+        if self._read_only or mended.data is None:
+            return False
+        try:
+            change = functools.partial(swapping.recode, recodes=[mended])
+            [done] = await self._committer.amend(change, len(mended.data))
+        except NnfsError as error:
+            log.warning("block %d could be repaired, but that is not stored: %s", mended.number, error)
+            return False
+        if done is not None:
+            log.warning("block %d is repaired", mended.number)
+            self.repaired += 1
+            self._reader.damaged.pop(mended.number, None)
+        return done is not None

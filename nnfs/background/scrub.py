@@ -1,0 +1,314 @@
+"""Scrub: all stored bytes against their checksums, while the store is mounted; deep: everything decoded as well.
+
+It walks the block table in slices (`background/scrubreads.py`), each with a read txn of its own, rests while the mount
+is busy, and keeps in the store how far it has come. What is damaged is repaired if that can be done
+(`background/repair.py`); else it is noted, for status, and the files that it belongs to are named. What has been found
+damaged before, by a reader for instance, is always decoded.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import trio
+
+from nnfs.background import scrubreads
+from nnfs.background.repair import Mender
+from nnfs.background.tasks import Job
+from nnfs.blockio.cold import BACKGROUND, READ, Cold
+from nnfs.blockio.commit import Committer
+from nnfs.blockio.reader import Reader
+from nnfs.errors import BlockDamaged, ModelMissing, NnfsError, StoreDamaged, WorkerError
+from nnfs.fs import swapping
+from nnfs.fs.apply import Work
+from nnfs.fs.owners import Owners
+from nnfs.store import schema
+from nnfs.store.env import Store
+from nnfs.store.schema import Block
+
+log = logging.getLogger(__name__)
+
+REST_S = 0.005  # between two slices
+BUSY_S, BUSY_MOST = 0.25, 40  # a busy mount: seconds between two looks at it, looks before one slice is done anyway
+SAVE_BLOCKS, SAVE_S = 1000, 5.0  # done since the progress was kept, before it is kept again
+WINDOW, IN_FLIGHT = 4 << 20, 400  # plain bytes and blocks that workers have in hand
+LEAST = 8 << 10  # bytes that a block counts for at least
+FAILURES = 8  # of workers in a row, then the scrub fails
+LISTED = 1000  # damaged blocks in an answer
+
+
+@dataclass(slots=True)
+class _Round:
+    """One run over everything."""
+
+    job: Job
+    state: schema.Scrub
+    saved: tuple[int, float]  # blocks, time
+    mender: Mender
+    damaged: dict[int, str] = field(default_factory=dict)
+    lost_models: list[str] = field(default_factory=list)
+    repaired_models: int = 0
+    unchecked: Counter[str] = field(default_factory=Counter)  # by reason
+    first_unchecked: int | None = None
+    pending: set[int] = field(default_factory=set)  # blocks with workers
+    pending_bytes: int = 0  # plain, `LEAST` for each at least
+    moved: trio.Event = field(default_factory=trio.Event)
+    failures: int = 0  # of workers, in a row
+    error: NnfsError | None = None
+
+    @property
+    def deep(self) -> bool:
+        return bool(self.state.deep)
+
+    def pass_over(self, number: int, error: NnfsError) -> None:
+        """Note a block that could not be checked: a later run goes on there."""
+        self.unchecked[str(error).replace(f"block {number}", "block")] += 1  # without what tells equal troubles apart
+        self.first_unchecked = min(number, self.first_unchecked or number)
+
+    def advance(self, behind: int) -> None:
+        """All blocks below number `behind` have been looked at, but for those that workers have in hand."""
+        self.state.next = min([behind, *self.pending, *([self.first_unchecked] if self.first_unchecked else [])])
+
+
+class Scrub:
+    """The work of `nnfs scrub`. `busy()` tells whether somebody uses the mount."""
+
+    def __init__(
+        self, store: Store, committer: Committer, reader: Reader, cold: Cold | None, busy: Callable[[], bool],
+        *, read_only: bool = False,
+    ) -> None:  # fmt: skip
+        self._store, self._committer, self._reader, self._cold = store, committer, reader, cold
+        self._busy, self._read_only = busy, read_only
+        self._limiter = trio.CapacityLimiter(1)
+
+    def unfinished(self) -> schema.Scrub | None:
+        """Return how far a scrub has come that was cut short, None without one."""
+        with self._store.read() as snapshot:
+            try:
+                record = snapshot.get("meta", schema.SCRUB_KEY)
+                state = schema.Scrub.unpack(record) if record is not None else None
+            except StoreDamaged:
+                return None  # begin anew
+        return state if state is not None and state.started else None
+
+    async def run(self, job: Job, deep: bool = False) -> None:
+        """Do it all, or what is left of the last one of this kind: one that had found nothing damaged goes on.
+
+        Raises `WorkerError` when something could not be checked, `StoreDamaged` for damaged pages of the engine.
+        """
+        state = self.unfinished()
+        if state is None or bool(state.deep) != deep or state.damaged:
+            state = schema.Scrub(next=1, deep=int(deep), started=time.time_ns())
+        mender = Mender(self._committer, self._reader, self._cold, self._limiter, read_only=self._read_only)
+        now = _Round(job, state, (state.blocks, time.monotonic()), mender)
+        job.total_chunks, job.total_bytes = await self._in_thread(scrubreads.totals, self._store)
+        job.done_chunks = min(state.blocks, job.total_chunks)
+        if state.blocks and job.total_chunks:
+            job.done_bytes = job.total_bytes * job.done_chunks // job.total_chunks
+        try:
+            await self._check_models(now)
+            await self._check_blocks(now)
+        except NnfsError:
+            await self._save(now, force=True)
+            raise
+        finally:
+            self._report(now, {})
+        await self._in_thread(self._reader.forget_gone)
+        now.state = schema.Scrub(1, state.deep, 0, state.blocks, len(now.damaged))
+        await self._save(now, force=True)
+        self._report(now, await self._name(now))
+        if now.unchecked and not (now.damaged or now.lost_models):
+            why = "; ".join(f"{count} blocks: {reason}" for reason, count in now.unchecked.items())
+            raise WorkerError(f"not everything could be checked: {why}")
+
+    async def _in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
+        return await trio.to_thread.run_sync(function, *args, limiter=self._limiter)
+
+    # -- models
+
+    async def _check_models(self, now: _Round) -> None:
+        now.job.phase = "models"
+        unusable: dict[int, str] = {}
+        for number in await self._in_thread(scrubreads.model_numbers, self._store):
+            await now.job.checkpoint()
+            try:
+                if not await self._in_thread(scrubreads.damaged_copies, self._store, number) or self._read_only:
+                    continue
+                size = await self._in_thread(scrubreads.model_size, self._store, number)
+                if await self._committer.amend(functools.partial(swapping.mend_model, number=number), size):
+                    log.warning("model %d: a damaged copy was written anew from the sound one", number)
+                    now.repaired_models += 1
+            except ModelMissing as error:
+                unusable[number] = str(error)
+            except NnfsError as error:
+                log.warning("model %d: a damaged copy stays: %s", number, error)
+        unusable |= await self._in_thread(scrubreads.lost_models, self._store)
+        for why in unusable.values():
+            log.error("%s", why)
+            now.lost_models.append(why)
+
+    # -- blocks
+
+    async def _check_blocks(self, now: _Round) -> None:
+        """Look at all blocks from `now.state.next` on; those that workers decode are waited for at the end."""
+        now.job.phase = "decoding" if now.deep else "checksums"
+        failure: NnfsError | None = None
+        async with trio.open_nursery() as nursery:
+            try:
+                await self._walk(now, nursery)
+            except NnfsError as error:  # kept: a nursery would wrap it
+                failure = error
+                nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    async def _walk(self, now: _Round, nursery: trio.Nursery) -> None:
+        at, is_last = now.state.next, False
+        while not is_last:
+            await self._give_way(now)
+            look = await self._in_thread(scrubreads.look_at, self._store, at, now.deep, frozenset(self._reader.damaged))
+            at, is_last = look.next, look.is_last
+            for number in look.sound:
+                self._reader.damaged.pop(number, None)
+            for number, block, payload in look.cold:
+                await self._admit(now, block)
+                now.pending.add(number)
+                now.pending_bytes += max(LEAST, block.plain)
+                nursery.start_soon(self._decode, now, number, block, payload)
+            for number, block, payload, why in look.damaged:
+                await now.job.checkpoint()
+                await self._mend(now, number, block, payload, why)
+            now.state.blocks += look.blocks
+            now.job.done_chunks += look.blocks - len(look.cold)
+            now.job.done_bytes += look.plain
+            now.advance(at)
+            await self._save(now)
+            await trio.sleep(REST_S)
+        while now.pending:
+            await self._moved(now)
+
+    async def _give_way(self, now: _Round) -> None:
+        await now.job.checkpoint()
+        for _ in range(BUSY_MOST):
+            if not self._busy():
+                return
+            await trio.sleep(BUSY_S)
+            await now.job.checkpoint()
+
+    async def _admit(self, now: _Round, block: Block) -> None:
+        """Wait until workers may be given one more."""
+        cost = max(LEAST, block.plain)
+        while now.pending and (now.pending_bytes + cost > WINDOW or len(now.pending) >= IN_FLIGHT):
+            await self._moved(now)
+
+    async def _moved(self, now: _Round) -> None:
+        now.moved = trio.Event()
+        if now.pending and now.error is None:
+            with trio.move_on_after(1.0):  # and look whether the job is cancelled
+                await now.moved.wait()
+        await now.job.checkpoint()
+        if now.error is not None:
+            raise now.error
+
+    async def _decode(self, now: _Round, number: int, block: Block, payload: bytes) -> None:
+        """Have a worker decode one block."""
+        try:
+            if self._cold is None:
+                raise WorkerError("there are no codec workers")
+            await self._cold.decode(number, block, payload, priority=BACKGROUND, worker=READ)
+            now.failures = 0
+            self._reader.damaged.pop(number, None)
+        except BlockDamaged as error:
+            await self._give_up(now, number, block, str(error))
+        except NnfsError as error:
+            await self._undecided(now, number, block, error)
+        finally:
+            now.pending.discard(number)
+            now.pending_bytes -= max(LEAST, block.plain)
+            now.job.done_chunks += 1
+            now.job.done_bytes += block.plain
+            now.moved.set()
+
+    async def _undecided(self, now: _Round, number: int, block: Block, error: NnfsError) -> None:
+        """Nobody could say anything about a block."""
+        if await self._in_thread(scrubreads.payload_of, self._store, number) != block.payload:
+            return  # it has been coded anew meanwhile, or is gone, and so may be the model that it needed
+        known = self._reader.damaged.get(number)
+        if known is not None and not now.deep:
+            self._note(now, number, known)
+            return
+        now.pass_over(number, error)
+        now.failures += not isinstance(error, ModelMissing)
+        if now.failures >= FAILURES:
+            now.error = WorkerError(f"the scrub ends early, workers fail: {error}")
+
+    # -- damage
+
+    async def _mend(self, now: _Round, number: int, block: Block | None, payload: bytes, why: str) -> None:
+        """One attempt to repair a block. Raises `Cancelled`."""
+        log.error("%s", why)
+        if block is None:
+            self._note(now, number, why)
+        elif not await now.mender.mend(now.job, number, block, payload):
+            await self._give_up(now, number, block, why)
+
+    async def _give_up(self, now: _Round, number: int, block: Block, why: str) -> None:
+        """Its own bytes are of no use: take the content from a copy, or note the damage."""
+        if await now.mender.replace(number, block):
+            return
+        if await self._in_thread(scrubreads.payload_of, self._store, number) == block.payload:  # else it is another one
+            self._note(now, number, why)
+
+    def _note(self, now: _Round, number: int, why: str) -> None:
+        now.damaged[number] = self._reader.damaged[number] = why
+        now.state.damaged = len(now.damaged)
+
+    # -- what comes of it
+
+    async def _save(self, now: _Round, *, force: bool = False) -> None:
+        """Keep in the store how far it has come. No scrub fails for that."""
+        blocks, then = now.saved
+        due = now.state.blocks - blocks >= SAVE_BLOCKS and time.monotonic() - then >= SAVE_S
+        if self._read_only or not (due or force):
+            return
+        now.saved = now.state.blocks, time.monotonic()
+        try:
+            await self._committer.amend(functools.partial(_put, state=now.state))
+        except NnfsError as error:
+            log.warning("the progress of the scrub is not kept: %s", error)
+
+    async def _name(self, now: _Round) -> dict[int, list[str]]:
+        """Return the files of each damaged block."""
+        if not now.damaged:
+            return {}
+        now.job.phase = "naming files"
+        owners = Owners(self._store, now.damaged.keys())
+        while await self._in_thread(owners.next):
+            await now.job.checkpoint()
+        paths: dict[int, list[str]] = await self._in_thread(owners.paths)
+        for number, files in paths.items():
+            log.error("block %d is damaged: %s", number, ", ".join(files) or "no file has it")
+        return paths
+
+    def _report(self, now: _Round, files: dict[int, list[str]]) -> None:
+        damaged: list[dict[str, Any]] = [{"why": why} for why in now.lost_models]
+        for number, why in now.damaged.items():
+            damaged.append({"block": number, "why": why, "files": files.get(number, [])})
+        now.job.result = {
+            "deep": now.deep, "blocks": now.state.blocks, "repaired": now.mender.repaired + now.repaired_models,
+            "unchecked": now.unchecked.total(), "damaged": damaged[:LISTED],
+        }  # fmt: skip
+
+
+# -- for the commit thread
+
+
+def _put(work: Work, state: schema.Scrub) -> None:
+    state.commit = work.epoch.commit
+    work.txn.put("meta", schema.SCRUB_KEY, state.pack())

@@ -1,0 +1,124 @@
+"""What a scrub reads: slices of the block table, and the models. For threads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from xxhash import xxh3_64_intdigest
+
+from nnfs import codec
+from nnfs.blockio.reader import decode_verified
+from nnfs.errors import BlockDamaged, StoreDamaged
+from nnfs.store import modelfiles, schema
+from nnfs.store.blocks import load_block
+from nnfs.store.env import Store
+from nnfs.store.schema import Block, Total
+
+SLICE_S, SLICE_BLOCKS = 0.02, 64  # of one look at the store, whichever comes first
+
+
+@dataclass(slots=True)
+class Look:
+    """What a slice has found."""
+
+    next: int  # number of the first block behind it
+    blocks: int = 0
+    plain: int = 0  # bytes, by sound headers, but for those of `cold`
+    damaged: list[tuple[int, Block | None, bytes, str]] = field(default_factory=list)  # number, stored bytes, why
+    cold: list[tuple[int, Block, bytes]] = field(default_factory=list)  # to be decoded
+    sound: list[int] = field(default_factory=list)  # of those that were said to be damaged
+    is_last: bool = False
+
+
+def look_at(store: Store, first: int, deep: bool, suspects: Collection[int] = ()) -> Look:
+    """Look at some blocks from number `first` on; `suspects` are decoded even if not `deep`.
+
+    Raises `StoreDamaged` for damaged pages.
+    """
+    look = Look(first)
+    until = time.monotonic() + SLICE_S
+    with store.read() as snapshot:
+        for key, record in snapshot.range("block", schema.KEY.pack(first)):
+            if look.blocks and (look.blocks >= SLICE_BLOCKS or time.monotonic() >= until):
+                return look
+            if len(key) != schema.KEY.size:
+                continue  # fsck's to remove
+            number: int = schema.KEY.unpack(key)[0]
+            look.next = number + 1
+            look.blocks += 1
+            block, payload = None, b""
+            decode = deep or number in suspects
+            try:
+                block = Block.unpack(key, record)
+                payload = snapshot.payload(block.payload, block.stored)
+                _check(number, block, payload, deep=decode)
+                if decode and block.codec >= codec.FIRST_COLD:
+                    look.cold.append((number, block, payload))
+                    continue
+                if decode:
+                    look.sound.append(number)
+            except BlockDamaged as error:
+                look.damaged.append((number, block, payload, str(error)))
+            except StoreDamaged as error:  # a header, or pages of the engine, where no repair may be written
+                look.damaged.append((number, None, b"", str(error)))
+            look.plain += block.plain if block is not None else 0
+    look.is_last = True
+    return look
+
+
+def _check(number: int, block: Block, payload: bytes, *, deep: bool) -> None:
+    """Raises `BlockDamaged`."""
+    if len(payload) != block.stored:
+        raise BlockDamaged(number, f"{len(payload)} of {block.stored} stored bytes are there")
+    if xxh3_64_intdigest(payload) != block.xxh3:
+        raise BlockDamaged(number, "its stored bytes do not have their XXH3-64")
+    if deep and block.codec < codec.FIRST_COLD:
+        decode_verified(number, block, payload)
+
+
+def totals(store: Store) -> tuple[int, int]:
+    """Return blocks and plain bytes of the store, about."""
+    plain = 0
+    with store.read() as snapshot:
+        try:
+            for key, record in snapshot.range("total", b""):
+                plain += Total.unpack(key, record).plain
+        except StoreDamaged:
+            pass  # statistics
+    return store.entries("block"), plain
+
+
+def payload_of(store: Store, number: int) -> int | None:
+    """Return the number under which a block's stored bytes lie now, None when it is gone."""
+    with store.read() as snapshot:
+        try:
+            block = load_block(snapshot, number)
+        except StoreDamaged:
+            return None
+    return None if block is None else block.payload
+
+
+def model_numbers(store: Store) -> list[int]:
+    """Return the numbers of all models, damaged ones included."""
+    with store.read() as snapshot:
+        return modelfiles.numbers(snapshot)
+
+
+def damaged_copies(store: Store, number: int) -> int:
+    """Return how many copies of a model are damaged. Raises as `modelfiles.damaged_copies` does."""
+    with store.read() as snapshot:
+        return modelfiles.damaged_copies(snapshot, number)
+
+
+def model_size(store: Store, number: int) -> int:
+    """Return the bytes of a model's file. Raises `ModelMissing`."""
+    with store.read() as snapshot:
+        return modelfiles.load_model(snapshot, number).size
+
+
+def lost_models(store: Store) -> dict[int, str]:
+    """Return what is missing of the models that blocks need, by number, and what to do."""
+    with store.read() as snapshot:
+        return {number: wanting.why for number, wanting in modelfiles.lost(snapshot).items()}

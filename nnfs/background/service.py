@@ -1,0 +1,215 @@
+"""The cold tier of a mount: its workers, models and jobs, and what the control socket answers about them."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from nnfs.background.encoder import ColdEncoder
+from nnfs.background.models import Models
+from nnfs.background.recompression import Compactor
+from nnfs.background.scrub import Scrub
+from nnfs.background.tasks import BESIDE, Job, Jobs
+from nnfs.blockio.cold import Cold
+from nnfs.blockio.commit import Committer
+from nnfs.blockio.reader import Reader
+from nnfs.config import Options
+from nnfs.errors import NnfsError, UsageError
+from nnfs.fs import policy, swapping
+from nnfs.fs.filesystem import Filesystem
+from nnfs.fs.xattrs import Xattrs
+from nnfs.store.blocks import Recode
+from nnfs.store.env import Store
+from nnfs.store.schema import Block
+from nnfs.workers.pool import Pool
+
+log = logging.getLogger(__name__)
+
+FIRST_PASS, PASS_EVERY = 5.0, 60.0  # seconds until the first look for what has gone cold, and between two, at least
+BUSY_SHARE = 0.1  # of the loop's time: more, and background work waits
+
+WORKER_FIELDS = (
+    "name", "device", "state", "pid", "starts", "deaths", "answered", "failed", "outstanding", "last_error",
+)  # fmt: skip
+
+Answer = dict[str, Any]
+
+
+class Tiering:
+    """Joins what turns data cold and warm again. `handlers` are the control socket's commands."""
+
+    def __init__(
+        self, store: Store, fs: Filesystem, committer: Committer, reader: Reader, cold: Cold, pool: Pool,
+        models: Models, options: Options, *, read_only: bool, changed: Callable[[list[int]], None],
+        last_read: Callable[[int], int],
+    ) -> None:  # fmt: skip
+        self._store, self._fs, self._committer, self._reader, self._pool = store, fs, committer, reader, pool
+        self.models, self._read_only = models, read_only
+        self._encoder = ColdEncoder(cold, models, options, self._busy)
+        self._compactor = Compactor(
+            store, committer, reader, cold, models, self._encoder, options,
+            busy=self._busy, changed=changed, last_read=last_read,
+        )  # fmt: skip
+        self._scrub = Scrub(store, committer, reader, cold, self._busy, read_only=read_only)
+        background = self._background if options.compact and not read_only else None
+        self.jobs = Jobs(background, PASS_EVERY, FIRST_PASS)
+        self._scope = trio.CancelScope()
+        self._looked = (time.monotonic(), time.thread_time())
+        self._was_busy = False
+        self.handlers: dict[str, Callable[[Answer], Any]] = {
+            "compact": self._compact, "thaw": self._thaw, "scrub": self._scrub_job, "job": self._job,
+            "jobs": self._jobs, "cancel": self._cancel, "pause": self._pause, "resume": self._resume,
+            "models": self._models, "model_add": self._model_add, "model_retire": self._model_retire,
+        }  # fmt: skip
+
+    async def run(self) -> None:
+        """Do jobs until stopped. A bug here costs the cold tier's jobs, not the mount."""
+        with self._scope:
+            try:
+                await self._verify_models()
+                await self.jobs.serve()
+            except Exception:
+                log.exception("a bug: no jobs are done any more until the next mount")
+
+    def stop(self) -> None:
+        """Do no more: the store is about to be closed. What is under way is left as it is."""
+        self._scope.cancel()
+
+    async def _verify_models(self) -> None:
+        try:
+            if not self._read_only:
+                await self.models.verify()
+            await self.models.bring_back(read_only=self._read_only)
+        except NnfsError as error:
+            log.error("not all models were verified: %s", error)
+
+    async def write_back(self, number: int, block: Block, payload: bytes) -> None:
+        """Store the repaired bytes of a block."""
+        mended = Recode(number, block.payload, (0, 0), block.codec, block.model, payload)
+        try:
+            await self._committer.amend(functools.partial(swapping.recode, recodes=[mended]), len(payload))
+        except Exception as error:  # noqa: BLE001 - the mount goes on, the next read repairs it again
+            log.warning("block %d was repaired, but that is not stored: %s", number, error)
+
+    def _busy(self) -> bool:
+        """Whether somebody uses the mount: reads or writes are under way, or requests keep the loop at work."""
+        now, work = time.monotonic(), time.thread_time()
+        then, before = self._looked
+        if now - then >= 0.2:
+            self._looked = now, work
+            self._was_busy = work - before > BUSY_SHARE * (now - then)
+        return self._was_busy or self._reader.waiting > 0
+
+    async def _background(self, job: Job) -> None:
+        if self._committer.failure is not None:
+            return
+        await self._compactor.background(job)
+
+    # -- commands
+
+    def _writable(self) -> None:
+        if self._read_only or self._committer.failure is not None:
+            raise UsageError("the mount is read-only: nothing can be stored in another form")
+
+    def _add(self, kind: str, work: Callable[[Job], Any], request: Answer, *about: int) -> Answer:
+        job = self.jobs.add(kind, work, about, str(request.get("path", "")))
+        return {"job": job.number, "joined": bool(job.joined), "waits_for": len(self.jobs.before(job))}
+
+    async def _compact(self, request: Answer) -> Answer:
+        ino, everything, parent = int(request["ino"]), bool(request.get("all")), int(request.get("parent") or 0)
+        if request.get("dry_run"):
+            with contextlib.suppress(NnfsError):  # else what was committed is looked at
+                await self._committer.sync()
+            run = functools.partial(self._compactor.estimate, ino=ino, everything=everything, parent=parent)
+            return self._add("dry run", run, request, ino, everything, parent)
+        self._writable()
+        await self._committer.sync()
+        work = self._compactor.compact(ino, everything=everything, parent=parent)
+        return self._add("compact", work, request, ino, everything, parent)
+
+    async def _thaw(self, request: Answer) -> Answer:
+        self._writable()
+        await self._committer.sync()
+        ino, parent = int(request["ino"]), int(request.get("parent") or 0)
+        return self._add("thaw", self._compactor.thaw(ino, parent), request, ino, parent)
+
+    async def _scrub_job(self, request: Answer) -> Answer:
+        deep = bool(request.get("deep"))
+        return self._add("scrub", functools.partial(self._scrub.run, deep=deep), request, deep)
+
+    async def _job(self, request: Answer) -> Answer:
+        return self.jobs.get(int(request["job"])).as_dict()
+
+    async def _jobs(self, _request: Answer) -> Answer:
+        return {"jobs": [job.as_dict() for job in self.jobs.all()]}
+
+    async def _cancel(self, request: Answer) -> Answer:
+        return self.jobs.cancel(int(request["job"])).as_dict()
+
+    async def _pause(self, _request: Answer) -> Answer:
+        self.jobs.gate.set(paused=True)
+        return {"paused": True}
+
+    async def _resume(self, _request: Answer) -> Answer:
+        self.jobs.gate.set(paused=False)
+        return {"paused": False}
+
+    async def _models(self, _request: Answer) -> Answer:
+        return await trio.to_thread.run_sync(self.models.report)
+
+    async def _model_add(self, request: Answer) -> Answer:
+        self._writable()
+        number, fingerprint = await self.models.add(Path(request["file"]))
+        self._compactor.try_again()
+        if request.get("ino"):
+            inode = self._fs.inode(int(request["ino"]))
+            Xattrs(self._fs).set(inode, policy.MODEL, fingerprint.hex().encode())
+            await self._committer.sync()
+        return {"number": number, "fingerprint": fingerprint.hex()}
+
+    async def _model_retire(self, request: Answer) -> Answer:
+        self._writable()
+        await self.models.retire(policy.parse_model(str(request["fingerprint"]).encode()))
+        return {}
+
+    def status(self) -> Answer:
+        """Return the cold tier's part of `nnfs status`."""
+        unended = self.jobs.unended()
+        recoding = (job for job in unended if job.state == "running" and job.kind not in BESIDE)
+        running = next(recoding, self.jobs.background)
+        seen = running.as_dict() if running is not None else {}
+        queued = sum(job.state == "queued" for job in unended)
+        return {
+            "compaction": {
+                "state": seen.get("state", "idle") if seen.get("state") == "running" else "idle",
+                "kind": seen.get("kind", ""), "paused": self.jobs.gate.paused, "phase": seen.get("phase", ""),
+                "queued_jobs": queued, "done_chunks": seen.get("done_chunks", 0), "rate": seen.get("rate", 0.0),
+                **self._compactor.report(),
+            },
+            "jobs": [job.as_dict() for job in unended],
+            "workers": [
+                {name: getattr(state, name) for name in WORKER_FIELDS} for state in self._pool.states()
+            ],
+            "thaw_seconds_per_mib": self._encoder.speeds(),
+        }  # fmt: skip
+
+    def gain(self, codecs: list[Answer]) -> int | None:
+        """Return about how many bytes a compaction would still save: None before anything has been compressed.
+
+        What this mount has saved so far tells, else what the cold blocks of the store take beside those of zstd.
+        """
+        hot, cold = (
+            [sum(line[field] for line in codecs if line["codec"] in names) for field in ("stored_bytes", "plain_bytes")]
+            for names in (("zstd",), ("neural", "cm"))
+        )
+        gain = self._compactor.gain(hot[0])
+        if gain is None and cold[1]:
+            gain = hot[0] - hot[1] * cold[0] // cold[1]
+        return None if gain is None else max(0, min(hot[0], gain))

@@ -1,0 +1,144 @@
+"""The requests that wait in a worker: in order of urgency, cut into batches."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from nnfs.workers.wire import ALONE, Op, Request
+
+FIRST = -1  # rank of what other requests may depend on
+WAITED_FOR, WAITED_FOR_SOON = 0, 2  # ranks of decoding for readers
+NOT_WAITED_FOR = 4  # rank of decoding for nobody in particular; encoding for nobody is the next one
+CHECK_S = 0.25
+GATHER_S = 0.005  # after a request that finds the worker idle: what comes with it goes into one batch with it
+IDLE = 1 << 30  # a rank that everything is more urgent than
+
+
+class Ordered(Protocol):
+    """A request, or a job that will be one."""
+
+    @property
+    def op(self) -> Op: ...
+    @property
+    def priority(self) -> int: ...
+
+
+def rank(request: Ordered) -> int:
+    """Return the place of a request in the order of work, the smallest first: its priority, decode before encode."""
+    if request.op in (Op.LOAD, Op.PING):
+        return FIRST
+    return 2 * request.priority + (request.op == Op.ENCODE)
+
+
+class Jobs:
+    """Requests that wait. One thread adds, one takes; what is added beyond `window` requests waits in `add`.
+
+    `threads`: on how many a batch is done.
+    """
+
+    def __init__(self, window: int, threads: int = 1) -> None:
+        self._window, self._threads = window, threads
+        self._changed = threading.Condition()
+        self._waiting: dict[int, deque[Request]] = {}
+        self._count = 0
+        self._closed = False
+        self._has_decoded = False  # whether the last batch that nobody waited for was one of decoding
+        self.urgent = IDLE  # the smallest rank that waits, to be looked at without the lock
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, request: Request, check: Callable[[], None]) -> None:
+        """Put a request in its place. While there is no room, `check` is called from time to time: it may raise."""
+        with self._changed:
+            while self._count >= self._window and not self._closed:
+                if not self._changed.wait(CHECK_S):
+                    check()
+            if self._closed:
+                return
+            place = rank(request)
+            self._waiting.setdefault(place, deque()).append(request)
+            self._count += 1
+            self.urgent = min(self.urgent, place)
+            self._changed.notify_all()
+
+    def take(self, below: int, most: Callable[[Request], int], *, wait: bool) -> list[Request]:
+        """Return the next batch of a rank smaller than `below`: the request whose turn it is, and those that fit to it.
+
+        `most(request)` says how many plain bytes may go together. Empty when there are none and, with `wait`, none will
+        come.
+        """
+        with self._changed:
+            if self.urgent >= below and wait and not self._closed:
+                self._changed.wait_for(lambda: self.urgent < below or self._closed)
+                while self._changed.wait(GATHER_S):  # eight chunks of one read came as a batch of one and one of seven
+                    pass
+            if self.urgent >= below:
+                return []
+            line = self._waiting[self._turn()]
+            batch = [line.popleft()]
+            if not batch[0].flags & ALONE and batch[0].op != Op.LOAD:
+                batch += _companions(batch[0], line, most(batch[0]) - max(1, batch[0].plain))
+                if rank(batch[0]) == WAITED_FOR and len(batch) < self._threads:
+                    # One chunk keeps one thread busy: the others do what is going to be waited for, in the same time.
+                    longest = max(request.plain for request in batch)
+                    room = self._threads * longest - sum(request.plain for request in batch)
+                    batch += _companions(batch[0], self._waiting.get(WAITED_FOR_SOON, deque()), room)
+            self._count -= len(batch)
+            self._settle()
+            return batch
+
+    def _turn(self) -> int:
+        """Return the rank whose turn it is: the most urgent, but a long scrub must not keep out all that is encoded."""
+        place = self.urgent
+        if place == NOT_WAITED_FOR and self._has_decoded and self._waiting.get(place + 1):
+            place += 1
+        if place >= NOT_WAITED_FOR:
+            self._has_decoded = place == NOT_WAITED_FOR
+        return place
+
+    def cancel(self, job: int) -> bool:
+        """Take a request out; False when it does not wait here."""
+        with self._changed:
+            for line in self._waiting.values():
+                for request in line:
+                    if request.job == job:
+                        line.remove(request)
+                        self._count -= 1
+                        self._settle()
+                        return True
+        return False
+
+    def close(self) -> None:
+        """Forget everything: nobody waits for it any more."""
+        with self._changed:
+            self._closed = True
+            self._waiting.clear()
+            self._count = 0
+            self._settle()
+
+    def _settle(self) -> None:
+        self.urgent = min((place for place, line in self._waiting.items() if line), default=IDLE)
+        self._changed.notify_all()
+
+
+def _companions(head: Request, line: deque[Request], room: int) -> list[Request]:
+    """Take out of a line what may be done together with `head`, at most `room` plain bytes."""
+    taken: list[Request] = []
+    left: deque[Request] = deque()
+    while line and room > 0:
+        request = line.popleft()
+        if _alike(head, request) and max(1, request.plain) <= room:
+            taken.append(request)
+            room -= max(1, request.plain)
+        else:
+            left.append(request)
+    line.extendleft(reversed(left))
+    return taken
+
+
+def _alike(head: Request, other: Request) -> bool:
+    return other.op == head.op and other.codec == head.codec and other.model == head.model and not other.flags & ALONE

@@ -1,0 +1,98 @@
+"""The pool: jobs in, futures out; behind it worker processes, each with its supervisor.
+
+Synchronous and thread-safe. From an event loop, `submit(..., wait=False)` does not block, and a future's
+`add_done_callback` (called on a supervisor's thread) brings the result back; cancelling the future takes the job back.
+
+Errors that a future may hold: `CodecError` (a bad payload, an unknown codec), `ModelMissing`, `TimedOut`, and
+`WorkerError` (two workers died of the job, none can be started, it lacks what the codec needs, no memory, a bug).
+A future is running, and cannot be cancelled any more, once a worker has begun.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Self, cast
+
+from nnfs.workers.board import AHEAD, BACKGROUND, URGENT, Board, Job, Outcome
+from nnfs.workers.process import WorkerSpec
+from nnfs.workers.supervisor import Supervisor, WorkerState
+from nnfs.workers.wire import NO_MODEL, Info, Op
+
+__all__ = ["AHEAD", "BACKGROUND", "URGENT", "Job", "Outcome", "Pool", "WorkerSpec", "WorkerState"]
+
+LIMIT = 64 << 20  # bytes of jobs that are neither urgent nor answered
+BACKOFF_S = 0.1  # before the first restart, doubled by each further one
+
+
+def no_models(_model: bytes) -> bytes | None:
+    """Finds no model: workers use those that they came with."""
+    return None
+
+
+class Pool:
+    """Workers by their specs. `find_model(fingerprint)` gives a model's file to send to a worker that lacks it.
+
+    `find_model` is called on supervisors' threads.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[WorkerSpec],
+        find_model: Callable[[bytes], bytes | None] = no_models,
+        *,
+        limit: int = LIMIT,
+        backoff_s: float = BACKOFF_S,
+    ) -> None:
+        self._board = Board([spec.name for spec in specs], limit)
+        self._supervisors = [Supervisor(spec, self._board, find_model, backoff_s) for spec in specs]
+        self._board.holders.extend(self._supervisors)
+        for supervisor in self._supervisors:
+            supervisor.start()
+
+    def submit(self, job: Job, *, timeout: float | None = None, wait: bool = True) -> Future[Outcome]:
+        """Hand a job in. Its future fails with `TimedOut` unless it is answered within `timeout` seconds.
+
+        While there is too much to do already, jobs that are not urgent wait here, or raise `TimedOut` without `wait`.
+        """
+        return self._board.post(job, timeout, wait=wait).future
+
+    def encode(
+        self, codec: int, plain: bytes, model: bytes = NO_MODEL, *, priority: int = BACKGROUND, worker: str = ""
+    ) -> Future[bytes | None]:
+        """Encode a chunk: the payload, or None when it does not become smaller."""
+        job = Job(Op.ENCODE, codec, plain, len(plain), model, priority, worker)
+        return cast("Future[bytes | None]", self.submit(job))
+
+    def decode(
+        self, codec: int, payload: bytes, plain: int, model: bytes = NO_MODEL, *,
+        priority: int = URGENT, worker: str = "", timeout: float | None = None,
+    ) -> Future[bytes]:  # fmt: skip
+        """Decode a payload of so many plain bytes."""
+        job = Job(Op.DECODE, codec, payload, plain, model, priority, worker)
+        return cast("Future[bytes]", self.submit(job, timeout=timeout))
+
+    def ask(self, worker: str, *, timeout: float | None = 10.0) -> Future[Info]:
+        """Ask a worker about itself; it is started if need be."""
+        return cast("Future[Info]", self.submit(Job(Op.PING, priority=URGENT, worker=worker), timeout=timeout))
+
+    def states(self) -> list[WorkerState]:
+        """Return what is known of each worker, without asking it."""
+        return [supervisor.state for supervisor in self._supervisors]
+
+    def close(self) -> None:
+        """End all workers, whatever they are doing. What was not answered fails."""
+        if self._board.closed:
+            return
+        self._board.close()
+        for supervisor in self._supervisors:
+            supervisor.join()
+        self._board.clear()
+        for supervisor in self._supervisors:
+            supervisor.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,377 @@
+"""Keeps one worker process alive, feeds it from the board, and brings its answers back.
+
+One thread, one loop over the worker's socket, its log and a descriptor that others wake it by. The process is started
+by the first job. When it dies, the batch that it was working on gets a strike: each of its jobs is tried once more,
+alone, on a fresh process, and one that kills that, too, fails. All other jobs go back to the board, as if they had
+never left it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from nnfs.errors import CodecError, JobKills, ModelMissing, WireError, WorkerError
+from nnfs.workers.batches import IDLE
+from nnfs.workers.board import Board, Outcome, Ticket
+from nnfs.workers.process import WorkerProcess, WorkerSpec
+from nnfs.workers.wire import (
+    ALONE,
+    NO_MODEL,
+    Answer,
+    Begun,
+    Cancel,
+    Hello,
+    Info,
+    Message,
+    Op,
+    Request,
+    Status,
+    unpack_info,
+)
+
+log = logging.getLogger(__name__)
+
+PINGS_BELOW = 0  # ranks that wait for no window
+URGENT_BELOW = 1  # ranks that may use the last quarter of the window: decoding that somebody waits for
+STRIKES = 2
+FAILED_STARTS = 3  # in a row, before waiting jobs are told
+BACKOFF_MOST = 30.0  # seconds
+MIB = 1 << 20
+LATELY = 8 * MIB  # plain bytes after which earlier ones count half
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    """What a supervisor knows of its worker."""
+
+    name: str
+    state: str = "stopped"  # or starting, running, resting (after a failure)
+    pid: int = 0
+    device: str = ""
+    starts: int = 0
+    deaths: int = 0
+    answered: int = 0
+    failed: int = 0
+    outstanding: int = 0
+    last_error: str = ""
+    encoding: dict[int, float] = field(default_factory=dict)  # seconds per MiB lately, by codec
+    decoding: dict[int, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Jobs that the worker does together."""
+
+    jobs: set[int]  # not answered yet
+    since: float  # of the monotonic clock: its beginning, later by what has overtaken it
+    first: bool = False  # of its codec and model in this process, which opens them
+    kind: tuple[Op, int] | None = None
+    plain: int = 0  # bytes
+
+
+class Supervisor:
+    """A worker's keeper: a thread from `start` to the closing of the board."""
+
+    def __init__(
+        self, spec: WorkerSpec, board: Board, find_model: Callable[[bytes], bytes | None], backoff_s: float
+    ) -> None:
+        self._spec = spec
+        self.name = spec.name
+        self._board = board
+        self._find_model = find_model
+        self._backoff_s = backoff_s
+        self._woken = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._dropped: deque[int] = deque()
+        self._thread = threading.Thread(target=self._run, name=f"worker-{spec.name}", daemon=True)
+        self._failed_starts = self._deaths_in_a_row = 0
+        self._forget_process()
+        self._times: dict[tuple[Op, int], tuple[float, float]] = {}  # seconds, plain bytes
+        self.state = WorkerState(spec.name)
+
+    def _forget_process(self) -> None:
+        self._outstanding: dict[int, Ticket] = {}
+        self._batches: list[_Batch] = []  # begun and not wholly answered; the last one is the one under way
+        self._opened: set[tuple[Op, int, bytes]] = set()
+        self._models: set[bytes] = set()
+        self._loading: dict[int, bytes] = {}
+        self._info: Info | None = None
+        self._heard = time.monotonic()
+
+    def start(self) -> None:
+        """Begin to look after the worker."""
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait for the thread's end, after the board was closed."""
+        self._thread.join()
+
+    def dispose(self) -> None:
+        """Close what others call us by, once nobody does."""
+        os.close(self._woken)
+
+    def wake(self) -> None:
+        os.eventfd_write(self._woken, 1)
+
+    def drop(self, ticket: Ticket) -> None:
+        self._dropped.append(ticket.id)
+        self.wake()
+
+    def _update(self, **changes: object) -> None:
+        self.state = replace(self.state, **changes)  # type: ignore[arg-type]
+
+    # ---- the thread
+
+    def _run(self) -> None:
+        wanted = self._spec.warm
+        while not self._board.closed:
+            self._board.expire()
+            if not wanted and self._board.claim(self._spec.name, None, IDLE) is None:
+                self._sleep(None)
+                continue
+            wanted = False
+            try:
+                self._keep_one()
+                self._update(state="stopped", pid=0)
+            except WorkerError as why:
+                self._mourn(why)
+                self._rest()
+            except Exception as bug:  # a bug here must not leave jobs waiting for ever
+                log.exception("supervisor of worker %s", self._spec.name)
+                self._mourn(WorkerError(f"supervisor of worker {self._spec.name}: {type(bug).__name__}: {bug}"))
+                self._rest()
+        self._board.put_back(self._outstanding.values())
+
+    def _sleep(self, until: float | None) -> None:
+        """Wait until somebody wakes us, until a time, or for a deadline."""
+        select.select([self._woken], [], [], self._seconds_to(until))
+        self._take_wakes()
+
+    def _seconds_to(self, until: float | None) -> float | None:
+        times = [at for at in (until, self._board.next_deadline()) if at is not None]
+        return max(0.0, min(times) - time.monotonic()) if times else None
+
+    def _take_wakes(self) -> None:
+        try:
+            os.eventfd_read(self._woken)
+        except BlockingIOError:
+            pass
+
+    def _rest(self) -> None:
+        """Wait before the next start, the longer the more often it went wrong."""
+        delay = min(BACKOFF_MOST, self._backoff_s * 2.0 ** min(self._deaths_in_a_row - 1, 20))
+        until = time.monotonic() + delay
+        self._update(state="resting")
+        while not self._board.closed and time.monotonic() < until:
+            self._sleep(until)
+            self._board.expire()
+
+    def _mourn(self, why: WorkerError) -> None:
+        """The process is gone: give its jobs back, or fail them."""
+        log.warning("%s", why)
+        guilty = self._batches[-1].jobs & self._outstanding.keys() if self._batches else set()
+        self._deaths_in_a_row += 1
+        self._failed_starts = 0 if guilty else self._failed_starts + 1  # strikes see to it that this comes to an end
+        self._update(deaths=self.state.deaths + 1, pid=0, outstanding=0, last_error=str(why))
+        back = []
+        for number, ticket in self._outstanding.items():
+            ticket.strikes += number in guilty
+            if ticket.strikes < STRIKES:
+                back.append(ticket)
+            else:
+                self._board.settle(ticket, JobKills(f"{why} (the job has killed {STRIKES} workers)"))
+        self._forget_process()
+        self._board.put_back(back)
+        if self._failed_starts >= FAILED_STARTS:
+            self._board.abandon(self, why)
+
+    def _keep_one(self) -> None:
+        """Run one process, until the board is closed or there is nothing to do for long. Raises `WorkerError`."""
+        self._forget_process()
+        self._update(state="starting", starts=self.state.starts + 1)
+        process = WorkerProcess(self._spec)
+        kill = True
+        try:
+            self._update(pid=process.pid)
+            with select.epoll() as poll:
+                poll.register(self._woken, select.EPOLLIN)
+                poll.register(process.log, select.EPOLLIN)
+                poll.register(process.socket, select.EPOLLIN)
+                self._serve(process, poll)
+            kill = self._board.closed  # what a worker is in the middle of when a mount ends is not worth waiting for
+        finally:
+            process.close(kill=kill)
+
+    def _serve(self, process: WorkerProcess, poll: select.epoll) -> None:
+        while not self._board.closed:
+            self._board.expire()
+            self._hand_over(process)
+            process.flush()
+            poll.modify(process.socket, select.EPOLLIN | (select.EPOLLOUT if process.wants_to_write else 0))
+            seconds = self._seconds_to(self._patience())
+            ready = {fd for fd, _ in poll.poll(None if seconds is None else seconds + 0.001)}
+            if self._woken in ready:
+                self._take_wakes()
+            if process.log.fileno() in ready and not process.read_log():
+                poll.unregister(process.log)
+            if process.socket.fileno() in ready:
+                for message in process.receive():
+                    self._take_in(message)
+            if self._out_of_patience():
+                return
+
+    def _hand_over(self, process: WorkerProcess) -> None:
+        """Send what the worker may have more of, and cancel what nobody waits for."""
+        while self._dropped:
+            number = self._dropped.popleft()
+            if number in self._outstanding:
+                process.send(Cancel(number))
+        if self._info is None:
+            return
+        window = min(self._spec.ahead, self._info.window)
+        while True:
+            room = window - len(self._outstanding)
+            below = IDLE if room > window // 4 else URGENT_BELOW if room > 0 else PINGS_BELOW
+            ticket = self._board.claim(self._spec.name, self, below)
+            if ticket is None:
+                break
+            if not self._outstanding:
+                self._heard = time.monotonic()
+            self._outstanding[ticket.id] = ticket
+            self._send_model(process, ticket.job.model)
+            job, flags = ticket.job, ALONE if ticket.strikes else 0
+            process.send(Request(ticket.id, job.op, job.codec, job.data, job.plain, job.model, job.priority, flags))
+        self._update(outstanding=len(self._outstanding))
+
+    def _send_model(self, process: WorkerProcess, model: bytes) -> None:
+        """Send a model that the worker does not have. If there is none, it is the worker that says so."""
+        if model == NO_MODEL or model in self._models:
+            return
+        try:
+            data = self._find_model(model)
+        except Exception:
+            log.exception("model %s", model.hex()[:16])
+            data = None
+        if data is not None:
+            self._models.add(model)
+            number = self._board.new_id()
+            self._loading[number] = model
+            process.send(Request(number, Op.LOAD, data=data, model=model, priority=0))
+
+    def _take_in(self, message: Message) -> None:
+        if not isinstance(message, Answer) or not self._by_the_reader(message):
+            self._heard = time.monotonic()
+        if isinstance(message, Hello) and message.info is not None:
+            self._info = message.info
+            self._models.update(message.info.models)
+            self._update(state="running", device=message.info.device)
+        elif isinstance(message, Begun):
+            self._begun(message)
+        elif isinstance(message, Answer):
+            self._deaths_in_a_row = self._failed_starts = 0
+            self._board.restore(self)
+            self._clock(message)
+            if message.job in self._loading:
+                self._model_loaded(message)
+            else:
+                self._answered(message)
+
+    def _begun(self, message: Begun) -> None:
+        batch = _Batch(set(message.jobs), time.monotonic())
+        for number in message.jobs:
+            ticket = self._outstanding.get(number)
+            if ticket is not None:
+                self._board.begin(ticket)
+                opened = ticket.job.op, ticket.job.codec, ticket.job.model
+                batch.first = opened not in self._opened
+                batch.kind = opened[:2]
+        self._batches.append(batch)
+
+    def _clock(self, answer: Answer) -> None:
+        """Note a job's end in its batch, and how long that took once it has ended."""
+        for batch in [batch for batch in self._batches if answer.job in batch.jobs]:
+            batch.jobs.remove(answer.job)
+            ticket = self._outstanding.get(answer.job)
+            if ticket is not None and answer.status <= Status.NO_GAIN:
+                batch.plain += ticket.job.plain
+                self._opened.add((ticket.job.op, ticket.job.codec, ticket.job.model))
+            if not batch.jobs:
+                seconds = time.monotonic() - batch.since
+                self._batches.remove(batch)
+                for other in self._batches:
+                    other.since += seconds
+                if batch.plain and batch.kind and not batch.first:
+                    self._measured(batch.kind, seconds, batch.plain)
+
+    def _measured(self, kind: tuple[Op, int], seconds: float, plain: float) -> None:
+        before = self._times.get(kind, (0.0, 0.0))
+        seconds, plain = seconds + before[0], plain + before[1]
+        share = 0.5 if plain > LATELY else 1.0
+        self._times[kind] = share * seconds, share * plain
+        op, codec = kind
+        name = "encoding" if op == Op.ENCODE else "decoding"
+        self._update(**{name: {**getattr(self.state, name), codec: seconds / plain * MIB}})
+
+    def _by_the_reader(self, answer: Answer) -> bool:
+        """Whether this answer says nothing about the worker's main thread, which may hang."""
+        ticket = self._outstanding.get(answer.job)
+        return answer.status == Status.CANCELLED or (ticket is not None and ticket.job.op == Op.PING)
+
+    def _model_loaded(self, answer: Answer) -> None:
+        model = self._loading.pop(answer.job)
+        if answer.status != Status.OK:
+            self._models.discard(model)
+            log.error("worker %s refuses model %s: %s", self._spec.name, model.hex()[:16], answer.data.decode())
+
+    def _answered(self, answer: Answer) -> None:
+        ticket = self._outstanding.pop(answer.job, None)
+        if ticket is None:
+            raise WireError(f"worker {self._spec.name} answers a job that it does not have")
+        ticket.holder = None
+        outcome = _outcome(ticket, answer)
+        failed = isinstance(outcome, Exception)
+        if isinstance(outcome, Info):
+            self._update(device=outcome.device)  # "auto" has become something by now
+        self._update(answered=self.state.answered + 1, failed=self.state.failed + failed)
+        self._board.settle(ticket, outcome)
+
+    def _patience(self) -> float | None:
+        """Return when it will be too late for what we wait for: hello, an answer, or work."""
+        if self._info is None:
+            return self._heard + self._spec.start_s
+        if self._outstanding:
+            return self._heard + self._spec.hang_s
+        return None if self._spec.idle_s is None else self._heard + self._spec.idle_s
+
+    def _out_of_patience(self) -> bool:
+        """Whether the worker may be ended because there is no work. Raises `WorkerError` when it is taken for hung."""
+        until = self._patience()
+        if until is None or time.monotonic() < until:
+            return False
+        if self._info is None:
+            raise WorkerError(f"worker {self._spec.name} did not start within {self._spec.start_s:g} s")
+        if self._outstanding:
+            raise WorkerError(f"worker {self._spec.name} hangs: not a word in {self._spec.hang_s:g} s")
+        return True
+
+
+def _outcome(ticket: Ticket, answer: Answer) -> Outcome | Exception:
+    """What an answer means to the one who waits for it."""
+    if answer.status == Status.OK:
+        return unpack_info(answer.data) if ticket.job.op == Op.PING else answer.data
+    if answer.status == Status.NO_GAIN:
+        return None
+    text = answer.data.decode(errors="replace")
+    if answer.status == Status.BAD_PAYLOAD:
+        return CodecError(text)
+    if answer.status == Status.NO_MODEL:
+        return ModelMissing(text)
+    if answer.status == Status.NO_CODEC:
+        return WorkerError(text)
+    return WorkerError(f"codec {ticket.job.codec}: {text}")

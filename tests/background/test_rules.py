@@ -1,0 +1,392 @@
+"""What recompression on a mount has to respect: who reads, policies that have changed, what the reference finds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from nnfs.background import models as mount_models
+from nnfs.background.models import ROOM, Models
+from nnfs.blockio.cold import REFERENCE
+from nnfs.codec.base import NEURAL
+from nnfs.errors import DaemonError, EnginesDisagree, ModelMissing
+from nnfs.fs import usage
+from nnfs.model import delta, selftest
+from nnfs.model.weights import save_weights
+from nnfs.mount import ops
+from nnfs.mount.ops import Operations
+from nnfs.store import modelfiles, schema
+from nnfs.store.blocks import BlockWriter, Recode
+from nnfs.store.env import Store
+from nnfs.store.schema import Inode
+from nnfs.workers.catalogue import fingerprint
+from tests.background.chaos import COLD, Chaos
+from tests.background.coding import NO_GAIN, Quick, model_file, text
+from tests.background.coding import fingerprint as fingerprint_of
+from tests.background.test_recompression import codecs, cold_read, done, end_of, start, sync, turn, write
+from tests.conftest import why_no_mount
+from tests.fs.test_apply import Files, files
+from tests.fs.test_swapping import FILE_A, A, B, damage_files, forget, keep, swap, written
+from tests.harness import REPO, wait_for
+
+__all__ = ["files", "start"]  # fixtures
+
+Start = Callable[..., Chaos]
+mounts = pytest.mark.skipif(why_no_mount() is not None, reason=f"mounting {why_no_mount()}")
+HOUR = 3600
+
+
+# -- who reads
+
+
+@pytest.mark.parametrize(("read_age", "hours"), [(24 * HOUR, 12), (7 * 24 * HOUR, 24), (2 * HOUR, 1), (0, 24)], ids=str)
+def test_an_atime_is_never_so_old_that_a_file_looks_unread(
+    read_age: int, hours: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """relatime: at most half the age at which a file is taken for unread."""
+    fs: Any = SimpleNamespace(touch=lambda _: None)
+    under_test = Operations(fs, None, None, None, read_only=False, atime="relatime", read_age=read_age)  # type: ignore[arg-type]
+    now = [0]
+    monkeypatch.setattr(ops, "time", SimpleNamespace(time_ns=lambda: now[0] * 10**9))
+    inode = Inode(20, 0o100644, 0, 0, 0)
+    now[0] = 60
+    under_test._accessed(inode)
+    assert inode.atime == 60 * 10**9
+    now[0] += hours * HOUR
+    under_test._accessed(inode)
+    assert inode.atime == 60 * 10**9
+    now[0] += 1
+    under_test._accessed(inode)
+    assert inode.atime == now[0] * 10**9
+
+
+def test_what_is_known_of_use_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(usage, "KEPT", 3)
+    under_test = Operations(None, None, None, None, read_only=False, atime="noatime")  # type: ignore[arg-type]
+    for ino in (1, 2, 3, 1, 4):
+        under_test._accessed(Inode(ino, 0o100644, 0, 0, 0))
+    assert [bool(under_test.last_read(ino)) for ino in range(1, 6)] == [True, False, True, True, False]
+
+
+@mounts
+def test_what_is_read_stays_hot_without_atimes(start: Start) -> None:
+    mount = start(options=("write_age=0", "read_age=1h", "policy=cold", "noatime"))
+    mount.ask("pause")
+    for name in ("read", "unread"):
+        write(mount.path / name, text(len(name)))
+    sync(mount)
+    assert cold_read(mount.path / "read") == text(4)
+    mount.ask("resume")
+    turn(mount, mount.path / "unread", "neural")
+    mount.turn_round()
+    assert codecs(mount, mount.path / "read") == {"zstd": 1}
+
+
+# -- policies
+
+
+@mounts
+@pytest.mark.parametrize("where", [".", "d"])
+def test_compact_sees_a_policy_that_has_changed(start: Start, where: str) -> None:
+    mount = start(mode="none", options=("write_age=0", "read_age=0", "policy=hot"))
+    (mount.path / "d").mkdir()
+    write(mount.path / "d" / "f", text(1))
+    done(mount, "compact", mount.path)
+    assert done(mount, "compact", mount.path)["total_chunks"] == 0
+    os.setxattr(mount.path / "d", "user.nnfs.policy", b"cold")
+    assert done(mount, "compact", mount.path / where, dry_run=True)["result"]["chunks"] == 1
+    assert done(mount, "compact", mount.path / where)["total_chunks"] == 1
+    assert codecs(mount, mount.path) == {"neural": 1}
+    write(mount.path / "d" / "g", os.urandom(20_000))
+    done(mount, "compact", mount.path)
+    assert done(mount, "compact", mount.path)["total_chunks"] == 0  # once is enough
+
+
+# -- what is written again
+
+
+@mounts
+def test_what_is_written_again_is_kept_though_its_block_decodes_to_something_else(start: Start) -> None:
+    """Its stored bytes have their checksum, so only a reader can tell."""
+    mount = start(mode="none", options=COLD)
+    write(mount.path / "f", text(1))
+    done(mount, "compact", mount.path)
+    mount.unmount()
+    store = Store.open(mount.store)
+    with store.write() as txn:
+        blocks = BlockWriter(txn, store.state, 0, 0)
+        [number] = [schema.KEY.unpack(key)[0] for key, _ in txn.range("block", b"")]
+        block = blocks.get(number)
+        wrong = Quick(block.codec, fingerprint_of("default")).encode(text(2))
+        blocks.recode(Recode(number, block.payload, (0, 0), block.codec, block.model, wrong))
+        blocks.flush()
+        txn.put_state(store.state)
+    store.close()
+    mount.mount()
+    mount.deadline(300)
+    mount.expect_log(r"block \d+")
+    with pytest.raises(OSError, match="Input/output error"):
+        cold_read(mount.path / "f")
+    assert mount.ask("status")["damaged_blocks"] == 1
+    write(mount.path / "again", text(1))
+    sync(mount)
+    assert mount.ask("status")["damaged_blocks"] == 0
+    mount.remount()
+    mount.deadline(300)
+    for name in ("f", "again"):
+        assert cold_read(mount.path / name) == text(1)
+
+
+# -- options that have changed
+
+
+def remount(mount: Chaos, *options: str) -> None:
+    """Mount it with other options, and do what is due."""
+    mount.unmount()
+    mount.options = list(options)
+    mount.mount()
+    mount.deadline(300)
+    done(mount, "compact", mount.path)
+
+
+@mounts
+def test_other_options_reach_files_that_are_settled(start: Start) -> None:
+    mount = start(mode="none", options=("write_age=0", "read_age=0", "neural=off", "policy=cold"))
+    write(mount.path / "f", text(1))
+    done(mount, "compact", mount.path)
+    assert codecs(mount, mount.path) == {"cm": 1}
+    assert done(mount, "compact", mount.path)["total_chunks"] == 0
+    remount(mount, *COLD)
+    assert codecs(mount, mount.path) == {"neural": 1}
+    assert done(mount, "compact", mount.path)["total_chunks"] == 0
+    remount(mount, "write_age=0", "read_age=0", "policy=hot")
+    assert codecs(mount, mount.path) == {"zstd": 1}
+
+
+@mounts
+def test_auto_takes_the_network_where_it_has_become_quick_enough(start: Start) -> None:
+    """What the classical codec had is encoded anew, once; with --all also what was tried before."""
+    ages = ("write_age=0", "read_age=0")
+    mount = start(mode="none", options=(*ages, "thaw_limit=0.000001"))
+    write(mount.path / "f", text(1))
+    done(mount, "compact", mount.path)
+    assert codecs(mount, mount.path) == {"zstd": 1}  # everything is too slow
+    remount(mount, *ages, "neural=off", "policy=cold")
+    assert codecs(mount, mount.path) == {"cm": 1}
+    remount(mount, *ages, "thaw_limit=1h")
+    assert codecs(mount, mount.path) == {"neural": 1}
+
+
+@mounts
+def test_all_tries_again_what_was_tried(start: Start) -> None:
+    mount = start(mode="none", options=(*COLD, "neural=off"))
+    write(mount.path / "f", NO_GAIN + text(1))
+    for how in ({}, {"all": True}, {"all": True}):
+        done(mount, "compact", mount.path, **how)
+    remount(mount, *COLD)
+    tried = done(mount, "compact", mount.path)["total_chunks"]
+    assert (tried, done(mount, "compact", mount.path, all=True)["total_chunks"]) == (0, 1)
+
+
+# -- the reference
+
+
+@mounts
+def test_what_the_reference_refutes_is_not_stored(start: Start) -> None:
+    mount = start(mode="none", wrong=REFERENCE)
+    mount.expect_log("two engines disagree")
+    for n in range(60):
+        write(mount.path / f"f{n}", text(n))
+    for n in range(2):
+        write(mount.path / f"g{n}", text(n + 100))
+        job = end_of(mount, mount.ask("compact", ino=1, all=True)["job"])
+        assert (job["state"], job["exit"], job["cold_chunks"]) == ("failed", EnginesDisagree.exit_code, 0)
+    assert codecs(mount, mount.path) == {"zstd": 62}
+    assert "two engines disagree" in mount.ask("status")["compaction"]["last_error"]
+    assert mount.log().count("CRITICAL") == 1
+    mount.set(wrong="")
+    mount.remount()
+    mount.deadline(300)
+    done(mount, "compact", mount.path)  # nothing was marked as done
+    assert codecs(mount, mount.path) == {"neural": 62}
+
+
+@mounts
+def test_passes_end_when_the_engines_disagree(start: Start) -> None:
+    mount = start(wrong=REFERENCE)
+    mount.expect_log("two engines disagree")
+    write(mount.path / "f", text(1))
+    sync(mount)
+    mount.turn_round(4)
+    assert codecs(mount, mount.path) == {"zstd": 1}
+    assert mount.ask("passes")["settled"] == 0
+    assert "two engines disagree" in mount.ask("status")["compaction"]["last_error"]
+
+
+# -- models
+
+
+@mounts
+def test_what_can_be_no_model_is_not_read(start: Start, tmp_path: Path) -> None:
+    mount = start(mode="none")
+    os.mkfifo(tmp_path / "fifo")
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(ROOM + 1)
+    irregular = dict.fromkeys(("fifo", ".", "/dev/zero"), "not a regular file")
+    for name, why in {**irregular, "large": "too large", "none": "No such file"}.items():
+        with pytest.raises(DaemonError, match=why):
+            mount.ask("model_add", file=str(tmp_path / name))
+
+
+def lines_of(mount: Chaos) -> dict[int, tuple[str, int, bool, str]]:
+    """What the list of models says: by number the first letters, blocks, whether it is retired, its copies."""
+    return {
+        line["number"]: (
+            bytes.fromhex(line["fingerprint"])[:5].decode(),
+            line["blocks"],
+            line["retired"],
+            line["copies"],
+        )
+        for line in mount.ask("models")["models"]
+    }
+
+
+@mounts
+def test_the_shipped_model_stays_retired(start: Start) -> None:
+    mount = start(mode="none", options=COLD)
+    write(mount.path / "f", text(1))
+    done(mount, "compact", mount.path)
+    mount.ask("model_retire", fingerprint=fingerprint_of("default").hex())
+    for _ in range(2):
+        assert done(mount, "compact", mount.path, all=True)["state"] == "done"
+        assert "neural" not in codecs(mount, mount.path)
+        assert lines_of(mount) == {1: ("defau", 0, True, "gone")}
+        mount.remount()
+        mount.deadline(300)
+    mount.ask("model_add", file=str(mount.base / "models" / "default.safetensors"))
+    done(mount, "compact", mount.path, all=True)
+    assert codecs(mount, mount.path) == {"neural": 1}
+    assert lines_of(mount) == {1: ("defau", 1, False, "ok")}
+
+
+def lose_records(mount: Chaos, number: int) -> None:
+    """Both copies of a model's record are gone when the mount is there again."""
+    mount.unmount()
+    store = Store.open(mount.store)
+    with store.write() as txn:
+        for payload in modelfiles.load_model(txn, number).payloads:
+            txn.delete_prefix("payload", schema.KEY.pack(payload))
+        for place in modelfiles.places(number):
+            txn.delete(*place)
+    store.close()
+    mount.mount()
+    mount.deadline(300)
+
+
+@mounts
+def test_the_shipped_model_comes_back_by_itself(start: Start) -> None:
+    """Its record is lost: that it is the one, a block tells that can be decoded with it."""
+    mount = start(mode="none", options=COLD)
+    write(mount.path / "f", text(1))
+    done(mount, "compact", mount.path)
+    lose_records(mount, 1)
+    wait_for("the model to be back", lambda: lines_of(mount) == {1: ("defau", 1, False, "ok")}, 60, 0.05)
+    assert cold_read(mount.path / "f") == text(1)
+
+
+@mounts
+def test_what_is_written_again_is_kept_though_its_model_is_lost(start: Start, tmp_path: Path) -> None:
+    """A restored copy would have been a reference to what cannot be read. The rest comes back with the model."""
+    mount = start(mode="none", options=COLD)
+    (tmp_path / "own").write_bytes(model_file("fitted"))
+    mount.ask("model_add", file=str(tmp_path / "own"), ino=1)
+    for n in range(2):
+        write(mount.path / f"f{n}", text(n))
+    done(mount, "compact", mount.path)
+    assert lines_of(mount) == {1: ("fitte", 2, False, "ok")}
+    lose_records(mount, 1)
+    mount.expect_log("model 1: it is not in the store")
+    for n in range(2):
+        with pytest.raises(OSError, match="Input/output error"):
+            cold_read(mount.path / f"f{n}")
+    assert "nnfs model add PATH FILE" in mount.log()
+    wait_for("the log to tell", lambda: "2 blocks cannot be read without it" in mount.log(), 60, 0.05)
+    write(mount.path / "again", text(0))
+    sync(mount)
+    mount.remount()
+    mount.deadline(300)
+    for name in ("f0", "again"):
+        assert cold_read(mount.path / name) == text(0)
+    (tmp_path / "other").write_bytes(model_file("other"))
+    assert mount.ask("model_add", file=str(tmp_path / "other"))["number"] == 2
+    assert mount.ask("model_add", file=str(tmp_path / "own"))["number"] == 1
+    assert cold_read(mount.path / "f1") == text(1)
+
+
+@mounts
+def test_the_gain_is_known_after_a_mount(start: Start) -> None:
+    mount = start(mode="none", options=COLD)
+    write(mount.path / "f", text(1, 100_000))
+    sync(mount)
+    assert mount.ask("df")["gain"] is None
+    done(mount, "compact", mount.path)
+    write(mount.path / "g", text(2, 100_000))
+    sync(mount)
+    first = mount.ask("df")["gain"]
+    mount.remount()
+    mount.deadline(300)
+    assert 0 < mount.ask("df")["gain"] <= 1.2 * first
+
+
+async def test_a_model_is_examined_as_it_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file may be another one by now, or be gone."""
+    monkeypatch.setenv("PYTHONPATH", str(REPO))
+    save_weights(selftest.weights(selftest.ARCHITECTURE, b"rules"), str(tmp_path / "tiny"), {})
+    data = (tmp_path / "tiny").read_bytes()
+    under_test = Models(None, None)  # type: ignore[arg-type]
+    assert await under_test._examine(tmp_path / "gone", data, None) == fingerprint(data)
+    with pytest.raises(ModelMissing, match="gone: "):
+        await under_test._examine(tmp_path / "gone", b"{" + data[1:], None)
+    at = data.index(fingerprint(data).hex().encode())
+    with pytest.raises(ModelMissing, match="gone: the model's file is damaged: it says that it is 00000000"):
+        await under_test._examine(tmp_path / "gone", data[:at] + b"0" * 128 + data[at + 128 :], None)
+    with pytest.raises(ModelMissing, match="gone: the model's file is damaged"):
+        await under_test._examine(tmp_path / "gone", data[:-9] + bytes([data[-9] ^ 1]) + data[-8:], None)
+
+
+async def test_a_shipped_model_that_is_damaged_does_not_come_into_a_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(REPO))
+    path = tmp_path / "default.safetensors"
+    save_weights(selftest.weights(selftest.ARCHITECTURE, b"rules"), str(path), {})
+    data, under_test = path.read_bytes(), Models(None, None)  # type: ignore[arg-type]
+    name = fingerprint(data)
+    assert await under_test._sound(path, name) == data
+    path.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
+    with pytest.raises(ModelMissing, match="the model's file is damaged"):
+        await under_test._sound(path, name)
+
+
+def test_a_delta_uses_the_shipped_base_when_that_of_the_store_is_damaged(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = delta.MAGIC + A + b"changes"
+    base, number = keep(files), keep(files, B, changes, A)
+    inode = written(files, 3)
+    swap(files, inode, 3, NEURAL, number)
+    (tmp_path / "shipped").write_bytes(FILE_A)
+    monkeypatch.setattr(mount_models, "shipped", lambda fingerprint: tmp_path / "shipped" if fingerprint == A else None)
+    monkeypatch.setattr(delta, "compose", lambda base, changes: base + changes)
+    under_test = Models(files.store, None)  # type: ignore[arg-type]
+    assert under_test.find(B) == FILE_A + changes
+    damage_files(files, base)
+    assert under_test.find(B) == FILE_A + changes
+    forget(files, base)
+    assert under_test.find(B) == FILE_A + changes
+    assert [(lost.number, lost.fingerprint) for lost in under_test.lost()] == [(base, A)]

@@ -1,0 +1,71 @@
+"""What a worker serves by itself: the hot codecs, and the cold ones with their models."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+
+from nnfs.codec.base import FIRST_COLD, RAW, ZSTD
+from nnfs.errors import CodecError, ModelMissing
+from nnfs.workers import catalogue
+from nnfs.workers.catalogue import NEURAL, Catalogue
+from nnfs.workers.pool import Pool, WorkerSpec
+from nnfs.workers.wire import NO_MODEL
+
+MODEL = bytes(range(64))
+TEXT = b"a line of text, and another\n" * 100
+
+
+@pytest.fixture(autouse=True)
+def no_presets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(catalogue, "PRESETS", str(tmp_path))
+
+
+def test_names() -> None:
+    served = Catalogue()
+    names = served.names()
+    assert names[RAW] == "raw"
+    assert names[ZSTD] == "zstd"
+    assert names[NEURAL] == "neural"
+    assert all(number in (RAW, ZSTD) or number >= FIRST_COLD for number in names)
+    assert served.resolve("zstd") == (ZSTD, NO_MODEL)
+    assert served.find(ZSTD, NO_MODEL).decode(served.find(ZSTD, NO_MODEL).encode(TEXT) or b"", len(TEXT)) == TEXT
+    with pytest.raises(KeyError, match="no codec tar; there are: raw, zstd"):
+        served.resolve("tar")
+
+
+def test_what_is_not_there(tmp_path: Path) -> None:
+    served = Catalogue()
+    with pytest.raises(CodecError, match="unknown codec 250"):
+        served.find(250, NO_MODEL)
+    with pytest.raises(ModelMissing, match="no model 0001020304050607"):
+        served.find(NEURAL, MODEL)
+    with pytest.raises(ModelMissing, match="no model is shipped"):
+        served.find(NEURAL, NO_MODEL)
+    with pytest.raises(CodecError):
+        served.load(MODEL, b"no model file")
+    (tmp_path / "bad.safetensors").write_bytes(b"no model file")
+    with pytest.raises(CodecError):
+        served.resolve("bad")
+    assert served.models() == ()
+
+
+def test_hot_codecs_in_a_worker() -> None:
+    with Pool([WorkerSpec("cpu", "cpu")]) as pool:
+        payload = pool.encode(ZSTD, TEXT).result(60)
+        assert payload is not None
+        assert pool.decode(ZSTD, payload, len(TEXT)).result(60) == TEXT
+        bad: list[Future[bytes]] = [pool.decode(ZSTD, payload[:-1], len(TEXT)), pool.decode(RAW, b"x", 2)]
+        for future in bad:
+            assert type(future.exception(60)) is CodecError
+        assert pool.ask("cpu").result(60).failed == 2
+
+
+def test_a_worker_imports_nothing_heavy_before_it_needs_it() -> None:
+    code = "import sys, nnfs.workers.worker, nnfs.workers.pool; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "numba", "numpy", "lmdb", "trio", "pyfuse3"} & set(done.stdout.split())
