@@ -8,10 +8,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from nnfs.errors import ModelMissing
 from nnfs.model.features import Features
 from nnfs.model.weights import Weights
 
-PRODUCT = "NNFS_PRODUCT"  # the environment variable that forces a product: "vnni", "int8" or "float"
+PRODUCT = "NNFS_PRODUCT"  # the environment variable that forces a product: "native", "vnni", "int8" or "float"
 
 
 class Engine(Protocol):
@@ -39,13 +40,25 @@ class Model(Protocol):
 def open_model(weights: Weights, device: str = "cpu", product: str | None = None) -> Model:
     """Return the model on a device: "cpu", "cuda", "cuda:0".
 
-    `product` forces a choice: on the CPU "vnni" (without torch, where the processor has the instructions), "int8" or
-    "float" (by torch, see `products.choose`). They differ in speed only.
+    `product` forces a choice: on the CPU "native" (in C, `nnfs.kernels`), "vnni" (by numba, where the processor has the
+    instructions), "int8" or "float" (by torch, see `products.choose`). They differ in speed only: the first that is
+    there and has a kernel for the network's sizes is taken.
     Raises `CodecError` when the device is not there or does not compute exactly, `ModelMissing` for a model that
     it cannot run.
     """
     product = product or os.environ.get(PRODUCT) or None
     if device == "cpu":
+        if product in (None, "native"):
+            from nnfs.model.native import NativeModel
+            from nnfs.model.selftest import native_level
+
+            level = native_level()
+            try:
+                if level or product:
+                    return NativeModel(weights, level)
+            except ModelMissing:
+                if product:
+                    raise
         from nnfs.model import vnni
 
         if product == "vnni" or (product is None and vnni.available()):

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnfs.errors import CodecError
+from nnfs.kernels import library as native
 from nnfs.model import units
 from nnfs.model.architecture import (
     AGE_ROW,
@@ -33,6 +34,7 @@ from nnfs.model.architecture import (
 )
 from nnfs.model.engines import Engine, Model, open_model
 from nnfs.model.features import Features
+from nnfs.model.native import NativeModel
 from nnfs.model.weights import Layer, Product, Weights
 
 log = logging.getLogger(__name__)
@@ -84,6 +86,27 @@ def run(device: str, product: str | None = None) -> None:
         raise CodecError(f"{device} cannot be used: {error}") from error
     if found != DIGEST:
         raise CodecError(f"{device} does not compute what it should: the neural codec cannot run on it")
+
+
+@cache
+def native_level() -> str | None:
+    """Return the level of the native kernels that is to be used and computes what it should; None for none of them.
+
+    Raises `CodecError` for a forced one that does not.
+    """
+    first = native.level()
+    there = native.library()
+    if first is None or there is None:
+        return None
+    forced = bool(os.environ.get(native.VARIABLE))
+    for name in (native.LEVELS[first],) if forced else there.levels:
+        if digest(NativeModel(weights(), name)) == DIGEST:
+            return name
+        why = f"the native kernels ({name}) do not compute what they should on this processor"
+        if forced:
+            raise CodecError(why)
+        log.error("%s: they are not used; please report it", why)
+    return None
 
 
 def digest(model: Model) -> str:

@@ -1,6 +1,7 @@
 """``python -m nnfs.workers.prepare``: compile the kernels of every cold codec, so that no read waits for it.
 
-Numba keeps what it compiled beside the sources, or in the user's cache where that folder is read-only.
+First the native ones (`nnfs.kernels.build`); where that cannot be, numba's do their work. Numba keeps what it compiled
+beside the sources, or in the user's cache where that folder is read-only.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import sys
 
 from nnfs.errors import CodecError
 from nnfs.kernelcache import FOLDER
+from nnfs.kernels import build
 from nnfs.model.dictionary import Dictionary
 from nnfs.workers.catalogue import Catalogue
 
@@ -30,6 +32,7 @@ def remove_old_kernels() -> None:
 def main() -> int:
     """Run a chunk through every codec. Return 1 if one of them does not give it back."""
     remove_old_kernels()
+    build.main()
     catalogue = Catalogue()
     status = 0
     for name in catalogue.names().values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,13 +11,16 @@ import pytest
 import torch
 
 from nnfs.errors import CodecError, ModelMissing
+from nnfs.kernels.library import LEVELS
 from nnfs.model import products, selftest, vnni
 from nnfs.model.cpu import CpuModel
 from nnfs.model.cuda import CudaModel
 from nnfs.model.engines import Model, open_model
 from nnfs.model.features import Features
+from nnfs.model.native import NativeModel
 from nnfs.model.weights import Weights
-from tests.model.nets import ONE_LAYER, expected, extreme_weights, fields, random_weights, trained_weights
+from tests.kernels.built import EMULATED, library
+from tests.model.nets import ONE_LAYER, TINY, expected, extreme_weights, fields, random_weights, trained_weights
 
 COLUMNS, LANES = 68, 3  # more than a window
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU and torch for CUDA")
@@ -40,8 +44,16 @@ def exact_here(product: str) -> bool:
     return True
 
 
+NATIVE = [f"native {level}" for level in LEVELS] + [f"emulated {level}" for level in EMULATED]
+
+
 def model_of(kind: str, weights: Weights) -> Model:
     engine, product = kind.split()
+    if engine in ("native", "emulated"):
+        there = library("emulated-" if engine == "emulated" else "")
+        if product not in there.levels:
+            pytest.skip(f"this processor has no {product}")
+        return NativeModel(weights, product, there)
     if product == "vnni" and not vnni.available():
         pytest.skip("this processor has no AVX-512 VNNI")
     if product == "int8" and not exact_here(product):
@@ -49,7 +61,7 @@ def model_of(kind: str, weights: Weights) -> Model:
     return open_model(weights, "cpu", product) if engine == "cpu" else CudaModel(weights, "cpu", product)
 
 
-@pytest.fixture(params=["cpu vnni", "cpu int8", "cpu float", "cuda int8", "cuda float"])
+@pytest.fixture(params=["cpu vnni", "cpu int8", "cpu float", "cuda int8", "cuda float", *NATIVE])
 def kind(request: pytest.FixtureRequest) -> str:
     """The engine and its product; the CUDA engine runs on the CPU here."""
     return str(request.param)
@@ -119,6 +131,44 @@ def test_any_number_of_threads(threads: int, kind: str) -> None:
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("kind", NATIVE)
+def test_networks_of_any_size_and_calls_of_any_shape(seed: int, kind: str) -> None:
+    """Random sizes of the network, lanes, calls and lanes that have ended, against torch's engine."""
+    random = np.random.default_rng(seed)
+    width, kv_heads = 64 * int(random.integers(1, 6)), int(random.integers(1, 4))
+    cut = np.sort(random.choice(np.arange(1, width), 4, replace=False))
+    widths = tuple(int(n) for n in np.diff([0, *cut, width]))
+    a = dataclasses.replace(
+        TINY, width=width, layers=int(random.integers(1, 4)), kv_heads=kv_heads, heads=4 * kv_heads,
+        hidden=64 * int(random.integers(1, 9)), ngram_bits=int(random.integers(1, 11)), ngram_widths=widths,
+    )  # fmt: skip
+    weights, lanes = random_weights(seed, a), int(random.integers(1, 50))
+    calls = [int(n) for n in random.integers(1, 9, 5)]
+    live = sorted((int(n) for n in random.integers(1, lanes + 1, 5)), reverse=True)
+    f = selftest.features(sum(calls), lanes, a.ngram_bits)
+    engine, other = model_of(kind, weights).engine(lanes, max(calls)), CpuModel(weights, "float").engine(lanes, 8)
+    at = 0
+    for count, left in zip(calls, live, strict=True):
+        own = f.columns(at, at + count, left)
+        assert np.array_equal(engine.forward(own), other.forward(Features(*map(np.ascontiguousarray, own))))
+        at += count
+
+
+@pytest.mark.parametrize("kind", NATIVE)
+def test_native_code_refuses_features_that_are_out_of_range(kind: str) -> None:
+    model = model_of(kind, random_weights())
+    for field, value in (("rows", 1 << 20), ("rows", -1), ("ngrams", 256), ("ngrams", -5), ("buckets", 1000)):
+        f = selftest.features(1, 2)
+        getattr(f, field)[0, 1, -1] = value
+        with pytest.raises(CodecError, match="out of range"):
+            model.engine(2).forward(f)
+    with pytest.raises(CodecError, match="out of range"):
+        model.engine(2).forward(selftest.features(2, 2))
+    with pytest.raises(CodecError, match="no room"):
+        model.engine(1 << 20)
+
+
 @needs_gpu
 def test_a_gpu_gives_what_the_reference_gives() -> None:
     selftest.run("cuda")
@@ -130,13 +180,13 @@ def test_a_gpu_gives_what_the_reference_gives() -> None:
 
 
 def test_sizes_that_no_kernel_is_made_for_are_refused() -> None:
-    import dataclasses
-
-    from tests.model.nets import TINY
-
     narrow = dataclasses.replace(TINY, head=16)
     with pytest.raises(ModelMissing, match="no kernel"):
         CpuModel(random_weights(0, narrow))
     odd = dataclasses.replace(TINY, hidden=100)
     with pytest.raises(ModelMissing, match="multiples of 8"):
         CudaModel(random_weights(0, odd), "cpu")
+    for other in (narrow, odd):
+        with pytest.raises(ModelMissing, match="no kernel"):
+            NativeModel(random_weights(0, other), library=library())
+    assert not isinstance(open_model(random_weights(0, odd)), NativeModel)  # another engine has one

@@ -1,0 +1,189 @@
+"""``python -m nnfs.kernels.build``: compile the native kernels for this machine, if that was not done yet.
+
+One translation unit for each level (a set of instructions), each with its own flags, and one for the entry points; all
+linked to one library. Its name holds the digest of the sources and that of the compiler, so an old library is never
+taken for a new one, and nothing runs a compiler only to find out. It is written beside the sources, or to the user's
+cache where that folder is read-only: in one piece, synced, or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+
+SOURCES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "src")
+FOLDER = "NNFS_KERNELS_CACHE"  # the environment variable that names another folder for the libraries
+PREFIX, SUFFIX = "nnfs-", ".so"
+FLAGS = (
+    "-std=gnu11", "-O3", "-fPIC", "-fwrapv", "-fvisibility=hidden", "-fno-math-errno", "-ffp-contract=off",
+    "-Wall", "-Wextra", "-Wno-psabi", "-Wno-unknown-warning-option",
+)  # fmt: skip
+_AVX2 = ("-mavx2", "-mfma", "-mbmi", "-mbmi2", "-mlzcnt", "-mpopcnt")
+_AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mprefer-vector-width=512")
+LEVELS: dict[str, dict[str, tuple[str, ...]]] = {  # of each machine; "portable" is always there
+    "x86_64": {
+        "amx": (*_AVX512, "-mamx-tile", "-mamx-int8"),
+        "vnni": _AVX512,
+        "avxvnni": (*_AVX2, "-mavxvnni"),
+        "avx2": _AVX2,
+    },
+    "aarch64": {"neon": ("-march=armv8.2-a+dotprod",)},
+}
+LEVELS["amd64"], LEVELS["arm64"] = LEVELS["x86_64"], LEVELS["aarch64"]
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "": (),
+    # All levels of x86-64 in plain C of their shapes and layouts: tests run them where the instructions are missing.
+    "emulated-": ("-DNNFS_EMULATE", "-O2"),
+    "sanitized-": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g", "-O1"),
+    "emulated-sanitized-": (
+        "-DNNFS_EMULATE", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1",
+    ),
+}  # fmt: skip
+SECONDS = 300  # for one run of the compiler
+
+
+class BuildFailed(Exception):
+    """No library: no compiler, or one that cannot compile the sources."""
+
+
+def sources_digest() -> str:
+    """Return the digest of all sources."""
+    digest = hashlib.blake2b(digest_size=10)
+    for name in sorted(os.listdir(SOURCES)):
+        with open(os.path.join(SOURCES, name), "rb") as file:
+            digest.update(name.encode() + b"\0" + hashlib.blake2b(file.read()).digest())
+    digest.update(repr((FLAGS, LEVELS, platform.machine())).encode())
+    return digest.hexdigest()
+
+
+def folders() -> list[str]:
+    """Return where libraries are looked for, and kept: the first of them that can be written."""
+    own = os.path.join(os.path.dirname(SOURCES), "__pycache__")
+    user = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "nnfs")
+    named = os.environ.get(FOLDER)
+    return [named] if named else [own, user]
+
+
+def found(variant: str = "") -> str | None:
+    """Return the library of these sources, if there is one."""
+    start = f"{PREFIX}{variant}{sources_digest()}-"
+    for folder in folders():
+        try:
+            names = sorted(os.listdir(folder))
+        except OSError:
+            continue
+        for name in names:
+            if name.startswith(start) and name.endswith(SUFFIX):
+                return os.path.join(folder, name)
+    return None
+
+
+def compiler() -> list[str]:
+    """Return the C compiler: $CC, else cc, gcc or clang. Raises `BuildFailed`."""
+    named = shlex.split(os.environ.get("CC", ""))
+    for command in [named] if named else [["cc"], ["gcc"], ["clang"]]:
+        if shutil.which(command[0]):
+            return command
+    raise BuildFailed(f"no C compiler ({' '.join(named) or 'cc, gcc or clang'}): install gcc or clang, or set CC")
+
+
+def build(variant: str = "") -> str:
+    """Return the library of these sources and this compiler, compiled if need be. Raises `BuildFailed`."""
+    command = compiler()
+    version = hashlib.blake2b(_run([*command, "--version"]).encode(), digest_size=6).hexdigest()
+    name = f"{PREFIX}{variant}{sources_digest()}-{version}{SUFFIX}"
+    for folder in folders():
+        if os.path.isfile(path := os.path.join(folder, name)):
+            return path
+    problem: OSError | None = None
+    for folder in folders():
+        try:
+            os.makedirs(folder, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".building-", dir=folder) as room:
+                _settle(compile_to(os.path.join(room, name), command, variant), os.path.join(folder, name))
+        except OSError as error:
+            problem = error
+            continue
+        _remove_old(folder, variant, name)
+        return os.path.join(folder, name)
+    raise BuildFailed(f"no folder for the library: {problem}")
+
+
+def compile_to(path: str, command: list[str], variant: str = "", machine: str = "") -> str:
+    """Compile the library to `path` and return that; beside it objects are left. Raises `BuildFailed`.
+
+    A level that this compiler does not know is left out. `variant`: of `VARIANTS`. `machine`: that of a cross compiler.
+    """
+    flags = [*command, *FLAGS, *VARIANTS[variant]]
+    emulated = "-DNNFS_EMULATE" in flags
+    levels = LEVELS.get("x86_64" if emulated else (machine or platform.machine()).lower(), {})
+    objects, there = [], []
+    for level, own in [*levels.items(), ("portable", ())]:
+        out = os.path.join(os.path.dirname(path), f"{level}.o")
+        named = [f"-DLEVEL_{level.upper()}", f"-DLEVEL_SYMBOL=nnfs_level_{level}", f'-DLEVEL_NAME="{level}"']
+        try:
+            _run([*flags, *(() if emulated else own), *named, "-c", os.path.join(SOURCES, "level.c"), "-o", out])
+        except BuildFailed:
+            if level == "portable":
+                raise
+            continue
+        objects.append(out)
+        there.append(f"-DHAS_{level.upper()}=1")
+    _run([*flags, *there, "-shared", os.path.join(SOURCES, "dispatch.c"), *objects, "-lm", "-o", path])
+    return path
+
+
+def _run(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BuildFailed(f"{command[0]}: {error}") from error
+    if done.returncode:
+        raise BuildFailed(f"{' '.join(command)}\n{done.stderr.strip()}")
+    return done.stdout
+
+
+def _settle(made: str, path: str) -> None:
+    """Give a finished file its name: it survives a crash whole, or not at all."""
+    with open(made, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(made, path)
+    folder = os.open(os.path.dirname(path), os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _remove_old(folder: str, variant: str, keep: str) -> None:
+    """Remove the libraries of other sources or compilers beside our own. Processes that have them loaded keep them."""
+    if folder != folders()[0] or FOLDER in os.environ:
+        return  # other versions of nnfs may keep theirs there
+    others = re.compile(re.escape(PREFIX + variant) + "[0-9a-f]{20}-[0-9a-f]+" + re.escape(SUFFIX))
+    for name in os.listdir(folder):
+        if others.fullmatch(name) and name != keep:
+            try:
+                os.unlink(os.path.join(folder, name))
+            except OSError:
+                pass  # somebody else did
+
+
+def main() -> int:
+    """Compile. Return 1 where that is not possible: numba's kernels go on then."""
+    try:
+        print(build())
+    except BuildFailed as why:
+        print(f"no native kernels: {why}\nThe codecs run without them, at a third of the speed.", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

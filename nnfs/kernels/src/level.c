@@ -1,0 +1,4 @@
+// One level: everything that profits from a set of instructions, compiled for it.
+#include "network.c"
+
+const Level LEVEL_SYMBOL = {LEVEL_NAME, WEIGHT_OFFSET, KEY_OFFSET, step};

@@ -1,0 +1,2 @@
+typedef struct { int todo; } Mixer;
+typedef struct { int todo; } Coder;

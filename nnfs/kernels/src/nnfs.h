@@ -1,0 +1,88 @@
+// Shared by all translation units: what Python hands over, and what each level (a set of instructions) offers.
+//
+// Python makes every structure and all memory; nothing here allocates, keeps or frees any. Sizes were checked when a
+// structure was made (nnfs_network_fits, nnfs_mixer_fits); what comes from a payload is checked where it is used.
+#ifndef NNFS_H
+#define NNFS_H
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+typedef uint8_t u8;
+typedef uint16_t u16;
+typedef uint32_t u32;
+typedef uint64_t u64;
+typedef int8_t i8;
+typedef int16_t i16;
+typedef int32_t i32;
+typedef int64_t i64;
+
+#define INLINE static inline __attribute__((always_inline))
+#define ALIGNED __attribute__((aligned(64)))
+
+// Answers of entry points
+enum { OK = 0, BAD_ARGUMENT = 1, NO_LEVEL = 2 };
+
+// ---------------------------------------------------------------------------------------------- the network's sizes
+enum { HEAD = 32, WINDOW = 64, GROUP = 4, TABLE = 1024 }; // of one head; positions seen; queries that share a key
+enum { INPUT_FIELDS = 8, NGRAM_TABLES = 5, CANDIDATES = 6, ORDER_COUNT = 5 };
+enum { QUAD = 4, PACKED = 16, BLOCK_OUTPUTS = 32 }; // a packed weight: [outputs / PACKED][inputs / QUAD][PACKED][QUAD]
+enum { MOST_PRODUCTS = 4 * 64 + 1, MOST_WIDTH = 1040, MOST_LANES = 1 << 16 };
+
+typedef struct {
+    const u8 *weight; // packed int8; exclusive-ored with `Level.weight_offset`
+    const i32 *multiplier;
+    i32 outputs, inputs, pre, shift;
+} Product;
+
+typedef struct {
+    i32 width, layers, heads, kv_heads, hidden, input_rows, ngram_bits, bias_rows;
+    i64 numerator;                  // of a norm
+    const i8 *inputs;               // (input_rows, width)
+    const i8 *ngrams[NGRAM_TABLES]; // (2^ngram_bits, ngram_widths[k])
+    i32 ngram_widths[NGRAM_TABLES + 1];
+    const i32 *biases;    // (bias_rows,)
+    const i32 *attention; // (TABLE,)
+    const i32 *frequency; // (TABLE,)
+    const i32 *rings;     // (layers, heads, 2 WINDOW): twice the distances backwards, see `attend_row`
+    const Product *products;
+} Network;
+
+// Features of some columns, (columns, lanes, ...)
+typedef struct {
+    const i32 *rows;     // (.., INPUT_FIELDS): rows of `inputs`
+    const i32 *ngrams;   // (.., NGRAM_TABLES)
+    const u8 *candidate; // (.., CANDIDATES)
+    const i32 *bucket;   // (.., CANDIDATES): rows of `biases`
+} Features;
+
+// The network for some lanes: its past and its work space, laid out by `nnfs_state_size` in memory of Python's
+typedef struct {
+    i64 lanes, rows; // most of them in one call: rows = lanes columns
+    i64 known;       // columns that came before
+    u8 *keys;        // (layers, lanes, kv_heads, HEAD / QUAD, WINDOW, QUAD), with `Level.key_offset` exclusive-ored
+    i8 *values;      // (layers, lanes, kv_heads, WINDOW / QUAD, HEAD, QUAD)
+    i32 *x;          // (rows, width): the residual stream
+    i8 *u;           // (rows, width): its norm
+    i8 *act;         // (rows, (heads + 2 kv_heads) HEAD): queries, keys, values
+    i8 *attended;    // (rows, heads HEAD)
+    i8 *part;        // (FEED, hidden)
+    i32 *logits;     // (rows, 256)
+    u32 *out;        // (rows, 256): frequencies
+} State;
+
+enum { FEED = 128 }; // rows that go through the feed-forward part together: their hidden units stay in the cache
+
+#include "mixing.h"
+
+// ------------------------------------------------------------------------------------------------------- the levels
+typedef struct {
+    const char *name;
+    u8 weight_offset, key_offset; // are exclusive-ored to each packed weight, and to each key
+    void (*step)(const Network *, State *, const Features *, i64 lanes, i64 columns);
+    void (*mix_encode)(Mixer *, const u16 *network, u16 *out);
+    void (*mix_enter)(Mixer *);
+    void (*mix_decode)(Mixer *, i64 column, const u32 *frequencies, Coder *, const Mixer *next);
+} Level;
+
+#endif
