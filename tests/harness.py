@@ -39,6 +39,7 @@ T = TypeVar("T")
 START_S = float(os.environ.get("NNFS_TEST_START_S", "300"))
 STOP_S = float(os.environ.get("NNFS_TEST_STOP_S", "300"))
 WAIT_S = float(os.environ.get("NNFS_TEST_WAIT_S", "300"))
+TEST_S = float(os.environ.get("NNFS_TEST_DEADLINE_S", "3600" if FULL else "900"))  # one test on a mount
 LOG_TAIL = 20_000  # characters of a daemon's log in a failure: stacks of all its threads and what came before
 
 # A log record begins with a line that has its level near the start; a traceback belongs to the record before it.
@@ -123,7 +124,7 @@ def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "PYTHONFAULTHANDLER": "1", **(extra or {})}
 
 
-def nnfs(*args: str, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+def nnfs(*args: str, check: bool = True, timeout: float = WAIT_S) -> subprocess.CompletedProcess[str]:
     """Run `nnfs ARGS` to its end and return output and exit status."""
     done = subprocess.run(command(*args), env=environment(), capture_output=True, text=True, timeout=timeout)
     if check and done.returncode != 0:
@@ -155,7 +156,7 @@ class Plain:
     def revive(self) -> None:
         """Nothing that could have died."""
 
-    def deadline(self, seconds: float) -> None:
+    def deadline(self, seconds: float = TEST_S) -> None:
         """Nothing to guard."""
 
 
@@ -325,7 +326,7 @@ class Mount:
         """Sync, then drop the kernel's caches."""
         drop_caches(self.path)
 
-    def deadline(self, seconds: float) -> None:
+    def deadline(self, seconds: float = TEST_S) -> None:
         """From now on the guard waits this long before it kills the daemon; 0: for ever."""
         if self._guard is not None and self._guard.stdin is not None:
             with contextlib.suppress(BrokenPipeError):

@@ -23,8 +23,9 @@ from nnfs.store.blocks import load_block
 from nnfs.store.schema import Block, Inode
 from nnfs.workers.pool import Job, Pool, WorkerSpec
 from nnfs.workers.wire import Op
-from tests.blockio.test_cold import DEADLINE_S, until
+from tests.blockio.test_cold import until
 from tests.blockio.test_commit import CHUNK, Volume
+from tests.harness import WAIT_S
 from tests.workers.conftest import Gate
 from tests.workers.fake import FAKE, SERVE, payload
 
@@ -37,7 +38,7 @@ class ColdVolume(Volume):
     def use(self, *, read: str = "cpu", reference: str = "cpu", thawed: Thawed | None = None) -> None:
         workers = [WorkerSpec(READ, read, serve=SERVE), WorkerSpec(REFERENCE, reference, serve=SERVE)]
         self.pool = Pool(workers, backoff_s=0.0)
-        self.reader.cold = Cold(self.pool, self.fingerprint, timeout=DEADLINE_S)
+        self.reader.cold = Cold(self.pool, self.fingerprint, timeout=WAIT_S)
         self.reader.thawed = thawed
 
     @staticmethod
@@ -96,7 +97,7 @@ def start(tmp_path: Path) -> Start:
             async with trio.open_nursery() as nursery:
                 volume.reader.start(nursery)
                 nursery.start_soon(volume.committer.run, nursery)
-                with trio.fail_after(DEADLINE_S):
+                with trio.fail_after(WAIT_S):
                     yield volume
                 nursery.cancel_scope.cancel()
         finally:
@@ -196,7 +197,7 @@ async def test_reads_end_within_their_bound(start: Start, gate: Gate, caplog: py
         volume.reader.timeout = 0.2
         with pytest.raises(TimedOut):
             await volume.content(held)
-        volume.reader.timeout = DEADLINE_S
+        volume.reader.timeout = WAIT_S
         assert await volume.content(hot) == MIXED[:CHUNK]
         assert "nothing was decoded for 0.2 s" in caplog.text
 

@@ -81,7 +81,7 @@ def stopped(tmp_path: Path, *options: str) -> Iterator[tuple[Mount, int]]:
 
 def read_all(mount: Mount, pool: ThreadPoolExecutor) -> list[Future[bytes]]:
     futures = [pool.submit((mount.path / f"slow{number}").read_bytes) for number in range(FILES)]
-    wait_for("all reads to reach the daemon", lambda: status(mount)["reads_waiting"] >= FILES, 120, 0.2)
+    wait_for("all reads to reach the daemon", lambda: status(mount)["reads_waiting"] >= FILES, step=0.2)
     return futures
 
 
@@ -89,7 +89,7 @@ def read_all(mount: Mount, pool: ThreadPoolExecutor) -> list[Future[bytes]]:
 def test_two_hundred_stuck_reads_stop_nobody_else(tmp_path: Path) -> None:
     with stopped(tmp_path) as (mount, pid), ThreadPoolExecutor(FILES) as pool:
         futures = read_all(mount, pool)
-        mount.deadline(60)
+        mount.deadline()
         try:
             assert (mount.path / "hot").read_bytes() == b"hot" * 1000
             assert os.stat(mount.path / "slow7").st_size == SIZE
@@ -138,8 +138,8 @@ def test_who_writes_into_a_cold_chunk_waits_alone(tmp_path: Path) -> None:
                 os.pwrite(descriptor, page, 4096)  # a whole page: the kernel need not read before it writes
             synced = [pool.submit(os.fsync, descriptor) for descriptor in descriptors]
             cut = [pool.submit(os.truncate, mount.path / f"slow{WRITERS + n}", 10) for n in range(WRITERS)]
-            wait_for("all to reach the daemon", lambda: status(mount)["reads_waiting"] >= 2 * WRITERS, 60, 0.1)
-            mount.deadline(60)
+            wait_for("all to reach the daemon", lambda: status(mount)["reads_waiting"] >= 2 * WRITERS, step=0.1)
+            mount.deadline()
             try:
                 with open(mount.path / "other", "wb") as file:
                     file.write(b"other")

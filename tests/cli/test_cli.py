@@ -21,7 +21,6 @@ from tests.conftest import why_no_mount
 from tests.harness import Mount, command, environment, mounted_at, nnfs, umount, wait_for, work_dir
 
 needs_mount = pytest.mark.skipif(why_no_mount() is not None, reason=f"mounting {why_no_mount()}")
-LIMIT_S = 60.0
 
 
 def error_of(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str]:
@@ -265,7 +264,7 @@ def test_tables() -> None:
 @pytest.fixture
 def mount() -> Iterator[Mount]:
     with Mount(chunk_size=16384) as mount:
-        mount.deadline(LIMIT_S)
+        mount.deadline()
         yield mount
 
 
@@ -380,7 +379,7 @@ class Background:
         if mounted_at(self.mnt):
             umount(self.mnt, 2)
         if pid is not None:
-            wait_for("the daemon's end", lambda: gone(pid), LIMIT_S)
+            wait_for("the daemon's end", lambda: gone(pid))
         subprocess.run(["rm", "-r", str(self.base)], check=True)
 
 
@@ -429,7 +428,7 @@ def test_lazy_umount_ends_with_the_last_user() -> None:
             file.write("still written")
             file.flush()
             assert not gone(pid)
-        wait_for("the daemon's end", lambda: gone(pid), LIMIT_S)
+        wait_for("the daemon's end", lambda: gone(pid))
         nnfs("fsck", "--data", str(back.store))
 
 
@@ -440,7 +439,7 @@ def test_umount_of_a_dead_mount() -> None:
         pid = client.daemon_pid(back.store)
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
-        wait_for("the end of its threads", lambda: client.daemon_pid(back.store) is None, LIMIT_S)
+        wait_for("the end of its threads", lambda: client.daemon_pid(back.store) is None)
         assert gone(pid)
         nnfs("umount", str(back.mnt))
         assert not mounted_at(back.mnt)

@@ -29,17 +29,17 @@ from nnfs.mount import connection
 from nnfs.mount import options as flags
 from nnfs.mount.connection import Connection, MountInfo, connect, mounts, negotiate
 from nnfs.mount.options import MountOptions, parse_options, words
+from tests.harness import WAIT_S
 
 mounting = pytest.mark.skipif(
     os.geteuid() != 0 or not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="needs root and /dev/fuse"
 )
-DEADLINE = 60.0
 CAPABILITY = b"\1\0\0\2\0\x20\0\0" + bytes(12)  # cap_net_raw=ep, revision 2
 
 
 def eventually(condition: Callable[[], object]) -> None:
     """Wait until *condition* holds; for what the kernel does in its own time."""
-    end = time.monotonic() + DEADLINE / 2
+    end = time.monotonic() + WAIT_S
     while not condition():
         assert time.monotonic() < end, "did not come true"
         select.select([], [], [], 0.005)
@@ -234,7 +234,7 @@ def mounted(mountpoint: Path, test: Callable[[Client], None], *options: str, unm
     fs = MemoryFs()
 
     async def main() -> None:
-        with trio.fail_after(DEADLINE):
+        with trio.fail_after(2 * WAIT_S):
             link = connect(fs, str(mountpoint), parse_options(options))
             try:
                 await link.handshake()

@@ -261,7 +261,7 @@ class Place:
 
     def run(self, *argv: str | Path) -> int:
         """The status of a command; the daemon it leaves behind must not hold our pipes, or pytest would wait for it."""
-        return subprocess.run(argv, stdin=subprocess.DEVNULL, timeout=120).returncode
+        return subprocess.run(argv, stdin=subprocess.DEVNULL, timeout=harness.WAIT_S).returncode
 
     @property
     def pid(self) -> int:
