@@ -61,6 +61,14 @@ def status(mount: Mount) -> dict[str, Any]:
     return ask(mount.store, "status")
 
 
+def is_read(path: Path, want: bytes) -> bool:
+    """Whether a read gave what it must; with a short `read_timeout` it fails until the worker has started."""
+    try:
+        return path.read_bytes() == want
+    except OSError:
+        return False
+
+
 @contextmanager
 def stopped(tmp_path: Path, *options: str) -> Iterator[tuple[Mount, int]]:
     """A mount whose worker for reads is stopped (SIGSTOP) after its first read, and its process id."""
@@ -69,7 +77,7 @@ def stopped(tmp_path: Path, *options: str) -> Iterator[tuple[Mount, int]]:
     with Mount(
         store, options=options, argv=lambda m: [sys.executable, str(SCRIPT), str(m.store), str(m.path)]
     ) as mount:
-        assert (mount.path / f"slow{FILES}").read_bytes() == content(FILES + 1)
+        wait_for("a first read", lambda: is_read(mount.path / f"slow{FILES}", content(FILES + 1)))
         pid = next(worker["pid"] for worker in status(mount)["workers"] if worker["name"] == READ)
         os.kill(pid, signal.SIGSTOP)
         try:
