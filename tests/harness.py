@@ -24,6 +24,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
+from nnfs.store.env import Store
+from nnfs.store.schema import DEFAULT_CHUNK_SIZE
 from tests.guard import ABORT_S
 from tests.holders import holders
 from tests.isolation import PREFIX, mounts
@@ -164,7 +166,7 @@ class Mount:
     """`nnfs mount STORE MNT -f` as a child process; a context manager that leaves nothing behind.
 
     *store*: a store (or an empty directory) to use, kept at the end; by default a new one that goes at the end.
-    *chunk_size*: makes the store with `nnfs mkfs --chunk-size`. *env*: added to the daemon's environment. *argv*: what
+    *chunk_size*: of a store that is made. *env*: added to the daemon's environment. *argv*: what
     to start instead of `nnfs mount`.
     On leaving without an exception the daemon must have ended with status 0 and logged no ERROR and no traceback
     that `expect_log` did not announce.
@@ -201,8 +203,8 @@ class Mount:
         try:
             self.store.mkdir(exist_ok=True)
             self.path.mkdir()
-            if self._chunk_size is not None:
-                nnfs("mkfs", str(self.store), "--chunk-size", str(self._chunk_size))
+            if set(os.listdir(self.store)) <= {"lost+found"}:  # a mount makes none but for a person at a terminal
+                Store.create(self.store, self._chunk_size or DEFAULT_CHUNK_SIZE).close()
             self.mount()
         except BaseException:
             self._clean()

@@ -255,8 +255,8 @@ class Place:
 
     def __init__(self, base: Path) -> None:
         self.base, self.store, self.mnt, self.fstab = base, base / "store", base / "mnt", base / "fstab"
-        self.store.mkdir()
         self.mnt.mkdir()
+        harness.nnfs("mkfs", str(self.store))
         self.fstab.write_text(f"{self.store} {self.mnt} fuse.nnfs noatime,nofail,x-systemd.automount,_netdev 0 0\n")
 
     def run(self, *argv: str | Path) -> int:
