@@ -58,10 +58,10 @@ def _provide(store: Path, args: argparse.Namespace) -> None:
     """See to it that there is a store, before a daemon is started."""
     from nnfs.cli import making
     from nnfs.config import load_options
-    from nnfs.mount.options import parse_options
+    from nnfs.mount.options import parse_options, words
 
     options = parse_options(_options(args), fsname=os.fspath(store))
-    load_options(store, options.own)  # a wrong option is told before anything is made
+    load_options(store, options.own, words())  # a wrong option is told before anything is made
     making.provide(
         store, create=options.create, at_terminal=os.isatty(0) and os.isatty(2), chunk_size=args.chunk_size
     )

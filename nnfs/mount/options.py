@@ -82,7 +82,8 @@ def split_options(texts: Iterable[str]) -> list[tuple[str, str]]:
 
 def words() -> list[str]:
     """Every option that is none of nnfs's own."""
-    return [*_FLAGS, *_IGNORED, *_BY_USER, "allow_other", "allow_root", "default_permissions", "fsname", "subtype"]
+    fuse = ("allow_other", "allow_root", "default_permissions", "fsname", "subtype")
+    return [*_FLAGS, *_IGNORED, *_BY_USER, *fuse, "create"]
 
 
 def parse_options(texts: Iterable[str], *, fsname: str = "nnfs", root: bool | None = None) -> MountOptions:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nnfs.blockio.thawed import Thawed
+from nnfs.blockio.thawcache import Thawed
 from nnfs.fs.backup import backup
 from nnfs.mount import logs
 from nnfs.store import privacy
