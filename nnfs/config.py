@@ -106,7 +106,7 @@ class Options:
 
     cache: int = _option(32 << 20, parse_size, "32M", "decoded chunks kept in memory")
     dirty: int = _option(24 << 20, _dirty_size, "24M", "written data not committed yet, at which writers wait")
-    read_timeout: float = _option(120.0, _positive_duration, "2m", "EIO when for this long no cold chunk was decoded")
+    read_timeout: float = _option(120.0, _positive_duration, "2m", "EIO when for this long no worker got on")
     compact: bool = _option(True, _switch, "on", "recompress cold data in the background; off: when told to only")
     policy: str = _option("auto", parse_policy, "auto", "auto, hot, cold or never: where no directory says otherwise")
     write_age: float = _option(3600.0, parse_duration, "1h", "cold is what was not written for this long (s, m, h, d)")

@@ -8,6 +8,7 @@ reference worker does. Only when that errs, too, is the block damaged.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import os
@@ -31,7 +32,7 @@ __all__ = ["AHEAD", "BACKGROUND", "COMPACT", "READ", "REFERENCE", "URGENT", "Col
 log = logging.getLogger(__name__)
 
 READ, COMPACT, REFERENCE = "read", "compact", "reference"  # workers
-COMPACT_HANG_S = 900.0  # an idle worker may be silent for long: it gets no time while others want it
+HANG_S = 30.0  # without any progress; less where readers wait for less
 
 
 def specs(options: Options) -> list[WorkerSpec]:
@@ -41,17 +42,18 @@ def specs(options: Options) -> list[WorkerSpec]:
     The reference decodes what the first one gets wrong: on the CPU, with one thread and, where torch is there, with its
     float32 products in place of the engine that everybody else prefers.
     """
+    hang_s = min(HANG_S, options.read_timeout / 4)
     devices, cores = options.devices, len(os.sched_getaffinity(0))
     compact_threads = options.compact_threads or max(1, cores // 2)
     other = (("NNFS_PRODUCT", "float"),) if importlib.util.find_spec("torch") else ()
     fast = [device for device in devices if device.partition(":")[0] == devices[0].partition(":")[0]]
     return [
-        *(WorkerSpec(READ, device, options.threads or cores, idle_s=300.0) for device in fast),
+        *(WorkerSpec(READ, device, options.threads or cores, hang_s=hang_s, idle_s=300.0) for device in fast),
         *(
-            WorkerSpec(COMPACT, device, compact_threads, idle=True, hang_s=COMPACT_HANG_S, idle_s=300.0)
+            WorkerSpec(COMPACT, device, compact_threads, idle=True, hang_s=HANG_S, idle_s=300.0)
             for device in devices
         ),
-        WorkerSpec(REFERENCE, "cpu", 1, idle_s=60.0, environment=other),
+        WorkerSpec(REFERENCE, "cpu", 1, hang_s=hang_s, idle_s=60.0, environment=other),
     ]
 
 
@@ -99,6 +101,17 @@ class Cold:
                 if state.name == name:
                     found |= state.decoding
         return found
+
+    def watch(self, go_on: Callable[[], None]) -> None:
+        """Have `go_on` called on this loop while a worker that decodes for readers gets on."""
+        token = trio.lowlevel.current_trio_token()
+
+        def moved(name: str) -> None:
+            if name in (READ, REFERENCE):
+                with contextlib.suppress(trio.RunFinishedError):
+                    token.run_sync_soon(go_on, idempotent=True)
+
+        self.pool.watch(moved)
 
     async def run(self, job: Job, progress: Progress | None = None) -> Outcome:
         """Have a worker do a job; cancelling takes it back. Waits while there is too much to do already.

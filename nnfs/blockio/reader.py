@@ -17,6 +17,7 @@ from nnfs.blockio.cache import BlockCache
 from nnfs.blockio.cold import AHEAD, URGENT, Cold, Progress
 from nnfs.blockio.dirty import Buffer, DirtyData
 from nnfs.blockio.guard import Nursery, Task
+from nnfs.blockio.patience import Patience
 from nnfs.blockio.readahead import Around, Sequences
 from nnfs.blockio.repair import Repairs
 from nnfs.blockio.thawcache import Thawed
@@ -76,12 +77,11 @@ class Reader:
         self.store, self.chunks, self.data = store, chunks, data
         self.cold, self.thawed = cold, thawed
         self.cache = BlockCache(cache_bytes)
-        self.timeout = timeout  # seconds after which a read ends, unless workers get on with what waits before it
+        self.patience = Patience(timeout)  # in seconds: then a read ends, unless workers get on with what they have
         self.waiting = 0  # reads that are being answered
         self.cooling: set[int] = set()  # blocks that are about to become cold: nothing may be laid over them any more
         self.damaged: dict[int, str] = {}  # block numbers found damaged, for status and scrub
         self._repairs = Repairs(timeout)
-        self._patience: set[trio.CancelScope] = set()  # of reads that are being answered
         self._nursery: Nursery | None = None
         self._pending: dict[int, _Pending] = {}
         self._sequences, self._around = Sequences(ahead), Around()
@@ -90,6 +90,9 @@ class Reader:
 
     def start(self, nursery: Nursery) -> None:
         self._nursery = nursery
+        nursery.start_soon(self.patience.run)
+        if self.cold is not None:
+            self.cold.watch(self.patience.go_on)
 
     # -- requests
 
@@ -97,7 +100,7 @@ class Reader:
         """Return the bytes [offset, offset + size) of a file, cut at its end.
 
         Raises `BlockDamaged` (logged with file, offset and block), `RecordDamaged`, and `TimedOut` when for `timeout`
-        seconds no cold block was decoded, whoever waits for it.
+        seconds no worker got on with what it has, whoever waits for it.
         """
         end = min(offset + size, inode.size)
         if offset >= end:
@@ -117,7 +120,7 @@ class Reader:
         """A request that waits for old content: counted, bounded, its errors logged."""
         self.waiting += 1
         try:
-            with self.patience():
+            with self.patience.bound():
                 yield
         except BlockDamaged as error:
             log.error("inode %d, offset %d, block %d: %s", inode.ino, offset, error.block, error)
@@ -127,19 +130,6 @@ class Reader:
             raise
         finally:
             self.waiting -= 1
-
-    @contextlib.contextmanager
-    def patience(self) -> Iterator[None]:
-        """Bound what is done within: `TimedOut` when for `timeout` seconds no cold block was decoded."""
-        try:
-            with trio.fail_after(self.timeout) as scope:
-                self._patience.add(scope)
-                try:
-                    yield
-                finally:
-                    self._patience.discard(scope)
-        except trio.TooSlowError:
-            raise TimedOut(f"nothing was decoded for {self.timeout:g} s") from None
 
     def plain_length(self, inode: Inode, number: int) -> int:
         """Return the length of a chunk's committed content, 0 for a hole. Raises `StoreDamaged`."""
@@ -333,7 +323,7 @@ class Reader:
                 break
         self._finish(number, result)
         if isinstance(result, bytes):
-            self._go_on()
+            self.patience.go_on()
             if pending.urgent and stored.block.plain < self.data.chunk_size:
                 self._try(self._look_around, number)
         if self.thawed is not None and isinstance(result, bytes):  # those who waited have their answer already
@@ -356,11 +346,6 @@ class Reader:
         if again.block.payload == block.payload:
             return None
         return again if again.damage is None else again.damage
-
-    def _go_on(self) -> None:
-        """A worker has done something: hundreds of reads may wait for it, and none of them for nothing."""
-        for patience in self._patience:
-            patience.deadline = trio.current_time() + self.timeout
 
     async def _mend(self, number: int, stored: _Stored) -> None:
         """Try to repair a hot block, once: whoever reads it again is told at once what was found."""

@@ -25,7 +25,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from nnfs.codec import columns, rans, x86
+from nnfs.codec import columns, pulse, rans, x86
 from nnfs.codec.base import NEURAL, nothing
 from nnfs.codec.cm import ContextMixing
 from nnfs.errors import CodecError, ModelMissing
@@ -154,13 +154,19 @@ class Neural:
         most = PRIMED_CHUNKS if self.dictionary else CHUNKS
         shares = [_batches(work[i :: self.threads], most) for i in range(self.threads)]
         batches = [batch for batches in itertools.zip_longest(*shares) for batch in batches if batch]
+
+        def step() -> None:
+            pulse.beat()
+            between()
+
         if len(batches) <= 1 or self.threads == 1:
             for batch in batches:
-                run(batch, between)
+                run(batch, step)
             return
         pool, over = ThreadPoolExecutor(self.threads), threading.Event()
 
         def go_on() -> None:
+            pulse.beat()
             if over.is_set():
                 raise CancelledError
 

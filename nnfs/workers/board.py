@@ -7,7 +7,7 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias
@@ -67,6 +67,10 @@ class Ticket:
         self.cost = len(self.job.data) + self.job.plain + 1024
 
 
+def _nobody(_name: str) -> None:
+    """Nobody waits."""
+
+
 class Board:
     """Tickets in order of urgency, with a bound on their bytes, and deadlines. Thread-safe.
 
@@ -76,6 +80,7 @@ class Board:
     def __init__(self, names: Sequence[str], limit: int) -> None:
         self.closed = False
         self.holders: list[Holder] = []
+        self.on_moved: Callable[[str], None] = _nobody  # called with a worker's name, by any thread: it gets on
         self._names = names
         self._limit = limit
         self._used = 0

@@ -76,6 +76,10 @@ class Pool:
         """Ask a worker about itself; it is started if need be."""
         return cast("Future[Info]", self.submit(Job(Op.PING, priority=URGENT, worker=worker), timeout=timeout))
 
+    def watch(self, moved: Callable[[str], None]) -> None:
+        """Have `moved` called with a worker's name, about once a second while that one gets on. By any thread."""
+        self._board.on_moved = moved
+
     def states(self) -> list[WorkerState]:
         """Return what is known of each worker, without asking it."""
         return [supervisor.state for supervisor in self._supervisors]

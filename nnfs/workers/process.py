@@ -32,8 +32,8 @@ class WorkerSpec:
     batch: int | None = None  # most plain bytes at once, less than the codec would take
     warm: bool = False  # start with the pool, and be ready before the first job
     ahead: int = 256  # jobs handed over before earlier ones are answered
-    start_s: float = 60.0  # until it says hello
-    hang_s: float = 120.0  # of silence, with work to do, before it is taken for hung
+    start_s: float = 60.0  # without CPU time before it says hello, then it is taken for hung
+    hang_s: float = 30.0  # in which nothing moves, with work to do, then it is taken for hung
     idle_s: float | None = None  # without work, before it is ended to free its memory
     idle: bool = False  # runs only when nobody else wants the processor, and so does its I/O
     environment: tuple[tuple[str, str], ...] = ()  # variables that it has besides ours
@@ -158,5 +158,4 @@ def _spawn(spec: WorkerSpec, theirs: socket.socket) -> subprocess.Popen[bytes]:
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, bufsize=0,
         env=environment, cwd="/", pass_fds=(theirs.fileno(),),
         process_group=None if spec.idle else 0, start_new_session=spec.idle,
-        umask=0o022,  # all that it writes is compiled kernels, which other users of this checkout need as well
     )  # fmt: skip

@@ -17,10 +17,12 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from nnfs.codec.pulse import Stage
 from nnfs.errors import CodecError, JobKills, ModelMissing, WireError, WorkerError
 from nnfs.workers.batches import IDLE
 from nnfs.workers.board import Board, Outcome, Ticket
 from nnfs.workers.process import WorkerProcess, WorkerSpec
+from nnfs.workers.vitality import RunClock, Vitality, cpu_of, wants_cpu
 from nnfs.workers.wire import (
     ALONE,
     NO_MODEL,
@@ -31,6 +33,7 @@ from nnfs.workers.wire import (
     Info,
     Message,
     Op,
+    Progress,
     Request,
     Status,
     unpack_info,
@@ -45,6 +48,7 @@ FAILED_STARTS = 3  # in a row, before waiting jobs are told
 BACKOFF_MOST = 30.0  # seconds
 MIB = 1 << 20
 LATELY = 8 * MIB  # plain bytes after which earlier ones count half
+LOOK_S = 1.0  # between two looks at a worker that has something to do
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,7 @@ class WorkerState:
     answered: int = 0
     failed: int = 0
     outstanding: int = 0
+    doing: str = ""  # or opening (imports, compiling, a model), coding
     last_error: str = ""
     encoding: dict[int, float] = field(default_factory=dict)  # seconds per MiB lately, by codec
     decoding: dict[int, float] = field(default_factory=dict)
@@ -91,6 +96,7 @@ class Supervisor:
         self._dropped: deque[int] = deque()
         self._thread = threading.Thread(target=self._run, name=f"worker-{spec.name}", daemon=True)
         self._failed_starts = self._deaths_in_a_row = 0
+        self._running = RunClock()
         self._forget_process()
         self._times: dict[tuple[Op, int], tuple[float, float]] = {}  # seconds, plain bytes
         self.state = WorkerState(spec.name)
@@ -102,7 +108,8 @@ class Supervisor:
         self._models: set[bytes] = set()
         self._loading: dict[int, bytes] = {}
         self._info: Info | None = None
-        self._heard = time.monotonic()
+        self._vitality, self._told = Vitality(self._running), 0
+        self._idle_since = time.monotonic()
 
     def start(self) -> None:
         """Begin to look after the worker."""
@@ -138,7 +145,7 @@ class Supervisor:
             wanted = False
             try:
                 self._keep_one()
-                self._update(state="stopped", pid=0)
+                self._update(state="stopped", pid=0, doing="")
             except WorkerError as why:
                 self._mourn(why)
                 self._rest()
@@ -178,7 +185,7 @@ class Supervisor:
         guilty = self._batches[-1].jobs & self._outstanding.keys() if self._batches else set()
         self._deaths_in_a_row += 1
         self._failed_starts = 0 if guilty else self._failed_starts + 1  # strikes see to it that this comes to an end
-        self._update(deaths=self.state.deaths + 1, pid=0, outstanding=0, last_error=str(why))
+        self._update(deaths=self.state.deaths + 1, pid=0, outstanding=0, doing="", last_error=str(why))
         back = []
         for number, ticket in self._outstanding.items():
             ticket.strikes += number in guilty
@@ -223,7 +230,8 @@ class Supervisor:
             if process.socket.fileno() in ready:
                 for message in process.receive():
                     self._take_in(message)
-            if self._out_of_patience():
+            self._look()
+            if self._has_been_idle():
                 return
 
     def _hand_over(self, process: WorkerProcess) -> None:
@@ -242,7 +250,7 @@ class Supervisor:
             if ticket is None:
                 break
             if not self._outstanding:
-                self._heard = time.monotonic()
+                self._vitality.move()
             self._outstanding[ticket.id] = ticket
             self._send_model(process, ticket.job.model)
             job, flags = ticket.job, ALONE if ticket.strikes else 0
@@ -265,8 +273,12 @@ class Supervisor:
             process.send(Request(number, Op.LOAD, data=data, model=model, priority=0))
 
     def _take_in(self, message: Message) -> None:
-        if not isinstance(message, Answer) or not self._by_the_reader(message):
-            self._heard = time.monotonic()
+        self._idle_since = time.monotonic()
+        if isinstance(message, Progress):
+            self._vitality.told(message)
+            self._update(doing="opening" if message.stage is Stage.OPENING else "coding")
+        elif not isinstance(message, Answer) or not self._by_the_reader(message):
+            self._vitality.move()
         if isinstance(message, Hello) and message.info is not None:
             self._info = message.info
             self._models.update(message.info.models)
@@ -341,24 +353,39 @@ class Supervisor:
         self._update(answered=self.state.answered + 1, failed=self.state.failed + failed)
         self._board.settle(ticket, outcome)
 
-    def _patience(self) -> float | None:
-        """Return when it will be too late for what we wait for: hello, an answer, or work."""
-        if self._info is None:
-            return self._heard + self._spec.start_s
-        if self._outstanding:
-            return self._heard + self._spec.hang_s
-        return None if self._spec.idle_s is None else self._heard + self._spec.idle_s
+    @property
+    def _is_awaited(self) -> bool:
+        """Whether something is to come of the worker: hello, or an answer."""
+        return self._info is None or bool(self._outstanding)
 
-    def _out_of_patience(self) -> bool:
-        """Whether the worker may be ended because there is no work. Raises `WorkerError` when it is taken for hung."""
+    def _patience(self) -> float | None:
+        """Return when to look again at what the worker does, or when it will have been idle for long enough."""
+        if self._is_awaited:
+            self._idle_since = time.monotonic()
+            bound = self._spec.start_s if self._info is None else self._spec.hang_s
+            return self._idle_since + min(LOOK_S, bound / 4)
+        return None if self._spec.idle_s is None else self._idle_since + self._spec.idle_s
+
+    def _has_been_idle(self) -> bool:
+        """Whether the worker may be ended because there is no work."""
         until = self._patience()
-        if until is None or time.monotonic() < until:
-            return False
+        return until is not None and not self._is_awaited and time.monotonic() >= until
+
+    def _look(self) -> None:
+        """Tell those who wait that the worker gets on. Raises `WorkerError` when it is taken for hung."""
+        if not self._is_awaited:
+            return
+        pid, name = self.state.pid, self._spec.name
         if self._info is None:
-            raise WorkerError(f"worker {self._spec.name} did not start within {self._spec.start_s:g} s")
-        if self._outstanding:
-            raise WorkerError(f"worker {self._spec.name} hangs: not a word in {self._spec.hang_s:g} s")
-        return True
+            self._vitality.spent(cpu_of(pid))
+        if self._vitality.moves != self._told:
+            self._told = self._vitality.moves
+            self._board.on_moved(name)
+        silent = self._vitality.silent
+        if self._info is None and silent >= self._spec.start_s and not wants_cpu(pid):
+            raise WorkerError(f"worker {name} did not start: nothing moved for {self._spec.start_s:g} s")
+        if self._info is not None and silent >= self._spec.hang_s and not wants_cpu(pid):
+            raise WorkerError(f"worker {name} hangs: nothing moved for {self._spec.hang_s:g} s")
 
 
 def _outcome(ticket: Ticket, answer: Answer) -> Outcome | Exception:

@@ -1,4 +1,4 @@
-"""The wire between a mount and a codec worker: frames over a stream socket. Version 1.
+"""The wire between a mount and a codec worker: frames over a stream socket. Version 2.
 
 All numbers are little-endian. A frame is `length u32 | kind u8 | body`; length counts kind and body. Nothing on the
 wire is executable or self-describing: no Python objects, no JSON.
@@ -13,6 +13,7 @@ begun    4    worker   job u64, ...: these jobs are being worked on from now on,
 alive    5    worker   nothing: work goes on (about once a second, so that a worker that hangs is told from a slow one)
 cancel   6    client   job u64: nobody waits for it. It is answered with status 6 if it has not begun.
 bye      7    both     UTF-8 text: why the connection is closed now
+progress 8    worker   stage u8, columns u64, CPU time u64: how far its work has come (about once a second)
 ======== ==== ======== ==========================================================================================
 
 ==== ====== =================================== ===============================================================
@@ -27,6 +28,10 @@ op   name   data, plain                         answer's data
 `Info` is: pid u32, window u32, queued u32, done u64, failed u64, plain u64, busy u64 (microseconds), memory u64 (most
 resident bytes), then device (u8 length, UTF-8), number of codecs u8 and each one's id u8 and name (u8 length, UTF-8),
 number of models u16 and each one's fingerprint (64 bytes).
+
+A stage is 1, opening (imports, compiling, self-tests, a model), or 2, coding. Columns are counted from the start of
+the process over all jobs; CPU time, in microseconds, is what the threads that work have had. A worker says progress in
+place of alive to a client of version 2; the other frames are those of version 1, and either side takes both versions.
 
 A fingerprint of zeros: the codec needs no model, or uses its default. Priority: the smallest number first, decode
 before encode within it; a model is loaded before anything else. Flag 1: the job is never batched with others (it has
@@ -47,10 +52,12 @@ from struct import Struct
 from struct import error as StructError  # noqa: N812 - a class in all but name
 from typing import TypeAlias
 
+from nnfs.codec.pulse import Stage
 from nnfs.errors import WireError
 
 MAGIC = b"nnfswire"
-VERSION = 1
+VERSION = 2
+OLDEST = 1  # version of the other side that is taken, too
 FINGERPRINT = 64  # bytes
 NO_MODEL = bytes(FINGERPRINT)
 MAX_CHUNK = 4 << 20  # plain bytes
@@ -66,6 +73,7 @@ _REQUEST = Struct("<QBBBBI64s")
 _ANSWER = Struct("<QB")
 _JOB = Struct("<Q")
 _INFO = Struct("<IIIQQQQQ")
+_PROGRESS = Struct("<BQQ")
 
 
 class Kind(enum.IntEnum):
@@ -78,6 +86,7 @@ class Kind(enum.IntEnum):
     ALIVE = 5
     CANCEL = 6
     BYE = 7
+    PROGRESS = 8
 
 
 class Op(enum.IntEnum):
@@ -124,6 +133,7 @@ class Hello:
     """The first frame; a client has no `info`."""
 
     info: Info | None = None
+    version: int = VERSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +172,15 @@ class Alive:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a worker's work has come."""
+
+    stage: Stage
+    columns: int
+    cpu_us: int
+
+
+@dataclass(frozen=True, slots=True)
 class Cancel:
     """A job that nobody waits for any more."""
 
@@ -175,7 +194,7 @@ class Bye:
     why: str
 
 
-Message: TypeAlias = Hello | Request | Answer | Begun | Alive | Cancel | Bye
+Message: TypeAlias = Hello | Request | Answer | Begun | Alive | Progress | Cancel | Bye
 
 
 def pack(message: Message) -> bytes:
@@ -185,10 +204,13 @@ def pack(message: Message) -> bytes:
     elif isinstance(message, Answer):
         kind, head, data = Kind.ANSWER, _ANSWER.pack(message.job, message.status), message.data
     elif isinstance(message, Hello):
-        kind, head = Kind.HELLO, _HELLO.pack(MAGIC, VERSION)
+        kind, head = Kind.HELLO, _HELLO.pack(MAGIC, message.version)
         data = b"" if message.info is None else pack_info(message.info)
     elif isinstance(message, Begun):
         kind, head, data = Kind.BEGUN, b"", b"".join(map(_JOB.pack, message.jobs))
+    elif isinstance(message, Progress):
+        kind, data = Kind.PROGRESS, b""
+        head = _PROGRESS.pack(message.stage, message.columns, message.cpu_us)
     elif isinstance(message, Cancel):
         kind, head, data = Kind.CANCEL, b"", _JOB.pack(message.job)
     elif isinstance(message, Bye):
@@ -262,9 +284,10 @@ _FIXED = {  # bytes of the body that have a fixed place, and most bytes after th
     Kind.ALIVE: (0, 0),
     Kind.CANCEL: (_JOB.size, 0),
     Kind.BYE: (0, MAX_TEXT),
+    Kind.PROGRESS: (_PROGRESS.size, 0),
 }
 _FROM_CLIENT = frozenset((Kind.HELLO, Kind.REQUEST, Kind.CANCEL, Kind.BYE))
-_FROM_WORKER = frozenset((Kind.HELLO, Kind.ANSWER, Kind.BEGUN, Kind.ALIVE, Kind.BYE))
+_FROM_WORKER = frozenset((Kind.HELLO, Kind.ANSWER, Kind.BEGUN, Kind.ALIVE, Kind.PROGRESS, Kind.BYE))
 
 
 class Frames:
@@ -325,25 +348,35 @@ class Frames:
                 raise WireError(f"answer of status {status}")
             return Answer(job, Status(status), body[_ANSWER.size :])
         if kind == Kind.HELLO:
+            version = _HELLO.unpack_from(body)[1]
             if self._from_worker:
-                return Hello(unpack_info(body[_HELLO.size :]))
+                return Hello(unpack_info(body[_HELLO.size :]), version)
             if len(body) != _HELLO.size:
                 raise WireError("a client's hello with bytes to spare")
-            return Hello()
+            return Hello(version=version)
         if kind == Kind.BEGUN:
             try:
                 return Begun(tuple(job for (job,) in _JOB.iter_unpack(body)))
             except StructError:
                 raise WireError(f"begun frame of {len(body)} bytes") from None
+        if kind == Kind.PROGRESS:
+            return _progress(body)
         if kind == Kind.BYE:
             return Bye(body.decode(errors="replace"))
         return Cancel(_JOB.unpack(body)[0]) if kind == Kind.CANCEL else Alive()
 
 
+def _progress(body: bytes) -> Progress:
+    stage, columns, cpu_us = _PROGRESS.unpack(body)
+    if stage not in Stage.__members__.values():
+        raise WireError(f"progress in stage {stage}")
+    return Progress(Stage(stage), columns, cpu_us)
+
+
 def _check_hello(magic: bytes, version: int) -> None:
     if magic != MAGIC:
         raise WireError("no hello: the other side is not nnfs")
-    if version != VERSION:
+    if not OLDEST <= version <= VERSION:
         raise WireError(f"the other side speaks version {version}, this side {VERSION}: two versions of nnfs?")
 
 

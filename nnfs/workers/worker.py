@@ -1,9 +1,9 @@
 """The worker: a process that owns one device and codes for whoever holds the other end of its socket.
 
-Two threads. The reader takes frames in, puts requests in their queue, and answers pings at once. The main thread takes
-batches out and codes. What is more urgent overtakes what waits, and also what is being worked on: codecs call `between`
-several times a second, and more urgent batches are done right there. So a read waits for a fraction of a second even
-behind an hour of compression.
+Three threads. The reader takes frames in, puts requests in their queue, and answers pings at once. The main thread
+takes batches out and codes. The pulse tells the peer about once a second how far the work has come. What is more urgent
+overtakes what waits, and also what is being worked on: codecs call `between` several times a second, and more urgent
+batches are done right there. So a read waits for a fraction of a second even behind an hour of compression.
 
 A worker started with --fd belongs to one peer and ends with it, in the middle of whatever it does. With --socket it
 serves one peer after the other. It never forks; torch is imported by the first job that needs it.
@@ -24,6 +24,8 @@ from collections.abc import Callable, MutableMapping, Sequence
 from functools import partial
 from typing import TypeAlias
 
+from nnfs.codec import pulse
+from nnfs.codec.pulse import Stage
 from nnfs.errors import CodecError, ModelMissing, WireError
 from nnfs.workers.batches import IDLE, NOT_WAITED_FOR, Jobs, rank
 from nnfs.workers.catalogue import Served
@@ -38,6 +40,7 @@ from nnfs.workers.wire import (
     Info,
     Message,
     Op,
+    Progress,
     Request,
     Status,
     pack,
@@ -81,20 +84,26 @@ class Conversation:
         self._gone = False
         self._info = Info(pid=os.getpid(), window=WINDOW)
         self._depth = 0
-        self._told = 0.0  # when the peer last heard of us
+        self._works = threading.Event()  # something is under way
+        self._over = threading.Event()
+        self._version = 1  # of the peer
+        self._reader: threading.Thread | None = None
 
     def run(self) -> None:
         """Serve until the peer goes away."""
-        reader = threading.Thread(target=self._read, name="reader", daemon=True)
+        reader = self._reader = threading.Thread(target=self._read, name="reader", daemon=True)
         try:
             self._send(Hello(self._current_info()))
             reader.start()
+            threading.Thread(target=self._beat, name="pulse", daemon=True).start()
             while batch := self._jobs.take(IDLE, self._limit, wait=True):
                 self._do(batch)
         except PeerGone:
             pass
         finally:
             self._gone = True
+            self._over.set()
+            self._works.set()
             self._jobs.close()
             _hang_up(self._peer)
             if reader.ident is not None:
@@ -129,6 +138,8 @@ class Conversation:
         elif isinstance(message, Cancel):
             if self._jobs.cancel(message.job):
                 self._send(Answer(message.job, Status.CANCELLED))
+        elif isinstance(message, Hello):
+            self._version = message.version
         elif isinstance(message, Bye):
             log.error("the client gave up: %s", message.why)
 
@@ -148,7 +159,6 @@ class Conversation:
                 self._peer.sendall(frames)
         except OSError as error:
             raise PeerGone from error
-        self._told = time.monotonic()
 
     def _try_send(self, message: Message) -> None:
         try:
@@ -162,6 +172,24 @@ class Conversation:
         info.memory = resident_peak()
         info.device, info.codecs, info.models = self._served.device, self._served.names(), self._served.models()
         return info
+
+    # ---- the pulse's thread
+
+    def _beat(self) -> None:
+        """Say how far the work has come while there is some, whatever the main thread is in the middle of."""
+        begun = time.thread_time()
+        while not self._over.wait(ALIVE_S):
+            self._works.wait()
+            if self._gone:
+                return
+            self._try_send(self._progress(begun))
+
+    def _progress(self, begun: float) -> Message:
+        if self._version < 2:
+            return Alive()
+        aside = time.thread_time() - begun + _cpu_of(self._reader)
+        cpu = max(0.0, time.process_time() - aside)
+        return Progress(pulse.stage, pulse.columns, int(cpu * 1e6))
 
     # ---- the main thread
 
@@ -178,8 +206,6 @@ class Conversation:
         place = min(place, NOT_WAITED_FOR)
         if self._gone:
             raise PeerGone
-        if time.monotonic() - self._told >= ALIVE_S:
-            self._send(Alive())
         while self._jobs.urgent < place:
             batch = self._jobs.take(place, self._limit, wait=False)
             if batch:
@@ -189,11 +215,14 @@ class Conversation:
         """Work on requests that go together, and answer them."""
         self._send(Begun(tuple(request.job for request in batch)))
         self._depth += 1
+        self._works.set()
         start = time.monotonic()
         try:
             answers = self._answers(batch)
         finally:
             self._depth -= 1
+            if self._depth == 0:
+                self._works.clear()
         info = self._info
         if self._depth == 0:
             info.busy_us += int((time.monotonic() - start) * 1e6)
@@ -204,6 +233,7 @@ class Conversation:
 
     def _answers(self, batch: list[Request]) -> list[Answer]:
         head = batch[0]
+        pulse.stage = Stage.OPENING
         try:
             if head.op == Op.LOAD:
                 self._served.load(head.model, head.data)
@@ -214,6 +244,8 @@ class Conversation:
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
             refused = Status.BAD_PAYLOAD if head.op == Op.LOAD else Status.NO_CODEC
             return [_failure(request, error, refused) for request in batch]
+        finally:
+            pulse.stage = Stage.CODING
         self._batches.setdefault(_kind(head), codec.batch)
         work: Callable[..., Results] = codec.encode_many if head.op == Op.ENCODE else codec.decode_many
         start = time.monotonic()
@@ -278,6 +310,16 @@ def _failure(request: Request, error: Exception, refused: Status = Status.BAD_PA
         text = f"{type(error).__name__}: {text}"
         log.error("job failed", exc_info=error)
     return Answer(request.job, status, text.encode(errors="replace")[:1000])
+
+
+def _cpu_of(thread: threading.Thread | None) -> float:
+    """Return the CPU time of a thread in seconds; 0 once it has ended."""
+    try:
+        assert thread is not None
+        assert thread.ident is not None
+        return time.clock_gettime(time.pthread_getcpuclockid(thread.ident)) if thread.is_alive() else 0.0
+    except OSError:
+        return 0.0
 
 
 def _hang_up(peer: socket.socket) -> None:

@@ -17,8 +17,8 @@ from tests.workers.fake import SERVE
 
 
 def fake_specs(options: Options) -> list[WorkerSpec]:
-    """The workers of a mount, but for what they serve."""
-    return [replace(spec, serve=SERVE) for spec in specs(options)]
+    """The workers of a mount, but for what they serve; tests stop them for as long as they want."""
+    return [replace(spec, serve=SERVE, hang_s=600.0) for spec in specs(options)]
 
 
 if __name__ == "__main__":

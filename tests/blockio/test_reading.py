@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.lowlevel
 import trio.testing
 from xxhash import xxh3_64_intdigest
 
-from nnfs.blockio.cold import READ, REFERENCE, Cold
+from nnfs.blockio.cold import COMPACT, READ, REFERENCE, Cold
+from nnfs.blockio.patience import Patience
 from nnfs.blockio.repair import Repairs
 from nnfs.blockio.thawcache import Thawed
 from nnfs.errors import BlockDamaged, CodecError, ModelMissing, TimedOut, WorkerError
@@ -23,9 +25,8 @@ from nnfs.store.blocks import load_block
 from nnfs.store.schema import Block, Inode
 from nnfs.workers.pool import Job, Pool, WorkerSpec
 from nnfs.workers.wire import Op
-from tests.blockio.test_cold import until
+from tests.blockio.test_cold import DEADLINE_S, until
 from tests.blockio.test_commit import CHUNK, Volume
-from tests.harness import WAIT_S
 from tests.workers.conftest import Gate
 from tests.workers.fake import FAKE, SERVE, payload
 
@@ -35,10 +36,15 @@ MIXED = os.urandom(CHUNK) + b"".join(bytes([number]) * CHUNK for number in range
 class ColdVolume(Volume):
     """A volume whose files turn cold, but for chunks that hold random bytes; with a pool of fake workers."""
 
-    def use(self, *, read: str = "cpu", reference: str = "cpu", thawed: Thawed | None = None) -> None:
-        workers = [WorkerSpec(READ, read, serve=SERVE), WorkerSpec(REFERENCE, reference, serve=SERVE)]
+    def use(
+        self, *, read: str = "cpu", reference: str = "cpu", thawed: Thawed | None = None, timeout: float = DEADLINE_S,
+        hang_s: float = 600.0,
+    ) -> None:  # fmt: skip
+        devices = {READ: read, REFERENCE: reference}
+        workers = [WorkerSpec(name, device, serve=SERVE, hang_s=hang_s) for name, device in devices.items()]
+        self.reader.patience = Patience(timeout)
         self.pool = Pool(workers, backoff_s=0.0)
-        self.reader.cold = Cold(self.pool, self.fingerprint, timeout=WAIT_S)
+        self.reader.cold = Cold(self.pool, self.fingerprint, timeout=DEADLINE_S)
         self.reader.thawed = thawed
 
     @staticmethod
@@ -97,7 +103,7 @@ def start(tmp_path: Path) -> Start:
             async with trio.open_nursery() as nursery:
                 volume.reader.start(nursery)
                 nursery.start_soon(volume.committer.run, nursery)
-                with trio.fail_after(WAIT_S):
+                with trio.fail_after(DEADLINE_S):
                     yield volume
                 nursery.cancel_scope.cancel()
         finally:
@@ -192,31 +198,46 @@ async def test_what_has_begun_is_kept_although_nobody_waits(start: Start, gate: 
 
 
 async def test_reads_end_within_their_bound(start: Start, gate: Gate, caplog: pytest.LogCaptureFixture) -> None:
-    async with start() as volume:
+    async with start(timeout=0.2) as volume:
         held, hot = await volume.add(b"held", gate.chunk), await volume.add(b"hot", MIXED[:CHUNK])
-        volume.reader.timeout = 0.2
         with pytest.raises(TimedOut):
             await volume.content(held)
-        volume.reader.timeout = WAIT_S
+        volume.reader.patience.timeout = DEADLINE_S
         assert await volume.content(hot) == MIXED[:CHUNK]
         assert "nothing was decoded for 0.2 s" in caplog.text
 
 
-async def test_what_waits_has_patience_while_others_are_served(start: Start, gate: Gate) -> None:
+async def test_a_worker_that_hangs_costs_its_reader_some_patience_and_no_error(start: Start) -> None:
+    """The first read already: the worker is given up twice, well within the reader's bound, and the reference helps."""
+    async with start(read="stuck", hang_s=0.5) as volume:
+        file = await volume.add(b"f", MIXED)
+        assert await volume.content(file) == MIXED
+        read = next(state for state in volume.pool.states() if state.name == READ)
+        assert read.deaths >= 2
+        assert "hangs" in read.last_error
+
+
+async def test_what_waits_has_patience_while_workers_get_on(start: Start, gate: Gate) -> None:
+    """Any of those that read: what a worker for compaction does brings no reader on."""
     async with start() as volume:
         held, other = await volume.add(b"held", gate.chunk), await volume.add(b"other", b"goes first")
+        pool, went_on = volume.pool, []
+        volume.reader.patience.go_on = lambda: went_on.append(1)  # type: ignore[method-assign]
+        volume.reader.cold.watch(volume.reader.patience.go_on)
         async with trio.open_nursery() as readers:
             readers.start_soon(volume.content, held)
-            await until(lambda: len(volume.reader._patience) == 1)
-            [patience] = volume.reader._patience
-            before = patience.deadline
+            await until(lambda: went_on)  # it has begun
+            pool._board.on_moved(COMPACT)
+            await trio.lowlevel.checkpoint()
+            went_on.clear()
+            pool._board.on_moved(COMPACT)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not went_on
             assert await volume.reader.cold.run(Job(Op.DECODE, FAKE, payload(b"x"), 1, worker=REFERENCE)) == b"x"
-            assert patience.deadline == before  # nobody read that
-            volume.reader._go_on()
-            assert patience.deadline > before
+            await until(lambda: went_on)
             gate.open()
         assert await volume.content(other) == b"goes first"
-        assert not volume.reader._patience
+        assert not volume.reader.patience._waits
 
 
 async def test_many_readers_of_one_block(start: Start) -> None:

@@ -6,8 +6,10 @@ import os
 import signal
 import struct
 import sys
+import time
 from collections.abc import Callable, Sequence
 
+from nnfs.codec import pulse
 from nnfs.codec.base import ColdCodec, nothing
 from nnfs.errors import CodecError, ModelMissing
 
@@ -15,7 +17,7 @@ FAKE = 200
 SERVE = "tests.workers.fake:Fake"
 BABBLE = {  # devices whose workers begin with this
     "garbage": b"Traceback (most recent call last)",
-    "newer": struct.pack("<IB8sH", 11, 1, b"nnfswire", 2),
+    "newer": struct.pack("<IB8sH", 11, 1, b"nnfswire", 3),
 }
 MARK = b"#"  # a payload is this and the chunk backwards
 
@@ -39,10 +41,12 @@ class Reversing:
 
     def __init__(self, device: str = "") -> None:
         self.decoded = 0
-        self.wrong = device == "wrong"
+        self.wrong, self.stuck = device == "wrong", device == "stuck"
 
     def obey(self, plain: bytes, company: int, between: Callable[[], None]) -> None:
         command, _, rest = plain.partition(b":")
+        if self.stuck:
+            signal.pause()
         match command:
             case b"exit":
                 os.write(2, b"last words\n")
@@ -62,7 +66,19 @@ class Reversing:
                 raise CodecError(os.environ.get(os.fsdecode(rest), "not set"))
             case b"scheduler":
                 raise CodecError(f"policy {os.sched_getscheduler(0)}, leader {os.getsid(0) == os.getpid()}")
+        self.spend(command, rest)
         self.fail(command, rest, company)
+
+    def spend(self, command: bytes, rest: bytes) -> None:
+        match command:
+            case b"count":  # columns, for some seconds, while it sleeps
+                for _ in range(int(rest) * 20):
+                    time.sleep(0.05)
+                    pulse.beat()
+            case b"compute":  # for some seconds of CPU time, without a word
+                end = time.process_time() + int(rest)
+                while time.process_time() < end:
+                    pass
 
     def fail(self, command: bytes, rest: bytes, company: int) -> None:
         match command:

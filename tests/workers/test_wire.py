@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from nnfs.codec.pulse import Stage
 from nnfs.errors import WireError
 from nnfs.workers import wire
 from nnfs.workers.wire import (
@@ -27,6 +28,7 @@ from nnfs.workers.wire import (
     Info,
     Message,
     Op,
+    Progress,
     Request,
     Status,
     pack,
@@ -52,6 +54,8 @@ FROM_WORKER: list[Message] = [
     Begun(()),
     Alive(),
     Answer(4, Status.CANCELLED),
+    Progress(Stage.OPENING, 0, 0),
+    Progress(Stage.CODING, 2**64 - 1, 2**64 - 1),
     Bye("wörds"),
 ]
 
@@ -78,8 +82,9 @@ def test_round_trip_in_pieces(messages: list[Message], from_worker: bool, step: 
 
 
 def test_golden_frames() -> None:
-    """The bytes of version 1."""
-    assert pack(Hello()) == bytes.fromhex("0b000000 01 6e6e667377697265 0100")
+    """The bytes of version 2, and a hello of version 1."""
+    assert pack(Hello()) == bytes.fromhex("0b000000 01 6e6e667377697265 0200")
+    assert pack(Hello(version=1)) == bytes.fromhex("0b000000 01 6e6e667377697265 0100")
     assert pack(Request(1, Op.DECODE, 16, b"\xaa\xbb", 300, MODEL, 2, ALONE)) == bytes.fromhex(
         "53000000 02 0100000000000000 02 10 02 01 2c010000" + MODEL.hex() + "aabb"
     )
@@ -88,9 +93,10 @@ def test_golden_frames() -> None:
     assert pack(Alive()) == bytes.fromhex("01000000 05")
     assert pack(Cancel(9)) == bytes.fromhex("09000000 06 0900000000000000")
     assert pack(Bye("so")) == bytes.fromhex("03000000 07 736f")
+    assert pack(Progress(Stage.CODING, 3, 258)) == bytes.fromhex("12000000 08 02 0300000000000000 0201000000000000")
     info = Info(1, 2, 3, 4, 5, 6, 7, 8, "cpu", {16: "cm"}, (MODEL,))
     assert pack(Hello(info)) == bytes.fromhex(
-        "8a000000 01 6e6e667377697265 0100 010000000200000003000000"
+        "8a000000 01 6e6e667377697265 0200 010000000200000003000000"
         "0400000000000000 0500000000000000 0600000000000000 0700000000000000 0800000000000000"
         "03637075 01 10 02636d 0100" + MODEL.hex()
     )
@@ -101,7 +107,9 @@ BAD_FROM_CLIENT = {
     "no hello": pack(Cancel(1)),
     "another protocol": b"GET / HTTP/1.1\r\n",
     "another magic": frame(1, b"nnfswork\1\0"),
-    "another version": frame(1, b"nnfswire\2\0"),
+    "a newer version": frame(1, b"nnfswire\3\0"),
+    "version 0": frame(1, b"nnfswire\0\0"),
+    "progress of a client": HELLO + pack(Progress(Stage.CODING, 1, 1)),
     "a short hello": frame(1, b"nnfswire\1"),
     "a hello with bytes to spare": frame(1, b"nnfswire\1\0x"),
     "a second hello": HELLO + HELLO,
@@ -130,6 +138,8 @@ BAD_FROM_WORKER = {
     "a short answer": frame(3, bytes(8)),
     "half a job": frame(4, bytes(12)),
     "alive with bytes": frame(5, b"x"),
+    "a short progress": frame(8, bytes(16)),
+    "progress in stage 3": frame(8, b"\3" + bytes(16)),
     "a request": pack(Request(1, Op.PING)),
     "the greatest length": frame(3, b"", 2**32 - 1),
 }

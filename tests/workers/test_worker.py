@@ -14,6 +14,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from nnfs.codec.pulse import Stage
+from nnfs.workers.vitality import LEAST_CPU
 from nnfs.workers.wire import (
     ALONE,
     Alive,
@@ -26,15 +28,16 @@ from nnfs.workers.wire import (
     Info,
     Message,
     Op,
+    Progress,
     Request,
     Status,
     pack,
     unpack_info,
 )
 from nnfs.workers.worker import next_batch
-from tests.harness import WAIT_S
 from tests.workers.fake import FAKE, SERVE, payload
 
+DEADLINE_S = 60.0
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = bytes(range(64))
 
@@ -43,7 +46,7 @@ class Peer:
     """The other end of a worker's socket."""
 
     def __init__(self, sock: socket.socket) -> None:
-        sock.settimeout(WAIT_S)
+        sock.settimeout(DEADLINE_S)
         self.socket = sock
         self.frames = Frames(from_worker=True)
         self.seen: list[Message] = []
@@ -52,11 +55,11 @@ class Peer:
         self.socket.sendall(b"".join(map(pack, messages)))
 
     def receive(self) -> Message:
-        """The next message but `Alive`. Raises `EOFError`."""
+        """The next message but `Alive` and `Progress`. Raises `EOFError`."""
         while True:
             while self.seen:
                 message = self.seen.pop(0)
-                if not isinstance(message, Alive):
+                if not isinstance(message, Alive | Progress):
                     return message
             data = self.socket.recv(1 << 16)
             if not data:
@@ -125,7 +128,7 @@ def spawn() -> Iterator[Callable[..., tuple[subprocess.Popen[bytes], Peer]]]:
     yield one
     for process, peer in started:
         peer.socket.close()
-        process.wait(WAIT_S)  # by itself: its peer is gone
+        process.wait(DEADLINE_S)  # by itself: its peer is gone
         assert process.stderr is not None
         process.stderr.close()
 
@@ -237,9 +240,49 @@ def test_a_read_overtakes_other_decoding(peer: Peer) -> None:
 
 def test_a_slow_worker_is_heard_of(peer: Peer) -> None:
     peer.hold(b"until-decoded:")
-    assert list(peer.frames.feed(peer.socket.recv(1 << 16))) == [Alive()]
+    first, then = (heard(peer) for _ in range(2))
+    assert isinstance(first, Progress)
+    assert isinstance(then, Progress)
+    assert first.stage == then.stage == Stage.CODING
+    assert then.cpu_us > first.cpu_us  # it computes
     peer.send(decode(2, b""))
     assert [answer.job for answer in peer.answers(2)] == [2, 1]
+
+
+def heard(peer: Peer) -> Message:
+    """The next message of any kind."""
+    while not peer.seen:
+        peer.seen.extend(peer.frames.feed(peer.socket.recv(1 << 16)))
+    return peer.seen.pop(0)
+
+
+def test_who_only_waits_moves_nothing(peer: Peer) -> None:
+    """Neither columns nor CPU time, whatever the threads beside it do: so the other side knows that it hangs."""
+    peer.hold(b"hang:")
+    told = []
+    while len(told) < 3:
+        peer.send(Request(1 << 60, Op.PING))
+        message = heard(peer)
+        if isinstance(message, Progress):
+            told.append(message)
+    assert told[2].columns == told[0].columns
+    assert told[2].cpu_us - told[0].cpu_us < 1e6 * LEAST_CPU
+
+
+def test_columns_are_told(peer: Peer) -> None:
+    peer.hold(b"count:600")
+    first, then = (heard(peer) for _ in range(2))
+    assert isinstance(first, Progress)
+    assert isinstance(then, Progress)
+    assert then.columns > first.columns
+
+
+def test_an_older_client_is_told_that_work_goes_on(spawn) -> None:
+    _, peer = spawn()
+    peer.send(Hello(version=1))
+    assert isinstance(peer.receive(), Hello)
+    peer.hold(b"count:600")
+    assert heard(peer) == Alive()
 
 
 def test_batches(peer: Peer, gate) -> None:
@@ -296,7 +339,7 @@ def test_a_worker_ends_with_its_peer(spawn, busy: bytes | None) -> None:
     if busy is not None:
         peer.hold(busy)
     peer.socket.close()
-    assert process.wait(WAIT_S) == 0
+    assert process.wait(DEADLINE_S) == 0
 
 
 def test_a_worker_whose_queue_is_full_ends_with_its_peer(spawn, gate) -> None:
@@ -305,7 +348,7 @@ def test_a_worker_whose_queue_is_full_ends_with_its_peer(spawn, gate) -> None:
     peer.hold(gate.chunk)
     peer.send(*(encode(job, b"x") for job in range(2, info.window + 100)))
     peer.socket.close()
-    assert process.wait(WAIT_S) == 0
+    assert process.wait(DEADLINE_S) == 0
 
 
 def test_a_slow_peer_gets_everything(peer: Peer) -> None:
@@ -336,7 +379,7 @@ def test_garbage_closes_the_connection_with_a_word(spawn, garbage: bytes) -> Non
     seen = peer.rest()
     assert isinstance(seen[-1], Bye)
     assert seen[-1].why
-    assert process.wait(WAIT_S) == 0
+    assert process.wait(DEADLINE_S) == 0
     assert seen[-1].why in process.stderr.read().decode()
 
 
