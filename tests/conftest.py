@@ -16,8 +16,6 @@ import pytest
 from tests import isolation
 from tests.harness import Mount, Plain
 
-TEST_S = float(os.environ.get("NNFS_TEST_DEADLINE_S", "600"))  # for a test that hangs, not for a slow machine
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--target`."""
@@ -75,7 +73,7 @@ def mnt(request: pytest.FixtureRequest, mounted: Mount | Plain) -> Iterator[Path
     """A fresh empty directory on the module's mount, open to all users; the guard gives the test a bounded time."""
     skip_marked(request.node, mounted)
     mounted.revive()
-    mounted.deadline(TEST_S)
+    mounted.deadline()
     name = re.sub(r"[^A-Za-z0-9_]+", "_", request.node.name)[:60]
     path = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=mounted.path))
     path.chmod(0o777)
@@ -98,7 +96,7 @@ def fresh_mount(request: pytest.FixtureRequest) -> Iterator[Mount]:
         pytest.skip(f"mounting {why}")
     with Mount(chunk_size=16384) as mount:
         mount.path.chmod(0o777)
-        mount.deadline(TEST_S)
+        mount.deadline()
         yield mount
 
 

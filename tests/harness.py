@@ -24,6 +24,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
+from nnfs.store.env import Store
+from nnfs.store.schema import DEFAULT_CHUNK_SIZE
 from tests.guard import ABORT_S
 from tests.holders import holders
 from tests.isolation import PREFIX, mounts
@@ -39,6 +41,7 @@ T = TypeVar("T")
 START_S = float(os.environ.get("NNFS_TEST_START_S", "300"))
 STOP_S = float(os.environ.get("NNFS_TEST_STOP_S", "300"))
 WAIT_S = float(os.environ.get("NNFS_TEST_WAIT_S", "300"))
+TEST_S = float(os.environ.get("NNFS_TEST_DEADLINE_S", "3600" if FULL else "900"))  # one test on a mount
 LOG_TAIL = 20_000  # characters of a daemon's log in a failure: stacks of all its threads and what came before
 
 # A log record begins with a line that has its level near the start; a traceback belongs to the record before it.
@@ -123,7 +126,7 @@ def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "PYTHONFAULTHANDLER": "1", **(extra or {})}
 
 
-def nnfs(*args: str, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+def nnfs(*args: str, check: bool = True, timeout: float = WAIT_S) -> subprocess.CompletedProcess[str]:
     """Run `nnfs ARGS` to its end and return output and exit status."""
     done = subprocess.run(command(*args), env=environment(), capture_output=True, text=True, timeout=timeout)
     if check and done.returncode != 0:
@@ -155,7 +158,7 @@ class Plain:
     def revive(self) -> None:
         """Nothing that could have died."""
 
-    def deadline(self, seconds: float) -> None:
+    def deadline(self, seconds: float = TEST_S) -> None:
         """Nothing to guard."""
 
 
@@ -163,7 +166,7 @@ class Mount:
     """`nnfs mount STORE MNT -f` as a child process; a context manager that leaves nothing behind.
 
     *store*: a store (or an empty directory) to use, kept at the end; by default a new one that goes at the end.
-    *chunk_size*: makes the store with `nnfs mkfs --chunk-size`. *env*: added to the daemon's environment. *argv*: what
+    *chunk_size*: of a store that is made. *env*: added to the daemon's environment. *argv*: what
     to start instead of `nnfs mount`.
     On leaving without an exception the daemon must have ended with status 0 and logged no ERROR and no traceback
     that `expect_log` did not announce.
@@ -200,8 +203,8 @@ class Mount:
         try:
             self.store.mkdir(exist_ok=True)
             self.path.mkdir()
-            if self._chunk_size is not None:
-                nnfs("mkfs", str(self.store), "--chunk-size", str(self._chunk_size))
+            if set(os.listdir(self.store)) <= {"lost+found"}:  # a mount makes none but for a person at a terminal
+                Store.create(self.store, self._chunk_size or DEFAULT_CHUNK_SIZE).close()
             self.mount()
         except BaseException:
             self._clean()
@@ -325,7 +328,7 @@ class Mount:
         """Sync, then drop the kernel's caches."""
         drop_caches(self.path)
 
-    def deadline(self, seconds: float) -> None:
+    def deadline(self, seconds: float = TEST_S) -> None:
         """From now on the guard waits this long before it kills the daemon; 0: for ever."""
         if self._guard is not None and self._guard.stdin is not None:
             with contextlib.suppress(BrokenPipeError):

@@ -101,7 +101,7 @@ def test_full_and_free_again() -> None:
     with small_disk(96 * MIB) as disk:
         store = disk / "store"
         with Mount(store) as mount:
-            mount.deadline(240)
+            mount.deadline()
             mount.expect_log("(?i)space")  # saying so is no trouble
             old = {n: mount.path / f"old{n}" for n in range(20)}
             for seed, path in old.items():
@@ -127,7 +127,7 @@ def test_full_and_free_again() -> None:
             for path in more.values():
                 path.unlink()
             again = sum(len(content(seed)) for seed in more)
-            wait_for("the lower filesystem's space", lambda: free(disk) > again * 2 // 3, 60)
+            wait_for("the lower filesystem's space", lambda: free(disk) > again * 2 // 3)
             mount.remount()
             verify(old)
             verify(stored)
@@ -202,7 +202,7 @@ class Crowd:
 
 def at_the_edge(mount: Mount, rounds: int) -> dict[int, Path]:
     """Have a crowd meet there; return the files that it leaves, by what they hold."""
-    mount.deadline(600)
+    mount.deadline()
     mount.expect_log("(?i)space|is full")
     crowd = Crowd(mount.path, rounds)
     crowd.run()
@@ -210,7 +210,7 @@ def at_the_edge(mount: Mount, rounds: int) -> dict[int, Path]:
     assert crowd.refused > 0, "it was never full"
     assert mount.alive
     mount.remount()
-    mount.deadline(600)
+    mount.deadline()
     verify(crowd.stored)
     return crowd.stored
 

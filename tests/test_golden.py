@@ -188,7 +188,7 @@ def test_its_content_is_what_was_written(store: Path) -> None:
 @pytest.mark.skipif(why_no_mount() is not None, reason=f"mounting {why_no_mount()}")
 def test_it_mounts_and_can_be_written(store: Path) -> None:
     with Mount(store=store) as mount:
-        mount.deadline(120)
+        mount.deadline()
         check_tree(os.fsencode(mount.path))
         shutil.copy(mount.path / "text", mount.path / "new")
         mount.remount()

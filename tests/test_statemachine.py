@@ -131,7 +131,7 @@ class SideBySide(RuleBasedStateMachine):
         self.handles: list[tuple[int, int]] = []
         self.steps = self.mounted_at = 0
         self.mount.revive()
-        self.mount.deadline(120)
+        self.mount.deadline()
         for base in self.bases:
             base.mkdir(0o755)
 
@@ -373,7 +373,7 @@ class SideBySide(RuleBasedStateMachine):
         self.mounted_at = self.steps
         self.close_all()
         self.mount.remount()
-        self.mount.deadline(120)
+        self.mount.deadline()
         self.same_trees()
 
     @operation(3, lambda self: hasattr(self.mount, "turn_round"))

@@ -40,14 +40,19 @@ _SECRET = bytes.fromhex(  # XXH3's default
     "8ff8b8d17ad031ce45cb3a8f95160428afd7fbcabb4b407e"
 )
 SHARE, MOST_S, LEAST_S = 8, 5.0, 0.2  # of a read's time for one search; the least is enough for all bits of 100 KB
+WALL_SHARE = 2  # part of a read's time in which a search ends on a busy machine, too
 
 
-async def repair_beside(payload: bytes, xxh3: int, limit_s: float) -> bytes | None:
-    """`repair` in a thread, which ends soon after this is cancelled."""
+async def repair_beside(payload: bytes, xxh3: int, limit_s: float, wall_s: float = math.inf) -> bytes | None:
+    """`repair` in a thread, which ends soon after this is cancelled.
+
+    `limit_s` is of the thread's own time: whether a block can be read must not depend on what else the machine does.
+    """
     given_up = False
+    latest = time.monotonic() + wall_s
 
     def clock() -> float:
-        return math.inf if given_up else time.monotonic()
+        return math.inf if given_up or time.monotonic() >= latest else time.thread_time()
 
     try:
         return await trio.to_thread.run_sync(repair, payload, xxh3, limit_s, clock, abandon_on_cancel=True)
@@ -63,7 +68,7 @@ class Repairs:
     """
 
     def __init__(self, timeout: float) -> None:
-        self._limit_s = min(timeout / SHARE, MOST_S)
+        self._limit_s, self._wall_s = min(timeout / SHARE, MOST_S), timeout / WALL_SHARE
         self._failed = 0  # in a row
         self._limiter = trio.CapacityLimiter(1)
 
@@ -71,7 +76,7 @@ class Repairs:
         """Return the bytes near `payload` that have this XXH3-64, or None."""
         async with self._limiter:
             limit_s = max(self._limit_s / (1 + self._failed), min(LEAST_S, self._limit_s))
-            found = await repair_beside(payload, xxh3, limit_s)
+            found = await repair_beside(payload, xxh3, limit_s, self._wall_s)
             self._failed = self._failed + 1 if found is None else 0
             return found
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import zstandard
 
+from nnfs.store import privacy
 from nnfs.store.schema import Block
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,8 @@ class Thawed:
                     if len(entry.name) == 16 and not entry.name.strip("0123456789abcdef"):
                         with contextlib.suppress(FileNotFoundError):  # dropped at the same time
                             status = entry.stat()
+                            if status.st_mode & privacy.OTHERS:  # of an earlier version
+                                os.chmod(entry.path, privacy.FILE)
                             found.append((status.st_mtime_ns, int(entry.name, 16), _occupied(status.st_size)))
                     else:
                         self._clear_up(entry)
@@ -125,7 +128,7 @@ class Thawed:
         data = zstandard.ZstdCompressor(level=LEVEL).compress(plain)
         size = _occupied(len(data))
         try:
-            os.makedirs(self.folder, mode=0o700, exist_ok=True)
+            os.makedirs(self.folder, mode=privacy.FOLDER, exist_ok=True)
             if size > self.limit or not self._room():
                 return False
             self._write(self._path(number), data)
@@ -144,7 +147,7 @@ class Thawed:
         with self._lock:
             self._writing.add(os.path.basename(new))
         try:
-            with open(new, "wb") as file:
+            with open(new, "wb", opener=privacy.opener) as file:
                 file.write(data)
             os.rename(new, path)
         except OSError:

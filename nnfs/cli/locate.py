@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnfs.errors import UsageError
+from nnfs.errors import StoreError, UsageError
 
 FSTYPE = "fuse.nnfs"
 DATA_FILE = "data.mdb"
@@ -94,6 +94,12 @@ def locate(text: str) -> Place:
         where = path if os.path.isdir(path) or os.path.isfile(path) else entry.mountpoint
         return Place(_store_of(entry, where), entry, Path(path))
     os.stat(path)
-    if os.path.exists(os.path.join(path, DATA_FILE)):
+    try:
+        os.stat(os.path.join(path, DATA_FILE))
+    except PermissionError as error:
+        raise StoreError(f"{text} may not be read by this user: if it is a store, use sudo") from error
+    except OSError:
+        pass
+    else:
         return Place(Path(path), None, Path(path))
     raise UsageError(f"{text} is neither a store nor on an nnfs mount")

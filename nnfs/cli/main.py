@@ -21,7 +21,7 @@ DEFAULT_CHUNK_SIZE = 128 * 1024
 
 EXAMPLES = """\
 examples:
-  nnfs mount /data /mnt/nn      mount the store /data (made when the directory is empty)
+  nnfs mount /data /mnt/nn      mount the store /data (nnfs mkfs /data makes it)
   nnfs df /mnt/nn               what it saves
   nnfs compact /mnt/nn --wait   recompress now what has gone cold
   nnfs umount /mnt/nn           unmount, and wait until all is on disk
@@ -71,6 +71,8 @@ def _mount_epilog() -> str:
   nnfs mount /data /mnt/nn -o ro,noatime,write_age=2h
   nnfs mount /data /mnt/nn -f            stay in the foreground, log to stderr
   /data /mnt/nn fuse.nnfs defaults 0 0   the same as a line of /etc/fstab
+An existing empty directory becomes a new store when you mount it at a terminal. Scripts, units and mount(8) never
+make one: nnfs mkfs does, and the option create allows it. Nothing is made where there is no directory.
 options of nnfs for -o, with their defaults:
 {options}
 The same names (as name = "value") in {CONFIG_FILE}: table [default], and one per store, ["/data"]; -o comes first.
@@ -78,15 +80,13 @@ The same names (as name = "value") in {CONFIG_FILE}: table [default], and one pe
 
 
 def _add_mounting(commands: Any) -> None:
-    parser = _command(
-        commands, "mount", "mounting:mount", "mount a store (made when its directory is empty)", _mount_epilog()
-    )
+    parser = _command(commands, "mount", "mounting:mount", "mount a store", _mount_epilog())
     parser.add_argument("store", metavar="STORE", help="directory of the store")
     parser.add_argument("mountpoint", metavar="MNT", help="directory to mount on")
     parser.add_argument("-f", dest="foreground", action="store_true", help="stay in the foreground until unmounted")
     parser.add_argument(
         "-o", dest="options", action="append", default=[], metavar="OPTS",
-        help="options as mount(8) takes them: ro, allow_other, noatime, suid, dev, exec, fsname=...; and those below",
+        help="as mount(8) takes them: ro, allow_other, noatime, suid, dev, exec, fsname=...; create; and those below",
     )  # fmt: skip
     parser.add_argument(
         "--device", metavar="D", help="short for -o device=D: auto, cpu, cuda:0 or several: cuda:0+cpu or cuda:0,cpu"
@@ -222,7 +222,7 @@ never  is left as it is
 
 
 def _add_maintaining(commands: Any) -> None:
-    parser = _command(commands, "mkfs", "maintain:mkfs", "make an empty store (mount does it, too)", """\
+    parser = _command(commands, "mkfs", "maintain:mkfs", "make an empty store", """\
   nnfs mkfs /data
   nnfs mkfs /data --chunk-size 64K
 """)  # fmt: skip
@@ -287,6 +287,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     names.show_on_terminals()
     args = parsed(build_parser(), argv)
     module, _, name = args.run.partition(":")
+    umask = os.umask(0o077)  # stores, backups, logs, models: what is written is for its owner
     try:
         run = getattr(importlib.import_module(module), name)
         status: int = run(args)
@@ -303,4 +304,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return NnfsError.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
+    finally:
+        os.umask(umask)
     return status

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from nnfs import names
 from nnfs.cli import client, tables
 from nnfs.cli.locate import locate, mount_of
+from nnfs.cli.making import why_missing
 from nnfs.errors import NnfsError, UsageError
 
 if TYPE_CHECKING:
@@ -22,15 +23,20 @@ PATHS_SHOWN = 20  # of one problem
 
 def mkfs(args: argparse.Namespace) -> int:
     """Make an empty store."""
+    from nnfs.store import privacy
     from nnfs.store.env import DATA_FILE, Store
 
     path = Path(os.path.abspath(args.store))
     if (path / DATA_FILE).exists():
         raise UsageError(f"{path} holds a store already; remove it first if you mean to lose it")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path.parent} does not exist{why_missing(path.parent)}; or make it with mkdir -p")
     store = Store.create(path, args.chunk_size)
     name, chunk = names.printable(path), tables.size(store.superblock.chunk_size)
     print(f"{name}: new store {store.superblock.uuid.hex()}, chunks of {chunk}")
     store.close()
+    for line in privacy.close_up(path)[1]:
+        print(f"nnfs: {line}", file=sys.stderr)
     return 0
 
 

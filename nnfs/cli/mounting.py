@@ -27,8 +27,8 @@ def mount(args: argparse.Namespace) -> int:
     """Mount a store; without -f return once it is mounted."""
     store, mountpoint = Path(os.path.realpath(args.store)), Path(os.path.realpath(args.mountpoint))
     _check_places(store, mountpoint)
-    if args.chunk_size is not None:
-        _make_store(store, args.chunk_size)
+    if args.ready_fd is None:  # else done by who started us
+        _provide(store, args)
     if args.foreground:
         return _foreground(store, mountpoint, args)
     return _background(store, mountpoint, args)
@@ -54,18 +54,17 @@ def _same_store(entry: MountEntry, store: Path) -> bool:
     return os.path.realpath(entry.source) == os.fspath(store)
 
 
-def _make_store(store: Path, chunk_size: int) -> None:
-    """Create the store when there is none; a store that is there must have this chunk size."""
-    from nnfs.store import env
+def _provide(store: Path, args: argparse.Namespace) -> None:
+    """See to it that there is a store, before a daemon is started."""
+    from nnfs.cli import making
+    from nnfs.config import load_options
+    from nnfs.mount.options import parse_options, words
 
-    if not (store / env.DATA_FILE).exists():
-        env.Store.create(store, chunk_size).close()
-        return
-    opened = env.Store.open(store)
-    found = opened.superblock.chunk_size
-    opened.close()
-    if found != chunk_size:
-        raise UsageError(f"{store} has chunks of {found} bytes already: leave --chunk-size out")
+    options = parse_options(_options(args), fsname=os.fspath(store))
+    load_options(store, options.own, words())  # a wrong option is told before anything is made
+    making.provide(
+        store, create=options.create, at_terminal=os.isatty(0) and os.isatty(2), chunk_size=args.chunk_size
+    )
 
 
 def _foreground(store: Path, mountpoint: Path, args: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nnfs.errors import OutOfSpace
+from nnfs.store import privacy
 from nnfs.store.env import Store
 
 
@@ -16,7 +17,8 @@ def backup(store: Store, file: Path) -> dict[str, Any]:
     Raises `OutOfSpace`, `StoreError`, OSError.
     """
     partial = file.with_name(file.name + ".partial")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    partial.unlink(missing_ok=True)  # not written into: others may have it open, or be allowed to read it
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, privacy.FILE)
     try:
         store.backup(descriptor)
         os.fsync(descriptor)

@@ -32,7 +32,7 @@ import socket
 import stat
 import struct
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +49,8 @@ log = logging.getLogger(__name__)
 FUSE_INIT = 26
 _IN = struct.Struct("<IIQQIIIIIIIII44x")  # fuse_in_header, fuse_init_in
 _OUT_HEADER = struct.Struct("<IiQ")
-_OUT = struct.Struct("<IIIIHHIIHHI28x")  # fuse_init_out
+_OUT = struct.Struct("<IIIIHHIIHHI")  # fuse_init_out, as far as it is known here
+_OUT_SIZE = 64  # bytes of all of it: what stands behind the known fields is kept as libfuse wrote it
 
 ASYNC_READ, ATOMIC_O_TRUNC, EXPORT_SUPPORT, BIG_WRITES, DONT_MASK = 1 << 0, 1 << 3, 1 << 4, 1 << 5, 1 << 6
 SPLICE_READ, AUTO_INVAL_DATA, DO_READDIRPLUS, READDIRPLUS_AUTO = 1 << 9, 1 << 12, 1 << 13, 1 << 14
@@ -86,7 +87,7 @@ def negotiate(request: bytes, reply: bytes) -> tuple[bytes, Negotiated]:
     if opcode != FUSE_INIT:
         raise MountError(f"the kernel began with request {opcode} and not with INIT")
     length, error, answered = _OUT_HEADER.unpack_from(reply)
-    if error or answered != unique or length < _OUT_HEADER.size + _OUT.size:
+    if error or answered != unique or length < _OUT_HEADER.size + _OUT_SIZE:
         raise MountError(f"libfuse refused the kernel's INIT: {os.strerror(-error) if error else 'reply too short'}")
     fields = list(_OUT.unpack_from(reply, _OUT_HEADER.size))
     offered = low | (high << 32 if low & INIT_EXT else 0)
@@ -96,7 +97,9 @@ def negotiate(request: bytes, reply: bytes) -> tuple[bytes, Negotiated]:
     fields[4], fields[5] = MAX_BACKGROUND, MAX_BACKGROUND * 3 // 4
     fields[7] = 1
     agreed = Negotiated(offered, flags, fields[2], fields[4], fields[5], fields[6], fields[7], fields[8])
-    return reply[: _OUT_HEADER.size] + _OUT.pack(*fields) + reply[_OUT_HEADER.size + _OUT.size :], agreed
+    corrected = bytearray(reply)
+    _OUT.pack_into(corrected, _OUT_HEADER.size, *fields)
+    return bytes(corrected), agreed
 
 
 # --- mount(2) and umount(2) -------------------------------------------------------------------------------------------
@@ -237,7 +240,7 @@ class Connection:
         """Let libfuse answer the kernel's INIT and correct the answer; when this returns, the mount works."""
         request = os.read(self._kernel, 1 << 16)  # mount(2) has queued it: this does not wait
         self._relay.send(request)
-        pyfuse3._wait_fuse_readable = _Waiter(self._fd).wait  # type: ignore[attr-defined]
+        _look_before_waiting(self._fd)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(pyfuse3.main, 1, 1)
             await trio.lowlevel.wait_readable(self._relay)
@@ -313,6 +316,20 @@ def connect(ops: pyfuse3.Operations, mountpoint: str, options: MountOptions) -> 
     return Connection(mount, kernel, libfuse.detach(), relay)
 
 
+WAIT = "_wait_fuse_readable"  # a private name of pyfuse3 3.5: another version need not have it
+
+
+def _look_before_waiting(fd: int) -> None:
+    """Put a `_Waiter` in the place of pyfuse3's own wait, where this pyfuse3 has one."""
+    original = getattr(pyfuse3, WAIT, None)
+    if original is None:
+        log.warning("this pyfuse3 has no %s: its own loop serves, metadata requests take three times as long", WAIT)
+        return
+    if isinstance(earlier := getattr(original, "__self__", None), _Waiter):  # an earlier mount of this process
+        original = earlier.original
+    setattr(pyfuse3, WAIT, _Waiter(fd, original).wait)
+
+
 BURST = 64  # requests answered between two visits to trio's scheduler
 BUSY_BURST = 4  # the same while other handlers wait for something: they must get on, too
 IDLE_MS = 1  # how long to wait for the next request before the scheduler is visited
@@ -331,7 +348,8 @@ class _Waiter:
     one came.
     """
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, original: Callable[[], Awaitable[bool]]) -> None:
+        self.original = original
         poll = select.poll()
         poll.register(fd, select.POLLIN)
         self._ready = poll.poll
@@ -350,7 +368,7 @@ class _Waiter:
         self._taken = 0
         if serving and task.parent_nursery is not None:  # pyfuse3 ends superfluous tasks without a word to us
             serving &= task.parent_nursery.child_tasks
-        while await _original_wait():
+        while await self.original():
             if ready(0):
                 serving.add(task)
                 return True
@@ -363,4 +381,3 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 logging.getLogger("pyfuse3").addFilter(_is_news)
-_original_wait = pyfuse3._wait_fuse_readable  # type: ignore[attr-defined]

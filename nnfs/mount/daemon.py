@@ -38,7 +38,7 @@ from nnfs.mount import control, notify
 from nnfs.mount.connection import Connection, connect
 from nnfs.mount.ops import Operations
 from nnfs.mount.options import MountOptions, parse_options, words
-from nnfs.store import env, verify
+from nnfs.store import env, privacy, verify
 from nnfs.store.env import Store
 from nnfs.workers.pool import Pool
 
@@ -69,10 +69,11 @@ def _keep_buffers() -> None:
 
 
 def run(store_path: Path, mountpoint: Path, options: list[str], ready: Callable[[], None]) -> int:
-    """Serve a store on a mount point until it is unmounted; create the store in an empty directory.
+    """Serve a store on a mount point until it is unmounted.
 
     Returns the exit code. Raises `NnfsError` when the mount does not come about.
     """
+    os.umask(privacy.UMASK)
     mount_options = parse_options(options, fsname=os.fspath(store_path))
     own = load_options(store_path, mount_options.own, words())
     sys.setswitchinterval(SWITCH_INTERVAL)
@@ -87,18 +88,26 @@ def run(store_path: Path, mountpoint: Path, options: list[str], ready: Callable[
 
 
 def open_store(path: Path, *, read_only: bool = False) -> Store:
-    """Open a store, or make one where there is nothing. Checks it when it was not closed cleanly."""
-    if not path.exists() or (path.is_dir() and env.is_empty(path)):
-        log.info("creating a store in %s", path)
-        return Store.create(path)
+    """Open a store. Checks it when it was not closed cleanly, and closes it to other users."""
     unclean_file = path / env.DATA_FILE
     store = Store.open(path)
     try:
         _check(store, unclean_file, read_only=read_only)
+        if not read_only:
+            _close_up(path)
     except BaseException:
         store.close()
         raise
     return store
+
+
+def _close_up(path: Path) -> None:
+    """Take other users' rights to a store that an earlier version or somebody's hand has left open."""
+    closed, left = privacy.close_up(path)
+    if closed:
+        log.warning("closed to other users, who could read what is stored: %s", ", ".join(closed))
+    if left:
+        log.warning("%s", "; ".join(left))
 
 
 def _check(store: Store, data_file: Path, *, read_only: bool) -> None:

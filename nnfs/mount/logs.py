@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import logging
@@ -14,8 +15,10 @@ from io import TextIOWrapper
 from logging.handlers import MemoryHandler, RotatingFileHandler
 from pathlib import Path
 from types import TracebackType
+from typing import cast
 
 from nnfs import names
+from nnfs.store import privacy
 
 JOURNAL, STDERR = "journal", "stderr"  # places of a log that are no file
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
@@ -115,11 +118,16 @@ def is_journal(descriptor: int, stream: str) -> bool:
 
 
 class _File(RotatingFileHandler):
-    """A log file, made with its directory when the first record comes."""
+    """A log file, made with its directory when the first record comes; its owner's alone, since it names paths."""
 
     def _open(self) -> TextIOWrapper:
-        Path(self.baseFilename).parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-        return super()._open()
+        file = self.baseFilename
+        Path(file).parent.mkdir(mode=privacy.FOLDER, parents=True, exist_ok=True)
+        stream = open(file, self.mode, encoding=self.encoding, errors=self.errors, opener=privacy.opener)  # noqa: SIM115
+        for number in range(1, FILES_KEPT + 1):  # of an earlier version
+            with contextlib.suppress(OSError):
+                os.chmod(f"{file}.{number}", privacy.FILE)
+        return cast(TextIOWrapper, stream)
 
 
 class _Held(MemoryHandler):

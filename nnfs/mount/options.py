@@ -46,6 +46,7 @@ class MountOptions:
     allow_root: bool = False
     default_permissions: bool = True
     max_read: int = 0
+    create: bool = False
     own: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -81,14 +82,15 @@ def split_options(texts: Iterable[str]) -> list[tuple[str, str]]:
 
 def words() -> list[str]:
     """Every option that is none of nnfs's own."""
-    return [*_FLAGS, *_IGNORED, *_BY_USER, "allow_other", "allow_root", "default_permissions", "fsname", "subtype"]
+    fuse = ("allow_other", "allow_root", "default_permissions", "fsname", "subtype")
+    return [*_FLAGS, *_IGNORED, *_BY_USER, *fuse, "create"]
 
 
 def parse_options(texts: Iterable[str], *, fsname: str = "nnfs", root: bool | None = None) -> MountOptions:
     """Parse ``-o`` arguments as mount(8) passes them; later ones win. Root gets ``allow_other`` without asking."""
     is_root = os.geteuid() == 0 if root is None else root
     flags, names, max_read, own = MS_NOSUID | MS_NODEV, {"fsname": fsname, "subtype": "nnfs"}, 0, dict[str, str]()
-    switches = {"allow_other": is_root, "allow_root": False, "default_permissions": True}
+    switches = {"allow_other": is_root, "allow_root": False, "default_permissions": True, "create": False}
     for name, value in split_options(texts):
         if name in _FLAGS:
             flags = flags & ~_FLAGS[name][1] | _FLAGS[name][0]

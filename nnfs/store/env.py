@@ -7,6 +7,7 @@ O_DSYNC descriptor), because simulated power cuts broke every other setting (19 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -20,7 +21,7 @@ from typing import Any, Self
 import lmdb
 
 from nnfs import errors
-from nnfs.store import freepages, mapsize, schema
+from nnfs.store import freepages, mapsize, privacy, schema
 from nnfs.store.schema import Inode, State, Superblock
 
 DATA_FILE = "data.mdb"
@@ -249,11 +250,13 @@ class Store:
         """
         if not schema.MIN_CHUNK_SIZE <= chunk_size <= schema.MAX_CHUNK_SIZE or chunk_size & (chunk_size - 1):
             raise errors.UsageError(f"chunk size {chunk_size}: must be a power of two from 16384 to 1048576")
-        path.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(privacy.FOLDER)
         if not is_empty(path):
             raise errors.NotAStore(f"{path} is not empty and holds no nnfs store: choose an empty directory")
         lock = lock_directory(path)
         try:
+            privacy.close_up(path)
             cls._create_beside(path, lock, chunk_size)
         finally:
             os.close(lock)
@@ -264,12 +267,12 @@ class Store:
         """Make the data file in a directory of its own and move it when it is whole: a store is there or it is not."""
         draft = path / DRAFT
         shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir()
+        draft.mkdir(privacy.FOLDER)
         store = cls._open_env(draft, os.dup(lock), create=True)
         try:
             now = time.time_ns()
             seed = int.from_bytes(os.urandom(8), "big")
-            root = Inode(schema.ROOT_INO, 0o040755, 0, 0, now)
+            root = Inode(schema.ROOT_INO, 0o040755, os.geteuid(), os.getegid(), now)  # theirs who made it
             root.nlink, root.aux = 2, schema.ROOT_INO
             with store.write() as txn:
                 txn.put_superblock(Superblock(uuid.uuid4().bytes, chunk_size, now, seed))
@@ -419,7 +422,7 @@ def _mapped(path: Path, *, create: bool) -> lmdb.Environment:
             # meminit=False: the pages are ours alone.
             return lmdb.open(
                 os.fsencode(path), map_size=size, max_dbs=len(schema.TABLES), lib_version=schema.ENGINE,
-                meminit=False, create=create,
+                meminit=False, create=create, mode=privacy.FILE,
             )  # fmt: skip
         except lmdb.MemoryError:
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 
@@ -20,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_mixing(commands.add_parser("mixing", help="make start values for the mixing of codec cm"))
     _add_fit(commands.add_parser("fit", help="fit a model to some content; prints what that gains, as JSON"))
     arguments = parser.parse_args(argv)
+    os.umask(0o077)  # corpora, checkpoints and models hold pieces of what they were made from
     try:
         status: int = arguments.run(arguments)
     except NnfsError as error:

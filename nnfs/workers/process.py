@@ -158,4 +158,5 @@ def _spawn(spec: WorkerSpec, theirs: socket.socket) -> subprocess.Popen[bytes]:
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, bufsize=0,
         env=environment, cwd="/", pass_fds=(theirs.fileno(),),
         process_group=None if spec.idle else 0, start_new_session=spec.idle,
+        umask=0o022,  # all that it writes is compiled kernels, which other users of this checkout need as well
     )  # fmt: skip

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import FULL, REPO, Mount, Plain, work_dir
+from tests.harness import FULL, REPO, WAIT_S, Mount, Plain, work_dir
 from tests.semantics.kit import acl, capability, pattern
 
 GIT_ENV = {
@@ -37,7 +37,7 @@ def need(program: str) -> None:
 def run(*argv: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
     """Output of a command that must succeed."""
     done = subprocess.run(
-        [str(a) for a in argv], cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, timeout=300
+        [str(a) for a in argv], cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, timeout=WAIT_S
     )
     out = done.stdout.decode(errors="backslashreplace")
     assert done.returncode == 0, f"{argv}: exit {done.returncode}\n{out}{done.stderr.decode(errors='backslashreplace')}"

@@ -3,7 +3,8 @@
 `python -m tests.background.chaos STORE MNT -o OPTIONS`, in the foreground; `Chaos` is a mount of it. Variables of the
 environment, besides those of `tests.background.coding`: CHAOS_MODELS, the folder of the models that are shipped;
 CHAOS_MODE=pass (what has gone cold, as a mount does), all (compact, thaw and deep scrub of everything in turn, and any
-payload will do, however large) or none; CHAOS_CLOCK, seconds by which ages are looked at from the future.
+payload will do, however large) or none; CHAOS_CLOCK, seconds by which ages are looked at from the future; CHAOS_TAKES,
+seconds that the network takes for a chunk, when the speed of codecs is measured.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from typing import Any
 import nnfs.model
 from nnfs.background import encoder, models, recompression, scrub, service, swaps, tasks
 from nnfs.blockio import commit
-from nnfs.blockio.cold import specs
+from nnfs.blockio.cold import Cold, Progress, specs
 from nnfs.cli import client
+from nnfs.codec.base import NEURAL
 from nnfs.config import Options
 from nnfs.errors import BlockDamaged, RecordDamaged
 from nnfs.fs import candidates, swapping
@@ -36,9 +38,11 @@ from nnfs.store import schema
 from nnfs.store.env import Store
 from nnfs.store.schema import ROOT_INO, Block, Inode
 from nnfs.workers import catalogue
+from nnfs.workers.board import Job as PoolJob
 from nnfs.workers.pool import WorkerSpec
+from nnfs.workers.wire import Op
 from tests.background.coding import SERVE, WORKER, Quick, fingerprint, folder_of_models
-from tests.harness import Mount, environment, wait_for
+from tests.harness import WAIT_S, Mount, environment, wait_for
 
 COLD = ("write_age=0", "read_age=0", "policy=cold")  # everything is cold at once
 RESTLESS = (*COLD, "cache=0", "thawed=0")  # and every read decodes
@@ -108,9 +112,24 @@ def patch(mode: str) -> None:
         encoder.compressible = lambda plain: True  # type: ignore[attr-defined]
         service.Tiering._background = Everything().method()  # type: ignore[method-assign]
     tell_more()
+    if takes := os.environ.get("CHAOS_TAKES"):
+        measure(float(takes))
     ahead = int(os.environ.get("CHAOS_CLOCK", "0")) * 10**9
     clock = SimpleNamespace(monotonic=time.monotonic, time_ns=lambda: time.time_ns() + ahead)
     candidates.time = clock  # type: ignore[attr-defined]
+
+
+def measure(seconds: float) -> None:
+    """Have speeds measured by a clock that moves with chunks that the network decodes, and hardly with others."""
+    passed, run = [0.0], Cold.run
+
+    async def counted(self: Cold, job: PoolJob, progress: Progress | None = None) -> Any:
+        found = await run(self, job, progress)
+        passed[0] += seconds if job.op is Op.DECODE and job.codec == NEURAL else 0.001
+        return found
+
+    Cold.run = counted  # type: ignore[method-assign]
+    encoder.time = SimpleNamespace(monotonic=lambda: passed[0])  # type: ignore[attr-defined]
 
 
 def settled(store: Store) -> int:
@@ -182,7 +201,7 @@ class Chaos(Mount):
     def turn_round(self, passes: int = 2) -> None:
         """Wait for the ends of some of the daemon's passes."""
         last = self.ask("passes")["passes"]
-        wait_for("a pass", lambda: self.ask("passes")["passes"] >= last + passes, 60, 0.01)
+        wait_for("a pass", lambda: self.ask("passes")["passes"] >= last + passes, step=0.01)
 
     @property
     def swaps(self) -> int:
@@ -213,7 +232,7 @@ def start() -> list[str]:
 def fsck_clean(store: Path) -> None:
     """`nnfs fsck --data`, with these codecs, finds nothing."""
     argv = [*start(), "fsck", os.fspath(store), "--data"]
-    done = subprocess.run(argv, env=environment(), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(argv, env=environment(), capture_output=True, text=True, timeout=WAIT_S)
     assert done.returncode == 0, f"fsck: exit {done.returncode}\n{done.stdout}{done.stderr}"
 
 

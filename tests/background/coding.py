@@ -100,11 +100,6 @@ class Quick:
                 time.sleep(POLL_S)
         elif command == b"die":
             os.kill(os.getpid(), signal.SIGKILL)
-        elif command == b"slow":
-            end = time.monotonic() + float(path)
-            while time.monotonic() < end:
-                between()
-                time.sleep(POLL_S)
 
     def encode(self, plain: bytes) -> bytes | None:
         if plain.startswith(NO_GAIN):

@@ -32,8 +32,8 @@ from nnfs.store.schema import Block
 from nnfs.workers import pool
 from nnfs.workers.pool import URGENT
 from nnfs.workers.wire import Op
+from tests.harness import WAIT_S
 
-DEADLINE_S = 60.0
 RULES = Rules(Policy.AUTO)
 PLAIN = b"plain " * 20_000
 
@@ -390,7 +390,7 @@ async def test_recompression_has_threads_of_its_own() -> None:
     for number in range(int(limiter.total_tokens)):
         await limiter.acquire_on_behalf_of(number)
     under_test = Tried([], lambda _: None)
-    with trio.fail_after(DEADLINE_S):
+    with trio.fail_after(WAIT_S):
         assert await under_test._hot(PLAIN) == (1, 0, encode_hot(PLAIN)[1])
         assert await coder().encode(os.urandom(10_000), block(), RULES, everything=False) is None
 

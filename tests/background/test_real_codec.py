@@ -9,7 +9,7 @@ from tests.conftest import why_no_mount
 from tests.harness import REPO, Mount, nnfs
 
 pytestmark = pytest.mark.skipif(why_no_mount() is not None, reason=f"mounting {why_no_mount()}")
-LIMIT_S = 900.0
+LIMIT_S = 3600.0
 
 
 @pytest.mark.mount

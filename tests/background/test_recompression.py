@@ -20,7 +20,6 @@ from tests.conftest import why_no_mount
 from tests.harness import drop_caches, wait_for
 
 pytestmark = pytest.mark.skipif(why_no_mount() is not None, reason=f"mounting {why_no_mount()}")
-LIMIT_S = 60
 CHUNK = 131072
 AGED = ("write_age=1h", "read_age=1d", "thaw_limit=1h")
 HOUR, DAY = 3600, 86400
@@ -38,7 +37,7 @@ def end_of(mount: Chaos, job: int) -> dict[str, Any]:
         found = mount.ask("job", job=job)
         return None if found["state"] in ("queued", "running") else found
 
-    return wait_for(f"job {job}", ended, LIMIT_S, 0.02)
+    return wait_for(f"job {job}", ended, step=0.02)
 
 
 def target(path: Path) -> dict[str, int]:
@@ -63,7 +62,7 @@ def codecs(mount: Chaos, path: Path) -> dict[str, int]:
 
 def turn(mount: Chaos, path: Path, codec: str) -> None:
     """Wait until all of a file is in one codec."""
-    wait_for(f"{path} to become {codec}", lambda: codecs(mount, path).keys() == {codec}, LIMIT_S, 0.02)
+    wait_for(f"{path} to become {codec}", lambda: codecs(mount, path).keys() == {codec}, step=0.02)
 
 
 def sync(mount: Chaos) -> None:
@@ -92,7 +91,7 @@ def start() -> Iterator[Start]:
     def begin(**arguments: Any) -> Chaos:
         mount = Chaos(**arguments).__enter__()
         mounts.append(mount)
-        mount.deadline(300)
+        mount.deadline()
         return mount
 
     yield begin
@@ -143,7 +142,7 @@ def test_a_tree_turns_cold_and_warm(shared: Chaos, folder: Path) -> None:
             (folder / name).stat().st_blocks < blocks for name, blocks in before.items()
         )
 
-    wait_for("the kernel to know what the files occupy", told, 10)
+    wait_for("the kernel to know what the files occupy", told)
     for name, data in contents.items():
         assert cold_read(folder / name) == data
     shared.remount()
@@ -236,7 +235,7 @@ def test_policies_are_inherited(shared: Chaos, folder: Path) -> None:
 
 
 def test_auto_keeps_to_the_thaw_limit(start: Start) -> None:
-    mount = start(mode="none", options=("write_age=0", "read_age=0", "thaw_limit=2"), slow="0.3")
+    mount = start(mode="none", options=("write_age=0", "read_age=0", "thaw_limit=2"), takes="0.3")
     for seed, name in enumerate(("auto", "cold")):
         (mount.path / name).mkdir()
         write(mount.path / name / "f", text(seed))
@@ -250,7 +249,7 @@ def test_auto_keeps_to_the_thaw_limit(start: Start) -> None:
     assert codecs(mount, mount.path / "auto") == {"neural": 1}
     mount.options = ["write_age=0", "read_age=0", "thaw_limit=0"]
     mount.remount()
-    mount.deadline(300)
+    mount.deadline()
     write(mount.path / "auto" / "g", text(50))
     done(mount, "compact", mount.path)
     assert codecs(mount, mount.path / "auto" / "g") == {"zstd": 1}
@@ -272,8 +271,8 @@ def test_what_changes_in_flight_stays_changed(shared: Chaos, folder: Path, tmp_p
     gates = [gated(where, name, tmp_path) for name in ("deleted", "cut", "rewritten", "kept", "moved")]
     sync(shared)
     job = shared.ask("compact", ino=where.stat().st_ino)["job"]
-    wait_for("an encoding", lambda: any(Path(f"{gate}.reached").exists() for _, _, gate in gates), LIMIT_S)
-    wait_for("all in hand", lambda: shared.ask("job", job=job)["total_chunks"] == 5, LIMIT_S)
+    wait_for("an encoding", lambda: any(Path(f"{gate}.reached").exists() for _, _, gate in gates))
+    wait_for("all in hand", lambda: shared.ask("job", job=job)["total_chunks"] == 5)
     (where / "deleted").unlink()
     os.truncate(where / "cut", 1000)
     with (where / "rewritten").open("r+b") as file:
@@ -303,7 +302,7 @@ def test_pause_resume_and_cancel(shared: Chaos, folder: Path, tmp_path: Path) ->
     assert shared.ask("status")["compaction"]["paused"]
     assert not Path(f"{gate}.reached").exists()
     assert shared.ask("resume") == {"paused": False}
-    wait_for("the encoding", Path(f"{gate}.reached").exists, LIMIT_S)
+    wait_for("the encoding", Path(f"{gate}.reached").exists)
     after = shared.ask("thaw", **target(folder))["job"]
     assert shared.ask("cancel", job=after)["state"] == "cancelled"
     shared.ask("cancel", job=job)
@@ -324,11 +323,11 @@ def test_an_unmount_waits_for_no_job(start: Start, tmp_path: Path) -> None:
     write(mount.path / "two", text(78))
     sync(mount)
     mount.ask("compact", ino=1)
-    wait_for("the encoding", Path(f"{tmp_path}/gate-one.reached").exists, LIMIT_S)
+    wait_for("the encoding", Path(f"{tmp_path}/gate-one.reached").exists)
     mount.unmount()  # the gate is shut for ever: whoever waited for the worker would never end
     fsck_clean(mount.store)
     mount.mount()
-    mount.deadline(60)
+    mount.deadline()
     assert path.read_bytes() == data
 
 
@@ -349,7 +348,7 @@ def test_what_is_cold_by_age(start: Start) -> None:
     for clock, more in ((0, set()), (HOUR - 60, set()), (2 * HOUR, atimes.keys() - {"read lately"}), (2 * DAY, atimes)):
         mount.set(clock=str(clock))
         mount.remount()
-        mount.deadline(300)
+        mount.deadline()
         cold |= set(more)
         for name in cold:
             turn(mount, mount.path / name, "neural")
@@ -368,7 +367,7 @@ def test_policies_are_seen_by_the_next_pass(start: Start) -> None:
     assert codecs(mount, file) == {"zstd": 1}  # too young
     mount.options = list(COLD)
     mount.remount()
-    mount.deadline(300)
+    mount.deadline()
     turn(mount, file, "neural")
     os.setxattr(mount.path / "d", "user.nnfs.policy", b"hot")
     sync(mount)
@@ -378,7 +377,7 @@ def test_policies_are_seen_by_the_next_pass(start: Start) -> None:
     sync(mount)
     mount.kill()
     mount.mount()
-    mount.deadline(300)
+    mount.deadline()
     turn(mount, file, "neural")
     file.rename(mount.path / "hot" / "f")
     sync(mount)
@@ -395,7 +394,7 @@ def test_settled_files_are_left_alone(start: Start) -> None:
         write(mount.path / f"f{n}", text(n, 40_000))
         write(mount.path / f"g{n}", NO_GAIN + text(n, 40_000))
     sync(mount)
-    wait_for("all to be looked at", lambda: settled(mount) == 10, LIMIT_S)
+    wait_for("all to be looked at", lambda: settled(mount) == 10)
     assert Counter(codecs(mount, mount.path)) == {"neural": 5, "zstd": 5}
     answered = [worker["answered"] for worker in mount.ask("status")["workers"]]
     mount.turn_round(3)
@@ -404,7 +403,7 @@ def test_settled_files_are_left_alone(start: Start) -> None:
         file.write(b"changed")
     sync(mount)
     turn(mount, mount.path / "f1", "neural")
-    wait_for("all to be looked at", lambda: settled(mount) == 10, LIMIT_S)
+    wait_for("all to be looked at", lambda: settled(mount) == 10)
     assert cold_read(mount.path / "f1") == b"changed" + text(1, 40_000)[7:]
     done(mount, "thaw", mount.path)  # for those who asked for it, until a file changes
     mount.turn_round(3)
@@ -430,11 +429,11 @@ def test_a_model_is_kept_twice_and_found_again(start: Start) -> None:
         [line] = found["models"]
         assert (line["fingerprint"], line["copies"], line["blocks"], line["retired"]) == (default, "ok", 1, False)
         mount.remount()
-        mount.deadline(300)
+        mount.deadline()
     # A later nnfs with another model reads what this one has encoded, and adds its own when it is needed.
     (mount.base / "models" / "default.safetensors").write_bytes(model_file("newer"))
     mount.remount()
-    mount.deadline(300)
+    mount.deadline()
     assert file.read_bytes() == text(1)
     write(mount.path / "g", text(2))
     done(mount, "compact", mount.path)
@@ -458,7 +457,7 @@ def test_a_retired_model_goes_with_its_last_block(start: Start, tmp_path: Path) 
         write(mount.path / "d" / f"f{n}", text(n))
         write(mount.path / f"f{n}", text(n + 10))
     sync(mount)
-    wait_for("all to be looked at", lambda: settled(mount) == 6, LIMIT_S)
+    wait_for("all to be looked at", lambda: settled(mount) == 6)
     assert {line["fingerprint"]: line["blocks"] for line in mount.ask("models")["models"]} == {
         fingerprint("fitted").hex(): 3, fingerprint("default").hex(): 3
     }  # fmt: skip
@@ -467,13 +466,13 @@ def test_a_retired_model_goes_with_its_last_block(start: Start, tmp_path: Path) 
     def copies() -> dict[str, str]:
         return {line["fingerprint"]: line["copies"] for line in mount.ask("models")["models"]}
 
-    wait_for("the retired model to go", lambda: copies()[added["fingerprint"]] == "gone", LIMIT_S, 0.05)
+    wait_for("the retired model to go", lambda: copies()[added["fingerprint"]] == "gone", step=0.05)
     assert [line["blocks"] for line in mount.ask("models")["models"]] in ([0, 6], [6, 0])
     for n in range(3):
         assert cold_read(mount.path / "d" / f"f{n}") == text(n)
     # The shipped one as well: blocks go where there is another codec, though that takes more room.
     mount.ask("model_retire", fingerprint=fingerprint("default").hex())
-    wait_for("the retired model to go", lambda: set(copies().values()) == {"gone"}, LIMIT_S, 0.05)
+    wait_for("the retired model to go", lambda: set(copies().values()) == {"gone"}, step=0.05)
     assert set(codecs(mount, mount.path)) <= {"cm", "zstd"}
     for n in range(3):
         assert cold_read(mount.path / f"f{n}") == text(n + 10)
@@ -498,7 +497,7 @@ def test_a_missing_model_is_named_and_costs_nothing_else(start: Start) -> None:
     store.close()
     (mount.base / "models" / "default.safetensors").write_bytes(model_file("newer"))
     mount.mount()
-    mount.deadline(300)
+    mount.deadline()
     mount.expect_log("model 1: both copies of its record are damaged")
     assert (mount.path / "warm").read_bytes() == text(100)
     with pytest.raises(OSError, match="Input/output error"):
@@ -535,8 +534,8 @@ def test_a_chunk_that_kills_is_given_up(start: Start) -> None:
         write(mount.path / f"f{n}", text(n))
     bad = write(mount.path / "bad", b"die:\n" + text(50))
     sync(mount)
-    wait_for("the others to be looked at", lambda: settled(mount) == 5, LIMIT_S)
-    wait_for("the chunk to be given up", lambda: mount.log().count("chunk 0 stays as it is") >= 3, LIMIT_S)
+    wait_for("the others to be looked at", lambda: settled(mount) == 5)
+    wait_for("the chunk to be given up", lambda: mount.log().count("chunk 0 stays as it is") >= 3)
     deaths = mount.ask("status")["workers"][1]["deaths"]
     mount.turn_round(3)
     status = mount.ask("status")
@@ -551,7 +550,7 @@ def test_a_worker_that_always_fails(start: Start) -> None:
     for n in range(20):
         write(mount.path / f"f{n}", text(n))
     sync(mount)
-    wait_for("trouble", lambda: "encodes nothing" in mount.ask("status")["compaction"]["last_error"], LIMIT_S)
+    wait_for("trouble", lambda: "encodes nothing" in mount.ask("status")["compaction"]["last_error"])
     job = end_of(mount, mount.ask("compact", ino=1, all=True)["job"])
     assert (job["state"], job["exit"]) == ("failed", 10)
     assert "this worker encodes nothing" in job["error"]
@@ -581,6 +580,6 @@ def test_a_reader_is_answered_by_the_reference(start: Start) -> None:
     mount.set(wrong=READ)
     mount.expect_log("worker read: .*its content does not have")
     mount.remount()
-    mount.deadline(300)
+    mount.deadline()
     assert (mount.path / "f").read_bytes() == text(1)
     assert "worker reference has decoded it" in mount.log()

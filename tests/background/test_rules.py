@@ -128,7 +128,7 @@ def test_what_is_written_again_is_kept_though_its_block_decodes_to_something_els
         txn.put_state(store.state)
     store.close()
     mount.mount()
-    mount.deadline(300)
+    mount.deadline()
     mount.expect_log(r"block \d+")
     with pytest.raises(OSError, match="Input/output error"):
         cold_read(mount.path / "f")
@@ -137,7 +137,7 @@ def test_what_is_written_again_is_kept_though_its_block_decodes_to_something_els
     sync(mount)
     assert mount.ask("status")["damaged_blocks"] == 0
     mount.remount()
-    mount.deadline(300)
+    mount.deadline()
     for name in ("f", "again"):
         assert cold_read(mount.path / name) == text(1)
 
@@ -150,7 +150,7 @@ def remount(mount: Chaos, *options: str) -> None:
     mount.unmount()
     mount.options = list(options)
     mount.mount()
-    mount.deadline(300)
+    mount.deadline()
     done(mount, "compact", mount.path)
 
 
@@ -211,7 +211,7 @@ def test_what_the_reference_refutes_is_not_stored(start: Start) -> None:
     assert mount.log().count("CRITICAL") == 1
     mount.set(wrong="")
     mount.remount()
-    mount.deadline(300)
+    mount.deadline()
     done(mount, "compact", mount.path)  # nothing was marked as done
     assert codecs(mount, mount.path) == {"neural": 62}
 
@@ -267,7 +267,7 @@ def test_the_shipped_model_stays_retired(start: Start) -> None:
         assert "neural" not in codecs(mount, mount.path)
         assert lines_of(mount) == {1: ("defau", 0, True, "gone")}
         mount.remount()
-        mount.deadline(300)
+        mount.deadline()
     mount.ask("model_add", file=str(mount.base / "models" / "default.safetensors"))
     done(mount, "compact", mount.path, all=True)
     assert codecs(mount, mount.path) == {"neural": 1}
@@ -285,7 +285,7 @@ def lose_records(mount: Chaos, number: int) -> None:
             txn.delete(*place)
     store.close()
     mount.mount()
-    mount.deadline(300)
+    mount.deadline()
 
 
 @mounts
@@ -295,7 +295,7 @@ def test_the_shipped_model_comes_back_by_itself(start: Start) -> None:
     write(mount.path / "f", text(1))
     done(mount, "compact", mount.path)
     lose_records(mount, 1)
-    wait_for("the model to be back", lambda: lines_of(mount) == {1: ("defau", 1, False, "ok")}, 60, 0.05)
+    wait_for("the model to be back", lambda: lines_of(mount) == {1: ("defau", 1, False, "ok")}, step=0.05)
     assert cold_read(mount.path / "f") == text(1)
 
 
@@ -315,11 +315,11 @@ def test_what_is_written_again_is_kept_though_its_model_is_lost(start: Start, tm
         with pytest.raises(OSError, match="Input/output error"):
             cold_read(mount.path / f"f{n}")
     assert "nnfs model add PATH FILE" in mount.log()
-    wait_for("the log to tell", lambda: "2 blocks cannot be read without it" in mount.log(), 60, 0.05)
+    wait_for("the log to tell", lambda: "2 blocks cannot be read without it" in mount.log(), step=0.05)
     write(mount.path / "again", text(0))
     sync(mount)
     mount.remount()
-    mount.deadline(300)
+    mount.deadline()
     for name in ("f0", "again"):
         assert cold_read(mount.path / name) == text(0)
     (tmp_path / "other").write_bytes(model_file("other"))
@@ -339,7 +339,7 @@ def test_the_gain_is_known_after_a_mount(start: Start) -> None:
     sync(mount)
     first = mount.ask("df")["gain"]
     mount.remount()
-    mount.deadline(300)
+    mount.deadline()
     assert 0 < mount.ask("df")["gain"] <= 1.2 * first
 
 

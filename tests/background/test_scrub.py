@@ -35,6 +35,7 @@ from nnfs.store.blocks import Recode, load_block
 from nnfs.store.env import Store
 from nnfs.store.schema import Block, Inode
 from nnfs.workers.pool import BACKGROUND
+from tests.harness import WAIT_S
 
 CHUNK = schema.MIN_CHUNK_SIZE
 
@@ -79,7 +80,7 @@ class Volume:
         self.data = DirtyData(CHUNK)
         self.fs = Filesystem(self.store, on_release=self.data.drop)
         self.names = Namespace(self.fs, Xattrs(self.fs))
-        self.reader = Reader(self.store, self.fs, self.data, cache_bytes=1 << 20, timeout=30)
+        self.reader = Reader(self.store, self.fs, self.data, cache_bytes=1 << 20, timeout=WAIT_S)
         self.committer = Committer(
             self.store, self.fs, self.data, self.reader, Space(path, 4 << 20), lambda *args: apply(self.store, *args)
         )
@@ -166,7 +167,7 @@ async def running(path: Path, **how: Any) -> AsyncIterator[Volume]:
 
 async def wait_until(is_so: Callable[[], bool]) -> None:
     """Threads have a part in it."""
-    with trio.fail_after(60):
+    with trio.fail_after(WAIT_S):
         while not is_so():  # noqa: ASYNC110
             await trio.sleep(0.001)
 

@@ -21,12 +21,12 @@ from nnfs.errors import BlockDamaged, ModelMissing, WorkerError
 from nnfs.store.schema import Block
 from nnfs.workers.pool import Job, Pool, WorkerSpec
 from nnfs.workers.wire import Op
+from tests.harness import WAIT_S
 from tests.workers.conftest import Gate
 from tests.workers.fake import FAKE, SERVE, payload
 
 NUMBER = 7
 MODEL = bytes(range(64))
-DEADLINE_S = 60.0
 
 
 def block(plain: bytes, model: int = 0) -> Block:
@@ -52,7 +52,7 @@ def make() -> Iterator[MakeCold]:
     def one(read: str = "cpu", reference: str = "cpu", **more: object) -> Cold:
         workers = [WorkerSpec(READ, read, serve=SERVE), WorkerSpec(REFERENCE, reference, serve=SERVE)]
         pools.append(Pool(workers, backoff_s=0.0, **more))  # type: ignore[arg-type]
-        return Cold(pools[-1], fingerprint, timeout=DEADLINE_S)
+        return Cold(pools[-1], fingerprint, timeout=WAIT_S)
 
     yield one
     for pool in pools:
@@ -60,13 +60,13 @@ def make() -> Iterator[MakeCold]:
 
 
 async def decode(cold: Cold, plain: bytes, **more: object) -> bytes:
-    with trio.fail_after(DEADLINE_S):
+    with trio.fail_after(WAIT_S):
         return await cold.decode(NUMBER, block(plain), payload(plain), **more)  # type: ignore[arg-type]
 
 
 async def until(ready: Callable[[], object]) -> None:
     """Wait for what another process does, which has no event to wait for."""
-    with trio.fail_after(DEADLINE_S):
+    with trio.fail_after(WAIT_S):
         while not ready():  # noqa: ASYNC110
             await trio.sleep(0.001)
 

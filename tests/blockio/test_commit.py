@@ -26,6 +26,7 @@ from nnfs.mount.daemon import SWITCH_INTERVAL
 from nnfs.store import schema
 from nnfs.store.env import Store, WriteTxn
 from nnfs.store.schema import Inode
+from tests.harness import WAIT_S
 
 CHUNK = schema.MIN_CHUNK_SIZE
 
@@ -38,7 +39,7 @@ class Volume:
         self.data = DirtyData(CHUNK)
         self.fs = Filesystem(self.store, on_release=self.data.drop)
         self.names = Namespace(self.fs, Xattrs(self.fs))
-        self.reader = Reader(self.store, self.fs, self.data, cache_bytes=1 << 20, timeout=30)
+        self.reader = Reader(self.store, self.fs, self.data, cache_bytes=1 << 20, timeout=WAIT_S)
         self.committer = Committer(
             self.store, self.fs, self.data, self.reader, Space(path, 4 << 20), lambda *args: apply(self.store, *args)
         )

@@ -25,8 +25,9 @@ from nnfs.store.blocks import load_block
 from nnfs.store.schema import Block, Inode
 from nnfs.workers.pool import Job, Pool, WorkerSpec
 from nnfs.workers.wire import Op
-from tests.blockio.test_cold import DEADLINE_S, until
+from tests.blockio.test_cold import until
 from tests.blockio.test_commit import CHUNK, Volume
+from tests.harness import WAIT_S
 from tests.workers.conftest import Gate
 from tests.workers.fake import FAKE, SERVE, payload
 
@@ -37,14 +38,14 @@ class ColdVolume(Volume):
     """A volume whose files turn cold, but for chunks that hold random bytes; with a pool of fake workers."""
 
     def use(
-        self, *, read: str = "cpu", reference: str = "cpu", thawed: Thawed | None = None, timeout: float = DEADLINE_S,
+        self, *, read: str = "cpu", reference: str = "cpu", thawed: Thawed | None = None, timeout: float = WAIT_S,
         hang_s: float = 600.0,
     ) -> None:  # fmt: skip
         devices = {READ: read, REFERENCE: reference}
         workers = [WorkerSpec(name, device, serve=SERVE, hang_s=hang_s) for name, device in devices.items()]
         self.reader.patience = Patience(timeout)
         self.pool = Pool(workers, backoff_s=0.0)
-        self.reader.cold = Cold(self.pool, self.fingerprint, timeout=DEADLINE_S)
+        self.reader.cold = Cold(self.pool, self.fingerprint, timeout=WAIT_S)
         self.reader.thawed = thawed
 
     @staticmethod
@@ -103,7 +104,7 @@ def start(tmp_path: Path) -> Start:
             async with trio.open_nursery() as nursery:
                 volume.reader.start(nursery)
                 nursery.start_soon(volume.committer.run, nursery)
-                with trio.fail_after(DEADLINE_S):
+                with trio.fail_after(WAIT_S):
                     yield volume
                 nursery.cancel_scope.cancel()
         finally:
@@ -202,7 +203,7 @@ async def test_reads_end_within_their_bound(start: Start, gate: Gate, caplog: py
         held, hot = await volume.add(b"held", gate.chunk), await volume.add(b"hot", MIXED[:CHUNK])
         with pytest.raises(TimedOut):
             await volume.content(held)
-        volume.reader.patience.timeout = DEADLINE_S
+        volume.reader.patience.timeout = WAIT_S
         assert await volume.content(hot) == MIXED[:CHUNK]
         assert "nothing was decoded for 0.2 s" in caplog.text
 

@@ -7,6 +7,7 @@ import math
 import random
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import trio
@@ -78,6 +79,24 @@ async def test_searches_that_fail_get_shorter(monkeypatch: pytest.MonkeyPatch) -
     assert limits[:5] == [MOST_S, MOST_S / 2, MOST_S / 3, MOST_S, MOST_S / 2]
     assert limits[-1] == LEAST_S
     assert sum(limits) < 60
+
+
+@pytest.mark.parametrize(("wall", "found"), [(0.0, True), (29.0, True), (31.0, False)])
+async def test_a_busy_machine_does_not_end_a_search(monkeypatch: pytest.MonkeyPatch, wall: float, found: bool) -> None:
+    """Its own processor time counts; by the clock it has half of a read's time."""
+    now = [0.0]
+    clocks = SimpleNamespace(monotonic=lambda: now[0], thread_time=lambda: 0.0)
+    monkeypatch.setattr(repair_module, "time", clocks)
+    search = repair_module.repair
+
+    def later(*args: object) -> bytes | None:
+        now[0] += wall
+        return search(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(repair_module, "repair", later)
+    whole = random.Random(5).randbytes(5000)
+    lost = damaged(whole, 900, 7)
+    assert (await Repairs(timeout=60.0).find(lost, xxh3_64_intdigest(whole)) == whole) == found
 
 
 async def test_a_cancelled_search_ends(monkeypatch: pytest.MonkeyPatch) -> None:

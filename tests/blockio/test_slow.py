@@ -61,6 +61,14 @@ def status(mount: Mount) -> dict[str, Any]:
     return ask(mount.store, "status")
 
 
+def is_read(path: Path, want: bytes) -> bool:
+    """Whether a read gave what it must; with a short `read_timeout` it fails until the worker has started."""
+    try:
+        return path.read_bytes() == want
+    except OSError:
+        return False
+
+
 @contextmanager
 def stopped(tmp_path: Path, *options: str) -> Iterator[tuple[Mount, int]]:
     """A mount whose worker for reads is stopped (SIGSTOP) after its first read, and its process id."""
@@ -69,7 +77,7 @@ def stopped(tmp_path: Path, *options: str) -> Iterator[tuple[Mount, int]]:
     with Mount(
         store, options=options, argv=lambda m: [sys.executable, str(SCRIPT), str(m.store), str(m.path)]
     ) as mount:
-        assert (mount.path / f"slow{FILES}").read_bytes() == content(FILES + 1)
+        wait_for("a first read", lambda: is_read(mount.path / f"slow{FILES}", content(FILES + 1)))
         pid = next(worker["pid"] for worker in status(mount)["workers"] if worker["name"] == READ)
         os.kill(pid, signal.SIGSTOP)
         try:
@@ -81,7 +89,7 @@ def stopped(tmp_path: Path, *options: str) -> Iterator[tuple[Mount, int]]:
 
 def read_all(mount: Mount, pool: ThreadPoolExecutor) -> list[Future[bytes]]:
     futures = [pool.submit((mount.path / f"slow{number}").read_bytes) for number in range(FILES)]
-    wait_for("all reads to reach the daemon", lambda: status(mount)["reads_waiting"] >= FILES, 120, 0.2)
+    wait_for("all reads to reach the daemon", lambda: status(mount)["reads_waiting"] >= FILES, step=0.2)
     return futures
 
 
@@ -89,7 +97,7 @@ def read_all(mount: Mount, pool: ThreadPoolExecutor) -> list[Future[bytes]]:
 def test_two_hundred_stuck_reads_stop_nobody_else(tmp_path: Path) -> None:
     with stopped(tmp_path) as (mount, pid), ThreadPoolExecutor(FILES) as pool:
         futures = read_all(mount, pool)
-        mount.deadline(60)
+        mount.deadline()
         try:
             assert (mount.path / "hot").read_bytes() == b"hot" * 1000
             assert os.stat(mount.path / "slow7").st_size == SIZE
@@ -138,8 +146,8 @@ def test_who_writes_into_a_cold_chunk_waits_alone(tmp_path: Path) -> None:
                 os.pwrite(descriptor, page, 4096)  # a whole page: the kernel need not read before it writes
             synced = [pool.submit(os.fsync, descriptor) for descriptor in descriptors]
             cut = [pool.submit(os.truncate, mount.path / f"slow{WRITERS + n}", 10) for n in range(WRITERS)]
-            wait_for("all to reach the daemon", lambda: status(mount)["reads_waiting"] >= 2 * WRITERS, 60, 0.1)
-            mount.deadline(60)
+            wait_for("all to reach the daemon", lambda: status(mount)["reads_waiting"] >= 2 * WRITERS, step=0.1)
+            mount.deadline()
             try:
                 with open(mount.path / "other", "wb") as file:
                     file.write(b"other")

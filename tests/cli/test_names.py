@@ -16,10 +16,10 @@ from nnfs.mount import connection, logs
 from tests.cli.conftest import Run
 from tests.cli.fake import FakeDaemon, job
 from tests.conftest import why_no_mount
-from tests.harness import Mount, command, environment
+from tests.harness import WAIT_S, Mount, command, environment
 
 needs_mount = pytest.mark.skipif(why_no_mount() is not None, reason=f"mounting {why_no_mount()}")
-LIMIT_S = 120.0
+LIMIT_S = WAIT_S
 
 WORST = os.fsdecode(b"\xff \n\t\r,\\134\x1b[31m'\"#$%s=")
 LONGEST = os.fsdecode(b"\xfe" * 255)
@@ -61,7 +61,7 @@ def mount() -> Iterator[Mount]:
 @pytest.mark.mount
 @pytest.mark.parametrize("locale", LOCALES)
 def test_every_command_says_names(locale: str, mount: Mount) -> None:
-    mount.deadline(LIMIT_S)
+    mount.deadline()
     directory, file = f"{mount.path}/{WORST}", f"{mount.path}/{WORST}/{LONGEST}"
     shown = names.printable(file)
     assert ran(locale, "policy", file, "cold").startswith(f"{shown}: cold, set on {shown}\n")
@@ -84,7 +84,7 @@ def test_every_command_says_names(locale: str, mount: Mount) -> None:
 @pytest.mark.mount
 @pytest.mark.parametrize("locale", LOCALES)
 def test_every_json_is_unicode_and_tells_the_bytes(locale: str, mount: Mount) -> None:
-    mount.deadline(LIMIT_S)
+    mount.deadline()
     file = f"{mount.path}/{WORST}/{LONGEST}"
     for words, field, name in (
         (["stat", file], "path", file), (["status", file], "mountpoint", str(mount.path)),

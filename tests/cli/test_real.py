@@ -13,7 +13,7 @@ from tests.conftest import why_no_mount
 from tests.harness import REPO, Mount, nnfs
 
 needs_mount = pytest.mark.skipif(why_no_mount() is not None, reason=f"mounting {why_no_mount()}")
-LIMIT_S = 900.0  # workers import, compile and test themselves, and share the machine with whatever runs
+LIMIT_S = 3600.0  # workers import, compile and test themselves, and share the machine with whatever runs
 
 
 def told(*args: object) -> dict[str, Any]:

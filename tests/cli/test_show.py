@@ -21,7 +21,6 @@ from tests.conftest import why_no_mount
 from tests.harness import Mount, nnfs
 
 needs_mount = pytest.mark.skipif(why_no_mount() is not None, reason=f"mounting {why_no_mount()}")
-LIMIT_S = 60.0
 
 DF: dict[str, Any] = {
     "logical_bytes": 4 << 20, "stored_bytes": 1 << 20, "physical_bytes": 2 << 20, "codecs": [
@@ -150,7 +149,7 @@ def test_the_mounts_policy(
 @pytest.fixture
 def mount() -> Iterator[Mount]:
     with Mount(chunk_size=16384, options=["policy=cold", "compact=off"]) as mount:
-        mount.deadline(LIMIT_S)
+        mount.deadline()
         yield mount
 
 

@@ -13,9 +13,7 @@ from pathlib import Path
 
 from tests.crash.journal import ACK, read_journal
 from tests.crash.model import LAZY, Generator, Step, Tree, View, check_lazy, differences, find_prefix, history, observe
-from tests.harness import REPO, Mount, environment, nnfs
-
-WORKLOAD_S = 120
+from tests.harness import REPO, WAIT_S, Mount, environment, nnfs
 
 
 @dataclass
@@ -38,7 +36,7 @@ class Round:
         file = scratch / "steps"
         file.write_bytes(pickle.dumps(self.steps[first:last]))
         command = [sys.executable, "-m", "tests.crash.workload", str(root), str(file), str(log), str(first)]
-        done = subprocess.run(command, cwd=REPO, env=environment(), timeout=WORKLOAD_S, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=REPO, env=environment(), timeout=WAIT_S, capture_output=True, text=True)
         assert done.returncode in (0, 3), done.stderr
         return done.returncode == 0
 
@@ -78,7 +76,7 @@ def acked_steps(log: Path) -> int:
 
 def look(mount: Mount) -> tuple[View, Tree]:
     """What a mount shows, with a deadline on the daemon."""
-    mount.deadline(60)
+    mount.deadline()
     seen, tree = observe(mount.path)
     mount.deadline(0)
     return seen, tree

@@ -47,12 +47,12 @@ def test_kill_at_a_store_write(shim: Path, seed: int, rounds: int, slow: float) 
                 if number == rounds:
                     break
                 plan = Round.draw(seed * 1000 + number, seen, tree, STEPS)
-                mount.deadline(120)
+                mount.deadline()
                 mount.turn_round()
                 control.kill(rng.randint(20, 400), rng.choice(HOW), rng.randrange(1000))
                 log = base / f"log{number}"
                 plan.run(mount.path, base, log)
-                wait_for("the daemon's end", lambda: not mount.alive, 60)  # it goes on writing when the steps are done
+                wait_for("the daemon's end", lambda: not mount.alive)  # it goes on writing when the steps are done
                 die(mount)
                 swaps += mount.swaps
             acked = acked_steps(log)

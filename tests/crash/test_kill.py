@@ -51,10 +51,10 @@ def test_kill_at_a_store_write(shim: Path, seed: int, rounds: int) -> None:
                 plan = Round.draw(seed * 1000 + number, seen, tree, STEPS)
                 control.kill(rng.randint(1, 120), rng.choice(HOW), rng.randrange(1000))
                 log = base / f"log{number}"
-                mount.deadline(120)
+                mount.deadline()
                 done = plan.run(mount.path, base, log)
                 if not done:
-                    wait_for("the daemon's end", lambda: not mount.alive, 20)
+                    wait_for("the daemon's end", lambda: not mount.alive)
                 killed += not mount.alive
                 die(mount)
             acked = acked_steps(log)
@@ -98,7 +98,7 @@ def test_dead_mount_goes_away(shim: Path) -> None:
         with Mount(store) as mount:
             (mount.path / "x").write_bytes(b"x")
             os.kill(mount.pid, signal.SIGKILL)
-            wait_for("the daemon's end", lambda: not mount.alive, 20)
+            wait_for("the daemon's end", lambda: not mount.alive)
             done = nnfs("umount", str(mount.path), check=False)
             if mounted_at(mount.path):
                 umount(mount.path, MNT_DETACH)

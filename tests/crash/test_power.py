@@ -60,13 +60,13 @@ def record(
     with mount_of(store, shim_environment(shim, store / "data.mdb", journal=journal)) as mount:
         plan = Round.draw(seed * 1000, *look(mount), 100)
         assert plan.run(mount.path, folder, folder / "log")
-        wait_for("the first punched holes", holes, 30)
+        wait_for("the first punched holes", holes)
         sync(mount.path)  # only what follows is judged
         plan = Round.draw(seed, *look(mount), STEPS)
-        mount.deadline(120)
+        mount.deadline()
         assert plan.run(mount.path, folder, journal, last=STEPS // 2)
         before = holes()
-        wait_for("more punched holes", lambda: holes() > before, 30)
+        wait_for("more punched holes", lambda: holes() > before)
         assert plan.run(mount.path, folder, journal, first=STEPS // 2)
         mount.deadline(0)
     records = read_journal(journal)

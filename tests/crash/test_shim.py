@@ -28,6 +28,7 @@ from tests.crash.journal import (
     shim_environment,
 )
 from tests.crash.lmdb_writer import expected
+from tests.harness import WAIT_S
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,7 +44,7 @@ def make_env(folder: Path) -> bytes:
 def run_writer(folder: Path, journal: Path, env: dict[str, str], *, sync: bool = True, commits: int = 40) -> int:
     """Returns the exit status of the writer."""
     command = [sys.executable, "-m", "tests.crash.lmdb_writer", folder, journal, "1", str(commits), str(int(sync))]
-    return subprocess.run(command, cwd=ROOT, env=os.environ | env, timeout=60).returncode
+    return subprocess.run(command, cwd=ROOT, env=os.environ | env, timeout=WAIT_S).returncode
 
 
 def state_of(folder: Path, content: bytes | None = None) -> dict[bytes, bytes]:

@@ -68,10 +68,10 @@ def build(folder: Path) -> Sample:
     nnfs("mkfs", str(store), "--chunk-size", str(CHUNK))
     keep_model(store, folder / "model")
     with Mount(store) as mount:
-        mount.deadline(120)
+        mount.deadline()
         populate(mount.path)
         mount.remount()
-        mount.deadline(120)
+        mount.deadline()
         truth = Truth.of(Mounted(mount.path))
     return Sample((store / "data.mdb").read_bytes(), truth)
 

@@ -13,7 +13,7 @@ from tests.conftest import why_no_mount
 from tests.damage.build import Sample
 from tests.damage.child import examine
 from tests.damage.pages import PAGE, Walk
-from tests.harness import mounted_at, nnfs, umount, work_dir
+from tests.harness import WAIT_S, mounted_at, nnfs, umount, work_dir
 
 pytestmark = pytest.mark.skipif(why_no_mount() is not None, reason="mounting needs root and /dev/fuse")
 NOT_A_STORE, DAMAGED = 4, 7  # of errors.py
@@ -70,7 +70,7 @@ def test_mount_and_fsck_refuse(place: Path, sample: Sample, name: str) -> None:
     content = broken(name, sample.content)
     data.write_bytes(content)
     for command in (["mount", str(place / "store"), str(place / "mnt"), "-f"], ["fsck", str(place / "store")]):
-        done = nnfs(*command, check=False, timeout=20)  # a mount that succeeds would stay
+        done = nnfs(*command, check=False, timeout=WAIT_S)  # a mount that succeeds would stay
         expected = (FSCK_LEFT, FSCK_FAILED)
         if command[0] == "mount":
             expected = (NOT_A_STORE, DAMAGED) if name in EITHER else (DAMAGED,)

@@ -290,7 +290,7 @@ def _judge_mount(store: Path, sample: Sample, *, must_live: bool) -> None:
     try:
         with mount:
             mount.expect_log("(?i)damage|inode|block|missing")
-            mount.deadline(120)
+            mount.deadline()
             verdict = judge(Mounted(mount.path), sample.truth)
             assert verdict.lies == []
             if must_live:

@@ -33,7 +33,7 @@ def test_through_a_mount(folder: Path, sample: Sample, walk: Walk, table: str) -
             mount.expect_log("(?i)damage|inode|block|missing|not everything")
             errors = []
             for _ in range(3 if FULL else 2):
-                mount.deadline(120)
+                mount.deadline()
                 mount.turn_round()
                 verdict = judge(Mounted(mount.path), sample.truth)
                 assert verdict.lies == []

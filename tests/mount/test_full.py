@@ -63,7 +63,7 @@ def test_a_model_that_does_not_fit_is_told(small_disk: Path) -> None:
 
 def test_a_full_disk_is_compacted(small_disk: Path) -> None:
     with Chaos(small_disk / "store", mode="none", options=(*COLD, "neural=off")) as mount:
-        mount.deadline(300)
+        mount.deadline()
         mount.expect_log("full|space")
         written = fill(mount.path)
         sync(mount)

@@ -57,7 +57,7 @@ def test_a_bug_in_a_task_ends_neither_the_mount_nor_the_last_commit(tmp_path: Pa
                 client.connect(name)
         (mount.path / "a").write_bytes(b"a" * 300_000)
         (mount.path / "b").write_bytes(b"b")
-        wait_for("the bug", lambda: f"a bug in {bug}" in mount.log(), 60)
+        wait_for("the bug", lambda: f"a bug in {bug}" in mount.log())
         assert sorted(os.listdir(mount.path)) == ["a", "b"]
     with Mount(tmp_path / "store") as mount:
         assert "not cleanly unmounted" not in mount.log()
@@ -88,7 +88,7 @@ def test_a_bug_that_ends_the_mount_ends_it_with_an_error(tmp_path: Path, bug: st
             (mount.path / "new").touch()
             (mount.path / "new").unlink()
         if bug == "serve":
-            wait_for("the daemon's end", lambda: not mount.alive, 60)
+            wait_for("the daemon's end", lambda: not mount.alive)
         mount.unmount(expect=MountError.exit_code if bug == "serve" else 1)
         assert not mounted_at(mount.path)
         assert mount.log().count(" ERROR ") == 1
@@ -117,7 +117,7 @@ def test_a_mount_that_does_not_come_about_says_why(tmp_path: Path) -> None:
 def test_signals_unmount_cleanly(fresh_mount: Mount, number: signal.Signals) -> None:
     (fresh_mount.path / "f").write_bytes(b"x" * 100_000)
     os.kill(fresh_mount.pid, number)
-    wait_for("the daemon's end", lambda: not fresh_mount.alive, 60)
+    wait_for("the daemon's end", lambda: not fresh_mount.alive)
     assert not mounted_at(fresh_mount.path)
     fresh_mount.unmount()
     fresh_mount.mount()
@@ -132,10 +132,10 @@ def test_sigterm_with_open_files_detaches(fresh_mount: Mount) -> None:
         file.write(b"before ")
         file.flush()
         os.kill(fresh_mount.pid, signal.SIGTERM)
-        wait_for("the mount to go", lambda: not mounted_at(fresh_mount.path), 60)
+        wait_for("the mount to go", lambda: not mounted_at(fresh_mount.path))
         assert fresh_mount.alive
         file.write(b"after")
-    wait_for("the daemon's end", lambda: not fresh_mount.alive, 60)
+    wait_for("the daemon's end", lambda: not fresh_mount.alive)
     fresh_mount.unmount()
     fresh_mount.mount()
     assert (fresh_mount.path / "f").read_bytes() == b"before after"

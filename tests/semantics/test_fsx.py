@@ -187,7 +187,7 @@ class Checker:
 @pytest.mark.long
 @pytest.mark.parametrize("seed", SEEDS)
 def test_random_operations_on_one_file(mnt: Path, mounted: Mount | Plain, seed: int) -> None:
-    mounted.deadline(600 if FULL else 120)
+    mounted.deadline()
     checker = Checker(mnt / "f", mounted, seed)
     try:
         checker.run(OPERATIONS)

@@ -72,7 +72,7 @@ def settle(mount: Mount) -> None:
 def test_free_space_follows_the_lower_filesystem(lower: Lower) -> None:
     (lower.path / "store").mkdir()
     with Mount(lower.path / "store") as mount:
-        mount.deadline(240)
+        mount.deadline()
         empty = free(mount)
         assert 0 < empty <= lower.free()
         st = os.statvfs(mount.path)
@@ -90,14 +90,14 @@ def test_free_space_follows_the_lower_filesystem(lower: Lower) -> None:
         # Somebody else's file on the lower filesystem takes free space away, too.
         before = free(mount)
         (lower.path / "other").write_bytes(bytes(16 * MIB))
-        wait_for("statfs to notice", lambda: free(mount) <= min(lower.free(), before - 15 * MIB), 30)
+        wait_for("statfs to notice", lambda: free(mount) <= min(lower.free(), before - 15 * MIB))
 
 
 @pytest.mark.parametrize("how", ["unlink", "truncate", "overwrite", "rename"])
 def test_space_comes_back_while_mounted(lower: Lower, how: str) -> None:
     (lower.path / "store").mkdir()
     with Mount(lower.path / "store") as mount:
-        mount.deadline(240)
+        mount.deadline()
         victim = mount.path / "victim"
         (mount.path / "kept").write_bytes(b"kept" * 1000)
         settle(mount)
@@ -122,7 +122,7 @@ def test_space_comes_back_while_mounted(lower: Lower, how: str) -> None:
             settle(mount)
             return start - lower.free() < 4 * MIB
 
-        wait_for("the space of what was deleted", back, 60, step=0.2)
+        wait_for("the space of what was deleted", back, step=0.2)
         assert free(mount) <= lower.free()
         mount.remount()
         assert (mount.path / "kept").read_bytes() == b"kept" * 1000

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.harness import WAIT_S
+
 ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = "path codec plain_bytes stored_bytes bits_per_byte encode_kbps decode_kbps peak_mb".split()
 
@@ -34,7 +36,7 @@ def files(tmp_path: Path) -> Path:
 def bench(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHON": sys.executable}
     return subprocess.run(
-        [ROOT / "tools/bench_codec", *arguments], env=environment, capture_output=True, text=True, timeout=120
+        [ROOT / "tools/bench_codec", *arguments], env=environment, capture_output=True, text=True, timeout=WAIT_S
     )
 
 

@@ -255,13 +255,13 @@ class Place:
 
     def __init__(self, base: Path) -> None:
         self.base, self.store, self.mnt, self.fstab = base, base / "store", base / "mnt", base / "fstab"
-        self.store.mkdir()
         self.mnt.mkdir()
+        harness.nnfs("mkfs", str(self.store))
         self.fstab.write_text(f"{self.store} {self.mnt} fuse.nnfs noatime,nofail,x-systemd.automount,_netdev 0 0\n")
 
     def run(self, *argv: str | Path) -> int:
         """The status of a command; the daemon it leaves behind must not hold our pipes, or pytest would wait for it."""
-        return subprocess.run(argv, stdin=subprocess.DEVNULL, timeout=120).returncode
+        return subprocess.run(argv, stdin=subprocess.DEVNULL, timeout=harness.WAIT_S).returncode
 
     @property
     def pid(self) -> int:

@@ -15,11 +15,10 @@ import pytest
 from nnfs.errors import CodecError, ModelMissing, TimedOut, WorkerError
 from nnfs.workers.pool import AHEAD, URGENT, Job, Pool, WorkerSpec
 from nnfs.workers.wire import MAX_CHUNK, Op
-from tests.harness import wait_for
+from tests.harness import WAIT_S, wait_for
 from tests.workers.conftest import Gate
 from tests.workers.fake import FAKE, SERVE, payload
 
-DEADLINE_S = 60.0
 CPU = WorkerSpec("cpu", device="cpu", serve=SERVE, hang_s=600.0)
 MODEL = bytes(range(64))
 MakePool = Callable[..., Pool]
@@ -46,11 +45,11 @@ def make() -> Iterator[MakePool]:
 
 
 def result(future: Future[bytes] | Future[bytes | None]) -> bytes | None:
-    return future.result(DEADLINE_S)
+    return future.result(WAIT_S)
 
 
 def error(future: Future[bytes] | Future[bytes | None]) -> Exception:
-    found = future.exception(DEADLINE_S)
+    found = future.exception(WAIT_S)
     assert isinstance(found, Exception)
     return found
 
@@ -73,7 +72,7 @@ def test_round_trips_and_errors(make: MakePool) -> None:
     (state,) = pool.states()
     assert (state.state, state.device, state.starts, state.deaths) == ("running", "cpu", 1, 0)
     assert (state.answered, state.failed) == (8, 5)
-    info = pool.ask("cpu").result(DEADLINE_S)
+    info = pool.ask("cpu").result(WAIT_S)
     assert (info.pid, info.device, info.done, info.failed) == (state.pid, "cpu", 8, 5)
 
 
@@ -98,9 +97,9 @@ def test_a_worker_killed_in_the_middle_of_a_job(make: MakePool, gate: Gate) -> N
     pool = make()
     held, waiting = pool.encode(FAKE, gate.chunk), pool.encode(FAKE, b"later")
     while not (pid := pool.states()[0].pid):  # until it is spawned
-        pool.ask("cpu").result(DEADLINE_S)
+        pool.ask("cpu").result(WAIT_S)
     os.kill(pid, signal.SIGKILL)
-    assert pool.ask("cpu").result(DEADLINE_S).pid != pid
+    assert pool.ask("cpu").result(WAIT_S).pid != pid
     gate.open()
     assert result(held) == payload(gate.chunk)
     assert result(waiting) == payload(b"later")
@@ -133,7 +132,7 @@ def test_what_was_in_a_batch_with_a_poisoned_job(make: MakePool, gate: Gate, bad
     held = pool.encode(FAKE, gate.chunk)  # so that the others wait, and go together
     jobs = [pool.encode(FAKE, b"%d" % n) for n in range(5)]
     jobs.insert(2, pool.encode(FAKE, bad))
-    pool.ask("cpu").result(DEADLINE_S)
+    pool.ask("cpu").result(WAIT_S)
     gate.open()
     assert result(held) is not None
     for n, job in enumerate([*jobs[:2], *jobs[3:]]):
@@ -148,7 +147,7 @@ def test_a_worker_that_hangs(make: MakePool) -> None:
     pool = make(replace(CPU, hang_s=1.0))
     hanging = decode(pool, b"hang:")
     while not hanging.done():
-        pool.ask("cpu").result(DEADLINE_S)  # answered by a thread that does not hang; must not hide it
+        pool.ask("cpu").result(WAIT_S)  # answered by a thread that does not hang; must not hide it
     assert "hangs: nothing moved for 1 s" in str(error(hanging))
     assert result(decode(pool, b"fine")) == b"fine"
 
@@ -156,7 +155,7 @@ def test_a_worker_that_hangs(make: MakePool) -> None:
 def test_a_worker_that_is_stopped_is_replaced(make: MakePool) -> None:
     """SIGSTOP, as somebody's debugger or a freezer that forgets it: its job is done by another one."""
     pool = make(replace(CPU, hang_s=0.5))
-    pid = pool.ask("cpu").result(DEADLINE_S).pid
+    pid = pool.ask("cpu").result(WAIT_S).pid
     os.kill(pid, signal.SIGSTOP)
     assert result(decode(pool, b"fine")) == b"fine"
     (state,) = pool.states()
@@ -171,7 +170,7 @@ def test_a_worker_that_gets_on_is_not_taken_for_hung(make: MakePool) -> None:
     for chunk in (b"count:5", b"compute:5"):  # heard of five times
         going = decode(pool, chunk)
         for _ in range(3):
-            assert moved.acquire(timeout=DEADLINE_S)
+            assert moved.acquire(timeout=WAIT_S)
         assert result(going) == chunk
     assert pool.states()[0].deaths == 0
 
@@ -200,7 +199,7 @@ def test_too_late(make: MakePool, gate: Gate) -> None:
     assert isinstance(error(late), TimedOut)
     gate.open()
     assert result(held) is not None
-    assert result(decode(pool, b"y", timeout=DEADLINE_S)) == b"y"
+    assert result(decode(pool, b"y", timeout=WAIT_S)) == b"y"
 
 
 def test_cancelled_jobs_are_not_done(make: MakePool, gate: Gate, tmp_path: Path) -> None:
@@ -208,10 +207,10 @@ def test_cancelled_jobs_are_not_done(make: MakePool, gate: Gate, tmp_path: Path)
     held = decode(pool, gate.chunk)
     died = tmp_path / "died"
     unwanted = [pool.encode(FAKE, b"die-once:" + os.fsencode(died)) for _ in range(3)]  # with the worker, and waiting
-    pool.ask("cpu").result(DEADLINE_S)
+    pool.ask("cpu").result(WAIT_S)
     for job in unwanted:
         assert job.cancel()
-    pool.ask("cpu").result(DEADLINE_S)
+    pool.ask("cpu").result(WAIT_S)
     gate.open()
     assert result(held) is not None
     assert result(pool.encode(FAKE, b"next")) == payload(b"next")
@@ -235,7 +234,7 @@ def test_too_much_at_once(make: MakePool, gate: Gate) -> None:
     thread = threading.Thread(target=lambda: waited.append(pool.submit(more)))  # type: ignore[arg-type]
     thread.start()
     gate.open()
-    thread.join(DEADLINE_S)
+    thread.join(WAIT_S)
     for job in (held, taken, urgent, waited[0]):
         assert result(job) is not None  # type: ignore[arg-type]
 
@@ -257,7 +256,7 @@ def test_models_are_sent_to_workers(make: MakePool) -> None:
     assert asked == [MODEL]
     assert isinstance(error(decode(pool, b"x", model=MODEL[::-1])), ModelMissing)
     assert isinstance(error(decode(pool, b"x", model=b"?" * 64)), ModelMissing)
-    assert pool.ask("cpu").result(DEADLINE_S).models == (MODEL,)
+    assert pool.ask("cpu").result(WAIT_S).models == (MODEL,)
     assert isinstance(error(decode(pool, b"die:", model=MODEL)), WorkerError)
     assert result(decode(pool, b"x", model=MODEL)) == b"x"  # the fresh worker has got it again
     assert asked.count(MODEL) == 3
@@ -279,17 +278,17 @@ def test_a_store_that_cannot_find_its_model(make: MakePool) -> None:
 
 def test_one_of_several_workers(make: MakePool) -> None:
     pool = make(CPU, replace(CPU, name="reference"))
-    pids = {name: pool.ask(name).result(DEADLINE_S).pid for name in ("cpu", "reference")}
+    pids = {name: pool.ask(name).result(WAIT_S).pid for name in ("cpu", "reference")}
     assert len(set(pids.values())) == 2
     assert result(decode(pool, b"x", worker="reference")) == b"x"
-    assert pool.ask("reference").result(DEADLINE_S).done == 1
+    assert pool.ask("reference").result(WAIT_S).done == 1
     with pytest.raises(WorkerError, match="no worker named gpu"):
         decode(pool, b"x", worker="gpu")
 
 
 def test_workers_of_one_name_share_its_jobs(make: MakePool) -> None:
     pool = make(replace(CPU, device="broken"), CPU)
-    wait_for("the broken one to be given up", lambda: asked(pool) and pool.states()[0].deaths >= 3, DEADLINE_S)
+    wait_for("the broken one to be given up", lambda: asked(pool) and pool.states()[0].deaths >= 3)
     assert result(decode(pool, b"x", worker="cpu")) == b"x"
 
 
@@ -301,7 +300,7 @@ def asked(pool: Pool) -> bool:
 def test_what_has_begun_cannot_be_cancelled(make: MakePool, gate: Gate) -> None:
     pool = make()
     held = decode(pool, gate.chunk)
-    wait_for("its beginning", held.running, DEADLINE_S)
+    wait_for("its beginning", held.running)
     waiting = decode(pool, b"x")
     assert not held.cancel()
     assert waiting.cancel()
@@ -347,21 +346,21 @@ def test_a_worker_that_cannot_run_a_codec(make: MakePool) -> None:
 
 def test_an_idle_worker_is_ended(make: MakePool) -> None:
     pool = make(replace(CPU, idle_s=0.05))
-    first = pool.ask("cpu").result(DEADLINE_S).pid
-    wait_for("its end", lambda: pool.states()[0].state == "stopped" or None, DEADLINE_S)
-    assert pool.ask("cpu").result(DEADLINE_S).pid != first
+    first = pool.ask("cpu").result(WAIT_S).pid
+    wait_for("its end", lambda: pool.states()[0].state == "stopped" or None)
+    assert pool.ask("cpu").result(WAIT_S).pid != first
     assert pool.states()[0].deaths == 0
 
 
 def test_a_warm_worker_is_started_at_once(make: MakePool) -> None:
     pool = make(replace(CPU, warm=True))
-    wait_for("its hello", lambda: pool.states()[0].state == "running" or None, DEADLINE_S)
+    wait_for("its hello", lambda: pool.states()[0].state == "running" or None)
 
 
 def test_closing_in_the_middle_of_work(make: MakePool, gate: Gate) -> None:
     pool = make()
     jobs = [pool.encode(FAKE, gate.chunk), pool.encode(FAKE, b"x")]
-    pool.ask("cpu").result(DEADLINE_S)
+    pool.ask("cpu").result(WAIT_S)
     pool.close()
     for job in jobs:
         assert isinstance(error(job), WorkerError)

@@ -35,9 +35,9 @@ from nnfs.workers.wire import (
     unpack_info,
 )
 from nnfs.workers.worker import next_batch
+from tests.harness import WAIT_S
 from tests.workers.fake import FAKE, SERVE, payload
 
-DEADLINE_S = 60.0
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = bytes(range(64))
 
@@ -46,7 +46,7 @@ class Peer:
     """The other end of a worker's socket."""
 
     def __init__(self, sock: socket.socket) -> None:
-        sock.settimeout(DEADLINE_S)
+        sock.settimeout(WAIT_S)
         self.socket = sock
         self.frames = Frames(from_worker=True)
         self.seen: list[Message] = []
@@ -128,7 +128,7 @@ def spawn() -> Iterator[Callable[..., tuple[subprocess.Popen[bytes], Peer]]]:
     yield one
     for process, peer in started:
         peer.socket.close()
-        process.wait(DEADLINE_S)  # by itself: its peer is gone
+        process.wait(WAIT_S)  # by itself: its peer is gone
         assert process.stderr is not None
         process.stderr.close()
 
@@ -339,7 +339,7 @@ def test_a_worker_ends_with_its_peer(spawn, busy: bytes | None) -> None:
     if busy is not None:
         peer.hold(busy)
     peer.socket.close()
-    assert process.wait(DEADLINE_S) == 0
+    assert process.wait(WAIT_S) == 0
 
 
 def test_a_worker_whose_queue_is_full_ends_with_its_peer(spawn, gate) -> None:
@@ -348,7 +348,7 @@ def test_a_worker_whose_queue_is_full_ends_with_its_peer(spawn, gate) -> None:
     peer.hold(gate.chunk)
     peer.send(*(encode(job, b"x") for job in range(2, info.window + 100)))
     peer.socket.close()
-    assert process.wait(DEADLINE_S) == 0
+    assert process.wait(WAIT_S) == 0
 
 
 def test_a_slow_peer_gets_everything(peer: Peer) -> None:
@@ -379,7 +379,7 @@ def test_garbage_closes_the_connection_with_a_word(spawn, garbage: bytes) -> Non
     seen = peer.rest()
     assert isinstance(seen[-1], Bye)
     assert seen[-1].why
-    assert process.wait(DEADLINE_S) == 0
+    assert process.wait(WAIT_S) == 0
     assert seen[-1].why in process.stderr.read().decode()
 
 

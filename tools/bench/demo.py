@@ -135,7 +135,7 @@ def settle(mount: Path) -> dict[str, Any]:
 def run(source: Path, sets: dict[str, list[str]], limit: int | None, options: str, work: Path) -> dict[str, Any]:
     """One store: copy, compact, unmount, mount, read everything back. Returns sizes and times."""
     store, mount = work / "store", work / "mnt"
-    store.mkdir()
+    nnfs("mkfs", os.fspath(store))
     mount.mkdir(exist_ok=True)
     words = ["-o", options] if options else []
     times: dict[str, float] = {}

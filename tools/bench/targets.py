@@ -131,7 +131,7 @@ class Nnfs(Target):
 
     def start(self) -> None:
         self.root.mkdir(parents=True)
-        self.store.mkdir()
+        command([*NNFS, "mkfs", str(self.store)])
         self.mount()
 
     def mount(self) -> None:

@@ -1,0 +1,59 @@
+"""Who may read a store's files: their owner and root, whatever the umask and whatever an earlier version has left.
+
+Modes inside the filesystem mean nothing to somebody who reads `data.mdb` itself, so it is closed to its group, too.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+FILE, FOLDER = 0o600, 0o700
+OTHERS = 0o077  # the bits of everybody but the owner
+UMASK = OTHERS  # of every process of nnfs: what it forgets to close is closed
+
+FOLDERS = ("thawed", ".creating")
+FILES = ("data.mdb", "lock.mdb", "control")
+FOREIGN_MODE = stat.S_IWGRP | stat.S_IWOTH  # of a folder that holds other things as well
+
+
+def opener(path: str, flags: int) -> int:
+    """For `open(opener=...)`: a new file is its owner's alone, and so becomes an old one where that can be done."""
+    descriptor = os.open(path, flags, FILE)
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and status.st_mode & OTHERS:
+        try:
+            os.fchmod(descriptor, status.st_mode & ~OTHERS & 0o7777)
+        except OSError:
+            pass  # somebody else's: it was opened, and that is what was asked for
+    return descriptor
+
+
+def close_up(store: Path) -> tuple[list[str], list[str]]:
+    """Take everybody's but the owner's rights off a store; return what was open, and what could not be closed.
+
+    The directory itself is closed if it holds nothing but the store, be it the root of a filesystem or not. One that
+    holds other things belongs to them as well and stays as it is: the files are closed, and a warning tells of rights
+    to write, with which the files can be exchanged.
+    """
+    closed, left = [], []
+    names = set(os.listdir(store))
+    paths = [store / name for name in FILES if name in names]
+    for folder in FOLDERS:
+        if folder in names:
+            paths += [store / folder]
+    if names <= {*FILES, *FOLDERS, "lost+found"}:
+        paths += [store]
+    elif (mode := store.stat().st_mode) & FOREIGN_MODE and not mode & stat.S_ISVTX:
+        left.append(f"others may write to {store}, which holds other things, too: they can exchange the store's files")
+    for path in paths:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if not mode & OTHERS:
+            continue
+        try:
+            path.chmod(mode & ~OTHERS)
+            closed.append(f"{path} ({mode:o})")
+        except OSError as error:
+            left.append(f"others may read {path} ({mode:o}), and it cannot be closed: {error.strerror}")
+    return closed, left
