@@ -30,6 +30,8 @@ from __future__ import annotations
 
 import errno
 import os
+import traceback
+from typing import TypeVar
 
 
 class NnfsError(Exception):
@@ -162,3 +164,30 @@ class FsError(Exception):
     def __init__(self, code: int) -> None:
         super().__init__(os.strerror(code))
         self.errno = code
+
+
+E = TypeVar("E", bound=Exception)
+
+
+def kept(error: E) -> E:
+    """Return an error as it may be stored or dropped: without the frames that its traceback holds alive.
+
+    Those hold transactions, chunks and buffers, often in a cycle with the error itself, and the daemon seldom collects
+    cycles. Of what is no error of ours, a bug most likely, the traceback stays as text.
+    """
+    if error.__traceback__ is not None and not isinstance(error, NnfsError | FsError | OSError | MemoryError):
+        error.add_note("".join(traceback.format_exception(error)).rstrip())
+    chain: list[BaseException | None] = [error]
+    while chain:
+        one = chain.pop()
+        if one is not None:
+            chain += [one.__cause__, one.__context__, *(one.exceptions if isinstance(one, BaseExceptionGroup) else ())]
+            one.__traceback__ = one.__cause__ = one.__context__ = None
+    return error
+
+
+def again(error: E) -> E:
+    """Return a stored error as it may be raised: a new one each time, since one that is raised collects frames."""
+    twin = type(error).__new__(type(error), *error.args)
+    twin.__dict__.update(error.__dict__)
+    return twin

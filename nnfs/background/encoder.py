@@ -21,7 +21,7 @@ from nnfs.codec import NAMES
 from nnfs.codec.base import CM, NEURAL
 from nnfs.codec.compressible import compressible
 from nnfs.config import Options
-from nnfs.errors import CodecError, EnginesDisagree, ModelMissing, NnfsError
+from nnfs.errors import CodecError, EnginesDisagree, ModelMissing, NnfsError, again, kept
 from nnfs.fs import swapping
 from nnfs.fs.policy import Policy, Rules
 from nnfs.store.schema import Block
@@ -219,13 +219,13 @@ class ColdEncoder:
             try:
                 await self._cold.run(job)
             except NnfsError as error:
-                failures.append(error)
+                failures.append(kept(error))
 
         async with trio.open_nursery() as nursery:
             for _ in range((1 << 20) // CALIBRATE):
                 nursery.start_soon(decode)
         if failures:
-            raise failures[0]
+            raise again(failures[0])
         return time.monotonic() - started
 
     def is_fast(self, codec_id: int) -> bool:

@@ -42,6 +42,8 @@ from nnfs.errors import (
     NnfsError,
     OutOfSpace,
     RecordDamaged,
+    again,
+    kept,
 )
 from nnfs.fs import swapping
 from nnfs.fs.candidates import Candidate, never
@@ -202,15 +204,15 @@ class Compactor:
             try:
                 await self._feed(flow, ino, nursery)
             except NnfsError as error:
-                flow.error = error
+                flow.error = kept(error)
             if flow.error is not None:
                 nursery.cancel_scope.cancel()
         try:
             await self.swaps.flush(flow, force=True)  # what is proved is kept, also when the job ends early
         except NnfsError as error:
-            flow.error = flow.error or error
+            flow.error = flow.error or kept(error)
         if flow.error is not None:
-            raise flow.error
+            raise again(flow.error)
         for payload in flow.refused:
             self._count_failure(payload, 1)
         if job.number and not flow.is_any_done and flow.last_failure is not None:
@@ -248,7 +250,7 @@ class Compactor:
             await flow.moved.wait()
         await flow.job.checkpoint()
         if flow.error is not None:
-            raise flow.error
+            raise again(flow.error)
         await self.swaps.flush(flow)
 
     async def _admit(self, flow: Flow, candidate: Candidate) -> None:
@@ -293,7 +295,7 @@ class Compactor:
     def _failed(self, flow: Flow, candidate: Candidate, error: NnfsError) -> None:
         """A chunk stays as it is, because of something that is not wrong with itself."""
         flow.job.failed_chunks += 1
-        flow.last_failure = error
+        flow.last_failure = kept(error)
         is_missing = isinstance(error, ModelMissing)  # nothing is wrong with workers: others may do
         flow.failures += not is_missing
         if is_missing or isinstance(error, JobKills):

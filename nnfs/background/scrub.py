@@ -24,7 +24,7 @@ from nnfs.background.tasks import Job
 from nnfs.blockio.cold import BACKGROUND, READ, Cold
 from nnfs.blockio.commit import Committer
 from nnfs.blockio.reader import Reader
-from nnfs.errors import BlockDamaged, ModelMissing, NnfsError, StoreDamaged, WorkerError
+from nnfs.errors import BlockDamaged, ModelMissing, NnfsError, StoreDamaged, WorkerError, again, kept
 from nnfs.fs import swapping
 from nnfs.fs.apply import Work
 from nnfs.fs.owners import Owners
@@ -163,10 +163,10 @@ class Scrub:
             try:
                 await self._walk(now, nursery)
             except NnfsError as error:  # kept: a nursery would wrap it
-                failure = error
+                failure = kept(error)
                 nursery.cancel_scope.cancel()
         if failure is not None:
-            raise failure
+            raise again(failure)
 
     async def _walk(self, now: _Round, nursery: trio.Nursery) -> None:
         at, is_last = now.state.next, False

@@ -13,7 +13,7 @@ from typing import Any
 
 import trio
 
-from nnfs.errors import NnfsError, UsageError
+from nnfs.errors import NnfsError, UsageError, kept
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class Job:
         except Cancelled:
             self.state = "cancelled"
         except NnfsError as error:
-            self.state, self.error, self.exit_code = "failed", str(error), error.exit_code
+            self.state, self.error, self.exit_code = "failed", str(error), kept(error).exit_code
             log.error("%s: %s", self.kind, error)
         except Exception as bug:
             self.state, self.error, self.exit_code = "failed", f"a bug: {bug!r}", NnfsError.exit_code

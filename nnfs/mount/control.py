@@ -20,7 +20,7 @@ from typing import Any
 
 import trio
 
-from nnfs.errors import FsError, NnfsError, UsageError
+from nnfs.errors import FsError, NnfsError, UsageError, kept
 
 SOCKET_NAME = "control"
 MAX_REQUEST = 64 * 1024  # bytes of one line
@@ -141,7 +141,7 @@ async def _answered(line: bytes, handlers: Mapping[str, Handler]) -> dict[str, A
         json.dumps(answer)  # here, where a bug costs no more than this answer
         return answer
     except NnfsError as error:
-        return {"ok": False, "error": str(error), "exit": error.exit_code}
+        return {"ok": False, "error": str(error), "exit": kept(error).exit_code}
     except (OSError, FsError) as error:
         return {"ok": False, "error": str(error), "exit": NnfsError.exit_code}
     except Exception:  # a bug in one answer ends neither the conversation nor the daemon

@@ -216,7 +216,10 @@ class Daemon:
             self.fs.close()
             await trio.to_thread.run_sync(self.pool.close)
         if failure is not None:
-            raise failure
+            try:
+                raise failure
+            finally:
+                del failure
         log.info("unmounted %s", self.mountpoint)
 
     async def _start(self, nursery: trio.Nursery, guarded: Guarded) -> None:

@@ -45,6 +45,16 @@ def translate(error: lmdb.Error) -> errors.NnfsError:
     return errors.StoreError(f"LMDB: {error}")
 
 
+class _Ended:
+    """In place of a transaction that has ended."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise lmdb.Error("the transaction has ended")
+
+
+_ENDED: Any = _Ended()
+
+
 class Snapshot:
     """A read transaction: every table as one commit left it."""
 
@@ -117,6 +127,13 @@ class Snapshot:
         except lmdb.Error as error:
             raise translate(error) from error
 
+    def entries(self, table: str) -> int:
+        """Number of records in a table."""
+        try:
+            return int(self._txn.stat(self._tables[table])["entries"])
+        except lmdb.Error as error:
+            raise translate(error) from error
+
     def payload(self, number: int, stored: int) -> bytes:
         """Return the stored bytes of payload `number`, its fragments joined: fewer than `stored` if some are lost."""
         prefix, parts, length = schema.KEY.pack(number), [], 0
@@ -141,7 +158,14 @@ class Snapshot:
         self.close()
 
     def close(self) -> None:
-        self._txn.abort()
+        """End the transaction. Idempotent.
+
+        The engine's object goes, too, since it keeps one of LMDB's 126 reader slots until it is freed, and whatever
+        holds this object (a traceback, an iterator that was left half-way) would keep that.
+        """
+        txn, self._txn = self._txn, _ENDED
+        if txn is not _ENDED:
+            txn.abort()
 
 
 def _successor(prefix: bytes) -> bytes | None:
@@ -204,6 +228,14 @@ class WriteTxn(Snapshot):
         record = superblock.pack()
         self.put("meta", schema.SUPER_KEY, record)
         self.put("main", schema.SUPER_KEY, record)
+
+    def commit(self) -> None:
+        """End the transaction, durably."""
+        txn, self._txn = self._txn, _ENDED
+        try:
+            txn.commit()
+        except lmdb.Error as error:
+            raise translate(error) from error
 
 
 def load_twice(snapshot: Snapshot, key: bytes, unpack: Any) -> tuple[Any, list[str]]:
@@ -350,18 +382,15 @@ class Store:
     def write(self) -> Iterator[WriteTxn]:
         """The write txn: durable at the end of the block, aborted when the block raises."""
         try:
-            txn = self._env.begin(write=True)
+            txn = WriteTxn(self._env.begin(write=True), self._tables)
         except lmdb.Error as error:
             raise translate(error) from error
         try:
-            yield WriteTxn(txn, self._tables)
+            yield txn
         except BaseException:
-            txn.abort()
+            txn.close()
             raise
-        try:
-            txn.commit()
-        except lmdb.Error as error:
-            raise translate(error) from error
+        txn.commit()
 
     def mark_clean(self) -> None:
         """Note that the store is being closed in order."""
@@ -381,8 +410,12 @@ class Store:
 
     def entries(self, table: str) -> int:
         """Number of records in a table."""
-        with self._env.begin() as txn:
-            return int(txn.stat(self._tables[table])["entries"])
+        with self.read() as snapshot:
+            return snapshot.entries(table)
+
+    def readers(self) -> int:
+        """Number of read txns that LMDB keeps a slot for."""
+        return int(self._env.info()["num_readers"])
 
     def physical_bytes(self) -> int:
         """Bytes that the store's files occupy on the filesystem below (st_blocks x 512)."""
