@@ -8,11 +8,12 @@ import logging
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable, Iterator
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping
 from typing import Any
 
 import trio
 
+from nnfs.background.timeleft import TimeLeft
 from nnfs.errors import NnfsError, UsageError, kept
 
 log = logging.getLogger(__name__)
@@ -50,8 +51,11 @@ class Job:
         self.exit_code = 0
         self.result: dict[str, Any] = {}
         self.started: float | None = None
+        self.ended = 0.0
         self.seconds = 0.0
         self.cancelled = False
+        self.left = TimeLeft()
+        self.costs: Callable[[], Mapping[str, float]] = dict  # of steps, as measured: see `TimeLeft.left`
         self._scopes: set[trio.CancelScope] = set()
 
     def cancel(self) -> None:
@@ -78,6 +82,8 @@ class Job:
     async def checkpoint(self) -> None:
         """Wait while work is paused. Raises `Cancelled`."""
         await trio.lowlevel.checkpoint()
+        if self._gate.paused:
+            self.left.stop(time.monotonic())  # whose work it is lets it go on: there may be more to wait for
         while self._gate.paused and not self.cancelled:
             await self._gate.changed.wait()
         if self.cancelled:
@@ -100,21 +106,23 @@ class Job:
             self.state, self.error, self.exit_code = "failed", f"a bug: {bug!r}", NnfsError.exit_code
             log.exception("a bug in job %s", self.kind)
         finally:
-            self.seconds = time.monotonic() - self.started
+            self.ended = time.monotonic()
+            self.seconds = self.ended - self.started
 
     def as_dict(self) -> dict[str, Any]:
         """Return what the control socket answers."""
-        running = self.state == "running" and self.started is not None
-        seconds = time.monotonic() - self.started if running and self.started is not None else self.seconds
-        rate = self.done_bytes / seconds if seconds > 0 else 0.0
-        left = max(0, self.total_bytes - self.done_bytes)
+        now, running = time.monotonic(), self.state == "running" and self.started is not None
+        seconds = now - self.started if running and self.started is not None else self.seconds
+        working = self.left.active(now) if running else self.left.active(self.ended) or self.seconds
+        rate = self.done_bytes / working if working > 0 else 0.0
+        left = self.left.left(now, self.costs()) if running and self.total_bytes else None
         return {
             "job": self.number, "kind": self.kind, "path": self.path, "state": self.state, "phase": self.phase,
             "done_bytes": self.done_bytes, "total_bytes": self.total_bytes,
             "done_chunks": self.done_chunks, "total_chunks": self.total_chunks,
             "stored_before": self.stored_before, "stored_after": self.stored_after,
             "cold_chunks": self.cold_chunks, "failed_chunks": self.failed_chunks,
-            "seconds": seconds, "rate": rate, "eta": left / rate if running and rate else None,
+            "seconds": seconds, "rate": rate, "eta": left,
             "note": self.note, "error": self.error, "exit": self.exit_code, "result": self.result,
         }  # fmt: skip
 

@@ -47,20 +47,25 @@ class TimeLeft:
         self._flying: Counter[tuple[Kind, str]] = Counter()  # of those that have not
         self._done: Counter[str] = Counter()
         self._active, self._since = 0.0, -1.0  # the clock; negative: it stands still
+        self._at_stop: Counter[str] = Counter()  # what was done when it was stopped
         self._marks: list[_Mark] = []
 
     # -- the clock
 
     def go(self, now: float) -> None:
         """Let the clock run: something is being worked on."""
-        if self._since < 0:
-            self._since = now
+        if self._since >= 0:
+            return
+        self._since = now
         if not self._marks:
-            self._marks.append(_Mark(self._active, self._active, Counter()))
+            self._marks.append(_Mark(self._active, self._active, self._at_stop.copy()))
+        for mark in self._marks:  # what was done meanwhile took no time that was counted: it tells nothing
+            mark.done.update(self._done - self._at_stop)
 
     def stop(self, now: float) -> None:
         """Hold the clock."""
-        self._active, self._since = self.active(now), -1.0
+        if self._since >= 0:
+            self._active, self._since, self._at_stop = self.active(now), -1.0, self._done.copy()
 
     def active(self, now: float) -> float:
         """Seconds for which the clock has run."""
@@ -77,7 +82,12 @@ class TimeLeft:
         """A chunk has gone through a step."""
         self._flying[kind, step] += size
         self._done[step] += size
-        self._mark(self.active(now))
+        if self._since >= 0:
+            self._mark(self.active(now))
+
+    def drop(self, kind: Kind, size: int) -> None:
+        """A chunk that was expected is none: another one has the same content."""
+        self._expected[kind] -= size
 
     def ended(self, kind: Kind, size: int, steps: Mapping[str, int]) -> None:
         """A chunk has gone its way: `steps` are the bytes that `did` was told of it."""

@@ -56,6 +56,9 @@ class Backwards:
         self.decoded: list[int] = []
         self.most = self.now = 0
 
+    def waits_for(self, _worker: str) -> bool:
+        return False
+
     async def decode(self, number: int, block: Block, payload: bytes, *, priority: int, worker: str) -> bytes:
         assert (priority, worker) == (BACKGROUND, READ)
         self.now += 1

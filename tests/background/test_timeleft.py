@@ -13,7 +13,7 @@ from nnfs.background.timeleft import MIB, TimeLeft
 CHUNK = 128 << 10
 RAW, TEXT, LOGS = ("raw",), ("zstd", "2"), ("zstd", "0")
 ASSUMED = {
-    RAW: {"look": 1.0, "encode neural": 0.05, "prove neural": 0.05},
+    RAW: {"look": 1.0, "encode neural": 0.02, "prove neural": 0.02},
     TEXT: {"look": 1.0, "encode neural": 1.0, "prove neural": 1.0, "encode cm": 0.3},
     LOGS: {"look": 1.0, "encode neural": 1.0, "prove neural": 1.0, "encode cm": 0.3},
 }
