@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 
@@ -10,6 +11,8 @@ from nnfs.background.timeleft import Kind, Steps
 from nnfs.codec import NAMES
 from nnfs.codec.base import FIRST_COLD, RAW
 from nnfs.store.schema import Block
+
+log = logging.getLogger(__name__)
 
 BUCKETS = 8  # of how well zstd has done: that tells text from what repeats itself, where cm is tried, too
 FEW = 0.02  # of what zstd cannot make smaller is encoded all the same
@@ -52,8 +55,10 @@ class Way:
 
     def __call__(self, step: str) -> None:
         self._steps[step] += self._size
+        log.debug("way %s %s %d", "-".join(self._kind), step.replace(" ", "-"), self._size)
         self._job.left.did(self._kind, step, self._size, time.monotonic())
 
     def end(self) -> None:
         """It is over, whatever came of it."""
+        log.debug("way %s end %d", "-".join(self._kind), self._size)
         self._job.left.ended(self._kind, self._size, self._steps)

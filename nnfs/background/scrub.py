@@ -54,6 +54,7 @@ class _Round:
     state: schema.Scrub
     saved: tuple[int, float]  # blocks, time
     mender: Mender
+    since: int  # unix ns: its beginning, with an earlier mount perhaps
     damaged: dict[int, str] = field(default_factory=dict)
     lost_models: list[str] = field(default_factory=list)
     repaired_models: int = 0
@@ -109,7 +110,7 @@ class Scrub:
         if state is None or bool(state.deep) != deep or state.damaged:
             state = schema.Scrub(next=1, deep=int(deep), started=time.time_ns())
         mender = Mender(self._committer, self._reader, self._cold, self._limiter, read_only=self._read_only)
-        now = _Round(job, state, (state.blocks, time.monotonic()), mender)
+        now = _Round(job, state, (state.blocks, time.monotonic()), mender, state.started)
         job.total_chunks, by_codec = await self._in_thread(scrubreads.totals, self._store)
         job.total_bytes = sum(by_codec.values())
         job.done_chunks = min(state.blocks, job.total_chunks)
@@ -321,7 +322,7 @@ class Scrub:
             damaged.append({"block": number, "why": why, "files": files.get(number, [])})
         now.job.result = {
             "deep": now.deep, "blocks": now.state.blocks, "repaired": now.mender.repaired + now.repaired_models,
-            "unchecked": now.unchecked.total(), "damaged": damaged[:LISTED],
+            "unchecked": now.unchecked.total(), "since": now.since / 1e9, "damaged": damaged[:LISTED],
         }  # fmt: skip
 
 

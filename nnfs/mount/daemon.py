@@ -18,6 +18,7 @@ from typing import Any
 import pyfuse3
 import trio
 
+import nnfs
 from nnfs.background.models import Models
 from nnfs.background.service import Tiering
 from nnfs.blockio import thawcache
@@ -34,7 +35,7 @@ from nnfs.fs import report
 from nnfs.fs.apply import apply
 from nnfs.fs.backup import backup
 from nnfs.fs.filesystem import Filesystem
-from nnfs.mount import control, notify
+from nnfs.mount import control, logs, notify
 from nnfs.mount.connection import Connection, connect
 from nnfs.mount.ops import Operations
 from nnfs.mount.options import MountOptions, parse_options, words
@@ -337,13 +338,15 @@ class Daemon:
         damaged = list(self.reader.damaged.items())
         return {
             "pid": os.getpid(),
+            "version": nnfs.__version__,
+            "log": logs.Place.now,
             "mountpoint": os.fspath(self.mountpoint),
             "uptime": time.time() - self.started,
             "read_only": self.ops.read_only or (str(failure) if failure else ""),
             "commit": self.committer.durable,
             "commits": self.committer.commits,
             "dirty_bytes": self.data.size,
-            "free_bytes": self.space.free,
+            "free_bytes": max(0, self.space.free),
             "no_space": self.committer.no_space is not None,
             "inodes": self.fs.state.inodes,
             "known_inodes": len(self.fs.lookups),
