@@ -8,6 +8,7 @@
     |   |-- NotAStore         EINVAL  4   the directory holds something else, or nothing
     |   |-- StoreBusy         EBUSY   5   mounted (or being checked) already
     |   |-- StoreTooNew       EINVAL  6   a format or feature this version does not know
+    |   |-- StoreGone         EIO     3   the data file of a mounted store was deleted or replaced
     |   `-- StoreDamaged      EIO     7   a record or page that fails its checksum or an invariant
     |       |-- RecordDamaged EIO     7   one record: names table and key
     |       `-- BlockDamaged  EIO     7   one block: payload, header or hash
@@ -73,6 +74,10 @@ class StoreTooNew(StoreError):
 
     errno = errno.EINVAL
     exit_code = 6
+
+
+class StoreGone(StoreError):
+    """The data file of an open store has lost its name: what is written to it ends with the mount."""
 
 
 class StoreDamaged(StoreError):

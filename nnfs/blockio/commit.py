@@ -16,8 +16,8 @@ from nnfs.blockio.guard import Nursery
 from nnfs.blockio.reader import Reader
 from nnfs.blockio.space import Space
 from nnfs.blockio.threads import run_fairly
-from nnfs.errors import NnfsError, OutOfSpace, StoreDamaged, again, kept
-from nnfs.store.env import Store
+from nnfs.errors import NnfsError, OutOfSpace, StoreDamaged, StoreGone, again, kept
+from nnfs.store.env import DATA_FILE, Store
 from nnfs.store.schema import Inode
 
 log = logging.getLogger(__name__)
@@ -228,6 +228,9 @@ class Committer:
         async with self._lock:
             self._finished = True
             await trio.to_thread.run_sync(self.store.mark_clean)
+        self.look_after_store()
+        if self.failure is not None:
+            raise again(self.failure)
 
     # -- tasks
 
@@ -255,6 +258,8 @@ class Committer:
                 with trio.move_on_after(PUNCH_AFTER if self._unpunched else INTERVAL):
                     await self._wake.wait()
             dirty = not self._nothing()
+            if not dirty:
+                self.look_after_store()  # idle: else a commit will
             if self.failure:
                 continue
             if not dirty:
@@ -294,9 +299,37 @@ class Committer:
         self._unpunched = 0
         self.space.refresh()
 
-    async def _commit(self, *, empty: bool = False) -> None:
+    def look_after_store(self) -> None:
+        """Accept nothing more when the data file has lost its name: it would be written, and end with the mount."""
+        lost = self.store.place.lost()
+        if not lost or self.failure is not None:
+            return
+        why = f"{self.store.place.opened / DATA_FILE} {lost} while it was mounted"
+        log.critical(
+            "%s: nothing is accepted any more. What is stored is lost with the unmount: "
+            "before it, save it with nnfs backup, given the mount point and a file elsewhere", why
+        )  # fmt: skip
+        self.failure = StoreGone(f"{why}: save it with nnfs backup before the unmount")
+        self._give_up_amendments()
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def save(self) -> None:
+        """`sync`, for a backup: what was accepted before a store was found gone goes into the file that is still open.
+
+        Raises why that cannot be done.
+        """
+        gone = self.failure
+        if not isinstance(gone, StoreGone):
+            await self.sync()
+            return
+        await self._commit(rescue=True)
+        if self.failure is not gone:
+            self._raise_trouble()
+
+    async def _commit(self, *, empty: bool = False, rescue: bool = False) -> None:
         async with self._lock:
-            if self.failure or self._finished or (self._nothing() and not empty):
+            if (self.failure and not rescue) or self._finished or (self._nothing() and not empty):
                 self._give_up_amendments()
                 return
             epoch, layer = self.meta.freeze(), self.data.freeze()
@@ -307,6 +340,7 @@ class Committer:
                     self._apply, epoch, changes, int(time.time()), self._room, amendments, limiter=self._commit_thread
                 )
                 self._finished_well(epoch.commit, applied)
+                self.look_after_store()
             except (OutOfSpace, MemoryError) as error:
                 self._keep(epoch.commit, error)
             except ExceptionGroup as group:

@@ -20,7 +20,7 @@ def _answer(place: Place, command: str, offline: Callable[[Store], dict[str, Any
         return client.ask(place.store, command, timeout=None if command == "stat" else client.TIMEOUT_S, **args)
     from nnfs.store.env import Store
 
-    store = Store.open(place.store)
+    store = Store.open(place.store, readonly=True)
     try:
         return offline(store)
     finally:

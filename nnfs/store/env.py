@@ -21,10 +21,10 @@ from typing import Any, Self
 import lmdb
 
 from nnfs import errors
-from nnfs.store import freepages, mapsize, privacy, schema
+from nnfs.store import freepages, mapsize, privacy, schema, whereabouts
 from nnfs.store.schema import Inode, State, Superblock
 
-DATA_FILE = "data.mdb"
+DATA_FILE = whereabouts.DATA_FILE
 DRAFT = ".creating"  # where a new store is made
 IGNORED_IN_EMPTY = {"lost+found", DRAFT}  # of a freshly made ext4; of a creation that was cut short
 
@@ -264,9 +264,13 @@ def load_twice(snapshot: Snapshot, key: bytes, unpack: Any) -> tuple[Any, list[s
 class Store:
     """An open store, locked against every other process. Use `Store.open` or `Store.create`."""
 
-    def __init__(self, path: Path, lock: int, env: lmdb.Environment, tables: dict[str, Any]) -> None:
-        self.path = path
+    def __init__(
+        self, path: Path, lock: int, env: lmdb.Environment, tables: dict[str, Any], *, writable: bool
+    ) -> None:
+        self.path = path  # at the time of opening: see `place`
+        self.writable = writable
         self._lock = lock
+        self.place = whereabouts.Whereabouts(path, lock)
         self._env = env
         self._tables = tables
         self.superblock = Superblock(b"", 0, 0, 0)
@@ -317,10 +321,10 @@ class Store:
         shutil.rmtree(draft)
 
     @classmethod
-    def open(cls, path: Path) -> Store:
-        """Open an existing store.
+    def open(cls, path: Path, *, readonly: bool = False) -> Store:
+        """Open an existing store. With `readonly` nothing is written, not even a lock file, so a medium may be it, too.
 
-        Raises `NotAStore`, `StoreBusy`, `StoreTooNew`, `StoreDamaged`.
+        Raises `NotAStore`, `StoreBusy`, `StoreTooNew`, `StoreDamaged`, and `StoreError` for what cannot be written.
         """
         data = path / DATA_FILE
         if not path.is_dir():
@@ -332,7 +336,9 @@ class Store:
         lock = lock_directory(path)
         try:
             freepages.check_data_file(data)
-            store = cls._open_env(path, lock, create=False)
+            if not readonly:
+                whereabouts.check_writable(path)
+            store = cls._open_env(path, lock, create=False, readonly=readonly)
             store._load()
         except BaseException:
             os.close(lock)
@@ -340,9 +346,9 @@ class Store:
         return store
 
     @classmethod
-    def _open_env(cls, path: Path, lock: int, *, create: bool) -> Store:
+    def _open_env(cls, path: Path, lock: int, *, create: bool, readonly: bool = False) -> Store:
         try:
-            env = _mapped(path, create=create)
+            env = _mapped(path, create=create, readonly=readonly)
             env.reader_check()  # of dead processes
             tables: dict[str, Any] = {"main": None}
             for name in schema.TABLES:
@@ -353,7 +359,7 @@ class Store:
             raise errors.StoreTooNew(f"{path}: written by another engine ({error})") from error
         except lmdb.Error as error:
             raise translate(error) from error
-        return cls(path, lock, env, tables)
+        return cls(path, lock, env, tables, writable=not readonly)
 
     def _load(self) -> None:
         with self.read() as snapshot:
@@ -419,7 +425,7 @@ class Store:
 
     def physical_bytes(self) -> int:
         """Bytes that the store's files occupy on the filesystem below (st_blocks x 512)."""
-        return sum(entry.stat(follow_symlinks=False).st_blocks * 512 for entry in os.scandir(self.path))
+        return sum(entry.stat(follow_symlinks=False).st_blocks * 512 for entry in os.scandir(self.place.here))
 
     def punch(self, keep: int, budget: int) -> int:
         """Give free pages back to the filesystem below; return the bytes given back.
@@ -427,9 +433,8 @@ class Store:
         `keep` pages stay for the next commits, at most `budget` holes are punched. To be called by the one thread that
         commits, with no write txn open.
         """
-        data = self.path / DATA_FILE
         try:
-            return freepages.give_back(self._env, data, keep=keep, budget=budget, seen=self._punched)
+            return freepages.give_back(self._env, self.place.data, keep=keep, budget=budget, seen=self._punched)
         except lmdb.Error as error:
             raise translate(error) from error
 
@@ -444,18 +449,19 @@ class Store:
         """Close the environment and give up the lock. Idempotent."""
         if self._lock >= 0:
             self._env.close()
+            self.place.close()
             os.close(self._lock)
             self._lock = -1
 
 
-def _mapped(path: Path, *, create: bool) -> lmdb.Environment:
+def _mapped(path: Path, *, create: bool, readonly: bool = False) -> lmdb.Environment:
     """Open the environment with as large a map as can be had. Raises `StoreError` when that is too small for it."""
     for size in mapsize.candidates(path / DATA_FILE):
         try:
             # meminit=False: the pages are ours alone.
             return lmdb.open(
                 os.fsencode(path), map_size=size, max_dbs=len(schema.TABLES), lib_version=schema.ENGINE,
-                meminit=False, create=create, mode=privacy.FILE,
+                meminit=False, create=create, mode=privacy.FILE, readonly=readonly, lock=not readonly,
             )  # fmt: skip
         except lmdb.MemoryError:
             continue
