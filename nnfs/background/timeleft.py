@@ -20,6 +20,8 @@ COSTS: Mapping[str, float] = {  # seconds per MiB until measured, on a small mac
     "encode cm": 7.0, "prove cm": 7.0, "decode cm": 7.0,
 }  # fmt: skip
 OTHER = 1.0  # of a step that is not listed
+LOOK = "look"  # the step without a worker: fetching, hashing, finding that it is not worth it
+HEAVY = 0.25  # share of what is looked at that goes to workers: less, and looking tells how long it takes
 DOUBT = 64 << 10  # bytes that what is assumed of a kind weighs, against what its chunks have shown
 LUMP_S, LUMP = 0.25, 0.03  # seconds, share of the time: what ends within this is one batch, whose beginning is its rate
 WINDOW_S = 120.0  # at least so much of the past tells the scale; a half of it, if that is more: machines get busy
@@ -108,15 +110,21 @@ class TimeLeft:
     def left(self, now: float, measured: Mapping[str, float] | None = None) -> float | None:
         """Return the seconds until the end, None while nothing tells how fast it goes. `measured`: costs of steps."""
         costs = {**COSTS, **(measured or {})}
+        rest: Counter[str] = Counter()  # bytes by step
+        for kind, todo in self._todo():
+            for step, share in self._shares(kind).items():
+                rest[step] += max(0, int(todo * share) - self._flying[kind, step])
+        ahead = sum(size * _cost(step, costs) for step, size in rest.items())
         scale = self._scale(costs)
+        main = max(rest, key=lambda step: rest[step] * _cost(step, costs), default=LOOK)
+        if main != LOOK and not any(size for step, size in self._done.items() if step != LOOK):
+            # Looking tells nothing about workers, unless nothing but that is ahead: how long they take may be known.
+            known = main in (measured or {})
+            if known or rest[main] > HEAVY * rest[LOOK] or scale is None:
+                return max(0.0, ahead - self.active(now)) if known else None
         if scale is None:
             return None
-        rest = sum(
-            max(0.0, todo * share - self._flying[kind, step]) * _cost(step, costs)
-            for kind, todo in self._todo()
-            for step, share in self._shares(kind).items()
-        )
-        return max(0.0, scale * rest - (self.active(now) - self._marks[-1].last))
+        return max(0.0, scale * ahead - (self.active(now) - self._marks[-1].last))
 
     def _todo(self) -> list[tuple[Kind, int]]:
         return [(kind, size - self._ended[kind]) for kind, size in self._expected.items() if size > self._ended[kind]]
@@ -129,8 +137,6 @@ class TimeLeft:
         begin = last.last - max(WINDOW_S, (last.last - self._marks[0].last) / 2)
         past = [mark for mark in self._marks[:-1] if mark.last <= begin]
         base = past[-1] if past else self._marks[0]
-        if base is self._marks[0] and len(self._marks) > 3:
-            base = self._marks[1]  # the first batch had a model to open
         cost = sum((size - base.done[step]) * _cost(step, costs) for step, size in last.done.items())
         return (last.last - base.last) / cost if cost > 0 else None
 

@@ -114,9 +114,9 @@ class Cold:
         self.pool.watch(moved)
 
     def waits_for(self, worker: str) -> bool:
-        """Whether a worker is not there yet: it is started by the first thing that it is to do."""
-        states = [state.state for state in self.pool.states() if state.name == worker]
-        return bool(states) and "running" not in states
+        """Whether a worker is not at work yet: its first work starts it, and has it open a model."""
+        states = [state for state in self.pool.states() if state.name == worker]
+        return bool(states) and all(state.state != "running" or state.doing == "opening" for state in states)
 
     async def run(self, job: Job, progress: Progress | None = None) -> Outcome:
         """Have a worker do a job; cancelling takes it back. Waits while there is too much to do already.

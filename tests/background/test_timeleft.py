@@ -43,7 +43,9 @@ class Machine:
             left.expect(kind, CHUNK, ASSUMED[kind])
         self.now += self.setup
         left.go(self.now)
+        left.stop(self.now)  # the worker is there, and opens a model
         self.now += self.opening
+        left.go(self.now)
         for start in range(0, len(kinds), self.batch):
             batch = kinds[start : start + self.batch]
             slow = 2.0 if start >= self.busy_from else 1.0
@@ -99,7 +101,7 @@ def test_kinds_that_come_one_after_the_other(kinds: list[tuple[str, ...]]) -> No
 
 def test_setting_up_is_no_rate() -> None:
     check(predictions(Machine(setup=900.0), mixed(160)))
-    check(predictions(Machine(opening=60.0), mixed(320)), 0.35)  # the first batch's own costs are left out, too
+    check(predictions(Machine(opening=600.0), mixed(160)))
 
 
 @pytest.mark.parametrize("factor", [0.02, 0.3, 5.0])
@@ -146,7 +148,10 @@ def test_nothing_is_said_before_anything_is_known() -> None:
     left.go(5.0)
     assert left.left(10.0) is None
     left.did(TEXT, "look", CHUNK, 10.0)
-    assert left.left(10.0) is not None
+    assert left.left(10.0) is None  # looking says nothing about workers
+    assert left.left(10.0, {"encode neural": 800.0, "prove neural": 800.0}) == pytest.approx(195, abs=2)  # a past task
+    left.did(TEXT, "encode neural", CHUNK, 105.0)
+    assert left.left(105.0) == pytest.approx(130, abs=20)
 
 
 def test_the_end_is_none_left() -> None:
