@@ -115,7 +115,7 @@ def _status_text(answer: dict[str, Any], place: Place) -> str:
         lines += tables.flat(compaction, "compaction ")
     lines += [("thaw", f"{seconds:.2f} s per MiB ({codec})") for codec, seconds in thaw.items()]
     lines += [("speed", _speed(speed)) for speed in speeds]
-    lines += [(f"job {job['job']}", _job_line(job, paused)) for job in jobs]
+    lines += [(f"job {job['job']}", _job_line(job, paused)) for job in jobs if job["job"]]  # 0: the background's
     lines += [("damaged", line) for line in progress.listed(damaged, place)]
     if damaged:
         repair = f"nnfs scrub {progress.shell(place)} --wait"
