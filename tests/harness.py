@@ -96,8 +96,8 @@ def umount_held_by_none(path: Path) -> None:
     wait_for(f"{path}, which no process holds, to be unmounted", gone)
 
 
-def drop_caches(path: Path) -> None:
-    """Write dirty pages of the filesystem of *path* back, then make the kernel forget pages, dentries and inodes."""
+def sync_fs(path: Path) -> None:
+    """Write dirty pages of the filesystem of *path* back. (sync(2) would wait for all filesystems of the machine.)"""
     fd = os.open(path, os.O_RDONLY)
     try:
         if libc.syncfs(fd) != 0:
@@ -105,6 +105,11 @@ def drop_caches(path: Path) -> None:
             raise OSError(code, os.strerror(code), str(path))
     finally:
         os.close(fd)
+
+
+def drop_caches(path: Path) -> None:
+    """Write dirty pages of the filesystem of *path* back, then make the kernel forget pages, dentries and inodes."""
+    sync_fs(path)
     Path("/proc/sys/vm/drop_caches").write_text("3\n")
 
 

@@ -17,7 +17,7 @@ from nnfs.store.env import Store
 from tests.background.chaos import COLD, Chaos, fsck_clean
 from tests.background.coding import NO_GAIN, fingerprint, model_file, text
 from tests.conftest import why_no_mount
-from tests.harness import drop_caches, wait_for
+from tests.harness import drop_caches, sync_fs, wait_for
 
 pytestmark = pytest.mark.skipif(why_no_mount() is not None, reason=f"mounting {why_no_mount()}")
 CHUNK = 131072
@@ -67,7 +67,7 @@ def turn(mount: Chaos, path: Path, codec: str) -> None:
 
 def sync(mount: Chaos) -> None:
     """Have everything committed: syncfs(2) takes the kernel's pages to the daemon, and no further."""
-    os.sync()
+    sync_fs(mount.path)
     descriptor = os.open(mount.path, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)

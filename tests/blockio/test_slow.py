@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,7 +21,7 @@ from nnfs.cli.client import ask
 from nnfs.store import schema
 from nnfs.store.env import Store
 from nnfs.store.schema import Block
-from tests.harness import Mount, wait_for
+from tests.harness import Mount, sync_fs, wait_for
 from tests.workers.fake import FAKE, payload
 
 FILES = 200
@@ -38,7 +39,7 @@ def make_store(path: Path) -> None:
     with Mount(path) as mount:
         for number in range(FILES + 1):
             (mount.path / f"slow{number}").write_bytes(content(number + 1))
-        os.sync()
+        sync_fs(mount.path)
     store = Store.open(path)
     with store.write() as txn:
         for key, record in list(txn.range("block", b"")):
@@ -56,6 +57,22 @@ def make_store(path: Path) -> None:
         (mount.path / "hot").write_bytes(b"hot" * 1000)
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of these tests, made once."""
+    path = tmp_path_factory.mktemp("made") / "store"
+    make_store(path)
+    return path
+
+
+@pytest.fixture
+def store(made: Path, tmp_path: Path) -> Path:
+    """A copy of it for one test."""
+    copy = tmp_path / "store"
+    subprocess.run(["cp", "-r", "--sparse=always", made, copy], check=True)
+    return copy
+
+
 def status(mount: Mount) -> dict[str, Any]:
     """Without a child process: it would close its copies of our descriptors, and so wait for what they have written."""
     return ask(mount.store, "status")
@@ -70,10 +87,8 @@ def is_read(path: Path, want: bytes) -> bool:
 
 
 @contextmanager
-def stopped(tmp_path: Path, *options: str) -> Iterator[tuple[Mount, int]]:
+def stopped(store: Path, *options: str) -> Iterator[tuple[Mount, int]]:
     """A mount whose worker for reads is stopped (SIGSTOP) after its first read, and its process id."""
-    store = tmp_path / "store"
-    make_store(store)
     with Mount(
         store, options=options, argv=lambda m: [sys.executable, str(SCRIPT), str(m.store), str(m.path)]
     ) as mount:
@@ -94,8 +109,8 @@ def read_all(mount: Mount, pool: ThreadPoolExecutor) -> list[Future[bytes]]:
 
 
 @pytest.mark.mount
-def test_two_hundred_stuck_reads_stop_nobody_else(tmp_path: Path) -> None:
-    with stopped(tmp_path) as (mount, pid), ThreadPoolExecutor(FILES) as pool:
+def test_two_hundred_stuck_reads_stop_nobody_else(store: Path) -> None:
+    with stopped(store) as (mount, pid), ThreadPoolExecutor(FILES) as pool:
         futures = read_all(mount, pool)
         mount.deadline()
         try:
@@ -115,8 +130,8 @@ def test_two_hundred_stuck_reads_stop_nobody_else(tmp_path: Path) -> None:
 
 
 @pytest.mark.mount
-def test_a_killed_worker_is_replaced(tmp_path: Path) -> None:
-    with stopped(tmp_path) as (mount, pid), ThreadPoolExecutor(FILES) as pool:
+def test_a_killed_worker_is_replaced(store: Path) -> None:
+    with stopped(store) as (mount, pid), ThreadPoolExecutor(FILES) as pool:
         futures = read_all(mount, pool)
         os.kill(pid, signal.SIGKILL)
         for number, future in enumerate(futures):
@@ -126,8 +141,8 @@ def test_a_killed_worker_is_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.mount
-def test_a_stuck_read_ends_within_its_bound(tmp_path: Path) -> None:
-    with stopped(tmp_path, "read_timeout=0.2") as (mount, _):
+def test_a_stuck_read_ends_within_its_bound(store: Path) -> None:
+    with stopped(store, "read_timeout=0.2") as (mount, _):
         mount.expect_log("nothing was decoded for 0.2 s|waits for the decoding")
         for number in range(3):
             with pytest.raises(OSError, match="Input/output error"):
@@ -136,10 +151,10 @@ def test_a_stuck_read_ends_within_its_bound(tmp_path: Path) -> None:
 
 
 @pytest.mark.mount
-def test_who_writes_into_a_cold_chunk_waits_alone(tmp_path: Path) -> None:
+def test_who_writes_into_a_cold_chunk_waits_alone(store: Path) -> None:
     """As its readers do: nothing is lost or half there, whatever happens to the worker or the daemon."""
     page = os.urandom(4096)
-    with stopped(tmp_path) as (mount, pid):
+    with stopped(store) as (mount, pid):
         descriptors = [os.open(mount.path / f"slow{number}", os.O_WRONLY) for number in range(WRITERS)]
         with ThreadPoolExecutor(2 * WRITERS) as pool:
             for descriptor in descriptors:
@@ -170,8 +185,8 @@ def test_who_writes_into_a_cold_chunk_waits_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.mount
-def test_a_write_into_what_cannot_be_decoded_fails(tmp_path: Path) -> None:
-    with stopped(tmp_path, "read_timeout=0.5") as (mount, pid):
+def test_a_write_into_what_cannot_be_decoded_fails(store: Path) -> None:
+    with stopped(store, "read_timeout=0.5") as (mount, pid):
         mount.expect_log("nothing was decoded")
         with open(mount.path / "slow0", "r+b", buffering=0) as file:
             os.pwrite(file.fileno(), os.urandom(4096), 4096)
@@ -188,9 +203,9 @@ def test_a_write_into_what_cannot_be_decoded_fails(tmp_path: Path) -> None:
 
 
 @pytest.mark.mount
-def test_what_was_thawed_outlives_a_mount(tmp_path: Path) -> None:
-    with stopped(tmp_path) as (mount, _):
+def test_what_was_thawed_outlives_a_mount(store: Path) -> None:
+    with stopped(store) as (mount, _):
         pass
-    with Mount(tmp_path / "store", argv=lambda m: [sys.executable, str(SCRIPT), str(m.store), str(m.path)]) as mount:
+    with Mount(store, argv=lambda m: [sys.executable, str(SCRIPT), str(m.store), str(m.path)]) as mount:
         assert (mount.path / f"slow{FILES}").read_bytes() == content(FILES + 1)
         assert all(worker["starts"] == 0 for worker in status(mount)["workers"])

@@ -14,7 +14,7 @@ from nnfs.store.blocks import BlockWriter
 from nnfs.store.env import Store
 from nnfs.workers.catalogue import fingerprint
 from tests.damage.truth import Mounted, Truth
-from tests.harness import Mount, nnfs
+from tests.harness import Mount, nnfs, sync_fs
 
 CHUNK = 16384
 
@@ -37,11 +37,11 @@ def populate(root: Path) -> None:
             path = folder / f"file-{n}"
             path.write_bytes(rng.randbytes(rng.choice((0, 10, 900, 5000))) + b"%d %d " % (turn, n) * rng.randrange(900))
             os.setxattr(path, "user.n", b"%d-%d" % (turn, n))
-        os.sync()
+        sync_fs(root)
     with (root / "large").open("wb") as file:
         for n in range(150):  # three map nodes
             file.write(rng.randbytes(CHUNK) if n % 3 else b"%d" % n * (CHUNK // len(b"%d" % n)))
-    os.sync()
+    sync_fs(root)
     with (root / "large").open("r+b") as file:
         for n in range(0, 150, 11):
             file.seek(n * CHUNK + 100)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import FULL, Mount, Plain
+from tests.harness import FULL, Mount, Plain, sync_fs
 from tests.semantics.kit import CHUNK, pattern
 from tests.semantics.test_fsx import Checker
 
@@ -43,7 +43,7 @@ def reopened(mounted: Mount | Plain) -> type[Checker]:
             self.reopen()
 
         def drop(self) -> None:
-            os.sync()
+            sync_fs(mounted.path)
 
     return Shared
 
