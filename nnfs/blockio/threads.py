@@ -33,10 +33,7 @@ async def run_fairly(function: Callable[[*Args], T], *args: *Args, limiter: trio
             failure = error
         nursery.cancel_scope.cancel()
     if failure is not None:
-        try:
-            raise failure
-        finally:
-            del failure  # else the error's traceback and this frame hold each other
+        raise failure
     return result
 
 

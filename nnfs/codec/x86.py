@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-
-from nnfs.mixer.compiling import njit
+from numba import njit
 
 Bytes = npt.NDArray[np.uint8]
 ENOUGH = 256  # one displacement in so many bytes makes code

@@ -7,7 +7,7 @@ through the shared tables."""
 
 from __future__ import annotations
 
-from nnfs.mixer.compiling import njit
+from numba import njit
 
 CONTEXTS = 14
 RECORD = 12  # fields of a lane's record:

@@ -8,8 +8,7 @@ diagonal is raised by 2^-19 of its largest element, which bounds the condition."
 from __future__ import annotations
 
 import numpy as np
-
-from nnfs.mixer.compiling import njit
+from numba import njit
 
 HEAD = 37  # bits of the largest covariance while solving
 POINT_L = 24

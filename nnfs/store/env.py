@@ -21,10 +21,10 @@ from typing import Any, Self
 import lmdb
 
 from nnfs import errors
-from nnfs.store import freepages, mapsize, privacy, schema, whereabouts
+from nnfs.store import freepages, mapsize, privacy, schema
 from nnfs.store.schema import Inode, State, Superblock
 
-DATA_FILE = whereabouts.DATA_FILE
+DATA_FILE = "data.mdb"
 DRAFT = ".creating"  # where a new store is made
 IGNORED_IN_EMPTY = {"lost+found", DRAFT}  # of a freshly made ext4; of a creation that was cut short
 
@@ -43,16 +43,6 @@ def translate(error: lmdb.Error) -> errors.NnfsError:
     if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.PanicError | lmdb.InvalidError):
         return errors.StoreDamaged(f"LMDB finds damaged pages ({error}); unmount and run nnfs fsck")
     return errors.StoreError(f"LMDB: {error}")
-
-
-class _Ended:
-    """In place of a transaction that has ended."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise lmdb.Error("the transaction has ended")
-
-
-_ENDED: Any = _Ended()
 
 
 class Snapshot:
@@ -127,13 +117,6 @@ class Snapshot:
         except lmdb.Error as error:
             raise translate(error) from error
 
-    def entries(self, table: str) -> int:
-        """Number of records in a table."""
-        try:
-            return int(self._txn.stat(self._tables[table])["entries"])
-        except lmdb.Error as error:
-            raise translate(error) from error
-
     def payload(self, number: int, stored: int) -> bytes:
         """Return the stored bytes of payload `number`, its fragments joined: fewer than `stored` if some are lost."""
         prefix, parts, length = schema.KEY.pack(number), [], 0
@@ -158,14 +141,7 @@ class Snapshot:
         self.close()
 
     def close(self) -> None:
-        """End the transaction. Idempotent.
-
-        The engine's object goes, too, since it keeps one of LMDB's 126 reader slots until it is freed, and whatever
-        holds this object (a traceback, an iterator that was left half-way) would keep that.
-        """
-        txn, self._txn = self._txn, _ENDED
-        if txn is not _ENDED:
-            txn.abort()
+        self._txn.abort()
 
 
 def _successor(prefix: bytes) -> bytes | None:
@@ -229,14 +205,6 @@ class WriteTxn(Snapshot):
         self.put("meta", schema.SUPER_KEY, record)
         self.put("main", schema.SUPER_KEY, record)
 
-    def commit(self) -> None:
-        """End the transaction, durably."""
-        txn, self._txn = self._txn, _ENDED
-        try:
-            txn.commit()
-        except lmdb.Error as error:
-            raise translate(error) from error
-
 
 def load_twice(snapshot: Snapshot, key: bytes, unpack: Any) -> tuple[Any, list[str]]:
     """Return the first sound copy of a record that is kept twice, and what is wrong with the others.
@@ -264,13 +232,9 @@ def load_twice(snapshot: Snapshot, key: bytes, unpack: Any) -> tuple[Any, list[s
 class Store:
     """An open store, locked against every other process. Use `Store.open` or `Store.create`."""
 
-    def __init__(
-        self, path: Path, lock: int, env: lmdb.Environment, tables: dict[str, Any], *, writable: bool
-    ) -> None:
-        self.path = path  # at the time of opening: see `place`
-        self.writable = writable
+    def __init__(self, path: Path, lock: int, env: lmdb.Environment, tables: dict[str, Any]) -> None:
+        self.path = path
         self._lock = lock
-        self.place = whereabouts.Whereabouts(path, lock)
         self._env = env
         self._tables = tables
         self.superblock = Superblock(b"", 0, 0, 0)
@@ -321,10 +285,10 @@ class Store:
         shutil.rmtree(draft)
 
     @classmethod
-    def open(cls, path: Path, *, readonly: bool = False) -> Store:
-        """Open an existing store. With `readonly` nothing is written, not even a lock file, so a medium may be it, too.
+    def open(cls, path: Path) -> Store:
+        """Open an existing store.
 
-        Raises `NotAStore`, `StoreBusy`, `StoreTooNew`, `StoreDamaged`, and `StoreError` for what cannot be written.
+        Raises `NotAStore`, `StoreBusy`, `StoreTooNew`, `StoreDamaged`.
         """
         data = path / DATA_FILE
         if not path.is_dir():
@@ -336,9 +300,7 @@ class Store:
         lock = lock_directory(path)
         try:
             freepages.check_data_file(data)
-            if not readonly:
-                whereabouts.check_writable(path)
-            store = cls._open_env(path, lock, create=False, readonly=readonly)
+            store = cls._open_env(path, lock, create=False)
             store._load()
         except BaseException:
             os.close(lock)
@@ -346,9 +308,9 @@ class Store:
         return store
 
     @classmethod
-    def _open_env(cls, path: Path, lock: int, *, create: bool, readonly: bool = False) -> Store:
+    def _open_env(cls, path: Path, lock: int, *, create: bool) -> Store:
         try:
-            env = _mapped(path, create=create, readonly=readonly)
+            env = _mapped(path, create=create)
             env.reader_check()  # of dead processes
             tables: dict[str, Any] = {"main": None}
             for name in schema.TABLES:
@@ -359,7 +321,7 @@ class Store:
             raise errors.StoreTooNew(f"{path}: written by another engine ({error})") from error
         except lmdb.Error as error:
             raise translate(error) from error
-        return cls(path, lock, env, tables, writable=not readonly)
+        return cls(path, lock, env, tables)
 
     def _load(self) -> None:
         with self.read() as snapshot:
@@ -388,15 +350,18 @@ class Store:
     def write(self) -> Iterator[WriteTxn]:
         """The write txn: durable at the end of the block, aborted when the block raises."""
         try:
-            txn = WriteTxn(self._env.begin(write=True), self._tables)
+            txn = self._env.begin(write=True)
         except lmdb.Error as error:
             raise translate(error) from error
         try:
-            yield txn
+            yield WriteTxn(txn, self._tables)
         except BaseException:
-            txn.close()
+            txn.abort()
             raise
-        txn.commit()
+        try:
+            txn.commit()
+        except lmdb.Error as error:
+            raise translate(error) from error
 
     def mark_clean(self) -> None:
         """Note that the store is being closed in order."""
@@ -416,16 +381,12 @@ class Store:
 
     def entries(self, table: str) -> int:
         """Number of records in a table."""
-        with self.read() as snapshot:
-            return snapshot.entries(table)
-
-    def readers(self) -> int:
-        """Number of read txns that LMDB keeps a slot for."""
-        return int(self._env.info()["num_readers"])
+        with self._env.begin() as txn:
+            return int(txn.stat(self._tables[table])["entries"])
 
     def physical_bytes(self) -> int:
         """Bytes that the store's files occupy on the filesystem below (st_blocks x 512)."""
-        return sum(entry.stat(follow_symlinks=False).st_blocks * 512 for entry in os.scandir(self.place.here))
+        return sum(entry.stat(follow_symlinks=False).st_blocks * 512 for entry in os.scandir(self.path))
 
     def punch(self, keep: int, budget: int) -> int:
         """Give free pages back to the filesystem below; return the bytes given back.
@@ -433,8 +394,9 @@ class Store:
         `keep` pages stay for the next commits, at most `budget` holes are punched. To be called by the one thread that
         commits, with no write txn open.
         """
+        data = self.path / DATA_FILE
         try:
-            return freepages.give_back(self._env, self.place.data, keep=keep, budget=budget, seen=self._punched)
+            return freepages.give_back(self._env, data, keep=keep, budget=budget, seen=self._punched)
         except lmdb.Error as error:
             raise translate(error) from error
 
@@ -449,19 +411,18 @@ class Store:
         """Close the environment and give up the lock. Idempotent."""
         if self._lock >= 0:
             self._env.close()
-            self.place.close()
             os.close(self._lock)
             self._lock = -1
 
 
-def _mapped(path: Path, *, create: bool, readonly: bool = False) -> lmdb.Environment:
+def _mapped(path: Path, *, create: bool) -> lmdb.Environment:
     """Open the environment with as large a map as can be had. Raises `StoreError` when that is too small for it."""
     for size in mapsize.candidates(path / DATA_FILE):
         try:
             # meminit=False: the pages are ours alone.
             return lmdb.open(
                 os.fsencode(path), map_size=size, max_dbs=len(schema.TABLES), lib_version=schema.ENGINE,
-                meminit=False, create=create, mode=privacy.FILE, readonly=readonly, lock=not readonly,
+                meminit=False, create=create, mode=privacy.FILE,
             )  # fmt: skip
         except lmdb.MemoryError:
             continue

@@ -1,0 +1,26 @@
+"""Section 2: the codecs."""
+
+from __future__ import annotations
+
+import zstandard
+
+from tests.format.decoder import cm, neural
+from tests.format.decoder.models import Model
+from tests.format.decoder.rans import Damaged
+
+
+def decode(codec: int, payload: bytes, size: int, model: Model | None = None) -> bytes:
+    """The `size` plain bytes of a payload."""
+    if codec == 0:
+        plain = payload
+    elif codec == 1:
+        plain = zstandard.ZstdDecompressor().decompress(payload, size)
+    elif codec == 16 and model is not None:
+        plain = neural.decode(payload, size, model)
+    elif codec == 17:
+        plain = cm.decode(payload, size)
+    else:
+        raise Damaged(f"codec {codec}")
+    if len(plain) != size:
+        raise Damaged("not that many bytes")
+    return plain
