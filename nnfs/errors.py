@@ -8,6 +8,7 @@
     |   |-- NotAStore         EINVAL  4   the directory holds something else, or nothing
     |   |-- StoreBusy         EBUSY   5   mounted (or being checked) already
     |   |-- StoreTooNew       EINVAL  6   a format or feature this version does not know
+    |   |-- StoreGone         EIO     3   the data file of a mounted store was deleted or replaced
     |   `-- StoreDamaged      EIO     7   a record or page that fails its checksum or an invariant
     |       |-- RecordDamaged EIO     7   one record: names table and key
     |       `-- BlockDamaged  EIO     7   one block: payload, header or hash
@@ -30,6 +31,8 @@ from __future__ import annotations
 
 import errno
 import os
+import traceback
+from typing import TypeVar
 
 
 class NnfsError(Exception):
@@ -71,6 +74,10 @@ class StoreTooNew(StoreError):
 
     errno = errno.EINVAL
     exit_code = 6
+
+
+class StoreGone(StoreError):
+    """The data file of an open store has lost its name: what is written to it ends with the mount."""
 
 
 class StoreDamaged(StoreError):
@@ -162,3 +169,30 @@ class FsError(Exception):
     def __init__(self, code: int) -> None:
         super().__init__(os.strerror(code))
         self.errno = code
+
+
+E = TypeVar("E", bound=Exception)
+
+
+def kept(error: E) -> E:
+    """Return an error as it may be stored or dropped: without the frames that its traceback holds alive.
+
+    Those hold transactions, chunks and buffers, often in a cycle with the error itself, and the daemon seldom collects
+    cycles. Of what is no error of ours, a bug most likely, the traceback stays as text.
+    """
+    if error.__traceback__ is not None and not isinstance(error, NnfsError | FsError | OSError | MemoryError):
+        error.add_note("".join(traceback.format_exception(error)).rstrip())
+    chain: list[BaseException | None] = [error]
+    while chain:
+        one = chain.pop()
+        if one is not None:
+            chain += [one.__cause__, one.__context__, *(one.exceptions if isinstance(one, BaseExceptionGroup) else ())]
+            one.__traceback__ = one.__cause__ = one.__context__ = None
+    return error
+
+
+def again(error: E) -> E:
+    """Return a stored error as it may be raised: a new one each time, since one that is raised collects frames."""
+    twin = type(error).__new__(type(error), *error.args)
+    twin.__dict__.update(error.__dict__)
+    return twin

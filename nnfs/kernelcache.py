@@ -1,40 +1,89 @@
-"""The folder of compiled kernels: importing this module names it before numba looks for one."""
+"""Where compiled kernels are kept, and what of the environment must not reach them. Imports nothing large.
+
+Kernels lie beside the sources, where set-up puts them, or in the user's cache. Every place is read; what is compiled is
+put into the first one that can be written, and where there is none, nothing is kept: kernels are compiled in memory.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import sys
+from collections.abc import Iterator, MutableMapping
+from functools import cache
 
 FOLDER = "kernels-"
+ROOT = "NUMBA_CACHE_DIR"  # the environment variable that names another place
+KEPT = frozenset((ROOT, "NUMBA_NUM_THREADS"))
+_HERE = os.path.dirname(os.path.abspath(__file__))
 
 
-def _keep_kernels_apart() -> None:
-    """Give this version's compiled kernels a folder of their own.
+@cache
+def folder_name() -> str:
+    """Return the name of this version's folder, by the content of all sources.
 
-    Numba tells whether a cached kernel is out of date by its own file only, not by the files of the functions that it
-    calls: after an upgrade the encoder could be new and the decoder old. So the folder is named by the content of all
-    sources.
+    A kernel depends on those that it calls, in other files: after an upgrade the encoder could be new, the decoder old.
     """
-    here = os.path.dirname(os.path.abspath(__file__))
     digest = hashlib.blake2b(digest_size=12)
     for room in ("model", "mixer", "codec"):
-        folder = os.path.join(here, room)
+        folder = os.path.join(_HERE, room)
         for name in sorted(os.listdir(folder)):
             if name.endswith(".py"):
                 with open(os.path.join(folder, name), "rb") as file:
                     digest.update(hashlib.blake2b(file.read()).digest())
-    root = os.environ.get("NUMBA_CACHE_DIR") or os.path.join(here, "__pycache__")
-    if os.path.basename(root).startswith(FOLDER):  # the parent process's
-        root = os.path.dirname(root)
-    if not os.access(os.path.dirname(root) if not os.path.isdir(root) else root, os.W_OK):
-        root = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "nnfs")
-    place = os.path.join(root, FOLDER + digest.hexdigest())
-    os.environ["NUMBA_CACHE_DIR"] = place
-    if "numba" in sys.modules:
-        from numba.core import config
-
-        config.CACHE_DIR = place  # type: ignore[attr-defined]
+    return FOLDER + digest.hexdigest()
 
 
-_keep_kernels_apart()
+def roots() -> list[str]:
+    """Return the folders that hold one folder for each version: what the environment names, or the two usual ones."""
+    named = os.environ.get(ROOT)
+    return [named] if named else [os.path.join(_HERE, "__pycache__"), *_users_own()]
+
+
+def _users_own() -> Iterator[str]:
+    """The user's cache, if there can be one: a home that is not there is not made."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(base):
+        home = os.path.expanduser("~")
+        if not (os.path.isabs(home) and os.path.isdir(home)):
+            return
+        base = os.path.join(home, ".cache")
+    yield os.path.join(base, "nnfs")
+
+
+def places() -> list[str]:
+    """Return the folders of this version's kernels, in the order in which they are asked."""
+    return [os.path.join(root, folder_name()) for root in roots()]
+
+
+def is_trusted(place: str) -> bool:
+    """Whether code may be taken from a folder: only its owner can put some there, and we run that one's code anyway."""
+    try:
+        status = os.stat(place)
+    except OSError:
+        return False
+    return status.st_uid in (0, os.geteuid(), os.stat(__file__).st_uid) and not status.st_mode & 0o002
+
+
+def make_place(place: str) -> None:
+    """Make a folder of kernels, and two above it at most: no home, no mount point. Raises `OSError`."""
+    for folder in (os.path.dirname(os.path.dirname(place)), os.path.dirname(place), place):
+        try:
+            os.mkdir(folder, 0o755)
+        except FileExistsError:
+            continue
+        sync_folder(os.path.dirname(folder))
+
+
+def sync_folder(folder: str) -> None:
+    """Have the disk know the names in a folder. Raises `OSError`."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def clean_environment(environment: MutableMapping[str, str]) -> None:
+    """Take out what would change numba's results or speed, such as NUMBA_DISABLE_JIT: it is meant for others."""
+    for name in [name for name in environment if name.startswith("NUMBA_") and name not in KEPT]:
+        del environment[name]

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from nnfs.background.tasks import Job
-from nnfs.errors import NnfsError
+from nnfs.errors import NnfsError, again, kept
 from nnfs.fs.candidates import Candidate
 from nnfs.fs.policy import Rules
 
@@ -47,7 +47,7 @@ class Sample:
             try:
                 after = await size(candidate, rules)
             except NnfsError as error:
-                failures.append(error)
+                failures.append(kept(error))
             else:
                 if after is not None:
                     found.append((candidate.block.stored, after))
@@ -59,5 +59,5 @@ class Sample:
                     for chosen in self._chosen[start : start + TOGETHER]:
                         nursery.start_soon(one, *chosen)
         if failures and not found:
-            raise failures[0]
+            raise again(failures[0])
         return found

@@ -21,7 +21,7 @@ from nnfs.codec import NAMES
 from nnfs.codec.base import CM, NEURAL
 from nnfs.codec.compressible import compressible
 from nnfs.config import Options
-from nnfs.errors import CodecError, EnginesDisagree, ModelMissing, NnfsError
+from nnfs.errors import CodecError, EnginesDisagree, ModelMissing, NnfsError, again, kept
 from nnfs.fs import swapping
 from nnfs.fs.policy import Policy, Rules
 from nnfs.store.schema import Block
@@ -29,6 +29,8 @@ from nnfs.workers.pool import AHEAD, BACKGROUND, Job
 from nnfs.workers.wire import NO_MODEL, Op
 
 log = logging.getLogger(__name__)
+
+Note = Callable[[str], object]  # is told each step that a chunk has gone through: "encode neural"
 
 MIN_GAIN = 1 / 16  # of the stored bytes; less is not worth slower reads
 MIN_GAIN_COLD = 1 / 64  # where nobody minds slow reads
@@ -88,12 +90,13 @@ class ColdEncoder:
         self._neural = options.neural
         self._speeds: dict[int, tuple[float, float, float]] = {}  # codec: seconds per MiB, when measured, s until again
         self._measuring = trio.Lock()
+        self.measuring = 0  # codecs that are being measured now
         self._checks: defaultdict[int, _Checks] = defaultdict(_Checks)  # by codec
         self.threads = trio.CapacityLimiter(2)  # of recompression: commits must not queue behind it
 
     async def encode(
         self, plain: bytes, block: Block, rules: Rules, *,
-        everything: bool, leave: bool = False, worker: str = COMPACT,
+        everything: bool, leave: bool = False, worker: str = COMPACT, note: Note = str,
     ) -> Payload | None:  # fmt: skip
         """Return the smallest form of a block's content, None when that is the one it has.
 
@@ -109,6 +112,7 @@ class ColdEncoder:
         if self._neural and fingerprint and (patient or await self.fast_enough(NEURAL)):
             self._trust(NEURAL)
             data = await self._work(Op.ENCODE, NEURAL, plain, len(plain), fingerprint, worker)
+            note("encode neural")
             if data is not None:
                 found.append(Payload(NEURAL, fingerprint, data))
         neural_bits = 8 * len(found[0].data) / len(plain) if found else 8.0
@@ -116,13 +120,14 @@ class ColdEncoder:
         if (not found or (worth and len(plain) >= CM_LEAST)) and (patient or await self.fast_enough(CM)):
             self._trust(CM)
             data = await self._work(Op.ENCODE, CM, plain, len(plain), NO_MODEL, worker)
+            note("encode cm")
             if data is not None:
                 found.append(Payload(CM, NO_MODEL, data))
         best = min(found, key=lambda one: len(one.data), default=None)
         least = block.plain if leave else block.stored * (1 - (MIN_GAIN_COLD if patient else MIN_GAIN))
         return best if best is not None and len(best.data) < least else None
 
-    async def prove(self, block: Block, payload: Payload, worker: str = COMPACT) -> Proof:
+    async def prove(self, block: Block, payload: Payload, worker: str = COMPACT, note: Note = str) -> Proof:
         """Decode a new payload as a reader will. Raises `CodecError` when that does not give the content back.
 
         One payload of each batch is decoded by the reference, too: the others may be stored once `is_checked` says so.
@@ -132,6 +137,7 @@ class ColdEncoder:
         batch, is_due = checks.join(block.plain)
         try:
             await self._decodes(block, payload, worker)
+            note(f"prove {NAMES[payload.codec]}")
             if is_due:
                 await self._check(block, payload)
                 checks.open.discard(batch)
@@ -201,6 +207,13 @@ class ColdEncoder:
 
     async def _measure(self, codec_id: int) -> float:
         """Return the seconds in which the readers' worker decodes a MiB. Readers come first."""
+        self.measuring += 1
+        try:
+            return await self._measured(codec_id)
+        finally:
+            self.measuring -= 1
+
+    async def _measured(self, codec_id: int) -> float:
         looks = 0
         while looks < BUSY_MOST and self._busy():
             looks += 1
@@ -219,13 +232,13 @@ class ColdEncoder:
             try:
                 await self._cold.run(job)
             except NnfsError as error:
-                failures.append(error)
+                failures.append(kept(error))
 
         async with trio.open_nursery() as nursery:
             for _ in range((1 << 20) // CALIBRATE):
                 nursery.start_soon(decode)
         if failures:
-            raise failures[0]
+            raise again(failures[0])
         return time.monotonic() - started
 
     def is_fast(self, codec_id: int) -> bool:
@@ -252,6 +265,20 @@ class ColdEncoder:
         gpus = sorted(glob.glob("/dev/nvidia[0-9]*"))
         of = (options.policy, options.neural, options.thaw_limit, options.device, gpus, default)
         return xxh3_64_intdigest(repr(of).encode())
+
+    def waits_for(self, worker: str) -> bool:
+        """Whether a worker is not there yet: it is started by the first thing that it is to do."""
+        return self._cold.waits_for(worker)
+
+    def costs(self, worker: str) -> dict[str, float]:
+        """Return what workers take for steps, in seconds per MiB, as measured lately, by that worker if it has."""
+        found: dict[str, float] = {}
+        for state in sorted(self._cold.pool.states(), key=lambda state: state.name == worker):
+            if state.name != REFERENCE:  # one thread, another engine
+                found |= {f"encode {NAMES[number]}": cost for number, cost in state.encoding.items()}
+                for number, cost in state.decoding.items():
+                    found |= {f"prove {NAMES[number]}": cost, f"decode {NAMES[number]}": cost}
+        return found
 
     def speeds(self) -> dict[str, float]:
         """Return measured seconds per MiB by codec."""

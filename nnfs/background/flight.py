@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import trio
 
 from nnfs.background.encoder import Proof
+from nnfs.background.expectation import kind_of
 from nnfs.background.tasks import Job
 from nnfs.blockio.cold import COMPACT, READ
 from nnfs.config import Options, format_duration
@@ -73,11 +76,21 @@ class Flow:
     error: NnfsError | None = None
     changes: dict[int, int] = field(default_factory=dict)  # ino: growth of its stored bytes
     models: dict[int, bytes] = field(default_factory=dict)  # number: fingerprint, of those encoded with
+    stages: Counter[str] = field(default_factory=Counter)  # chunks by what is done with them
 
     @property
     def worker(self) -> str:
         """Who codes: what a person waits for does not wait for an idle machine. Reads come first in both workers."""
         return READ if self.job.number else COMPACT
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """While a chunk is being encoded, say."""
+        self.stages[name] += 1
+        try:
+            yield
+        finally:
+            self.stages[name] -= 1
 
     def take(self, is_checked: Callable[[Proof | None], bool]) -> list[Ready]:
         """Take out the swaps that may be committed."""
@@ -97,6 +110,7 @@ class Flow:
         if candidate.number in self.shared:
             self.job.done_chunks += 1
             self.job.done_bytes += candidate.block.plain
+            self.job.left.drop(kind_of(candidate.block, thaw=self.aim.thaw), candidate.block.plain)
             return True
         self.shared.add(candidate.number)
         return False

@@ -23,6 +23,7 @@ import trio.lowlevel
 from nnfs import codec
 from nnfs.background.dryrun import Sample
 from nnfs.background.encoder import ColdEncoder, Proof
+from nnfs.background.expectation import Way, expect
 from nnfs.background.flight import Aim, Flow, Ready
 from nnfs.background.models import Models
 from nnfs.background.selection import Chooser
@@ -42,6 +43,8 @@ from nnfs.errors import (
     NnfsError,
     OutOfSpace,
     RecordDamaged,
+    again,
+    kept,
 )
 from nnfs.fs import swapping
 from nnfs.fs.candidates import Candidate, never
@@ -55,6 +58,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+LOOKING, DECODING, ENCODING, PROVING, THAWING = "looking", "decoding", "encoding", "proving", "thawing"  # phases
+STARTING, MEASURING = "starting a worker", "measuring"
 WINDOW = 4 << 20  # plain bytes under way: two batches of a worker
 IN_FLIGHT = 400  # chunks under way; a worker takes 512
 LEAST = 8 << 10  # bytes that a chunk counts for at least in the window
@@ -195,22 +200,25 @@ class Compactor:
         if job.number:  # somebody looks: count first
             async for piece in self._walk(job, ino, aim):
                 job.total_chunks += len(piece.candidates)
-                job.total_bytes += sum(candidate.block.plain for candidate in piece.candidates)
+                for candidate in piece.candidates:
+                    job.total_bytes += candidate.block.plain
+                    expect(job, candidate.block, thaw=aim.thaw, neural=self._options.neural)
             job.note = "" if job.total_chunks else aim.why_nothing(self._options)
+            job.costs = functools.partial(self._encoder.costs, READ)
         flow = Flow(job, aim, flushed=time.monotonic())
         async with trio.open_nursery() as nursery:
             try:
                 await self._feed(flow, ino, nursery)
             except NnfsError as error:
-                flow.error = error
+                flow.error = kept(error)
             if flow.error is not None:
                 nursery.cancel_scope.cancel()
         try:
             await self.swaps.flush(flow, force=True)  # what is proved is kept, also when the job ends early
         except NnfsError as error:
-            flow.error = flow.error or error
+            flow.error = flow.error or kept(error)
         if flow.error is not None:
-            raise flow.error
+            raise again(flow.error)
         for payload in flow.refused:
             self._count_failure(payload, 1)
         if job.number and not flow.is_any_done and flow.last_failure is not None:
@@ -222,7 +230,7 @@ class Compactor:
         """Start a task for each chunk, as many as fit the window, and wait for the last one. Raises `flow.error`."""
         async with contextlib.aclosing(self._walk(flow.job, ino, flow.aim)) as walk:
             async for piece in walk:
-                flow.job.phase = "thawing" if flow.aim.thaw else "compressing"
+                self._tell(flow)
                 flow.open.setdefault(piece.ino, 1)
                 for candidate in piece.candidates:
                     if flow.job.number == 0 and self._chunk_failures[candidate.block.payload] >= CHUNK_FAILURES:
@@ -244,12 +252,30 @@ class Compactor:
     async def _wait(self, flow: Flow) -> None:
         """Wait until a chunk is done, or a flush is due. Raises `flow.error`."""
         flow.moved = trio.Event()
+        self._tell(flow)
         with trio.move_on_after(WAIT_S):
             await flow.moved.wait()
+        self._tell(flow)
         await flow.job.checkpoint()
         if flow.error is not None:
-            raise flow.error
+            raise again(flow.error)
         await self.swaps.flush(flow)
+
+    def _tell(self, flow: Flow) -> None:
+        """Say what the job is at, and hold its clock where that is no work on chunks."""
+        job, stages = flow.job, flow.stages
+        if self._encoder.measuring:
+            job.phase = MEASURING
+        elif (stages[ENCODING] or stages[PROVING] or stages[DECODING]) and self._encoder.waits_for(flow.worker):
+            job.phase = STARTING
+        elif flow.aim.thaw:
+            job.phase = THAWING
+        else:
+            job.phase = PROVING if stages[PROVING] and not stages[ENCODING] else ENCODING
+        if job.phase in (MEASURING, STARTING):
+            job.left.stop(time.monotonic())
+        else:
+            job.left.go(time.monotonic())
 
     async def _admit(self, flow: Flow, candidate: Candidate) -> None:
         """Wait until a chunk may be taken in hand."""
@@ -268,8 +294,9 @@ class Compactor:
     async def _one(self, flow: Flow, candidate: Candidate, rules: Rules) -> None:
         """One chunk's way."""
         is_looked_at = False  # not when the job is cancelled in the middle of it
+        way = Way(flow.job, candidate.block, thaw=flow.aim.thaw)
         try:
-            result = await self._recoded(flow, candidate, rules)
+            result = await self._recoded(flow, candidate, rules, way)
             flow.failures, flow.is_any_done, is_looked_at = 0, True, True
             if result is not None:
                 flow.ready.append(result)
@@ -287,13 +314,14 @@ class Compactor:
             flow.chunks -= 1
             flow.job.done_chunks += 1
             flow.job.done_bytes += candidate.block.plain
+            way.end()
             flow.close(candidate.ino)
             flow.moved.set()
 
     def _failed(self, flow: Flow, candidate: Candidate, error: NnfsError) -> None:
         """A chunk stays as it is, because of something that is not wrong with itself."""
         flow.job.failed_chunks += 1
-        flow.last_failure = error
+        flow.last_failure = kept(error)
         is_missing = isinstance(error, ModelMissing)  # nothing is wrong with workers: others may do
         flow.failures += not is_missing
         if is_missing or isinstance(error, JobKills):
@@ -334,26 +362,32 @@ class Compactor:
             plain = await self._in_thread(decode_verified, candidate.number, block, payload)
         return plain, block.payload
 
-    async def _recoded(self, flow: Flow, candidate: Candidate, rules: Rules) -> Ready | None:
+    async def _recoded(self, flow: Flow, candidate: Candidate, rules: Rules, way: Way) -> Ready | None:
         block = candidate.block
 
         def ready(codec_id: int = 0, model: int = 0, data: bytes | None = None, proof: Proof | None = None) -> Ready:
             owner = (candidate.ino, candidate.chunk)
             return Ready(Recode(candidate.number, block.payload, owner, codec_id, model, data), block, proof)
 
-        found = await self._plain(candidate, flow.worker)
+        with flow.stage(DECODING if block.codec >= FIRST_COLD else LOOKING):
+            found = await self._plain(candidate, flow.worker)
+        if block.codec >= FIRST_COLD:
+            way(f"decode {codec.NAMES[block.codec]}")
+        way("look")
         if found is None or found[1] != block.payload:
             return None  # somebody was faster
         plain = found[0]
         if flow.aim.thaw or rules.policy is Policy.HOT:
             return ready(*await self._hot(plain))
         leave = block.model in self._chooser.retired
-        best = await self._encoder.encode(
-            plain, block, rules, everything=flow.aim.everything, leave=leave, worker=flow.worker
-        )
+        with flow.stage(ENCODING):
+            best = await self._encoder.encode(
+                plain, block, rules, everything=flow.aim.everything, leave=leave, worker=flow.worker, note=way
+            )
         if best is None:
             return ready(*await self._hot(plain)) if leave else ready()
-        proof = await self._encoder.prove(block, best, flow.worker)
+        with flow.stage(PROVING):
+            proof = await self._encoder.prove(block, best, flow.worker, way)
         model = 0
         if best.codec == NEURAL:
             model = await self._models.keep(best.model)

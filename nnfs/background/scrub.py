@@ -21,10 +21,13 @@ import trio
 from nnfs.background import scrubreads
 from nnfs.background.repair import Mender
 from nnfs.background.tasks import Job
+from nnfs.background.timeleft import Kind
 from nnfs.blockio.cold import BACKGROUND, READ, Cold
 from nnfs.blockio.commit import Committer
 from nnfs.blockio.reader import Reader
-from nnfs.errors import BlockDamaged, ModelMissing, NnfsError, StoreDamaged, WorkerError
+from nnfs.codec import NAMES
+from nnfs.codec.base import FIRST_COLD, RAW
+from nnfs.errors import BlockDamaged, ModelMissing, NnfsError, StoreDamaged, WorkerError, again, kept
 from nnfs.fs import swapping
 from nnfs.fs.apply import Work
 from nnfs.fs.owners import Owners
@@ -51,6 +54,7 @@ class _Round:
     state: schema.Scrub
     saved: tuple[int, float]  # blocks, time
     mender: Mender
+    since: int  # unix ns: its beginning, with an earlier mount perhaps
     damaged: dict[int, str] = field(default_factory=dict)
     lost_models: list[str] = field(default_factory=list)
     repaired_models: int = 0
@@ -106,11 +110,15 @@ class Scrub:
         if state is None or bool(state.deep) != deep or state.damaged:
             state = schema.Scrub(next=1, deep=int(deep), started=time.time_ns())
         mender = Mender(self._committer, self._reader, self._cold, self._limiter, read_only=self._read_only)
-        now = _Round(job, state, (state.blocks, time.monotonic()), mender)
-        job.total_chunks, job.total_bytes = await self._in_thread(scrubreads.totals, self._store)
+        now = _Round(job, state, (state.blocks, time.monotonic()), mender, state.started)
+        job.total_chunks, by_codec = await self._in_thread(scrubreads.totals, self._store)
+        job.total_bytes = sum(by_codec.values())
         job.done_chunks = min(state.blocks, job.total_chunks)
         if state.blocks and job.total_chunks:
             job.done_bytes = job.total_bytes * job.done_chunks // job.total_chunks
+        for number, plain in by_codec.items():
+            kind, step = _kind(number, deep=deep)
+            job.left.expect(kind, plain - plain * job.done_chunks // max(1, job.total_chunks), {step: 1.0})
         try:
             await self._check_models(now)
             await self._check_blocks(now)
@@ -157,16 +165,16 @@ class Scrub:
 
     async def _check_blocks(self, now: _Round) -> None:
         """Look at all blocks from `now.state.next` on; those that workers decode are waited for at the end."""
-        now.job.phase = "decoding" if now.deep else "checksums"
+        self._tell(now)
         failure: NnfsError | None = None
         async with trio.open_nursery() as nursery:
             try:
                 await self._walk(now, nursery)
             except NnfsError as error:  # kept: a nursery would wrap it
-                failure = error
+                failure = kept(error)
                 nursery.cancel_scope.cancel()
         if failure is not None:
-            raise failure
+            raise again(failure)
 
     async def _walk(self, now: _Round, nursery: trio.Nursery) -> None:
         at, is_last = now.state.next, False
@@ -187,11 +195,21 @@ class Scrub:
             now.state.blocks += look.blocks
             now.job.done_chunks += look.blocks - len(look.cold)
             now.job.done_bytes += look.plain
+            _went(now, RAW, look.plain)
             now.advance(at)
             await self._save(now)
             await trio.sleep(REST_S)
         while now.pending:
             await self._moved(now)
+
+    def _tell(self, now: _Round) -> None:
+        """Say what the job is at, and hold its clock while nothing can be decoded yet."""
+        if now.pending and self._cold is not None and self._cold.waits_for(READ):
+            now.job.phase = "starting a worker"
+            now.job.left.stop(time.monotonic())
+        else:
+            now.job.phase = "decoding" if now.deep else "checksums"
+            now.job.left.go(time.monotonic())
 
     async def _give_way(self, now: _Round) -> None:
         await now.job.checkpoint()
@@ -209,6 +227,7 @@ class Scrub:
 
     async def _moved(self, now: _Round) -> None:
         now.moved = trio.Event()
+        self._tell(now)
         if now.pending and now.error is None:
             with trio.move_on_after(1.0):  # and look whether the job is cancelled
                 await now.moved.wait()
@@ -233,6 +252,7 @@ class Scrub:
             now.pending_bytes -= max(LEAST, block.plain)
             now.job.done_chunks += 1
             now.job.done_bytes += block.plain
+            _went(now, block.codec, block.plain)
             now.moved.set()
 
     async def _undecided(self, now: _Round, number: int, block: Block, error: NnfsError) -> None:
@@ -302,8 +322,24 @@ class Scrub:
             damaged.append({"block": number, "why": why, "files": files.get(number, [])})
         now.job.result = {
             "deep": now.deep, "blocks": now.state.blocks, "repaired": now.mender.repaired + now.repaired_models,
-            "unchecked": now.unchecked.total(), "damaged": damaged[:LISTED],
+            "unchecked": now.unchecked.total(), "since": now.since / 1e9, "damaged": damaged[:LISTED],
         }  # fmt: skip
+
+
+# -- for the time left
+
+
+def _kind(codec: int, *, deep: bool) -> tuple[Kind, str]:
+    """What blocks of a codec are to the time left, and the one step that they go through."""
+    if deep and codec >= FIRST_COLD:
+        return ("cold", str(codec)), f"decode {NAMES.get(codec, codec)}"
+    return ("hot",), "look"
+
+
+def _went(now: _Round, codec: int, plain: int) -> None:
+    kind, step = _kind(codec, deep=now.deep)
+    now.job.left.did(kind, step, plain, time.monotonic())
+    now.job.left.ended(kind, plain, {step: plain})
 
 
 # -- for the commit thread

@@ -14,7 +14,7 @@ from nnfs.errors import BlockDamaged, StoreDamaged
 from nnfs.store import modelfiles, schema
 from nnfs.store.blocks import load_block
 from nnfs.store.env import Store
-from nnfs.store.schema import Block, Total
+from nnfs.store.schema import TOTAL_KEY, Block, Total
 
 SLICE_S, SLICE_BLOCKS = 0.02, 64  # of one look at the store, whichever comes first
 
@@ -78,13 +78,14 @@ def _check(number: int, block: Block, payload: bytes, *, deep: bool) -> None:
         decode_verified(number, block, payload)
 
 
-def totals(store: Store) -> tuple[int, int]:
-    """Return blocks and plain bytes of the store, about."""
-    plain = 0
+def totals(store: Store) -> tuple[int, dict[int, int]]:
+    """Return blocks of the store, and their plain bytes by codec, about."""
+    plain: dict[int, int] = {}
     with store.read() as snapshot:
         try:
             for key, record in snapshot.range("total", b""):
-                plain += Total.unpack(key, record).plain
+                number = TOTAL_KEY.unpack(key)[0]
+                plain[number] = plain.get(number, 0) + Total.unpack(key, record).plain
         except StoreDamaged:
             pass  # statistics
     return store.entries("block"), plain

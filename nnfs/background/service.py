@@ -13,13 +13,16 @@ from typing import Any
 import trio
 
 from nnfs.background.encoder import ColdEncoder
+from nnfs.background.history import FILE as HISTORY
+from nnfs.background.history import History
 from nnfs.background.models import Models
 from nnfs.background.recompression import Compactor
 from nnfs.background.scrub import Scrub
-from nnfs.background.tasks import BESIDE, Job, Jobs
+from nnfs.background.tasks import BESIDE, UNENDED, Job, Jobs
 from nnfs.blockio.cold import Cold
 from nnfs.blockio.commit import Committer
 from nnfs.blockio.reader import Reader
+from nnfs.codec import NAMES
 from nnfs.config import Options
 from nnfs.errors import NnfsError, UsageError
 from nnfs.fs import policy, swapping
@@ -59,7 +62,8 @@ class Tiering:
         )  # fmt: skip
         self._scrub = Scrub(store, committer, reader, cold, self._busy, read_only=read_only)
         background = self._background if options.compact and not read_only else None
-        self.jobs = Jobs(background, PASS_EVERY, FIRST_PASS)
+        history = History(store.path / HISTORY, read_only=read_only)
+        self.jobs = Jobs(background, PASS_EVERY, FIRST_PASS, history)
         self._scope = trio.CancelScope()
         self._looked = (time.monotonic(), time.thread_time())
         self._was_busy = False
@@ -145,10 +149,11 @@ class Tiering:
         return self._add("scrub", functools.partial(self._scrub.run, deep=deep), request, deep)
 
     async def _job(self, request: Answer) -> Answer:
-        return self.jobs.get(int(request["job"])).as_dict()
+        return self.jobs.told(int(request["job"]))
 
     async def _jobs(self, _request: Answer) -> Answer:
-        return {"jobs": [job.as_dict() for job in self.jobs.all()]}
+        unended = [job for job in (self.jobs.background, *self.jobs.unended()) if job is not None]
+        return {"jobs": [*self.jobs.history.records, *(job.as_dict() for job in unended if job.state in UNENDED)]}
 
     async def _cancel(self, request: Answer) -> Answer:
         return self.jobs.cancel(int(request["job"])).as_dict()
@@ -182,23 +187,38 @@ class Tiering:
     def status(self) -> Answer:
         """Return the cold tier's part of `nnfs status`."""
         unended = self.jobs.unended()
-        recoding = (job for job in unended if job.state == "running" and job.kind not in BESIDE)
-        running = next(recoding, self.jobs.background)
+        ours = [*unended, *([self.jobs.background] if self.jobs.background is not None else [])]
+        recoding = (job for job in ours if job.state == "running" and job.kind not in BESIDE)
+        running = next(recoding, None)
         seen = running.as_dict() if running is not None else {}
         queued = sum(job.state == "queued" for job in unended)
         return {
             "compaction": {
-                "state": seen.get("state", "idle") if seen.get("state") == "running" else "idle",
+                "state": seen.get("state", "idle"),
                 "kind": seen.get("kind", ""), "paused": self.jobs.gate.paused, "phase": seen.get("phase", ""),
                 "queued_jobs": queued, "done_chunks": seen.get("done_chunks", 0), "rate": seen.get("rate", 0.0),
                 **self._compactor.report(),
             },
-            "jobs": [job.as_dict() for job in unended],
+            "jobs": [job.as_dict() for job in ours if job.state in UNENDED],
+            "scrubbed": {kind: self.jobs.history.scrubbed.get(kind) for kind in ("checksums", "deep")},
+            "speeds": self._speeds(),
             "workers": [
                 {name: getattr(state, name) for name in WORKER_FIELDS} for state in self._pool.states()
             ],
             "thaw_seconds_per_mib": self._encoder.speeds(),
         }  # fmt: skip
+
+    def _speeds(self) -> list[Answer]:
+        """What each worker takes for a MiB with each codec, as measured lately."""
+        return [
+            {
+                "worker": state.name, "codec": NAMES.get(number, str(number)),
+                "encode_seconds_per_mib": state.encoding.get(number),
+                "decode_seconds_per_mib": state.decoding.get(number),
+            }
+            for state in self._pool.states()
+            for number in sorted({*state.encoding, *state.decoding})
+        ]  # fmt: skip
 
     def gain(self, codecs: list[Answer]) -> int | None:
         """Return about how many bytes a compaction would still save: None before anything has been compressed.

@@ -8,16 +8,18 @@ import logging
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable, Iterator
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping
 from typing import Any
 
 import trio
 
-from nnfs.errors import NnfsError, UsageError
+from nnfs.background.history import History
+from nnfs.background.timeleft import TimeLeft
+from nnfs.errors import NnfsError, UsageError, kept
 
 log = logging.getLogger(__name__)
 
-KEPT = 100  # jobs that are done and can still be asked about
+KEPT = 50  # jobs that are done and can still be asked about
 BESIDE = ("scrub",)  # kinds that go on beside others: they take days, and nobody shall wait for them
 LOOKING = 20  # at most one part in so many of the time goes into looking for what is due
 UNENDED = ("queued", "running")
@@ -50,15 +52,19 @@ class Job:
         self.exit_code = 0
         self.result: dict[str, Any] = {}
         self.started: float | None = None
+        self.ended = self.began_at = self.ended_at = 0.0  # the latter two by the wall clock
+        self.on_end: Callable[[Job], None] = _nobody
         self.seconds = 0.0
         self.cancelled = False
+        self.left = TimeLeft()
+        self.costs: Callable[[], Mapping[str, float]] = dict  # of steps, as measured: see `TimeLeft.left`
         self._scopes: set[trio.CancelScope] = set()
 
     def cancel(self) -> None:
         """End it at its next step, or in the middle of one that is `cancellable`."""
-        if self.state == "queued":
-            self.state = "cancelled"
         self.cancelled = True
+        if self.state == "queued":
+            self.end("cancelled")
         for scope in self._scopes:
             scope.cancel()
         self._gate.tell()
@@ -78,6 +84,8 @@ class Job:
     async def checkpoint(self) -> None:
         """Wait while work is paused. Raises `Cancelled`."""
         await trio.lowlevel.checkpoint()
+        if self._gate.paused:
+            self.left.stop(time.monotonic())  # whose work it is lets it go on: there may be more to wait for
         while self._gate.paused and not self.cancelled:
             await self._gate.changed.wait()
         if self.cancelled:
@@ -85,38 +93,67 @@ class Job:
 
     async def run(self) -> None:
         """Do it; failures are kept, not raised."""
-        self.started = time.monotonic()
+        self.started, self.began_at = time.monotonic(), time.time()
         self.state = "running"
+        state = "cancelled"  # by what ends the mount, if nothing below says otherwise
         try:
             await self.checkpoint()
             await self._run(self)
-            self.state = "done"
+            state = "done"
         except Cancelled:
-            self.state = "cancelled"
+            pass
         except NnfsError as error:
-            self.state, self.error, self.exit_code = "failed", str(error), error.exit_code
-            log.error("%s: %s", self.kind, error)
+            state, self.error, self.exit_code = "failed", str(error), kept(error).exit_code
         except Exception as bug:
-            self.state, self.error, self.exit_code = "failed", f"a bug: {bug!r}", NnfsError.exit_code
+            state, self.error, self.exit_code = "failed", f"a bug: {bug!r}", NnfsError.exit_code
             log.exception("a bug in job %s", self.kind)
         finally:
-            self.seconds = time.monotonic() - self.started
+            self.ended = time.monotonic()
+            self.seconds = self.ended - self.started
+            if state == "cancelled" and not self.cancelled:
+                self.error = "the mount ended before it did"
+            self.end(state)
+
+    def end(self, state: str) -> None:
+        """Note how it ended, in one line of the log."""
+        self.state, self.phase, self.ended_at = state, "", time.time()
+        is_worth_it = self.number or self.done_chunks or state == "failed"
+        level = logging.ERROR if state == "failed" else logging.INFO if is_worth_it else logging.DEBUG
+        log.log(level, "%s", self.told())
+        if is_worth_it:
+            self.on_end(self)
+
+    def told(self) -> str:
+        """One line about what came of it."""
+        what = f"{self.kind}{f' {self.path}' if self.path else ''}{f' (job {self.number})' if self.number else ''}"
+        text = f"{what}: {self.state}{f', {self.error}' if self.error else ''}, {self.seconds:.0f} s"
+        if self.done_chunks:
+            text += f", {self.done_chunks} chunks, {self.done_bytes} bytes"
+        if self.stored_before:
+            text += f", {self.stored_before} stored bytes became {self.stored_after}"
+        return text + (f", {self.failed_chunks} chunks stay as they were" if self.failed_chunks else "")
 
     def as_dict(self) -> dict[str, Any]:
         """Return what the control socket answers."""
-        running = self.state == "running" and self.started is not None
-        seconds = time.monotonic() - self.started if running and self.started is not None else self.seconds
-        rate = self.done_bytes / seconds if seconds > 0 else 0.0
-        left = max(0, self.total_bytes - self.done_bytes)
+        now, running = time.monotonic(), self.state == "running" and self.started is not None
+        seconds = now - self.started if running and self.started is not None else self.seconds
+        working = self.left.active(now) if running else self.left.active(self.ended) or self.seconds
+        rate = self.done_bytes / working if working > 0 else 0.0
+        left = self.left.left(now, self.costs()) if running and self.total_bytes else None
         return {
             "job": self.number, "kind": self.kind, "path": self.path, "state": self.state, "phase": self.phase,
             "done_bytes": self.done_bytes, "total_bytes": self.total_bytes,
             "done_chunks": self.done_chunks, "total_chunks": self.total_chunks,
             "stored_before": self.stored_before, "stored_after": self.stored_after,
             "cold_chunks": self.cold_chunks, "failed_chunks": self.failed_chunks,
-            "seconds": seconds, "rate": rate, "eta": left / rate if running and rate else None,
+            "began": self.began_at or None, "ended": self.ended_at or None,
+            "seconds": seconds, "rate": rate, "eta": left,
             "note": self.note, "error": self.error, "exit": self.exit_code, "result": self.result,
         }  # fmt: skip
+
+
+def _nobody(_job: Job) -> None:
+    pass
 
 
 class Gate:
@@ -143,10 +180,12 @@ class Jobs:
     `idle` is asked for work when none is queued: `first` seconds after the start, then every `every` seconds.
     """
 
-    def __init__(self, idle: Run | None, every: float, first: float) -> None:
+    def __init__(self, idle: Run | None, every: float, first: float, history: History | None = None) -> None:
         self.gate = Gate()
         self._idle, self._every, self._first = idle, every, first
-        self._numbers = itertools.count(1)
+        self.history = history or History(None)
+        self._unwritten = trio.Event()
+        self._numbers = itertools.count(self.history.last + 1)
         self._jobs: OrderedDict[int, Job] = OrderedDict()
         self._queued = trio.Event()
         self.background: Job | None = None  # the last one made of `idle`
@@ -158,6 +197,7 @@ class Jobs:
                 job.joined += 1
                 return job
         job = Job(next(self._numbers), kind, run, self.gate, about, path)
+        job.on_end = self._note
         self._jobs[job.number] = job
         for number in [n for n, old in self._jobs.items() if old.state not in UNENDED][:-KEPT]:
             del self._jobs[number]
@@ -172,7 +212,7 @@ class Jobs:
         try:
             return self._jobs[number]
         except KeyError:
-            raise UsageError(f"no job {number}: it ended long ago, or with an earlier mount") from None
+            raise UsageError(f"no job {number}: it is not among the last {KEPT} (nnfs jobs)") from None
 
     def cancel(self, number: int) -> Job:
         """End a job."""
@@ -182,6 +222,21 @@ class Jobs:
 
     def all(self) -> list[Job]:
         return list(self._jobs.values())
+
+    def told(self, number: int) -> dict[str, Any]:
+        """Return what is known of a job, also of one of an earlier mount. Raises `UsageError`."""
+        kept = [record for record in self.history.records if record["job"] == number]
+        return kept[-1] if kept and number not in self._jobs else self.get(number).as_dict()
+
+    def _note(self, job: Job) -> None:
+        self.history.add(job.as_dict())
+        self._unwritten.set()
+
+    async def _keep(self) -> None:
+        while True:
+            await self._unwritten.wait()
+            self._unwritten = trio.Event()
+            await trio.to_thread.run_sync(self.history.write)
 
     def unended(self) -> list[Job]:
         """Return those that are queued or under way, but for the background's."""
@@ -194,9 +249,16 @@ class Jobs:
 
     async def serve(self) -> None:
         """Do the jobs in their order, until cancelled."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._serve_beside)
-            await self._serve()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._serve_beside)
+                nursery.start_soon(self._keep)
+                await self._serve()
+        finally:
+            for job in self.unended():  # those that have never begun
+                job.error = "the mount ended before it began"
+                job.end("cancelled")
+            self.history.write()
 
     async def _next(self, *, beside: bool) -> Job:
         while True:
@@ -222,6 +284,7 @@ class Jobs:
             pause = self._every
             if self._idle is not None and not self.gate.paused:
                 self.background = Job(0, "background", self._idle, self.gate)
+                self.background.on_end = self._note
                 await self.background.run()
                 pause = max(pause, (LOOKING - 1) * self.background.looked)
             due = trio.current_time() + pause

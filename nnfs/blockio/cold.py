@@ -22,7 +22,7 @@ from xxhash import xxh3_64_intdigest
 
 from nnfs.blockio.repair import Repairs
 from nnfs.config import Options
-from nnfs.errors import BlockDamaged, CodecError, ModelMissing, TimedOut, WorkerError
+from nnfs.errors import BlockDamaged, CodecError, ModelMissing, TimedOut, WorkerError, again, kept
 from nnfs.store.schema import Block
 from nnfs.workers.pool import AHEAD, BACKGROUND, URGENT, Job, Outcome, Pool, WorkerSpec
 from nnfs.workers.wire import NO_MODEL, Op
@@ -113,6 +113,11 @@ class Cold:
 
         self.pool.watch(moved)
 
+    def waits_for(self, worker: str) -> bool:
+        """Whether a worker is not at work yet: its first work starts it, and has it open a model."""
+        states = [state for state in self.pool.states() if state.name == worker]
+        return bool(states) and all(state.state != "running" or state.doing == "opening" for state in states)
+
     async def run(self, job: Job, progress: Progress | None = None) -> Outcome:
         """Have a worker do a job; cancelling takes it back. Waits while there is too much to do already.
 
@@ -166,16 +171,16 @@ class Cold:
                 self._trouble(block.model, f"block {number}: {missing}")
                 raise
             except (CodecError, WorkerError) as failure:
-                error = failure
+                error = kept(failure)
             # What is wrong with a worker, not with the block, would be said for each of thousands of blocks.
-            again = isinstance(error, WorkerError) and self.trouble.endswith(f"worker {name}: {error}")
+            is_told = isinstance(error, WorkerError) and self.trouble.endswith(f"worker {name}: {error}")
             self._trouble(worker, f"block {number}: worker {name}: {error}")
-            log.log(logging.DEBUG if again else logging.ERROR, "%s", self.trouble)
+            log.log(logging.DEBUG if is_told else logging.ERROR, "%s", self.trouble)
             why = f"{why}; {error}" if why and str(error) not in why else why or str(error)
         else:
             if isinstance(error, WorkerError):
                 raise WorkerError(f"block {number} cannot be decoded: {why}")
-            raise error if isinstance(error, BlockDamaged) else BlockDamaged(number, why)
+            raise again(error) if isinstance(error, BlockDamaged) else BlockDamaged(number, why)
         if why:
             log.warning("block %d: worker %s has decoded it", number, name)
         elif self._troubled in (worker, block.model):

@@ -16,8 +16,8 @@ from nnfs.blockio.guard import Nursery
 from nnfs.blockio.reader import Reader
 from nnfs.blockio.space import Space
 from nnfs.blockio.threads import run_fairly
-from nnfs.errors import NnfsError, OutOfSpace, StoreDamaged
-from nnfs.store.env import Store
+from nnfs.errors import NnfsError, OutOfSpace, StoreDamaged, StoreGone, again, kept
+from nnfs.store.env import DATA_FILE, Store
 from nnfs.store.schema import Inode
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class _Amendment(Generic[T]):
         except (OutOfSpace, MemoryError):
             raise  # half a change must not be committed
         except Exception as error:  # noqa: BLE001 - its owner's to know; changes fail before they change anything
-            self.error = error
+            self.error = kept(error)
 
 
 class Committer:
@@ -102,7 +102,7 @@ class Committer:
     async def sync(self) -> None:
         """Return when everything requested so far is durable. Raises why it cannot be."""
         if self.failure is not None:
-            raise self.failure
+            raise again(self.failure)
         epoch = self.meta.active
         if not (epoch.empty and self.data.active.empty):
             target = epoch.commit
@@ -116,16 +116,16 @@ class Committer:
         while self.durable < target:
             await self._changed.wait()
             if self.failure is not None:
-                raise self.failure
+                raise again(self.failure)
             if self.no_space is not None and self._attempts > attempt:
-                raise self.no_space
+                raise again(self.no_space)
 
     async def sync_inode(self, ino: int) -> None:
         """`sync`. Raises what has gone wrong with the file since that was last asked, too."""
         await self.sync()
         error = self.inode_errors.pop(ino, None)
         if error is not None:
-            raise error
+            raise again(error)
 
     async def amend(self, change: Callable[[Any], T], size: int = 0, *, frees: int = 0) -> T:
         """Have `change(work)` run in the commit thread, within the next commit's txn; return its result, durable.
@@ -135,7 +135,7 @@ class Committer:
         so before it changes anything.
         """
         if self.failure is not None:
-            raise self.failure
+            raise again(self.failure)
         is_tight = not self.space.fits(self.data.size + size)
         if self._finished or (is_tight and not (frees >= size and self.space.bears(size))):
             raise OutOfSpace("the filesystem below the store is full, or the store is being closed")
@@ -144,7 +144,7 @@ class Committer:
         self._want_commit()
         await amendment.done.wait()
         if amendment.error is not None:
-            raise amendment.error
+            raise again(amendment.error)
         if is_tight and frees:
             await self.settle()
         return amendment.result[0]
@@ -152,7 +152,7 @@ class Committer:
     async def admit(self, size: int) -> None:
         """Wait until `size` more dirty bytes may be taken in. Raises `OutOfSpace` when they would not fit the disk."""
         if self.failure is not None:
-            raise self.failure
+            raise again(self.failure)
         if not self.space.fits(self.data.size + size):
             await self.make_room()
             if not self.space.fits(self.data.size + size):
@@ -165,7 +165,7 @@ class Committer:
         Raises `failure`, and `OutOfSpace` while nothing can be committed for want of it.
         """
         if self.failure is not None:
-            raise self.failure
+            raise again(self.failure)
         if self._active_size() + size <= min(COMMIT_BYTES, self.space.dirty_limit // 2):
             return
         self._want_commit()
@@ -194,9 +194,9 @@ class Committer:
 
     def _raise_trouble(self) -> None:
         if self.failure is not None:
-            raise self.failure
+            raise again(self.failure)
         if self.no_space is not None:
-            raise self.no_space
+            raise again(self.no_space)
 
     async def make_room(self) -> None:
         """Make room for a writer: copies of what was thawed go, and deleted space is given back at once."""
@@ -228,6 +228,9 @@ class Committer:
         async with self._lock:
             self._finished = True
             await trio.to_thread.run_sync(self.store.mark_clean)
+        self.look_after_store()
+        if self.failure is not None:
+            raise again(self.failure)
 
     # -- tasks
 
@@ -255,6 +258,8 @@ class Committer:
                 with trio.move_on_after(PUNCH_AFTER if self._unpunched else INTERVAL):
                     await self._wake.wait()
             dirty = not self._nothing()
+            if not dirty:
+                self.look_after_store()  # idle: else a commit will
             if self.failure:
                 continue
             if not dirty:
@@ -294,9 +299,37 @@ class Committer:
         self._unpunched = 0
         self.space.refresh()
 
-    async def _commit(self, *, empty: bool = False) -> None:
+    def look_after_store(self) -> None:
+        """Accept nothing more when the data file has lost its name: it would be written, and end with the mount."""
+        lost = self.store.place.lost()
+        if not lost or self.failure is not None:
+            return
+        why = f"{self.store.place.opened / DATA_FILE} {lost} while it was mounted"
+        log.critical(
+            "%s: nothing is accepted any more. What is stored is lost with the unmount: "
+            "before it, save it with nnfs backup, given the mount point and a file elsewhere", why
+        )  # fmt: skip
+        self.failure = StoreGone(f"{why}: save it with nnfs backup before the unmount")
+        self._give_up_amendments()
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def save(self) -> None:
+        """`sync`, for a backup: what was accepted before a store was found gone goes into the file that is still open.
+
+        Raises why that cannot be done.
+        """
+        gone = self.failure
+        if not isinstance(gone, StoreGone):
+            await self.sync()
+            return
+        await self._commit(rescue=True)
+        if self.failure is not gone:
+            self._raise_trouble()
+
+    async def _commit(self, *, empty: bool = False, rescue: bool = False) -> None:
         async with self._lock:
-            if self.failure or self._finished or (self._nothing() and not empty):
+            if (self.failure and not rescue) or self._finished or (self._nothing() and not empty):
                 self._give_up_amendments()
                 return
             epoch, layer = self.meta.freeze(), self.data.freeze()
@@ -307,6 +340,7 @@ class Committer:
                     self._apply, epoch, changes, int(time.time()), self._room, amendments, limiter=self._commit_thread
                 )
                 self._finished_well(epoch.commit, applied)
+                self.look_after_store()
             except (OutOfSpace, MemoryError) as error:
                 self._keep(epoch.commit, error)
             except ExceptionGroup as group:
@@ -317,7 +351,7 @@ class Committer:
                     self.failure = StoreDamaged(f"a bug in a commit: {group!r}; see the log")
             except NnfsError as error:
                 log.error("commit %d failed, the mount turns read-only: %s", epoch.commit, error)
-                self.failure = error
+                self.failure = kept(error)
             except Exception as error:
                 log.exception("commit %d failed by a bug, the mount turns read-only", epoch.commit)
                 self.failure = StoreDamaged(f"a bug in a commit: {error!r}; see the log")
@@ -351,6 +385,7 @@ class Committer:
         """Note a commit that failed for want of something: its epoch stays, and is tried again."""
         if self.no_space is None:
             log.error("commit %d: %s: kept in memory until there is space", commit, error)
+        kept(error)
         self.no_space = error if isinstance(error, OutOfSpace) else OutOfSpace(f"no memory for a commit ({error})")
 
     def _finished_well(self, commit: int, applied: Any) -> None:
@@ -374,7 +409,7 @@ class Committer:
             self.reader.damaged.pop(number, None)
         for ino, error in applied.failed.items():
             log.error("inode %d: not all of its chunks could be stored: %s", ino, error)
-            self.inode_errors[ino] = error
+            self.inode_errors[ino] = kept(error)
         if applied.unfinished:
             self._wanted = max(self._wanted, commit + 1)
         self.space.refresh()

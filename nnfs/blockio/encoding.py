@@ -12,7 +12,7 @@ from nnfs.blockio.dirty import Buffer, DirtyChunk, Layer
 from nnfs.blockio.encode import encode_many
 from nnfs.blockio.reader import Reader
 from nnfs.blockio.threads import run_fairly
-from nnfs.errors import FsError, NnfsError, StoreDamaged
+from nnfs.errors import FsError, NnfsError, StoreDamaged, kept
 from nnfs.store.blocks import ChunkChanges
 from nnfs.store.schema import Inode
 
@@ -93,7 +93,7 @@ class Encoding:
                 return
             except StoreDamaged as error:
                 log.error("inode %d, chunk %d: unreadable, new bytes in it are lost: %s", ino, number, error)
-                errors[ino] = error
+                errors[ino] = kept(error)
                 skipped.add(id(chunk))
                 return
             chunk.data = chunk.merge(base)

@@ -21,7 +21,17 @@ from nnfs.blockio.patience import Patience
 from nnfs.blockio.readahead import Around, Sequences
 from nnfs.blockio.repair import Repairs
 from nnfs.blockio.thawcache import Thawed
-from nnfs.errors import BlockDamaged, CodecError, ModelMissing, NnfsError, StoreDamaged, TimedOut, WorkerError
+from nnfs.errors import (
+    BlockDamaged,
+    CodecError,
+    ModelMissing,
+    NnfsError,
+    StoreDamaged,
+    TimedOut,
+    WorkerError,
+    again,
+    kept,
+)
 from nnfs.store.blocks import load_block
 from nnfs.store.env import Snapshot, Store
 from nnfs.store.schema import Block, Inode
@@ -280,7 +290,7 @@ class Reader:
                 left = [number for number in numbers if number in self._pending]
                 is_told = any(self._pending[number].waiters for number in left)
                 for number in left:
-                    self._finish(number, bug)
+                    self._finish(number, kept(bug) if is_told else _GONE)
                 if not is_told:
                     raise
 
@@ -291,7 +301,7 @@ class Reader:
         try:
             loaded = await trio.to_thread.run_sync(_load, self.store, numbers, self.thawed, limiter=self._hot)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the waiters' to know
-            loaded = [error] * len(numbers)
+            loaded = [kept(error)] * len(numbers)
         for number, result in zip(numbers, loaded, strict=True):
             if isinstance(result, _Stored):
                 self._start([number], self._decode_cold if result.damage is None else self._mend, number, result)
@@ -310,13 +320,13 @@ class Reader:
                         priority=URGENT if pending.urgent else AHEAD, progress=pending.progress,
                     )  # fmt: skip
                 except Exception as error:  # noqa: BLE001 - whatever it is, it is the waiters' to know
-                    result = error
+                    result = kept(error)
             if not pending.scope.cancelled_caught:
-                again = await self._recoded(number, stored.block) if isinstance(result, ModelMissing) else None
-                if isinstance(again, _Stored):
-                    stored = again
+                other = await self._recoded(number, stored.block) if isinstance(result, ModelMissing) else None
+                if isinstance(other, _Stored):
+                    stored = other
                     continue
-                result = result if again is None else again
+                result = result if other is None else other
                 break
             if not pending.waiters:
                 result = _GONE  # whoever comes later asks again
@@ -338,14 +348,14 @@ class Reader:
         A retired model goes with the last block that needs it, which may have been recoded since this one was loaded.
         """
         try:
-            [again] = await trio.to_thread.run_sync(_load, self.store, [number], self.thawed, limiter=self._hot)
+            [other] = await trio.to_thread.run_sync(_load, self.store, [number], self.thawed, limiter=self._hot)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the waiters' to know
-            return error
-        if not isinstance(again, _Stored):
-            return again
-        if again.block.payload == block.payload:
+            return kept(error)
+        if not isinstance(other, _Stored):
+            return other
+        if other.block.payload == block.payload:
             return None
-        return again if again.damage is None else again.damage
+        return other if other.damage is None else other.damage
 
     async def _mend(self, number: int, stored: _Stored) -> None:
         """Try to repair a hot block, once: whoever reads it again is told at once what was found."""
@@ -361,7 +371,7 @@ class Reader:
                     if self.cold is not None:
                         self.cold.on_repaired(number, stored.block, found)
             except Exception as error:  # noqa: BLE001 - see above
-                result = error
+                result = kept(error)
         self._finish(number, result)
 
     def _finish(self, number: int, result: object) -> None:
@@ -392,7 +402,7 @@ def _collect(results: dict[int, object]) -> dict[int, bytes] | None:
         if result is _GONE:
             return None
         if isinstance(result, Exception):
-            raise result
+            raise again(result)
         assert isinstance(result, bytes)
         found[number] = result
     return found
@@ -410,7 +420,7 @@ def _load(store: Store, numbers: Sequence[int], thawed: Thawed | None = None) ->
                     continue
                 results.append(_loaded(number, block, snapshot, thawed))
             except NnfsError as error:
-                results.append(error)
+                results.append(kept(error))
     return results
 
 
@@ -422,7 +432,7 @@ def _loaded(number: int, block: Block, snapshot: Snapshot, thawed: Thawed | None
     try:
         return decode_verified(number, block, payload)
     except BlockDamaged as damage:
-        return _Stored(block, payload, damage)
+        return _Stored(block, payload, kept(damage))
 
 
 def decode_verified(number: int, block: Block, payload: bytes) -> bytes:

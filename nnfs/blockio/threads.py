@@ -33,7 +33,10 @@ async def run_fairly(function: Callable[[*Args], T], *args: *Args, limiter: trio
             failure = error
         nursery.cancel_scope.cancel()
     if failure is not None:
-        raise failure
+        try:
+            raise failure
+        finally:
+            del failure  # else the error's traceback and this frame hold each other
     return result
 
 

@@ -9,6 +9,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from nnfs.cli import bymount
 from nnfs.errors import DaemonError
 
 SOCKET_NAME = "control"
@@ -16,6 +17,30 @@ TIMEOUT_S = 60.0
 
 
 def _connect(store: Path, timeout: float | None) -> socket.socket:
+    """Connect by the mount and by the store's directory, in the order of how the store was found."""
+    ways = (_by_mount, _by_directory) if bymount.is_first(store) else (_by_directory, _by_mount)
+    try:
+        return ways[0](store, timeout)
+    except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
+        try:
+            return ways[1](store, timeout)
+        except NotADirectoryError as error:
+            raise FileNotFoundError(error.errno, error.strerror) from error
+
+
+def _by_mount(store: Path, timeout: float | None) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        sock.settimeout(timeout)
+        if not bymount.connect(sock, store):
+            raise ConnectionRefusedError
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _by_directory(store: Path, timeout: float | None) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         sock.settimeout(timeout)

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnfs.cli import bymount
 from nnfs.errors import StoreError, UsageError
 
 FSTYPE = "fuse.nnfs"
@@ -21,6 +22,8 @@ class MountEntry:
     mountpoint: str
     fstype: str
     source: str
+    device: str = ""
+    super_options: str = ""
 
 
 def _unescape(word: str) -> str:
@@ -33,8 +36,9 @@ def mounts() -> list[MountEntry]:
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
         for line in lines:
             left, _, right = line.rstrip("\n").partition(" - ")
-            kind, source, *_ = [*right.split(" "), ""]
-            found.append(MountEntry(_unescape(left.split(" ")[4]), kind, _unescape(source)))
+            kind, source, options, *_ = [*right.split(" "), "", ""]
+            words = left.split(" ")
+            found.append(MountEntry(_unescape(words[4]), kind, _unescape(source), words[2], options))
     return found
 
 
@@ -74,6 +78,21 @@ def _store_of(entry: MountEntry, path: str) -> Path:
         ) from error
 
 
+def mount_from(store: str) -> MountEntry | None:
+    """The newest mount of a store's directory, by the name that it had when it was mounted."""
+    return next((entry for entry in reversed(mounts()) if entry.fstype == FSTYPE and entry.source == store), None)
+
+
+def _told(entry: MountEntry) -> tuple[str, str, str]:
+    return entry.device, entry.source, entry.super_options
+
+
+def found_by_mount(store: Path, entry: MountEntry, path: Path) -> Place:
+    """A place on a mount, whose daemon is to be asked whatever lies at the store's path now."""
+    bymount.remember(store, *_told(entry), is_first=True)
+    return Place(store, entry, path)
+
+
 def locate(text: str) -> Place:
     """Find the store of a path: a store directory, a mount point, or anything below one.
 
@@ -92,8 +111,14 @@ def locate(text: str) -> Place:
         except OSError:
             path = entry.mountpoint  # the daemon is dead, but the kernel still tells whose it was
         where = path if os.path.isdir(path) or os.path.isfile(path) else entry.mountpoint
-        return Place(_store_of(entry, where), entry, Path(path))
+        return found_by_mount(_store_of(entry, where), entry, Path(path))
+    of_store = mount_from(path)
+    if of_store is not None and not os.path.exists(path):  # deleted or moved while mounted
+        return found_by_mount(Path(path), of_store, Path(of_store.mountpoint))
     os.stat(path)
+    bymount.forget(Path(path))
+    if of_store is not None:
+        bymount.remember(Path(path), *_told(of_store), is_first=False)
     try:
         os.stat(os.path.join(path, DATA_FILE))
     except PermissionError as error:

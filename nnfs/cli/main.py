@@ -136,6 +136,15 @@ def _add_looking(commands: Any) -> None:
     _add_json(parser)
 
 
+def _add_jobs(commands: Any) -> None:
+    parser = _command(commands, "jobs", "jobs:jobs", "list what the daemon does, and what came of the last 50", """\
+  nnfs jobs /mnt/nn
+  nnfs jobs /data --json | jq '.jobs[] | select(.state == "failed")'
+""")  # fmt: skip
+    parser.add_argument("path", metavar="PATH", help="a store, mounted or not, a mount point, or anything on a mount")
+    _add_json(parser)
+
+
 def _add_recompressing(commands: Any) -> None:
     parser = _command(commands, "compact", "recompress:compact", "recompress what is cold, at and below a path", """\
   nnfs compact /mnt/nn                        start it; nnfs status /mnt/nn shows how far it is
@@ -273,6 +282,7 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
     _add_mounting(commands)
     _add_looking(commands)
+    _add_jobs(commands)
     _add_recompressing(commands)
     _add_choosing(commands)
     _add_maintaining(commands)

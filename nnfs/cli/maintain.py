@@ -57,7 +57,7 @@ def backup(args: argparse.Namespace) -> int:
         from nnfs.fs.backup import backup as write
         from nnfs.store.env import Store
 
-        store = Store.open(place.store)
+        store = Store.open(place.store, readonly=True)
         try:
             answer = write(store, file)
         finally:

@@ -53,7 +53,7 @@ def provide(store: Path, *, create: bool, at_terminal: bool, chunk_size: int | N
 def _compare(store: Path, chunk_size: int) -> None:
     from nnfs.store.env import Store
 
-    opened = Store.open(store)
+    opened = Store.open(store, readonly=True)
     found = opened.superblock.chunk_size
     opened.close()
     if found != chunk_size:

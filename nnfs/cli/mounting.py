@@ -15,8 +15,9 @@ from pathlib import Path
 
 import nnfs
 from nnfs.cli import client
-from nnfs.cli.locate import FSTYPE, MountEntry, Place, locate, mount_of, mounts
-from nnfs.errors import MountError, StoreBusy, StoreError, UsageError
+from nnfs.cli.locate import FSTYPE, MountEntry, Place, found_by_mount, locate, mount_from, mount_of, mounts
+from nnfs.cli.witness import Witness
+from nnfs.errors import DaemonError, MountError, StoreError, UsageError
 
 MNT_FORCE, MNT_DETACH = 1, 2
 READY = b"+"
@@ -134,6 +135,7 @@ def umount(args: argparse.Namespace) -> int:
     assert place.mount is not None
     mountpoint = place.mount.mountpoint
     pid = client.daemon_pid(place.store)
+    witness = None if args.lazy or args.force or pid is None else Witness(place.store)
     waiter = _pidfd(pid) if pid is not None else None
     try:
         _unmount(mountpoint, lazy=args.lazy, force=args.force)
@@ -143,22 +145,8 @@ def umount(args: argparse.Namespace) -> int:
     finally:
         if waiter is not None:
             os.close(waiter)
-    _check_clean(place.store)
+    (witness or Witness(place.store, ask=False)).check()
     return 0
-
-
-def _check_clean(store: Path) -> None:
-    """The daemon is no child of ours, its exit status is not to be had: the store tells whether it ended in order."""
-    from nnfs.store.env import Store
-
-    try:
-        opened = Store.open(store)
-    except StoreBusy:
-        return  # mounted again already
-    is_clean = opened.state.clean_commit == opened.state.commit
-    opened.close()
-    if not is_clean:
-        raise MountError(f"{store}: the daemon could not write all that was left, or was killed: see its log")
 
 
 def _mounted_place(text: str) -> Place:
@@ -169,11 +157,20 @@ def _mounted_place(text: str) -> Place:
         if entry.fstype != FSTYPE:
             raise UsageError(f"{text} is a mount of type {entry.fstype}, not of nnfs")
         return locate(path)
-    for entry in reversed(mounts()):
-        if entry.fstype == FSTYPE and entry.source == path:
-            return Place(Path(path), entry, Path(entry.mountpoint))
+    of_store = mount_from(path) or _mount_of_moved(path)
+    if of_store is not None:
+        return found_by_mount(Path(path), of_store, Path(of_store.mountpoint))
     os.stat(path)
     raise UsageError(f"{text} is not mounted (findmnt -t {FSTYPE} lists what is)")
+
+
+def _mount_of_moved(path: str) -> MountEntry | None:
+    """The mount of a store that has another name than when it was mounted: its daemon tells."""
+    try:
+        told = client.ask(Path(path), "status")["mountpoint"]
+    except (OSError, KeyError, DaemonError):
+        return None
+    return next((entry for entry in mounts() if (entry.fstype, entry.mountpoint) == (FSTYPE, told)), None)
 
 
 def _is_mountpoint(path: str) -> bool:

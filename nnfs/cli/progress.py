@@ -17,6 +17,7 @@ FIRST_POLL_S, LAST_POLL_S = 0.05, 1.0  # between two questions: a short job's en
 STEP_PERCENT = 10  # of progress that is worth a line where there is no terminal
 RUNNING = ("queued", "running")
 DRY_RUN = "dry run"  # a kind of job
+WAITS = ("starting a worker", "measuring")  # phases in which no chunk gets on
 SHOWN, PLACES = 20, 3  # damaged blocks, files of one
 
 Job = dict[str, Any]
@@ -213,12 +214,16 @@ class _Show(Protocol):
 
 
 class _Lines:
-    """For a log: one line for each tenth."""
+    """For a log: one line for each tenth, and for what has to be waited for."""
 
     def __init__(self) -> None:
         self._next = STEP_PERCENT
+        self._waits = ""
 
     def __call__(self, job: Job) -> None:
+        if job["phase"] in WAITS and job["phase"] != self._waits:  # else nobody would know why it does not get on
+            self._waits = job["phase"]
+            print(f"{job['kind']}: {job['phase']}", file=sys.stderr, flush=True)
         if (now := percent(job)) >= self._next:
             self._next = now - now % STEP_PERCENT + STEP_PERCENT
             print(f"{job['kind']}: {progress_of(job)}", file=sys.stderr, flush=True)

@@ -49,7 +49,7 @@ def resume(args: argparse.Namespace) -> int:
     """Let them go on."""
     place = locate(args.path)
     client.ask(place.store, "resume")
-    jobs = [job for job in client.ask(place.store, "jobs")["jobs"] if job["state"] in progress.RUNNING]
+    jobs = [job for job in client.ask(place.store, "jobs")["jobs"] if job["job"] and job["state"] in progress.RUNNING]
     told = ", ".join(f"job {job['job']} ({progress.named(job)})" for job in jobs)
     print(f"resumed: {told}" if told else "resumed")
     return 0

@@ -20,7 +20,7 @@ def _answer(place: Place, command: str, offline: Callable[[Store], dict[str, Any
         return client.ask(place.store, command, timeout=None if command == "stat" else client.TIMEOUT_S, **args)
     from nnfs.store.env import Store
 
-    store = Store.open(place.store)
+    store = Store.open(place.store, readonly=True)
     try:
         return offline(store)
     finally:
@@ -102,14 +102,20 @@ def status(args: argparse.Namespace) -> int:
 def _status_text(answer: dict[str, Any], place: Place) -> str:
     """The daemon's fields, then what recompression does and what is damaged, then a table of the workers."""
     rest = dict(answer)
+    scrubbed, speeds = rest.pop("scrubbed", None), rest.pop("speeds", [])
     compaction, thaw = rest.pop("compaction", None), rest.pop("thaw_seconds_per_mib", {})
     workers, damaged, jobs = (rest.pop(name, []) for name in ("workers", "damaged", "jobs"))
-    lines = tables.flat(rest)
+    paused = bool(compaction and compaction.get("paused"))
+    running = [job for job in jobs if job["state"] == "running"]
+    lines = [("now", _job_line(job, paused)) for job in running] or [("now", "paused" if paused else "idle")]
+    lines = tables.flat(rest) if rest.get("mounted") is False else [*lines, *tables.flat(rest)]
+    if scrubbed is not None:
+        lines.append(("scrubbed", _scrubbed(scrubbed)))
     if compaction is not None:
         lines += tables.flat(compaction, "compaction ")
     lines += [("thaw", f"{seconds:.2f} s per MiB ({codec})") for codec, seconds in thaw.items()]
-    paused = bool(compaction and compaction.get("paused"))
-    lines += [(f"job {job['job']}", _job_line(job, paused)) for job in jobs]
+    lines += [("speed", _speed(speed)) for speed in speeds]
+    lines += [(f"job {job['job']}", _job_line(job, paused)) for job in jobs if job["job"]]  # 0: the background's
     lines += [("damaged", line) for line in progress.listed(damaged, place)]
     if damaged:
         repair = f"nnfs scrub {progress.shell(place)} --wait"
@@ -125,6 +131,24 @@ def _status_text(answer: dict[str, Any], place: Place) -> str:
         parts += ["", tables.table(head, rows, left=3)]
         parts += [f"{line['name']}: {line['last_error']}" for line in workers if line.get("last_error")]
     return "\n".join(parts)
+
+
+def _scrubbed(times: dict[str, float | None]) -> str:
+    """When everything was last found sound: the beginning of the last scrub that looked at all."""
+    names_of = {"checksums": "checksums", "deep": "decoded"}
+    return "; ".join(f"{names_of[kind]} {tables.date(at) if at else 'never'}" for kind, at in times.items())
+
+
+def _speed(speed: dict[str, Any]) -> str:
+    """What a worker does in a second with a codec, as measured lately."""
+    parts = [
+        f"{name} {tables.size(int((1 << 20) / seconds))}/s"
+        for name, seconds in (
+            ("encodes", speed["encode_seconds_per_mib"]), ("decodes", speed["decode_seconds_per_mib"]),
+        )
+        if seconds
+    ]  # fmt: skip
+    return f"{speed['codec']} (worker {speed['worker']}): {', '.join(parts)}"
 
 
 def _job_line(job: dict[str, Any], paused: bool) -> str:

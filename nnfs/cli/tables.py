@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,6 +41,11 @@ def span(seconds: float) -> str:
             parts.append(f"{rest // length} {unit}")
             rest %= length
     return " ".join([*parts, f"{rest} s"][:2])
+
+
+def date(seconds: float) -> str:
+    """A time of the wall clock, to the minute."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:

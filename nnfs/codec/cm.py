@@ -18,13 +18,13 @@ import threading
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from nnfs.codec import columns, rans, x86
 from nnfs.codec.base import CM
 from nnfs.codec.geometry import Layout, propose, record_length, values
 from nnfs.errors import CodecError
 from nnfs.mixer import samples
+from nnfs.mixer.compiling import njit
 from nnfs.mixer.state import MixState
 
 GENERIC, RECORDS, NUMBERS, X86 = 0, 1, 2, 16

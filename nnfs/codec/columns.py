@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from nnfs.codec import rans
+from nnfs.mixer.compiling import njit
 from nnfs.mixer.mixing import P_BEGIN, P_LANES, P_SIZE, begin, branch, encode_path, half, learn, one, predict
 from nnfs.mixer.state import MixState
 

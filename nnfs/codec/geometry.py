@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from nnfs.mixer.compiling import njit
 
 LONGEST = 4096  # bytes of a record or a row of samples that is looked for
 CLEAR = 1.25  # times as many repeats as the typical distance has make a record length

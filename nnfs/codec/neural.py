@@ -22,13 +22,13 @@ from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, ThreadPo
 from typing import TypeAlias
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from nnfs.codec import columns, pulse, rans, x86
 from nnfs.codec.base import NEURAL, nothing
 from nnfs.codec.cm import ContextMixing
 from nnfs.errors import CodecError, ModelMissing
+from nnfs.mixer.compiling import njit
 from nnfs.mixer.mixing import Mix, net_path
 from nnfs.mixer.state import MixState
 from nnfs.model import features, selftest

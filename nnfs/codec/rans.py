@@ -21,9 +21,9 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from nnfs.errors import CodecError
+from nnfs.mixer.compiling import njit
 
 MAX_STATES = 256
 LOW = 1 << 32  # a state below takes a word

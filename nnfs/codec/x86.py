@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from nnfs.mixer.compiling import njit
 
 Bytes = npt.NDArray[np.uint8]
 ENOUGH = 256  # one displacement in so many bytes makes code

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from nnfs.errors import StoreDamaged
+from nnfs.errors import StoreDamaged, kept
 from nnfs.fs.epoch import Epoch
 from nnfs.store import modelfiles, schema
 from nnfs.store.blocks import BlockWriter, ChunkChanges, Encoded
@@ -48,7 +48,7 @@ class Work:
         try:
             inode = self.load(ino)
         except StoreDamaged as error:
-            self.done.failed[ino] = error
+            self.done.failed[ino] = kept(error)
             return
         if inode is None:
             return
@@ -56,7 +56,7 @@ class Work:
             if changes.cut is not None and inode.count:
                 self.cut(inode, changes.cut, changes.spare)
         except StoreDamaged as error:
-            self.done.failed[ino] = error
+            self.done.failed[ino] = kept(error)
         by_node: dict[int, dict[int, Encoded | None]] = {}
         for chunk, content in changes.chunks.items():
             slots = by_node.setdefault(chunk // schema.NODE_SPAN, {})
@@ -65,7 +65,7 @@ class Work:
             try:
                 self.set_slots(inode, number, by_node[number])
             except StoreDamaged as error:
-                self.done.failed[ino] = error
+                self.done.failed[ino] = kept(error)
         inode.flags &= ~Inode.FLAG_SETTLED
         self.note(inode)
 

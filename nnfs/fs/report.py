@@ -62,9 +62,9 @@ def df_report(store: Store) -> dict[str, Any]:
             if total.blocks:
                 codecs.append(_codec_line(snapshot, number, model, total.blocks, total.plain, total.stored))
         model_bytes = sum(2 * _on_disk(model.size) for model in models(snapshot).values())
-    lower = os.statvfs(store.path)
+    lower = os.statvfs(store.place.here)
     return {
-        "store": str(store.path),
+        "store": str(store.place.now()),
         "uuid": store.superblock.uuid.hex(),
         "chunk_size": store.superblock.chunk_size,
         "commit": state.commit,

@@ -19,7 +19,7 @@ COMPUTED = (STORE, INO, STORED, CODECS)
 def computed(fs: Filesystem, inode: Inode, name: bytes) -> bytes | None:
     """Return the value of a computed attribute but `CODECS`, None when there is no such one."""
     if name == STORE:
-        return os.fsencode(fs.store.path)
+        return os.fsencode(fs.store.place.now())
     if name == INO:
         return str(inode.ino).encode()
     if name == STORED and stat.S_ISREG(inode.mode):

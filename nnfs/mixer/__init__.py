@@ -1,5 +1,3 @@
 """Context mixing: what a chunk's own past says of its next bit, in integers."""
 
 from __future__ import annotations
-
-import nnfs.kernelcache  # noqa: F401 - before numba is imported

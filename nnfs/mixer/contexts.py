@@ -7,7 +7,7 @@ through the shared tables."""
 
 from __future__ import annotations
 
-from numba import njit
+from nnfs.mixer.compiling import njit
 
 CONTEXTS = 14
 RECORD = 12  # fields of a lane's record:

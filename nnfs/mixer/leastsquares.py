@@ -8,7 +8,8 @@ diagonal is raised by 2^-19 of its largest element, which bounds the condition."
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from nnfs.mixer.compiling import njit
 
 HEAD = 37  # bits of the largest covariance while solving
 POINT_L = 24

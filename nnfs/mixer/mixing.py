@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from nnfs.mixer.compiling import njit
 from nnfs.mixer.contexts import CONTEXTS, LENGTH, MISSES, POINT, advance, hashes
 from nnfs.mixer.histories import NEXT
 from nnfs.mixer.logistic import COARSE, LIMIT, SQUASH, STRETCH

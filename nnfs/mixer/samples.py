@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from nnfs.mixer.compiling import njit
 from nnfs.mixer.histories import NEXT
 from nnfs.mixer.leastsquares import observe, solve
 from nnfs.mixer.logistic import COARSE, FINE, LIMIT, SQUASH, STRETCH

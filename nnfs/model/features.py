@@ -27,9 +27,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from nnfs.mixer.compiling import njit
 from nnfs.model.architecture import (
     AGE_ROW,
     CANDIDATES,

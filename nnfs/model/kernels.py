@@ -11,9 +11,9 @@ import math
 from typing import TypeAlias
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from nnfs.mixer.compiling import njit
 from nnfs.model.tiles import make_product
 from nnfs.model.units import (
     ACT_LIMIT,

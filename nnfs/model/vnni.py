@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from nnfs.errors import CodecError, ModelMissing
+from nnfs.mixer.compiling import njit
 from nnfs.model import kernels
 from nnfs.model.features import Features
 from nnfs.model.kernels import Int8, Int32, add_norm, attend, embed, frequencies, square

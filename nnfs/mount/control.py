@@ -1,6 +1,7 @@
 r"""The control socket: how the command line talks to the daemon of a mounted store.
 
-A unix socket `control` in the store directory, for its owner only. A client sends one JSON object per line,
+A unix socket `control` in the store directory, for its owner only, and another one that is found by the mount (see
+`rendezvous`). A client sends one JSON object per line,
 `{"command": "df", ...}`, and gets one per line: `{"ok": true, ...}` or `{"ok": false, "error": "...", "exit": 3}`.
 Lines are ASCII. In a name a byte that is no UTF-8 is a lone surrogate, \udc80 to \udcff, as Python has it in memory:
 this is between nnfs and itself; what `--json` prints is valid Unicode (`nnfs.names`).
@@ -8,6 +9,7 @@ this is between nnfs and itself; what `--json` prints is valid Unicode (`nnfs.na
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -20,12 +22,14 @@ from typing import Any
 
 import trio
 
-from nnfs.errors import FsError, NnfsError, UsageError
+from nnfs.errors import DaemonError, FsError, NnfsError, UsageError, kept
+from nnfs.mount import rendezvous
 
 SOCKET_NAME = "control"
 MAX_REQUEST = 64 * 1024  # bytes of one line
 MAX_CLIENTS = 16  # at once; further ones wait in the socket's queue
 PAUSE_S = 1.0  # after a client could not be let in
+FOR_OWNER = "only the owner of the store may ask its daemon: use sudo"
 IDLE_S = 30.0  # a client that sends nothing for so long is dropped, and so is one that does not take its answer
 
 Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
@@ -64,34 +68,79 @@ def listen(path: Path) -> trio.SocketListener:
         raise
 
 
+def listen_by_mount(address: bytes) -> trio.SocketListener | None:
+    """Bind the socket that is found by the mount; None when its name is taken: there is the other one."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(address)
+        sock.listen(MAX_CLIENTS)
+    except OSError as error:
+        sock.close()
+        log.warning("the daemon cannot be found by its mount, but by its store: %s", error.strerror)
+        return None
+    sock.setblocking(False)
+    return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+
+
 async def serve(
-    path: Path,
+    path: Path | None,
     handlers: Mapping[str, Handler],
     *,
+    address: bytes | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Answer clients until cancelled, then remove the socket. A handler that raises costs its client an error."""
-    listener = listen(path)
+    """Answer clients until cancelled, then remove the socket. A handler that raises costs its client an error.
+
+    `path` is None for a store that may not be written to; `address` is that of the socket found by the mount.
+    """
+    listeners = [listen(path)] if path is not None else []
+    by_mount = listen_by_mount(address) if address is not None else None
     free = trio.Semaphore(MAX_CLIENTS)
     try:
-        async with listener, trio.open_nursery() as nursery:
+        async with trio.open_nursery() as nursery:
+            for listener in listeners:
+                nursery.start_soon(_accept, listener, handlers, free, nursery)
+            if by_mount is not None:
+                nursery.start_soon(_accept, by_mount, handlers, free, nursery, True)
             task_status.started()
-            while True:
-                await free.acquire()
-                try:
-                    stream = await listener.accept()
-                except Exception as error:  # noqa: BLE001 - no command is worth the mount
-                    free.release()
-                    log.warning("control socket: %r", error)
-                    await trio.sleep(PAUSE_S)  # out of descriptors, most likely
-                    continue
-                nursery.start_soon(_client, stream, handlers, free)
     finally:
         _remove(path)
 
 
-def _remove(path: Path) -> None:
-    path.unlink(missing_ok=True)
+async def _accept(
+    listener: trio.SocketListener,
+    handlers: Mapping[str, Handler],
+    free: trio.Semaphore,
+    nursery: trio.Nursery,
+    is_for_all: bool = False,
+) -> None:
+    """Let clients in. A socket that everybody can connect to is for the owner and root all the same."""
+    async with listener:
+        while True:
+            await free.acquire()
+            try:
+                stream = await listener.accept()
+            except Exception as error:  # noqa: BLE001 - no command is worth the mount
+                free.release()
+                log.warning("control socket: %r", error)
+                await trio.sleep(PAUSE_S)  # out of descriptors, most likely
+                continue
+            may = handlers
+            if is_for_all and _user(stream) not in (0, os.geteuid()):
+                may = {}
+            nursery.start_soon(_client, stream, may, free)
+
+
+def _user(stream: trio.SocketStream) -> int:
+    data = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, rendezvous.CREDENTIALS.size)
+    uid: int = rendezvous.CREDENTIALS.unpack(data)[1]
+    return uid
+
+
+def _remove(path: Path | None) -> None:
+    if path is not None:
+        with contextlib.suppress(OSError):  # its directory is gone, or lies on what is read-only by now
+            path.unlink()
 
 
 async def _client(stream: trio.SocketStream, handlers: Mapping[str, Handler], free: trio.Semaphore) -> None:
@@ -133,6 +182,8 @@ async def _answered(line: bytes, handlers: Mapping[str, Handler]) -> dict[str, A
     try:
         request = json.loads(line)
         command = request.pop("command")
+        if not handlers:
+            return {"ok": False, "error": FOR_OWNER, "exit": DaemonError.exit_code}
         handler = handlers[command]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {"ok": False, "error": "not a command of this version of nnfs", "exit": UsageError.exit_code}
@@ -141,7 +192,7 @@ async def _answered(line: bytes, handlers: Mapping[str, Handler]) -> dict[str, A
         json.dumps(answer)  # here, where a bug costs no more than this answer
         return answer
     except NnfsError as error:
-        return {"ok": False, "error": str(error), "exit": error.exit_code}
+        return {"ok": False, "error": str(error), "exit": kept(error).exit_code}
     except (OSError, FsError) as error:
         return {"ok": False, "error": str(error), "exit": NnfsError.exit_code}
     except Exception:  # a bug in one answer ends neither the conversation nor the daemon

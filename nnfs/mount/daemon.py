@@ -18,6 +18,7 @@ from typing import Any
 import pyfuse3
 import trio
 
+import nnfs
 from nnfs.background.models import Models
 from nnfs.background.service import Tiering
 from nnfs.blockio import thawcache
@@ -34,7 +35,7 @@ from nnfs.fs import report
 from nnfs.fs.apply import apply
 from nnfs.fs.backup import backup
 from nnfs.fs.filesystem import Filesystem
-from nnfs.mount import control, notify
+from nnfs.mount import control, logs, notify, rendezvous
 from nnfs.mount.connection import Connection, connect
 from nnfs.mount.ops import Operations
 from nnfs.mount.options import MountOptions, parse_options, words
@@ -90,7 +91,7 @@ def run(store_path: Path, mountpoint: Path, options: list[str], ready: Callable[
 def open_store(path: Path, *, read_only: bool = False) -> Store:
     """Open a store. Checks it when it was not closed cleanly, and closes it to other users."""
     unclean_file = path / env.DATA_FILE
-    store = Store.open(path)
+    store = Store.open(path, readonly=read_only)
     try:
         _check(store, unclean_file, read_only=read_only)
         if not read_only:
@@ -144,12 +145,12 @@ class Daemon:
         self.fs = Filesystem(store, on_release=self.data.drop)
         self.pool = Pool(specs(own), self._find_model)
         self.cold = Cold(self.pool, self._fingerprint, own.read_timeout)
-        self.thawed = Thawed(store.path / thawcache.FOLDER, own.thawed)
+        self.thawed = Thawed(store.place.here / thawcache.FOLDER, own.thawed if store.writable else 0)
         self.reader = Reader(
             store, self.fs, self.data, cache_bytes=own.cache, timeout=own.read_timeout,
             cold=self.cold, thawed=self.thawed,
         )  # fmt: skip
-        self.space = Space(store.path, own.dirty)
+        self.space = Space(store.place.here, own.dirty)
         self.committer = Committer(store, self.fs, self.data, self.reader, self.space, self._apply)
         self.models = Models(store, self.committer, self.cold)
         self.read_only = read_only = mount_options.read_only or store.read_only
@@ -216,7 +217,10 @@ class Daemon:
             self.fs.close()
             await trio.to_thread.run_sync(self.pool.close)
         if failure is not None:
-            raise failure
+            try:
+                raise failure
+            finally:
+                del failure
         log.info("unmounted %s", self.mountpoint)
 
     async def _start(self, nursery: trio.Nursery, guarded: Guarded) -> None:
@@ -225,7 +229,8 @@ class Daemon:
         await self.connection.handshake()
         self.connection.tune(read_ahead_kb=READ_AHEAD_KB, max_bytes=MAX_DIRTY_PAGES)
         self.reader.start(guarded)
-        guarded.start_soon(self._scan_thawed)
+        if self.store.writable:
+            guarded.start_soon(self._scan_thawed)
         if not self.read_only:
             guarded.start_soon(self.committer.run, guarded)
             guarded.start_soon(self._tell_kernel)
@@ -235,7 +240,9 @@ class Daemon:
         guarded.start_soon(self.tiering.run)
         own = {"df": self._df, "status": self._status, "stat": self._stat, "backup": self._backup}
         handlers = {**self.tiering.handlers, **own}
-        await nursery.start(control.serve, self.store.path / control.SOCKET_NAME, handlers)
+        found = rendezvous.address(self.connection.mount.device, self.connection.mount.source)
+        socket_path = self.store.place.here / control.SOCKET_NAME if self.store.writable else None
+        await nursery.start(functools.partial(control.serve, socket_path, handlers, address=found))
         await nursery.start(self._on_signals)
         if notify.watchdog_interval() is not None:
             guarded.start_soon(self._watchdog)
@@ -325,7 +332,7 @@ class Daemon:
             return report.stat_report(snapshot, ino)
 
     async def _backup(self, request: dict[str, Any]) -> dict[str, Any]:
-        await self.committer.sync()
+        await self.committer.save()
         return await trio.to_thread.run_sync(backup, self.store, Path(request["file"]))
 
     async def _status(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -334,13 +341,17 @@ class Daemon:
         damaged = list(self.reader.damaged.items())
         return {
             "pid": os.getpid(),
+            "version": nnfs.__version__,
+            "log": logs.Place.now,
+            "store": os.fspath(self.store.place.now()),
+            "data_file": self.store.place.identity,
             "mountpoint": os.fspath(self.mountpoint),
             "uptime": time.time() - self.started,
             "read_only": self.ops.read_only or (str(failure) if failure else ""),
             "commit": self.committer.durable,
             "commits": self.committer.commits,
             "dirty_bytes": self.data.size,
-            "free_bytes": self.space.free,
+            "free_bytes": max(0, self.space.free),
             "no_space": self.committer.no_space is not None,
             "inodes": self.fs.state.inodes,
             "known_inodes": len(self.fs.lookups),

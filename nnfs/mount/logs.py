@@ -195,12 +195,19 @@ def shown(where: str) -> str:
     return "the journal (journalctl -t nnfs)" if where == JOURNAL else names.printable(where)
 
 
+class Place:
+    """Where this process logs to."""
+
+    now = STDERR
+
+
 def configure(store: Path, *, foreground: bool, level: str = "INFO", file: Path | None = None) -> str:
     """Set up logging of this process and the hooks for what nobody catches; return where the log goes.
 
     Raises OSError when a log file cannot be opened.
     """
     handler, where = _handler(store, foreground, file)
+    Place.now = where
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
     log = logging.getLogger("nnfs")

@@ -23,7 +23,7 @@ from nnfs.blockio.commit import Committer
 from nnfs.blockio.dirty import DirtyData
 from nnfs.blockio.reader import Reader
 from nnfs.blockio.writer import Writer
-from nnfs.errors import FsError, NnfsError
+from nnfs.errors import FsError, NnfsError, kept
 from nnfs.fs import virtual
 from nnfs.fs.apply import RELEASE_NODES
 from nnfs.fs.filesystem import Filesystem, prove
@@ -62,13 +62,14 @@ def guard(handler: Handler[P, T]) -> Handler[P, T]:
             raise FUSEError(error.errno) from None
         except NnfsError as error:
             log.debug("%s: %s", handler.__name__, error)
-            raise FUSEError(error.errno) from None
+            raise FUSEError(kept(error).errno) from None
         except MemoryError:
             raise FUSEError(errno.ENOMEM) from None
         except OSError as error:
             raise FUSEError(error.errno or errno.EIO) from None
         except Exception as bug:  # noqa: BLE001 - that is the point
             self.trip(handler.__name__, bug)
+            kept(bug)
             raise FUSEError(errno.EIO) from None
 
     return guarded  # type: ignore[return-value]  # functools.wraps makes a type of its own

@@ -21,10 +21,10 @@ from typing import Any, Self
 import lmdb
 
 from nnfs import errors
-from nnfs.store import freepages, mapsize, privacy, schema
+from nnfs.store import freepages, mapsize, privacy, schema, whereabouts
 from nnfs.store.schema import Inode, State, Superblock
 
-DATA_FILE = "data.mdb"
+DATA_FILE = whereabouts.DATA_FILE
 DRAFT = ".creating"  # where a new store is made
 IGNORED_IN_EMPTY = {"lost+found", DRAFT}  # of a freshly made ext4; of a creation that was cut short
 
@@ -43,6 +43,16 @@ def translate(error: lmdb.Error) -> errors.NnfsError:
     if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.PanicError | lmdb.InvalidError):
         return errors.StoreDamaged(f"LMDB finds damaged pages ({error}); unmount and run nnfs fsck")
     return errors.StoreError(f"LMDB: {error}")
+
+
+class _Ended:
+    """In place of a transaction that has ended."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise lmdb.Error("the transaction has ended")
+
+
+_ENDED: Any = _Ended()
 
 
 class Snapshot:
@@ -117,6 +127,13 @@ class Snapshot:
         except lmdb.Error as error:
             raise translate(error) from error
 
+    def entries(self, table: str) -> int:
+        """Number of records in a table."""
+        try:
+            return int(self._txn.stat(self._tables[table])["entries"])
+        except lmdb.Error as error:
+            raise translate(error) from error
+
     def payload(self, number: int, stored: int) -> bytes:
         """Return the stored bytes of payload `number`, its fragments joined: fewer than `stored` if some are lost."""
         prefix, parts, length = schema.KEY.pack(number), [], 0
@@ -141,7 +158,14 @@ class Snapshot:
         self.close()
 
     def close(self) -> None:
-        self._txn.abort()
+        """End the transaction. Idempotent.
+
+        The engine's object goes, too, since it keeps one of LMDB's 126 reader slots until it is freed, and whatever
+        holds this object (a traceback, an iterator that was left half-way) would keep that.
+        """
+        txn, self._txn = self._txn, _ENDED
+        if txn is not _ENDED:
+            txn.abort()
 
 
 def _successor(prefix: bytes) -> bytes | None:
@@ -205,6 +229,14 @@ class WriteTxn(Snapshot):
         self.put("meta", schema.SUPER_KEY, record)
         self.put("main", schema.SUPER_KEY, record)
 
+    def commit(self) -> None:
+        """End the transaction, durably."""
+        txn, self._txn = self._txn, _ENDED
+        try:
+            txn.commit()
+        except lmdb.Error as error:
+            raise translate(error) from error
+
 
 def load_twice(snapshot: Snapshot, key: bytes, unpack: Any) -> tuple[Any, list[str]]:
     """Return the first sound copy of a record that is kept twice, and what is wrong with the others.
@@ -232,9 +264,13 @@ def load_twice(snapshot: Snapshot, key: bytes, unpack: Any) -> tuple[Any, list[s
 class Store:
     """An open store, locked against every other process. Use `Store.open` or `Store.create`."""
 
-    def __init__(self, path: Path, lock: int, env: lmdb.Environment, tables: dict[str, Any]) -> None:
-        self.path = path
+    def __init__(
+        self, path: Path, lock: int, env: lmdb.Environment, tables: dict[str, Any], *, writable: bool
+    ) -> None:
+        self.path = path  # at the time of opening: see `place`
+        self.writable = writable
         self._lock = lock
+        self.place = whereabouts.Whereabouts(path, lock)
         self._env = env
         self._tables = tables
         self.superblock = Superblock(b"", 0, 0, 0)
@@ -285,10 +321,10 @@ class Store:
         shutil.rmtree(draft)
 
     @classmethod
-    def open(cls, path: Path) -> Store:
-        """Open an existing store.
+    def open(cls, path: Path, *, readonly: bool = False) -> Store:
+        """Open an existing store. With `readonly` nothing is written, not even a lock file, so a medium may be it, too.
 
-        Raises `NotAStore`, `StoreBusy`, `StoreTooNew`, `StoreDamaged`.
+        Raises `NotAStore`, `StoreBusy`, `StoreTooNew`, `StoreDamaged`, and `StoreError` for what cannot be written.
         """
         data = path / DATA_FILE
         if not path.is_dir():
@@ -300,7 +336,9 @@ class Store:
         lock = lock_directory(path)
         try:
             freepages.check_data_file(data)
-            store = cls._open_env(path, lock, create=False)
+            if not readonly:
+                whereabouts.check_writable(path)
+            store = cls._open_env(path, lock, create=False, readonly=readonly)
             store._load()
         except BaseException:
             os.close(lock)
@@ -308,9 +346,9 @@ class Store:
         return store
 
     @classmethod
-    def _open_env(cls, path: Path, lock: int, *, create: bool) -> Store:
+    def _open_env(cls, path: Path, lock: int, *, create: bool, readonly: bool = False) -> Store:
         try:
-            env = _mapped(path, create=create)
+            env = _mapped(path, create=create, readonly=readonly)
             env.reader_check()  # of dead processes
             tables: dict[str, Any] = {"main": None}
             for name in schema.TABLES:
@@ -321,7 +359,7 @@ class Store:
             raise errors.StoreTooNew(f"{path}: written by another engine ({error})") from error
         except lmdb.Error as error:
             raise translate(error) from error
-        return cls(path, lock, env, tables)
+        return cls(path, lock, env, tables, writable=not readonly)
 
     def _load(self) -> None:
         with self.read() as snapshot:
@@ -350,18 +388,15 @@ class Store:
     def write(self) -> Iterator[WriteTxn]:
         """The write txn: durable at the end of the block, aborted when the block raises."""
         try:
-            txn = self._env.begin(write=True)
+            txn = WriteTxn(self._env.begin(write=True), self._tables)
         except lmdb.Error as error:
             raise translate(error) from error
         try:
-            yield WriteTxn(txn, self._tables)
+            yield txn
         except BaseException:
-            txn.abort()
+            txn.close()
             raise
-        try:
-            txn.commit()
-        except lmdb.Error as error:
-            raise translate(error) from error
+        txn.commit()
 
     def mark_clean(self) -> None:
         """Note that the store is being closed in order."""
@@ -381,12 +416,16 @@ class Store:
 
     def entries(self, table: str) -> int:
         """Number of records in a table."""
-        with self._env.begin() as txn:
-            return int(txn.stat(self._tables[table])["entries"])
+        with self.read() as snapshot:
+            return snapshot.entries(table)
+
+    def readers(self) -> int:
+        """Number of read txns that LMDB keeps a slot for."""
+        return int(self._env.info()["num_readers"])
 
     def physical_bytes(self) -> int:
         """Bytes that the store's files occupy on the filesystem below (st_blocks x 512)."""
-        return sum(entry.stat(follow_symlinks=False).st_blocks * 512 for entry in os.scandir(self.path))
+        return sum(entry.stat(follow_symlinks=False).st_blocks * 512 for entry in os.scandir(self.place.here))
 
     def punch(self, keep: int, budget: int) -> int:
         """Give free pages back to the filesystem below; return the bytes given back.
@@ -394,9 +433,8 @@ class Store:
         `keep` pages stay for the next commits, at most `budget` holes are punched. To be called by the one thread that
         commits, with no write txn open.
         """
-        data = self.path / DATA_FILE
         try:
-            return freepages.give_back(self._env, data, keep=keep, budget=budget, seen=self._punched)
+            return freepages.give_back(self._env, self.place.data, keep=keep, budget=budget, seen=self._punched)
         except lmdb.Error as error:
             raise translate(error) from error
 
@@ -411,18 +449,19 @@ class Store:
         """Close the environment and give up the lock. Idempotent."""
         if self._lock >= 0:
             self._env.close()
+            self.place.close()
             os.close(self._lock)
             self._lock = -1
 
 
-def _mapped(path: Path, *, create: bool) -> lmdb.Environment:
+def _mapped(path: Path, *, create: bool, readonly: bool = False) -> lmdb.Environment:
     """Open the environment with as large a map as can be had. Raises `StoreError` when that is too small for it."""
     for size in mapsize.candidates(path / DATA_FILE):
         try:
             # meminit=False: the pages are ours alone.
             return lmdb.open(
                 os.fsencode(path), map_size=size, max_dbs=len(schema.TABLES), lib_version=schema.ENGINE,
-                meminit=False, create=create, mode=privacy.FILE,
+                meminit=False, create=create, mode=privacy.FILE, readonly=readonly, lock=not readonly,
             )  # fmt: skip
         except lmdb.MemoryError:
             continue

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias
 
-from nnfs.errors import CodecError, TimedOut, WorkerError
+from nnfs.errors import CodecError, TimedOut, WorkerError, kept
 from nnfs.workers.batches import rank
 from nnfs.workers.wire import MAX_CHUNK, MAX_PAYLOAD, NO_MODEL, Info, Op
 
@@ -164,7 +164,7 @@ class Board:
             wanted = ticket.future.running() or ticket.future.set_running_or_notify_cancel()
         if wanted:
             if isinstance(outcome, Exception):
-                ticket.future.set_exception(outcome)
+                ticket.future.set_exception(kept(outcome))
             else:
                 ticket.future.set_result(outcome)
 

@@ -1,18 +1,20 @@
 """``python -m nnfs.workers.prepare``: compile the kernels of every cold codec, so that no read waits for it.
 
-First the native ones (`nnfs.kernels.build`); where that cannot be, numba's do their work. Numba keeps what it compiled
-beside the sources, or in the user's cache where that folder is read-only.
+First the native ones (`nnfs.kernels.build`); where that cannot be, numba's do their work. `nnfs.kernelcache` says where
+numba's are kept; all of it is on the disk when this ends.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
 
+from nnfs import kernelcache
 from nnfs.errors import CodecError
-from nnfs.kernelcache import FOLDER
 from nnfs.kernels import build
+from nnfs.mixer.compiling import PART
 from nnfs.model.dictionary import Dictionary
 from nnfs.workers.catalogue import Catalogue
 
@@ -20,13 +22,16 @@ SAMPLE = b"".join(b"%d bottles of beer on the wall, " % n for n in range(300))  
 
 
 def remove_old_kernels() -> None:
-    """Remove the compiled kernels of other versions, which nothing will ask for again (see `nnfs.kernelcache`)."""
-    current = os.environ["NUMBA_CACHE_DIR"]
-    folder, name = os.path.split(current)
-    if os.path.isdir(folder):
-        for other in os.listdir(folder):
-            if other.startswith(FOLDER) and other != name:
-                shutil.rmtree(os.path.join(folder, other), ignore_errors=True)
+    """Remove the compiled kernels of other versions, which nothing will ask for again, and what a crash left half."""
+    for root in kernelcache.roots():
+        for name in os.listdir(root) if os.path.isdir(root) else ():
+            if name.startswith(kernelcache.FOLDER) and name != kernelcache.folder_name():
+                shutil.rmtree(os.path.join(root, name), ignore_errors=True)
+    for place in kernelcache.places():
+        for name in os.listdir(place) if os.path.isdir(place) else ():
+            if name.endswith(PART):
+                with contextlib.suppress(OSError):
+                    os.unlink(os.path.join(place, name))
 
 
 def main() -> int:
@@ -49,4 +54,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    kernelcache.clean_environment(os.environ)
     sys.exit(main())

@@ -347,7 +347,7 @@ class Supervisor:
             raise WireError(f"worker {self._spec.name} answers a job that it does not have")
         ticket.holder = None
         outcome = _outcome(ticket, answer)
-        failed = isinstance(outcome, Exception)
+        failed = isinstance(outcome, Exception) and answer.status != Status.CANCELLED
         if isinstance(outcome, Info):
             self._update(device=outcome.device)  # "auto" has become something by now
         self._update(answered=self.state.answered + 1, failed=self.state.failed + failed)

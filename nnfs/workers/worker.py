@@ -27,6 +27,7 @@ from typing import TypeAlias
 from nnfs.codec import pulse
 from nnfs.codec.pulse import Stage
 from nnfs.errors import CodecError, ModelMissing, WireError
+from nnfs.kernelcache import clean_environment
 from nnfs.workers.batches import IDLE, NOT_WAITED_FOR, Jobs, rank
 from nnfs.workers.catalogue import Served
 from nnfs.workers.wire import (
@@ -341,9 +342,12 @@ def resident_peak() -> int:
 def quiet_threads(environment: MutableMapping[str, str], threads: int) -> None:
     """Have OpenMP's and numba's threads sleep while they wait, where their users do not say otherwise.
 
+    What else the environment says of numba is not for us.
+
     Spinning barriers collapse when cores are shared: a step of 5 ms took 60 ms beside one busy process. They read
     their variables when they are imported, so this comes first.
     """
+    clean_environment(environment)
     for name, value in (("KMP_BLOCKTIME", "0"), ("OMP_WAIT_POLICY", "PASSIVE")):
         environment.setdefault(name, value)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):

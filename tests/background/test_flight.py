@@ -251,7 +251,7 @@ class Tried(Compactor):
         for number in self._files:
             yield Piece(number, RULES, [Candidate(number, 0, number, block(number))], last=True)
 
-    async def _recoded(self, flow: Flow, candidate: Candidate, rules: Rules) -> Ready | None:
+    async def _recoded(self, flow: Flow, candidate: Candidate, rules: Rules, _way: Any) -> Ready | None:
         self.tried.append(candidate.number)
         await trio.lowlevel.checkpoint()
         found = self._outcome(candidate)

@@ -56,6 +56,9 @@ class Backwards:
         self.decoded: list[int] = []
         self.most = self.now = 0
 
+    def waits_for(self, _worker: str) -> bool:
+        return False
+
     async def decode(self, number: int, block: Block, payload: bytes, *, priority: int, worker: str) -> bytes:
         assert (priority, worker) == (BACKGROUND, READ)
         self.now += 1
@@ -191,6 +194,7 @@ async def test_a_sound_store(tmp_path: Path, deep: bool) -> None:
         number = await volume.turn_cold(inode, 2, text(3)[::-1])
         await volume.keep(b"A" * 64, b"weights" * 1000)
         result = await volume.good(deep=deep)
+        assert result.pop("since") > 0
         assert result == {"deep": deep, "blocks": 3, "repaired": 0, "unchecked": 0, "damaged": []}
         assert volume.cold.decoded == ([number] if deep else [])
         assert volume.reader.damaged == {}

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import nnfs as nnfs_package
 from nnfs import errors
 from nnfs.cli import client, locate, tables
 from nnfs.cli.main import byte_count, main
@@ -60,7 +61,7 @@ def test_help_is_quick_and_loads_nothing_heavy(args: list[str]) -> None:
 
 
 COMMANDS = """
-    mount umount df status stat compact thaw scrub pause resume policy model train mkfs fsck backup help version
+    mount umount df status stat jobs compact thaw scrub pause resume policy model train mkfs fsck backup help version
 """
 
 
@@ -461,3 +462,30 @@ def test_a_failed_start_gives_its_message_and_status(tmp_path: Path) -> None:
     done = nnfs("mount", str(tmp_path / "new"), str(tmp_path / "mnt"), "-o", "fsname=", check=False)
     assert done.returncode == errors.UsageError.exit_code
     assert "fsname" in done.stderr
+
+
+@needs_mount
+@pytest.mark.mount
+def test_what_was_done_is_listed_after_a_remount(mount: Mount) -> None:
+    """And when nothing is mounted. `status` tells the log, the version and the last scrub."""
+    (mount.path / "file").write_bytes(b"text " * 1000)
+    nnfs("scrub", str(mount.path), "--wait")
+    nnfs("thaw", str(mount.path), "--wait")
+
+    def listed() -> list[tuple[int, str, str]]:
+        found = json.loads(nnfs("jobs", str(mount.store), "--json").stdout)["jobs"]
+        return [(one["job"], one["kind"], one["state"]) for one in found]
+
+    ended = [(1, "scrub", "done"), (2, "thaw", "done")]
+    assert listed() == ended
+    mount.unmount()
+    assert listed() == ended
+    mount.mount()
+    assert listed() == ended
+    assert json.loads(nnfs("thaw", str(mount.path), "--json").stdout)["job"] == 3
+    status = json.loads(nnfs("status", str(mount.path), "--json").stdout)
+    assert status["scrubbed"]["checksums"] > 1e9
+    assert (status["scrubbed"]["deep"], status["log"], status["version"]) == (None, "stderr", nnfs_package.__version__)
+    assert status["free_bytes"] >= 0
+    assert "scrub (job 1): done" in mount.log().replace(f"scrub {mount.path} (", "scrub (")
+    mount.deadline(0)

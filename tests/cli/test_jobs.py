@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from nnfs.background.history import FILE, History
 from nnfs.cli import progress
 from nnfs.errors import ModelMissing, UsageError, WorkerError
 from tests.cli.conftest import Run
@@ -267,3 +268,53 @@ def test_who_waits_for_paused_work_is_told(store: Path, run: Run) -> None:
     answers: dict[str, Any] = {"compact": {"job": 3}, "job": job(**DONE), "status": {"compaction": {"paused": True}}}
     with FakeDaemon(store, **answers):
         assert f"nnfs resume {store} lets it go on" in run("compact", store, "--wait")[2]
+
+
+ENDED = [
+    job(job=1, state="done", path="/a\udcff", stored_before=400 << 10, stored_after=100 << 10, done_bytes=1 << 20),
+    job(job=2, kind="scrub", state="failed", error="no\nworker", began=1e9),
+    job(job=0, kind="background", state="cancelled"),
+    job(job=4, kind="scrub", state="done", result={"damaged_blocks": 30, "damaged": [{}] * 20, "repaired": 2}),
+]
+
+
+@pytest.mark.parametrize("mounted", [True, False])
+def test_the_list_of_jobs(mounted: bool, store: Path, run: Run) -> None:
+    if mounted:
+        with FakeDaemon(store, jobs={"jobs": [*ENDED, job(job=5, path="/b")]}):
+            status, out, _ = run("jobs", store)
+            found = json.loads(run("jobs", store, "--json")[1])["jobs"]
+    else:
+        history = History(store / FILE)
+        for one in ENDED:
+            history.add(one)
+        history.write()
+        status, out, _ = run("jobs", store)
+        found = json.loads(run("jobs", store, "--json")[1])["jobs"]
+    assert status == 0
+    lines = out.splitlines()
+    assert lines[0].split() == ["job", "what", "began", "state", "took", "done"]
+    assert lines[1].split() == ["1", "compact", "/a\\xff", "-", "done", "1", "s", "1.00", "MiB"]
+    assert lines[2].split()[:2] == ["2", "scrub"]
+    assert "2001-09-09" in lines[2]
+    assert lines[3].split()[:4] == ["-", "background", "-", "cancelled"]
+    told = lines[6 if mounted else 5 :]
+    assert told == [
+        "job 1: 400 KiB became 100 KiB", "job 2: no\\nworker", "job 4: 30 blocks are damaged, 2 repaired",
+    ]  # fmt: skip
+    assert [one["job"] for one in found] == [1, 2, 0, 4, *([5] if mounted else [])]
+    assert found[0]["path_hex"] == "2f61ff"
+
+
+def test_no_jobs_yet(store: Path, run: Run) -> None:
+    assert run("jobs", store) == (0, "nothing has been done yet\n", "")
+
+
+def test_what_has_to_be_waited_for_is_said(store: Path, run: Run) -> None:
+    steps = [job(phase=phase) for phase in ("looking for cold chunks", "starting a worker", "starting a worker")]
+    steps += [job(phase="measuring"), job(phase="encoding", done_bytes=200, eta=8.0, rate=100.0), job(**DONE)]
+    with FakeDaemon(store, compact={"job": 3}, job=steps):
+        lines = run("compact", store, "--wait")[2].splitlines()
+    assert lines == [
+        "compact: starting a worker", "compact: measuring", "compact: 20 % of 1000 B, 100 B/s, 8 s left",
+    ]  # fmt: skip

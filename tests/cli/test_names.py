@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import pytest
 
 from nnfs import names
 from nnfs.cli import locate
+from nnfs.errors import StoreBusy
 from nnfs.mount import connection, logs
+from nnfs.store.env import DATA_FILE, Store
 from tests.cli.conftest import Run
 from tests.cli.fake import FakeDaemon, job
 from tests.conftest import why_no_mount
@@ -170,3 +173,44 @@ def test_mountinfo_is_bytes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 def _at(name: object, file: Path) -> str:
     return str(file) if str(name) == "/proc/self/mountinfo" else str(name)
+
+
+def test_a_bug_before_the_mount_is_told_on_the_terminal(store: Path, tmp_path: Path) -> None:
+    """With the place of its traceback, and the exit status of what is no error of ours."""
+    script = (
+        "import sys\nfrom nnfs.cli.main import main\nfrom nnfs.mount import daemon\n"
+        "def bug(*args):\n    raise ZeroDivisionError('of\\udcff\\nall things')\n"
+        "daemon.run = bug\nsys.exit(main(['mount', '-f', '--log', sys.argv[1], *sys.argv[2:]]))\n"
+    )
+    (tmp_path / "mnt").mkdir()
+    log = tmp_path / f"log{WORST}"
+    argv = [sys.executable, "-c", script, str(log), str(store), str(tmp_path / "mnt")]
+    done = subprocess.run(argv, env=environment(LOCALES["strict"]), capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"nnfs: a bug: ZeroDivisionError: of\\xff\\nall things; its traceback is in {names.printable(log)}\n"
+    )
+    assert "Traceback (most recent call last):" in log.read_text()
+
+
+@needs_mount
+@pytest.mark.mount
+def test_a_mount_that_is_refused_leaves_no_log(store: Path, tmp_path: Path) -> None:
+    """Whatever refuses it: an option, a store in use, one that is damaged."""
+    mnt = tmp_path / "mnt"
+    mnt.mkdir()
+    opened = Store.open(store)
+    try:
+        ran("strict", "mount", str(store), str(mnt), "--log", str(tmp_path / "a" / "log"), status=StoreBusy.exit_code)
+    finally:
+        opened.close()
+    ran("strict", "mount", str(store), str(mnt), "-o", "nosuch", "--log", str(tmp_path / "a" / "log"), status=2)
+    (store / DATA_FILE).write_bytes(b"\0" * 32768)
+    done = subprocess.run(
+        command("mount", str(store), str(mnt), "--log", str(tmp_path / "a" / "log")), env=environment(),
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert done.stderr.startswith("nnfs: ")
+    assert not (tmp_path / "a").exists()
+    assert not logs.default_file(store).exists()

@@ -367,3 +367,11 @@ def test_closing_in_the_middle_of_work(make: MakePool, gate: Gate) -> None:
     with pytest.raises(WorkerError):
         pool.encode(FAKE, b"x")
     pool.close()
+
+
+def test_settings_of_numba_do_not_reach_a_worker(make: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "/where")
+    pool = make()
+    assert str(error(pool.encode(FAKE, b"variable:NUMBA_DISABLE_JIT"))) == "not set"
+    assert str(error(pool.encode(FAKE, b"variable:NUMBA_CACHE_DIR"))) == "/where"

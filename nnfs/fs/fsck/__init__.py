@@ -46,7 +46,7 @@ def run(path: Path, *, data: bool, repair: bool, progress: Progress) -> Report:
         report.notes.append(f"pages of {DATA_FILE} are damaged, its records were not repaired: {ADVICE}")
     else:
         try:
-            store = Store.open(path)
+            store = Store.open(path, readonly=not repair)
         except StoreDamaged as error:
             return Report([*meta, Problem("store", str(error))])
         try:
@@ -81,7 +81,7 @@ def _in_child(path: Path, data: bool, progress: Progress) -> Report:
     if child == 0:
         try:
             os.close(ours)
-            store = Store.open(path)
+            store = Store.open(path, readonly=True)
             found = check(store, data=data, repair=False, progress=progress)
             with open(theirs, "w", encoding="utf-8") as pipe:
                 json.dump(found.as_dict(), pipe)

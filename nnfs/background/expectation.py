@@ -1,0 +1,64 @@
+"""What is expected of a chunk before it is touched, for the time left: its kind, and the steps that are ahead of it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+
+from nnfs.background.tasks import Job
+from nnfs.background.timeleft import Kind, Steps
+from nnfs.codec import NAMES
+from nnfs.codec.base import FIRST_COLD, RAW
+from nnfs.store.schema import Block
+
+log = logging.getLogger(__name__)
+
+BUCKETS = 8  # of how well zstd has done: that tells text from what repeats itself, where cm is tried, too
+FEW = 0.02  # of what zstd cannot make smaller is encoded all the same
+
+
+def kind_of(block: Block, *, thaw: bool) -> Kind:
+    """Return what tells how long a chunk will take."""
+    if block.codec >= FIRST_COLD:
+        return "thaw" if thaw else "cold", NAMES.get(block.codec, str(block.codec))
+    if block.codec == RAW:
+        return ("raw",)
+    return "zstd", str(min(BUCKETS - 1, BUCKETS * block.stored // max(1, block.plain)))
+
+
+def assumed(kind: Kind, *, neural: bool) -> Steps:
+    """Return the shares of a kind's bytes that go through each step, until its chunks have shown them."""
+    if kind[0] == "thaw":
+        return {f"decode {kind[1]}": 1.0, "look": 1.0}
+    main = "neural" if neural else "cm"
+    share = FEW if kind[0] == "raw" else 1.0
+    steps = {"look": 1.0, f"encode {main}": share, f"prove {main}": 0.95 * share}
+    if neural:
+        repeats = kind[0] == "zstd" and int(kind[1]) <= BUCKETS // 4
+        steps["encode cm"] = share * (0.7 if repeats else 0.2)
+    return steps | ({f"decode {kind[1]}": 1.0} if kind[0] == "cold" else {})
+
+
+def expect(job: Job, block: Block, *, thaw: bool, neural: bool) -> None:
+    """Count a chunk that a job will come to."""
+    kind = kind_of(block, thaw=thaw)
+    job.left.expect(kind, block.plain, assumed(kind, neural=neural))
+
+
+class Way:
+    """One chunk's way through its steps. Calling it tells one that is done."""
+
+    def __init__(self, job: Job, block: Block, *, thaw: bool) -> None:
+        self._job, self._size, self._kind = job, block.plain, kind_of(block, thaw=thaw)
+        self._steps: Counter[str] = Counter()
+
+    def __call__(self, step: str) -> None:
+        self._steps[step] += self._size
+        log.debug("way %s %s %d", "-".join(self._kind), step.replace(" ", "-"), self._size)
+        self._job.left.did(self._kind, step, self._size, time.monotonic())
+
+    def end(self) -> None:
+        """It is over, whatever came of it."""
+        log.debug("way %s end %d", "-".join(self._kind), self._size)
+        self._job.left.ended(self._kind, self._size, self._steps)

@@ -1,0 +1,85 @@
+"""The last tasks of a store that have ended, kept over remounts: `STORE/jobs.json`, beside the data and no part of it.
+
+Losing it loses nothing but the memory of what was done: it is written without fsync, and a full disk leaves it behind.
+Other versions of nnfs do not look at it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+FILE = "jobs.json"
+KEPT = 50
+LISTED = 20  # damaged blocks of a record, with so many files each
+VERSION = 1
+
+Record = dict[str, Any]
+
+log = logging.getLogger(__name__)
+
+
+class History:
+    """Records of tasks, the oldest first. `path` None: nothing is read, nothing written."""
+
+    def __init__(self, path: Path | None, *, read_only: bool = False) -> None:
+        self._path, self._read_only = path, read_only
+        self.records, self.scrubbed = read(path) if path is not None else ([], {})
+
+    @property
+    def last(self) -> int:
+        """The greatest number of a task."""
+        return max((int(record["job"]) for record in self.records), default=0)
+
+    def add(self, record: Record) -> None:
+        """Keep a record; `write` keeps it over the end of the mount."""
+        self.records = [*self.records, _short(record)][-KEPT:]
+        result = record.get("result", {})
+        if record["kind"] == "scrub" and record["state"] == "done" and result.get("since") and not result["unchecked"]:
+            for kind in ("deep", "checksums") if result["deep"] else ("checksums",):
+                self.scrubbed = {**self.scrubbed, kind: result["since"]}
+
+    def write(self) -> None:
+        """Write the file anew. No task fails for that."""
+        if self._path is None or self._read_only:
+            return
+        draft = self._path.with_name(f".{FILE}")
+        text = json.dumps({"version": VERSION, "jobs": self.records, "scrubbed": self.scrubbed})
+        try:
+            with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
+                file.write(text)
+            os.rename(draft, self._path)
+        except OSError as error:
+            log.warning("the list of tasks is not kept: %s", error)
+            with contextlib.suppress(OSError):
+                draft.unlink()
+
+
+def read(path: Path) -> tuple[list[Record], dict[str, float]]:
+    """Return the records of a file, and when all was last found sound; nothing if it is not there, or bad."""
+    try:
+        found = json.loads(path.read_bytes())
+        records = [record for record in found["jobs"] if isinstance(record["job"], int) and record["kind"]]
+        return records[-KEPT:], {str(kind): float(at) for kind, at in found["scrubbed"].items()}
+    except FileNotFoundError:
+        return [], {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        log.warning("%s cannot be read, it is begun anew: %r", path, error)
+        return [], {}
+
+
+def _short(record: Record) -> Record:
+    """A record without what a list of tasks has no room for."""
+    result = dict(record.get("result", {}))
+    damaged = result.get("damaged")
+    if isinstance(damaged, list):
+        result.setdefault("damaged_blocks", len(damaged))
+        result["damaged"] = [
+            {**one, "files": one["files"][:LISTED]} if isinstance(one, dict) and one.get("files") else one
+            for one in damaged[:LISTED]
+        ]
+    return {**record, "eta": None, "result": result}

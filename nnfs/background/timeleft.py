@@ -1,0 +1,160 @@
+"""How long a task of recompression, thawing or scrub will still take. Pure: the time is told, never asked.
+
+A task is chunks of several *kinds* (what tells before it is touched whether one will be skipped or takes long), each of
+which goes through some *steps* ("look", "encode neural", "prove neural"). A step has a cost, seconds per MiB as workers
+measure it; only the ratio of costs matters, since what has been done within the time that it took gives the scale. What
+share of a kind's bytes goes through a step is learned from the chunks that have ended, so skipped, encoded and proved
+chunks have rates of their own. While nothing can get on (a worker starts, something is measured, work is paused) the
+clock stands still.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import NamedTuple
+
+MIB = 1 << 20
+COSTS: Mapping[str, float] = {  # seconds per MiB until measured, on a small machine without a GPU
+    "look": 0.05, "encode neural": 11.0, "prove neural": 13.0, "decode neural": 13.0,
+    "encode cm": 7.0, "prove cm": 7.0, "decode cm": 7.0,
+}  # fmt: skip
+OTHER = 1.0  # of a step that is not listed
+LOOK = "look"  # the step without a worker: fetching, hashing, finding that it is not worth it
+HEAVY = 0.25  # share of what is looked at that goes to workers: less, and looking tells how long it takes
+DOUBT = 64 << 10  # bytes that what is assumed of a kind weighs, against what its chunks have shown
+LUMP_S, LUMP = 0.25, 0.03  # seconds, share of the time: what ends within this is one batch, whose beginning is its rate
+WINDOW_S = 120.0  # at least so much of the past tells the scale; a half of it, if that is more: machines get busy
+
+Kind = tuple[str, ...]  # a family and what tells its members apart
+Steps = Mapping[str, float]  # share of the bytes that goes through each step
+
+
+class _Mark(NamedTuple):
+    """What had been done at a time of the task's clock."""
+
+    first: float  # of the batch
+    last: float
+    done: Counter[str]  # bytes by step
+
+
+class TimeLeft:
+    """One task's clock, work and expectations."""
+
+    def __init__(self) -> None:
+        self._expected: Counter[Kind] = Counter()  # bytes
+        self._ended: Counter[Kind] = Counter()
+        self._assumed: dict[Kind, Steps] = {}
+        self._seen: Counter[tuple[Kind, str]] = Counter()  # bytes of chunks that have ended, by step
+        self._flying: Counter[tuple[Kind, str]] = Counter()  # of those that have not
+        self._done: Counter[str] = Counter()
+        self._active, self._since = 0.0, -1.0  # the clock; negative: it stands still
+        self._at_stop: Counter[str] = Counter()  # what was done when it was stopped
+        self._marks: list[_Mark] = []
+
+    # -- the clock
+
+    def go(self, now: float) -> None:
+        """Let the clock run: something is being worked on."""
+        if self._since >= 0:
+            return
+        self._since = now
+        if not self._marks:
+            self._marks.append(_Mark(self._active, self._active, self._at_stop.copy()))
+        for mark in self._marks:  # what was done meanwhile took no time that was counted: it tells nothing
+            mark.done.update(self._done - self._at_stop)
+
+    def stop(self, now: float) -> None:
+        """Hold the clock."""
+        if self._since >= 0:
+            self._active, self._since, self._at_stop = self.active(now), -1.0, self._done.copy()
+
+    def active(self, now: float) -> float:
+        """Seconds for which the clock has run."""
+        return self._active + (max(0.0, now - self._since) if self._since >= 0 else 0.0)
+
+    # -- what there is to do, and what has been done
+
+    def expect(self, kind: Kind, size: int, steps: Steps) -> None:
+        """Add a chunk (or all of a kind) that will come; `steps` is what is assumed of its kind."""
+        self._expected[kind] += size
+        self._assumed[kind] = steps
+
+    def did(self, kind: Kind, step: str, size: int, now: float) -> None:
+        """A chunk has gone through a step."""
+        self._flying[kind, step] += size
+        self._done[step] += size
+        if self._since >= 0:
+            self._mark(self.active(now))
+
+    def drop(self, kind: Kind, size: int) -> None:
+        """A chunk that was expected is none: another one has the same content."""
+        self._expected[kind] -= size
+
+    def ended(self, kind: Kind, size: int, steps: Mapping[str, int]) -> None:
+        """A chunk has gone its way: `steps` are the bytes that `did` was told of it."""
+        self._ended[kind] += size
+        for step, done in steps.items():
+            self._flying[kind, step] -= done
+            self._seen[kind, step] += done
+
+    def _mark(self, at: float) -> None:
+        lump = max(LUMP_S, LUMP * at)
+        if len(self._marks) > 1 and at - self._marks[-1].first <= lump:
+            self._marks[-1] = _Mark(self._marks[-1].first, at, self._done.copy())
+            return
+        self._marks.append(_Mark(at, at, self._done.copy()))
+
+    # -- what is left
+
+    def left(self, now: float, measured: Mapping[str, float] | None = None) -> float | None:
+        """Return the seconds until the end, None while nothing tells how fast it goes. `measured`: costs of steps."""
+        costs = {**COSTS, **(measured or {})}
+        rest: Counter[str] = Counter()  # bytes by step
+        for kind, todo in self._todo():
+            for step, share in self._shares(kind).items():
+                rest[step] += max(0, int(todo * share) - self._flying[kind, step])
+        ahead = sum(size * _cost(step, costs) for step, size in rest.items())
+        scale = self._scale(costs)
+        main = max(rest, key=lambda step: rest[step] * _cost(step, costs), default=LOOK)
+        if main != LOOK and not any(size for step, size in self._done.items() if step != LOOK):
+            # Looking tells nothing about workers, unless nothing but that is ahead: how long they take may be known.
+            known = main in (measured or {})
+            if known or rest[main] > HEAVY * rest[LOOK] or scale is None:
+                return max(0.0, ahead - self.active(now)) if known else None
+        if scale is None:
+            return None
+        return max(0.0, scale * ahead - (self.active(now) - self._marks[-1].last))
+
+    def _todo(self) -> list[tuple[Kind, int]]:
+        return [(kind, size - self._ended[kind]) for kind, size in self._expected.items() if size > self._ended[kind]]
+
+    def _scale(self, costs: Mapping[str, float]) -> float | None:
+        """Seconds of the clock for what costs one, lately."""
+        if len(self._marks) < 2:
+            return None
+        last = self._marks[-1]
+        begin = last.last - max(WINDOW_S, (last.last - self._marks[0].last) / 2)
+        past = [mark for mark in self._marks[:-1] if mark.last <= begin]
+        base = past[-1] if past else self._marks[0]
+        cost = sum((size - base.done[step]) * _cost(step, costs) for step, size in last.done.items())
+        return (last.last - base.last) / cost if cost > 0 else None
+
+    def _shares(self, kind: Kind) -> dict[str, float]:
+        """The share of a kind's bytes that goes through each step: as seen, else as of its family, else as assumed."""
+        family = [other for other in self._expected if other[0] == kind[0]]
+        bytes_of_family = sum(self._ended[other] for other in family)
+        steps = {step for other in family for step in self._assumed[other]} | {
+            step for other, step in self._seen if other in family
+        }
+        found = {}
+        for step in sorted(steps):
+            seen = sum(self._seen[other, step] for other in family)
+            assumed = self._assumed[kind].get(step, 0.0)
+            of_family = (seen + DOUBT * assumed) / (bytes_of_family + DOUBT)
+            found[step] = (self._seen[kind, step] + DOUBT * of_family) / (self._ended[kind] + DOUBT)
+        return found
+
+
+def _cost(step: str, costs: Mapping[str, float]) -> float:
+    return costs.get(step, OTHER) / MIB

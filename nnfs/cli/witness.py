@@ -1,0 +1,52 @@
+"""How a daemon has ended, told by its store: it is no child of the command that waits for it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from nnfs.cli import client
+from nnfs.cli.locate import DATA_FILE
+from nnfs.errors import DaemonError, MountError, NotAStore, StoreBusy
+
+ASK_S = 10.0  # for what the daemon tells; an unmount does without it
+
+
+class Witness:
+    """What a daemon told of its store while it lived, and the judgement when it has ended."""
+
+    def __init__(self, store: Path, *, ask: bool = True) -> None:
+        self._told: dict[str, Any] = {}
+        if ask:
+            try:
+                self._told = client.ask(store, "status", timeout=ASK_S)
+            except (DaemonError, OSError):
+                pass
+        self._store = Path(self._told.get("store") or store)
+
+    def check(self) -> None:
+        """Raise `MountError` if the daemon has not written all, or what it has written is nowhere any more."""
+        from nnfs.store.env import Store
+        from nnfs.store.whereabouts import identity
+
+        if self._told.get("read_only") == "mounted read-only":
+            return
+        file = self._store / DATA_FILE
+        try:
+            is_same = self._told.get("data_file") in (None, identity(os.stat(file)))
+            if is_same:
+                opened = Store.open(self._store, readonly=True)
+        except StoreBusy:
+            return  # mounted again already
+        except (FileNotFoundError, NotADirectoryError, NotAStore):
+            is_same = False
+        if not is_same:
+            raise MountError(
+                f"{file} was deleted or replaced while it was mounted: all that it held is lost, "
+                f"but for what nnfs backup has saved before"
+            )
+        is_clean = opened.state.clean_commit == opened.state.commit
+        opened.close()
+        if not is_clean:
+            raise MountError(f"{self._store}: the daemon could not write all that was left, or was killed: see its log")
