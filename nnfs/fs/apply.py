@@ -9,8 +9,9 @@ import stat
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from nnfs.errors import StoreDamaged, kept
+from nnfs.errors import RecordDamaged, StoreDamaged, kept
 from nnfs.fs.epoch import Epoch
+from nnfs.fs.known import Known, Numbers, load_numbers
 from nnfs.store import modelfiles, schema
 from nnfs.store.blocks import BlockWriter, ChunkChanges, Encoded
 from nnfs.store.env import Store, WriteTxn
@@ -32,13 +33,20 @@ class Applied:
     failed: dict[int, StoreDamaged] = field(default_factory=dict)  # inodes whose chunks could not all be changed
     healed: set[int] = field(default_factory=set)  # blocks that could not be read, and can be now
     inodes: int = 0  # change of the number of inodes
+    nodes: dict[int, dict[int, bool]] = field(default_factory=dict)  # ino: map nodes that came (True) or went
+    loaded: dict[int, Numbers] = field(default_factory=dict)  # ino: all its map nodes before that
 
 
 class Work:
     """A commit in progress: its txn, epoch and blocks, for amendments too."""
 
-    def __init__(self, txn: WriteTxn, epoch: Epoch, blocks: BlockWriter, state: State) -> None:
+    def __init__(
+        self, txn: WriteTxn, epoch: Epoch, blocks: BlockWriter, state: State, stored_below: int, known: Known
+    ) -> None:
         self.txn, self.epoch, self.blocks, self.state = txn, epoch, blocks, state
+        self._known = known  # map nodes of files, as of the last commit
+        self._stored_below = stored_below
+        self._spares: set[int] = set()  # inode numbers that may be older and are used for the first time
         self.done = Applied(state)
         self.budget = RELEASE_NODES
 
@@ -85,6 +93,8 @@ class Work:
     def set_slots(self, inode: Inode, number: int, slots: dict[int, Encoded | None]) -> None:
         key = schema.KEY2.pack(inode.ino, number)
         record = self.txn.get("map", key)
+        if record is None and inode.count:
+            self._check_absence(inode, number, key)
         node = MapNode.unpack(key, record) if record is not None else MapNode({})
         # First what can fail, then what cannot; and the new before the old goes: the same content keeps its block.
         added = {slot: self.blocks.add(content) for slot, content in sorted(slots.items()) if content is not None}
@@ -99,6 +109,33 @@ class Work:
                 self.done.state.logical += content.plain
         self.put_node(inode, key, record, node)
 
+    def _check_absence(self, inode: Inode, number: int, key: bytes) -> None:
+        """A node that is not found must not be there: what it maps would turn into holes. Raises `RecordDamaged`."""
+        is_there = self.done.nodes.get(inode.ino, {}).get(number)
+        if is_there is None:
+            is_there = self._had_node(inode, number, key)
+        if is_there:
+            raise RecordDamaged("map", key, "missing, and its file has it")
+
+    def _had_node(self, inode: Inode, number: int, key: bytes) -> bool:
+        nodes = self._known.peek(inode.ino) or self.done.loaded.get(inode.ino)
+        if nodes is not None:
+            return number in nodes
+        try:
+            nodes = self.done.loaded[inode.ino] = load_numbers(self.txn, inode, "map")
+            return number in nodes
+        except RecordDamaged:
+            return not self._lacks(inode, key)  # another node is damaged: that must not keep the file from growing
+
+    def _lacks(self, inode: Inode, key: bytes) -> bool:
+        """Whether all nodes of a file are there, be they damaged, and none of them is the one that belongs to `key`."""
+        total = 0
+        for _, record in self.txn.prefix("map", schema.KEY.pack(inode.ino)):
+            if schema.is_sealed("map", key, record):
+                return False
+            total += schema.checksum_of(record)
+        return total & _MASK == inode.proof & _MASK
+
     def put_node(self, inode: Inode, key: bytes, old: bytes | None, node: MapNode) -> None:
         """Store a changed node (delete an empty one) and keep the inode's proof true."""
         new = None
@@ -108,8 +145,13 @@ class Work:
             self.txn.put("map", key, new)
         elif old is not None:
             self.txn.delete("map", key)
+        if (old is None) != (new is None):
+            self._note_node(inode.ino, key, present=new is not None)
         inode.proof += (schema.checksum_of(new) if new else 0) - (schema.checksum_of(old) if old else 0)
         inode.proof &= _MASK
+
+    def _note_node(self, ino: int, key: bytes, *, present: bool) -> None:
+        self.done.nodes.setdefault(ino, {})[schema.KEY2.unpack(key)[1]] = present
 
     def unmap(self, inode: Inode, number: int) -> None:
         inode.count -= 1
@@ -143,6 +185,7 @@ class Work:
 
     def release_node(self, inode: Inode, key: bytes, record: bytes) -> None:
         self.txn.delete("map", key)
+        self._note_node(inode.ino, key, present=False)
         inode.proof = (inode.proof - schema.checksum_of(record)) & _MASK
         try:
             node = MapNode.unpack(key, record)
@@ -165,6 +208,7 @@ class Work:
         orphan.stored = inode.stored * orphan.count // max(1, before)  # about: exact would be asking every block
         inode.stored -= orphan.stored
         self.epoch.inodes[spare] = orphan
+        self._spares.add(spare)
         self.epoch.orphans.add(spare)
         self.epoch.release.add(spare)
         self.done.inodes += 1
@@ -212,9 +256,13 @@ class Work:
     # -- metadata
 
     def write_metadata(self) -> None:
-        txn, epoch = self.txn, self.epoch
-        txn.put_many("inode", [(schema.KEY.pack(ino), epoch.inodes[ino].pack()) for ino in sorted(epoch.inodes)])
-        txn.put_many("dentry", [(key, record) for key, record in epoch.dentries.items() if record is not None])
+        txn, epoch, fresh = self.txn, self.epoch, schema.KEY.pack(self._stored_below)
+        for ino in epoch.inodes:
+            self._check_inode(ino)
+        inodes = [(schema.KEY.pack(ino), epoch.inodes[ino].pack()) for ino in sorted(epoch.inodes)]
+        txn.put_many("inode", inodes, fresh)
+        dentries = [(key, record) for key, record in epoch.dentries.items() if record is not None]
+        txn.put_many("dentry", dentries, fresh)
         for key, record in epoch.dentries.items():
             if record is None:
                 txn.delete("dentry", key)
@@ -230,6 +278,19 @@ class Work:
             txn.put("orphan", key, schema.pack_orphan(key, epoch.commit))
 
 
+    def _check_inode(self, ino: int) -> None:
+        """An inode that was stored is about to be replaced: where it is not found, an old record may come up again."""
+        if ino >= self._stored_below or ino in self._spares:
+            return
+        key = schema.KEY.pack(ino)
+        try:
+            is_lost = self.txn.get("inode", key) is None
+        except StoreDamaged:
+            is_lost = True
+        if is_lost:
+            self.done.failed.setdefault(ino, RecordDamaged("inode", key, "missing"))
+
+
 Amendment = Callable[[Work], None]  # a change of the store that no request made; keeps its own errors to itself
 
 
@@ -241,11 +302,13 @@ def apply(
     room: int,
     amendments: Sequence[Amendment] = (),
     damaged: Container[int] = (),
+    nodes: Known | None = None,
 ) -> tuple[Applied, int]:
     """Commit an epoch; durable on return. Returns what was done and the room left in the payload table's last page.
 
     `now` is unix seconds; amendments come after what was requested; `damaged` are blocks of which a reader has found
-    that they cannot be decoded: whoever writes their content once more makes them whole. Raises `OutOfSpace` and other
+    that they cannot be decoded: whoever writes their content once more makes them whole; `nodes` are map nodes that
+    files are known to have had at the last commit. Raises `OutOfSpace` and other
     `StoreError`s with nothing changed; a damaged map of a single inode does not stop the commit but is reported in
     `Applied.failed`.
     """
@@ -258,7 +321,7 @@ def apply(
         state.flags |= State.FLAG_UNSETTLED
     with store.write() as txn:
         blocks = BlockWriter(txn, state, now, room, _readable(store, damaged))
-        work = Work(txn, epoch, blocks, state)
+        work = Work(txn, epoch, blocks, state, store.state.next_ino, nodes or Known())
         for ino in sorted(chunks):
             if ino not in epoch.release:
                 work.change_chunks(ino, chunks[ino])

@@ -6,11 +6,13 @@ import copy
 import errno
 import time
 from collections.abc import Callable, Iterator
-from itertools import islice
+from contextlib import contextmanager
+from typing import cast
 
 from nnfs.errors import FsError, RecordDamaged
 from nnfs.fs.apply import Applied
 from nnfs.fs.epoch import Epoch
+from nnfs.fs.known import Known, Numbers, load_inode, load_numbers, proved
 from nnfs.store import schema
 from nnfs.store.env import Snapshot, Store
 from nnfs.store.schema import Dentry, Inode
@@ -37,19 +39,26 @@ class Filesystem:
         self.lookups: dict[int, int] = {}
         self.on_release = on_release
         self._inodes: dict[int, Inode] = {}
-        self._sound: dict[int, set[str]] = {}  # tables whose proof was checked since the inode was loaded
+        self._names = Known()  # cookies that directories have now
+        self.nodes = Known()  # map nodes that files have at the last commit
+        self._stored_below = self.state.next_ino  # inodes with lower numbers are in the store, if they are at all
         self._orphans: set[int] = set()  # without names, still looked up
         self.active.release.update(schema.KEY.unpack(key)[0] for key, _ in self.snapshot.range("orphan", b""))
 
     # -- inodes
 
     def inode(self, ino: int) -> Inode:
-        """Return the live inode. Raises `FsError(ESTALE)` when there is none, `RecordDamaged`."""
+        """Return the live inode. Raises `FsError(ESTALE)` when there is none, `RecordDamaged`.
+
+        What the kernel knows is there until it forgets it.
+        """
         inode = self._inodes.get(ino)
         if inode is not None:
             return inode
         record = self.snapshot.get("inode", schema.KEY.pack(ino))
         if record is None:
+            if ino in self.lookups or ino == schema.ROOT_INO:
+                raise RecordDamaged("inode", schema.KEY.pack(ino), "missing")
             raise FsError(errno.ESTALE)
         inode = self._inodes[ino] = Inode.unpack(ino, record)
         if len(self._inodes) > 2 * CACHED_INODES:
@@ -61,7 +70,6 @@ class Filesystem:
         for ino in list(self._inodes):
             if ino not in pinned:
                 del self._inodes[ino]
-                self._sound.pop(ino, None)
             if len(self._inodes) <= CACHED_INODES:
                 break
 
@@ -125,68 +133,109 @@ class Filesystem:
     # -- dentries
 
     def dentry_record(self, key: bytes) -> bytes | None:
-        """Return the sealed dentry at a key, as of now."""
-        record: bytes | None
+        """Return the sealed dentry at a key, as of now; None when it is not found, which proves nothing."""
         if key in self.active.dentries:
-            record = self.active.dentries[key]
-        elif self.frozen is not None and key in self.frozen.dentries:
-            record = self.frozen.dentries[key]
-        else:
-            record = self.snapshot.get("dentry", key)
-        return record
+            return cast("bytes | None", self.active.dentries[key])
+        if self.frozen is not None and key in self.frozen.dentries:
+            return cast("bytes | None", self.frozen.dentries[key])
+        return self.snapshot.get("dentry", key)
 
-    def dentries(self, ino: int, after: int, limit: int = 256) -> Iterator[tuple[int, bytes, bytes]]:
+    def _dirty_dentry(self, key: bytes) -> tuple[bool, bytes | None]:
+        """Tell whether an epoch has changed what is at a key, and into what."""
+        for epoch in (self.active, self.frozen):
+            if epoch is not None and key in epoch.dentries:
+                return True, epoch.dentries[key]
+        return False, None
+
+    def names_of(self, directory: Inode) -> Numbers:
+        """Return the cookies that a directory has now; they are proved when they are loaded. Raises `RecordDamaged`."""
+        names = self._names.get(directory.ino)
+        if names is None:
+            with self.loading(directory.ino) as loading:
+                loading.scan()
+            names = self._names.get(directory.ino)
+            assert names is not None
+        return names
+
+    def is_long_to_prove(self, directory: Inode) -> bool:
+        """Whether `names_of` would hold up everybody else: then `loading` is for a thread."""
+        return directory.count > PROVED_AT_ONCE and self._names.get(directory.ino) is None
+
+    @contextmanager
+    def loading(self, ino: int) -> Iterator[Loading]:
+        """Load a directory's names: within, its `scan` is to be called, in any thread."""
+        low, high = schema.KEY2.pack(ino, 0), schema.KEY2.pack(ino, MAX_COOKIE)
+        changes = [
+            (schema.KEY2.unpack(key)[1], epoch.dentries[key] is not None)
+            for epoch in (self.frozen, self.active)
+            if epoch is not None
+            for key in epoch.dentries.irange(low, high)
+        ]
+        loading = Loading(self.store.read() if ino < self._stored_below else None, ino)
+        try:
+            with self._names.loading(ino, changes):
+                yield loading
+        finally:
+            loading.close()
+        if loading.found is not None:
+            loading.found.change(changes)
+            self._names.put(ino, loading.found)
+
+    def dentries(self, directory: Inode, after: int, limit: int = 256) -> Iterator[tuple[int, bytes, bytes]]:
         """Yield (cookie, key, sealed record) of a directory's entries with cookies above `after`, in order.
 
-        Reads ahead in lists of `limit`, so the directory may change while the generator rests.
+        Reads ahead in lists of `limit`, so the directory may change while the generator rests. Raises `RecordDamaged`
+        where the store lacks one.
         """
-        low, high = schema.KEY2.pack(ino, after + 1), schema.KEY2.pack(ino, MAX_COOKIE)
-        while True:
-            merged, last = self._merge(low, high, limit)
-            for key, record in merged:
-                yield schema.KEY2.unpack(key)[1], key, record
-            if last is None:
-                return
-            low = last + b"\0"
-
-    def _merge(self, low: bytes, high: bytes, limit: int) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
-        base = list(islice(self.snapshot.range("dentry", low, high), limit))
-        merged: dict[bytes, bytes | None] = dict(base)
-        ends = [base[-1][0]] if len(base) == limit else []
-        for epoch in (self.frozen, self.active):
-            if epoch is not None and epoch.dentries:
-                keys = list(islice(epoch.dentries.irange(low, high), limit))
-                merged.update((key, epoch.dentries[key]) for key in keys)
-                if len(keys) == limit:
-                    ends.append(keys[-1])
-        last = min(ends) if ends else None  # behind it some layer has keys that were not read yet
-        found = [(k, r) for k, r in sorted(merged.items()) if r is not None and (last is None or k <= last)]
-        return found, last
+        while cookies := self.names_of(directory).above(after, limit):
+            keys = [schema.KEY2.pack(directory.ino, cookie) for cookie in cookies]
+            base = dict(self.snapshot.range("dentry", keys[0], keys[-1] + b"\0"))
+            for cookie, key in zip(cookies, keys, strict=True):
+                is_dirty, record = self._dirty_dentry(key)
+                record = record if is_dirty else base.get(key)
+                if record is not None:
+                    yield cookie, key, record
+                elif not is_dirty:  # else removed while this generator rested
+                    raise RecordDamaged("dentry", key, "missing, and its directory has it")
+            after = cookies[-1]
 
     def find(self, parent: Inode, name: bytes) -> tuple[bytes, bytes, Dentry] | None:
         """Return (key, sealed record, dentry) of a name, or None when the directory provably lacks it."""
         cookie = schema.cookie_of(name, self.store.superblock.seed)
-        key = schema.KEY2.pack(parent.ino, cookie)
-        record = self.dentry_record(key)
-        if record is not None:
-            dentry = Dentry.unpack(key, record)
-            if dentry.name == name:
-                return key, record, dentry
-        if record is not None or parent.flags & Inode.FLAG_COLLISIONS:
-            for found, key, record in self.dentries(parent.ino, cookie, limit=8):
-                if found >> 16 != cookie >> 16:
-                    break
-                dentry = Dentry.unpack(key, record)
-                if dentry.name == name:
-                    return key, record, dentry
-        self.check_proof(parent, "dentry")
+        names = self._names.get(parent.ino)
+        if names is None or cookie in names:
+            found = self._at(schema.KEY2.pack(parent.ino, cookie), name)
+            if found is not None:
+                return found
+            names = self.names_of(parent)
+        elif not parent.flags & Inode.FLAG_COLLISIONS:
+            return None
+        for place in names.between(cookie, cookie | 0xFFFF):
+            key = schema.KEY2.pack(parent.ino, place)
+            if self.dentry_record(key) is None:
+                raise RecordDamaged("dentry", key, "missing, and its directory has it")
+            found = self._at(key, name)
+            if found is not None:
+                return found
         return None
+
+    def find_first(self, parent: Inode, name: bytes) -> tuple[bytes, bytes, Dentry] | None:
+        """Return what `find` does if it is at the first place for the name: that proves itself; None tells nothing."""
+        return self._at(schema.KEY2.pack(parent.ino, schema.cookie_of(name, self.store.superblock.seed)), name)
+
+    def _at(self, key: bytes, name: bytes) -> tuple[bytes, bytes, Dentry] | None:
+        record = self.dentry_record(key)
+        if record is None:
+            return None
+        dentry = Dentry.unpack(key, record)
+        return (key, record, dentry) if dentry.name == name else None
 
     def add_dentry(self, parent: Inode, name: bytes, ino: int, kind: int) -> None:
         """Enter a name that `find` did not find."""
+        names = self.names_of(parent)
         cookie = schema.cookie_of(name, self.store.superblock.seed)
         key = schema.KEY2.pack(parent.ino, cookie)
-        while self.dentry_record(key) is not None:
+        while cookie in names:
             cookie += 1
             if cookie & 0xFFFF == 0:
                 raise FsError(errno.ENOSPC)  # 65,536 names of one hash
@@ -194,11 +243,13 @@ class Filesystem:
             parent.flags |= Inode.FLAG_COLLISIONS
         record = Dentry(ino, kind, name, self.active.commit).pack(key)
         self.active.dentries[key] = record
+        self._names.note(parent.ino, cookie, present=True)
         self._count_dentry(parent, 1, schema.checksum_of(record))
 
     def remove_dentry(self, parent: Inode, key: bytes, record: bytes) -> None:
         """Take out an entry that `find` returned."""
         self.active.dentries[key] = None
+        self._names.note(parent.ino, schema.KEY2.unpack(key)[1], present=False)
         self._count_dentry(parent, -1, -schema.checksum_of(record))
 
     def _count_dentry(self, parent: Inode, count: int, checksum: int) -> None:
@@ -207,20 +258,10 @@ class Filesystem:
         parent.mtime = parent.ctime = time.time_ns()
         self.touch(parent)
 
-    def check_proof(self, inode: Inode, table: str) -> None:
-        """Check once per load that no map node, dentry or xattr of an inode is lost. Raises `RecordDamaged`."""
-        sound = self._sound.setdefault(inode.ino, set())
-        if table not in sound:
-            prove(self.snapshot, inode.ino, table)
-            sound.add(table)
-
-    def large_and_unproved(self, inode: Inode, table: str) -> bool:
-        """Whether the check would hold up everybody else: then let a thread call `prove`, and note it with `proved`."""
-        return inode.count > PROVED_AT_ONCE and table not in self._sound.get(inode.ino, ())
-
-    def proved(self, ino: int, table: str) -> None:
-        """Note that `prove` found nothing wrong."""
-        self._sound.setdefault(ino, set()).add(table)
+    def proved(self, ino: int, table: str) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (key, record) of what an inode had at the last commit, as `known.proved` does."""
+        if ino < self._stored_below:
+            yield from proved(self.snapshot, load_inode(self.snapshot, ino), table)
 
     # -- chunk map
 
@@ -231,12 +272,19 @@ class Filesystem:
         for node in range(first // span, last // span + 1):
             key = schema.KEY2.pack(inode.ino, node)
             record = self.snapshot.get("map", key)
+            if record is None and inode.count and node in self._nodes_of(inode.ino):
+                raise RecordDamaged("map", key, "missing, and its file has it")
             blocks = schema.MapNode.unpack(key, record).blocks if record is not None else {}
             low, high = max(first, node * span), min(last, node * span + span - 1)
             numbers += [blocks.get(chunk - node * span, 0) for chunk in range(low, high + 1)]
-        if inode.count and 0 in numbers:
-            self.check_proof(inode, "map")
         return numbers
+
+    def _nodes_of(self, ino: int) -> Numbers:
+        nodes = self.nodes.get(ino)
+        if nodes is None:
+            nodes = load_numbers(self.snapshot, load_inode(self.snapshot, ino), "map")
+            self.nodes.put(ino, nodes)
+        return nodes
 
     # -- commit
 
@@ -264,13 +312,20 @@ class Filesystem:
         self.state.commit = frozen.commit
         self.state.next_number, self.state.logical = applied.state.next_number, applied.state.logical
         self.state.inodes += applied.inodes
+        self._stored_below = frozen.state.next_ino
         for ino, (count, proof, stored, flags) in applied.maps.items():
             for inode in (self._inodes.get(ino), self.active.inodes.get(ino)):
                 if inode is not None:
                     inode.count, inode.proof, inode.stored, inode.flags = count, proof, stored, flags
+        for ino, nodes in applied.loaded.items():
+            self.nodes.put(ino, nodes)
+        for ino, changes in applied.nodes.items():
+            for node, present in changes.items():
+                self.nodes.note(ino, node, present)
         for ino in frozen.release - applied.unfinished:
             self._inodes.pop(ino, None)
-            self._sound.pop(ino, None)
+            self._names.drop(ino)
+            self.nodes.drop(ino)
             self.active.inodes.pop(ino, None)
             self.active.xattrs.pop(ino, None)
         self.active.release |= applied.unfinished
@@ -284,16 +339,20 @@ class Filesystem:
         self.snapshot.close()
 
 
-def prove(snapshot: Snapshot, ino: int, table: str) -> None:
-    """Compare an inode's proof with the records that there are: 1.5 us for each. Raises `RecordDamaged`."""
-    key = schema.KEY.pack(ino)
-    record = snapshot.get("inode", key)
-    if record is None:
-        return  # not committed yet
-    total = 0
-    for found, element in snapshot.prefix(table, key):
-        schema.unseal(table, found, element)  # a record under another key would keep the sum and lose the name
-        total += schema.checksum_of(element)
-    committed = Inode.unpack(ino, record)
-    if total % (1 << 64) != (committed.xattrs if table == "xattr" else committed.proof):
-        raise RecordDamaged(table, key, f"inode {ino} proves other {table} records than there are")
+class Loading:
+    """A directory's names on their way into memory."""
+
+    def __init__(self, snapshot: Snapshot | None, ino: int) -> None:
+        self._snapshot, self._ino = snapshot, ino  # None: the directory is not committed yet
+        self.found: Numbers | None = None
+
+    def scan(self) -> None:
+        """Read and prove what the last commit has. Raises `RecordDamaged`."""
+        if self._snapshot is None:
+            self.found = Numbers()
+        else:
+            self.found = load_numbers(self._snapshot, load_inode(self._snapshot, self._ino), "dentry")
+
+    def close(self) -> None:
+        if self._snapshot is not None:
+            self._snapshot.close()

@@ -261,13 +261,13 @@ class Namespace:
         In place of an inode that is damaged there is its dentry.
         """
         directory = self.directory(ino)
-        self.fs.check_proof(directory, "dentry")
+        self.fs.names_of(directory)  # proved before anything is shown
         if after < DOT:
             yield DOT, b".", directory
         if after < DOTDOT:
             yield DOTDOT, b"..", self.fs.inode(directory.aux) if directory.nlink else directory
         # A first reply of the kernel's 4 KiB holds some 25 entries; more are merged only when they are asked for.
-        for cookie, key, record in self.fs.dentries(ino, max(after, DOTDOT), limit=64):
+        for cookie, key, record in self.fs.dentries(directory, max(after, DOTDOT), limit=64):
             dentry = Dentry.unpack(key, record)
             try:
                 target: Inode | Dentry = self._target(dentry)

@@ -11,6 +11,7 @@ from typing import Any
 
 from nnfs import codec
 from nnfs.errors import ModelMissing, RecordDamaged, StoreDamaged, UsageError
+from nnfs.fs.known import proved
 from nnfs.store import schema
 from nnfs.store.blocks import load_block
 from nnfs.store.env import PAGE, Snapshot, Store, load_twice
@@ -120,7 +121,7 @@ def _below(snapshot: Snapshot, root: int) -> Iterator[Inode]:
     """Every inode below a directory, each once."""
     pending, seen = [root], {root}
     while pending:
-        for key, record in snapshot.prefix("dentry", schema.inode_key(pending.pop())):
+        for key, record in proved(snapshot, _load(snapshot, pending.pop()), "dentry"):
             ino = Dentry.unpack(key, record).ino
             if ino not in seen:
                 seen.add(ino)
@@ -128,6 +129,18 @@ def _below(snapshot: Snapshot, root: int) -> Iterator[Inode]:
                 if stat.S_ISDIR(inode.mode):
                     pending.append(ino)
                 yield inode
+
+
+def _tally(snapshot: Snapshot, inode: Inode, tally: _Tally) -> int:
+    """Count a file's chunks; return how many map nodes are damaged, those that are missing as one."""
+    damaged = total = 0
+    for key, record in snapshot.prefix("map", schema.inode_key(inode.ino)):
+        total += schema.checksum_of(record)
+        try:
+            tally.add(snapshot, MapNode.unpack(key, record).blocks.values())
+        except StoreDamaged:
+            damaged += 1
+    return damaged or total % (1 << 64) != inode.proof
 
 
 def stat_report(snapshot: Snapshot, ino: int) -> dict[str, Any]:
@@ -144,11 +157,7 @@ def stat_report(snapshot: Snapshot, ino: int) -> dict[str, Any]:
         holes += -(-inode.size // superblock.chunk_size) - inode.count
         if not inode.count:
             continue
-        for key, record in snapshot.prefix("map", schema.inode_key(inode.ino)):
-            try:
-                tally.add(snapshot, MapNode.unpack(key, record).blocks.values())
-            except StoreDamaged:
-                damaged_nodes += 1
+        damaged_nodes += _tally(snapshot, inode, tally)
     return {
         "ino": ino,
         "type": KINDS.get(stat.S_IFMT(top.mode), "unknown"),

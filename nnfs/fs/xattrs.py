@@ -30,24 +30,27 @@ class Xattrs:
             return None  # the kernel asks for security.capability all the time: this answers it at once
         record = self._record(inode, name)
         if record is None:
-            self.fs.check_proof(inode, "xattr")
             return None
         return schema.unpack_xattr(schema.KEY.pack(inode.ino) + name, record)
 
     def _record(self, inode: Inode, name: bytes) -> bytes | None:
+        """Return the sealed record of an inode that has attributes, None when it provably lacks this one."""
         for epoch in (self.fs.active, self.fs.frozen):
             if epoch is not None:
                 names = epoch.xattrs.get(inode.ino)
                 if names is not None and name in names:
                     return names[name]
-        return self.fs.snapshot.get("xattr", schema.KEY.pack(inode.ino) + name)
+        record = self.fs.snapshot.get("xattr", schema.KEY.pack(inode.ino) + name)
+        if record is None:
+            for _ in self.fs.proved(inode.ino, "xattr"):  # raises at its end
+                pass
+        return record
 
     def names(self, inode: Inode) -> list[bytes]:
         """Return the names of all stored attributes, sorted."""
         if not inode.xattrs:
             return []
-        self.fs.check_proof(inode, "xattr")
-        names = {key[8:]: True for key, _ in self.fs.snapshot.prefix("xattr", schema.KEY.pack(inode.ino))}
+        names = {key[8:]: True for key, _ in self.fs.proved(inode.ino, "xattr")}
         for epoch in (self.fs.frozen, self.fs.active):
             if epoch is not None:
                 names.update((name, record is not None) for name, record in epoch.xattrs.get(inode.ino, {}).items())

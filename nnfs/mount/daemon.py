@@ -198,7 +198,7 @@ class Daemon:
                     log.debug("inode %d: %s", ino, error)  # forgotten meanwhile, most likely
 
     def _apply(self, epoch: Any, changes: Any, now: int, room: int, amendments: Any) -> Any:
-        return apply(self.store, epoch, changes, now, room, amendments, self.reader.damaged)
+        return apply(self.store, epoch, changes, now, room, amendments, self.reader.damaged, self.fs.nodes)
 
     async def main(self) -> None:
         """Mount, serve, unmount, commit. Raises why there is nothing to serve."""

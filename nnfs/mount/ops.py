@@ -23,10 +23,10 @@ from nnfs.blockio.commit import Committer
 from nnfs.blockio.dirty import DirtyData
 from nnfs.blockio.reader import Reader
 from nnfs.blockio.writer import Writer
-from nnfs.errors import FsError, NnfsError, kept
+from nnfs.errors import FsError, NnfsError, RecordDamaged, kept
 from nnfs.fs import virtual
 from nnfs.fs.apply import RELEASE_NODES
-from nnfs.fs.filesystem import Filesystem, prove
+from nnfs.fs.filesystem import Filesystem
 from nnfs.fs.namespace import Namespace
 from nnfs.fs.usage import Usage
 from nnfs.fs.xattrs import ACL_ACCESS, Xattrs
@@ -39,6 +39,7 @@ TIMEOUT = 3600.0  # seconds the kernel may trust names and attributes: nobody ch
 UNSETTLED = 1.0  # the same while an inode has dirty data, whose stored size is not known yet
 RELATIME = 24 * 3600 * 10**9  # ns
 GRAIN = 10**7  # ns: the kernel's mtimes come from a clock that may be so late, and ours from one that is not
+TOLD = 1000  # messages about damage that are not logged again
 RECORD_COST = 4096  # bytes of space that a new name or attribute is taken to need, generously
 
 P = ParamSpec("P")
@@ -61,7 +62,7 @@ def guard(handler: Handler[P, T]) -> Handler[P, T]:
         except FsError as error:
             raise FUSEError(error.errno) from None
         except NnfsError as error:
-            log.debug("%s: %s", handler.__name__, error)
+            self.tell(handler.__name__, error)
             raise FUSEError(kept(error).errno) from None
         except MemoryError:
             raise FUSEError(errno.ENOMEM) from None
@@ -97,12 +98,23 @@ class Operations(pyfuse3.Operations):
         # relatime(8) says a day; but a file that is read every day must not look as if nobody had read it for a day.
         self._refresh = min(RELATIME, int(read_age * 1e9 / 2)) or RELATIME
         self.usage = Usage()
+        self._told: set[str] = set()  # what is damaged and was logged
+        self._proving: dict[int, trio.Event] = {}  # large directories whose names a thread is loading
 
     def trip(self, where: str, bug: Exception) -> None:
         """Turn the mount read-only because of a bug."""
         if not self.read_only:
             self.read_only = f"a bug in {where}: {bug!r}"
         log.error("bug in %s, the mount is read-only from here on: unmount and mount again", where, exc_info=bug)
+
+    def tell(self, where: str, error: NnfsError) -> None:
+        """Log why a request fails; what is damaged loudly, but once: it may be looked at all the time."""
+        is_news = isinstance(error, RecordDamaged) and str(error) not in self._told
+        if is_news:
+            if len(self._told) == TOLD:
+                self._told.clear()
+            self._told.add(str(error))
+        log.log(logging.ERROR if is_news else logging.DEBUG, "%s: %s", where, error)
 
     def _changing(self) -> None:
         if self.read_only or self.committer.failure is not None:
@@ -149,7 +161,7 @@ class Operations(pyfuse3.Operations):
 
     @guard
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
-        await self._prove(parent_inode)
+        await self._prove(parent_inode, name)
         inode = self.names.lookup(parent_inode, name)
         if inode is not None:
             return self._known(inode)
@@ -235,23 +247,30 @@ class Operations(pyfuse3.Operations):
 
     # -- names
 
-    async def _prove(self, ino: int) -> None:
-        """Have a large directory checked in a thread before the loop's own check would stand still for it."""
-        directory = self.fs.inode(ino)
-        if self.fs.large_and_unproved(directory, "dentry"):
-            await trio.to_thread.run_sync(self._prove_now, ino)
-            self.fs.proved(ino, "dentry")
+    async def _prove(self, ino: int, name: bytes | None = None) -> None:
+        """Have a large directory proved in a thread before the loop would stand still for it.
 
-    def _prove_now(self, ino: int) -> None:
-        with self.fs.store.read() as snapshot:
-            prove(snapshot, ino, "dentry")
+        `name`: only if looking that up needs it.
+        """
+        while self.fs.is_long_to_prove(directory := self.fs.inode(ino)):
+            if name is not None and self.fs.find_first(directory, name) is not None:
+                return
+            if ino in self._proving:
+                await self._proving[ino].wait()
+                continue
+            self._proving[ino] = trio.Event()
+            try:
+                with self.fs.loading(ino) as loading:
+                    await trio.to_thread.run_sync(loading.scan)
+            finally:
+                self._proving.pop(ino).set()
 
-    async def _shrinking(self, *directories: int) -> None:
+    async def _shrinking(self, *directories: tuple[int, bytes]) -> None:
         """Before anything that changes names and needs no space to speak of: works on a full disk, too."""
         self._changing()
         await self.committer.throttle()
-        for ino in directories:
-            await self._prove(ino)
+        for ino, name in directories:
+            await self._prove(ino, name)
 
     async def _create(
         self, parent: int, name: bytes, mode: int, ctx: RequestContext, *, rdev: int = 0, target: bytes = b""
@@ -290,12 +309,12 @@ class Operations(pyfuse3.Operations):
 
     @guard
     async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
-        await self._shrinking(parent_inode)
+        await self._shrinking((parent_inode, name))
         self.names.unlink(parent_inode, name)
 
     @guard
     async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
-        await self._shrinking(parent_inode)
+        await self._shrinking((parent_inode, name))
         self.names.rmdir(parent_inode, name)
 
     @guard
@@ -308,7 +327,9 @@ class Operations(pyfuse3.Operations):
         flags: int,
         ctx: RequestContext,
     ) -> None:
-        await self._shrinking(parent_inode_old, parent_inode_new)
+        await self._shrinking((parent_inode_old, name_old))
+        for parent in (parent_inode_new, *([parent_inode_old] if flags else ())):  # where names are entered
+            await self._prove(parent)
         self.names.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
 
     @guard

@@ -81,6 +81,7 @@ class BlockWriter:
         self._readable = readable
         self.healed: set[int] = set()  # blocks whose content was written once more
         self._state = state
+        self._fresh = schema.KEY.pack(state.next_number)
         self._born = born
         self._room = room  # left in the payload table's last leaf page, as far as known
         self._headers: dict[int, Block | None] = {}  # None: to be deleted
@@ -243,8 +244,8 @@ class BlockWriter:
             else:
                 block.commit = commit
                 headers.append((key, block.pack(key)))
-        self._txn.put_many("block", headers)
-        self._txn.put_many("payload", [item for items in self._payloads.values() for item in items])
+        self._txn.put_many("block", headers, self._fresh)
+        self._txn.put_many("payload", [item for items in self._payloads.values() for item in items], self._fresh)
         self._txn.put_many("hash", sorted((prefix, schema.KEY.pack(n)) for prefix, n in self._index.items()))
         for key, total in self._totals.items():
             total.commit = commit

@@ -182,13 +182,17 @@ class WriteTxn(Snapshot):
         except lmdb.Error as error:
             raise translate(error) from error
 
-    def put_many(self, table: str, items: Sequence[tuple[bytes, bytes]]) -> None:
-        """Store sorted items. Those behind the last key are appended, which fills pages instead of halving them."""
+    def put_many(self, table: str, items: Sequence[tuple[bytes, bytes]], fresh: bytes = b"") -> None:
+        """Store sorted items. Those behind the last key are appended, which fills pages instead of halving them.
+
+        Keys from `fresh` on are certainly new. Others are never appended: behind a last key that is damaged the same
+        record would be there twice.
+        """
         if not items:
             return
         last = self.last(table)
         first_new = len(items)
-        while first_new and (last is None or items[first_new - 1][0] > last):
+        while first_new and items[first_new - 1][0] >= fresh and (last is None or items[first_new - 1][0] > last):
             first_new -= 1
         try:
             with self._txn.cursor(self._tables[table]) as cursor:

@@ -64,10 +64,14 @@ def seal(table: str, key: bytes, body: bytes) -> bytes:
 
 def unseal(table: str, key: bytes, record: bytes) -> bytes:
     """Return the body of a sealed record. Raises `RecordDamaged` when the checksum does not fit."""
-    body = record[:-_CHECKSUM]
-    if len(record) < _CHECKSUM or record[-_CHECKSUM:] != xxh3_64_digest(TAGS[table] + key + body):
+    if not is_sealed(table, key, record):
         raise RecordDamaged(table, key, "checksum mismatch")
-    return body
+    return record[:-_CHECKSUM]
+
+
+def is_sealed(table: str, key: bytes, record: bytes) -> bool:
+    """Whether a record is what was stored in this table under this key."""
+    return len(record) >= _CHECKSUM and record[-_CHECKSUM:] == xxh3_64_digest(TAGS[table] + key + record[:-_CHECKSUM])
 
 
 def checksum_of(record: bytes) -> int:

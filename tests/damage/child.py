@@ -59,15 +59,18 @@ class Killed(Exception):
         self.signal = signal_number
 
 
-def in_child(work: Callable[[], T]) -> T:
-    """What `work` returns in a child process with a time limit. Raises `Killed`; AssertionError for what it raised."""
+def in_child(work: Callable[[], T], limit: int = CPU_S) -> T:
+    """What `work` returns in a child process, which may use `limit` seconds of a processor.
+
+    Raises `Killed`; AssertionError for what it raised.
+    """
     ours, theirs = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             os.close(ours)
             faulthandler.disable()
-            signal.setitimer(signal.ITIMER_PROF, CPU_S)
+            signal.setitimer(signal.ITIMER_PROF, limit)
             signal.alarm(int(10 * WAIT_S))
             try:
                 answer: object = (work(), "")
