@@ -12,6 +12,7 @@ import contextlib
 import importlib.util
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -87,6 +88,7 @@ class Cold:
         self.trouble = ""
         self._troubled: object = None  # whose it is: a worker's name, a model's number
         self.mismatches = 0  # decodes with a wrong result
+        self.erring: Counter[str] = Counter()  # blocks that the reference decoded after these workers got them wrong
         self._model = model
         self._repairs = Repairs(timeout)
         self._beyond_repair: set[tuple[int, int]] = set()  # block, payload: what is not searched for again
@@ -176,6 +178,7 @@ class Cold:
             is_told = isinstance(error, WorkerError) and self.trouble.endswith(f"worker {name}: {error}")
             self._trouble(worker, f"block {number}: worker {name}: {error}")
             log.log(logging.DEBUG if is_told else logging.ERROR, "%s", self.trouble)
+            failed = error
             why = f"{why}; {error}" if why and str(error) not in why else why or str(error)
         else:
             if isinstance(error, WorkerError):
@@ -183,11 +186,29 @@ class Cold:
             raise again(error) if isinstance(error, BlockDamaged) else BlockDamaged(number, why)
         if why:
             log.warning("block %d: worker %s has decoded it", number, name)
+            if not isinstance(failed, WorkerError):
+                self._note_erring(worker)
         elif self._troubled in (worker, block.model):
             self._trouble(None, "")
         if whole is not payload:
             self.on_repaired(number, block, whole)
         return plain
+
+    def _note_erring(self, worker: str) -> None:
+        """A worker's result was wrong and the reference's right. What to do is said once, and in every status."""
+        self.erring[worker] += 1
+        if self.erring[worker] == 1:
+            log.error("%s", self.errs())
+
+    def errs(self) -> str:
+        """Return which devices compute wrong results and what to do about it, for people; empty: none does."""
+        devices = {name: sorted({s.device for s in self.pool.states() if s.name == name}) for name in self.erring}
+        return "; ".join(
+            f"{', '.join(devices[name]) or 'a device'} (worker {name}) computed wrong bytes for {count} blocks, which "
+            "the reference engine then decoded: nothing wrong was answered, but each costs seconds; test the memory of "
+            "machine and GPU, update the driver, and mount with another device= until then"
+            for name, count in self.erring.items()
+        )
 
     def _trouble(self, whose: object, why: str) -> None:
         self._troubled, self.trouble = whose, why

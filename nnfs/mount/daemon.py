@@ -361,6 +361,12 @@ class Daemon:
             "reads_waiting": self.reader.waiting,
             "damaged_blocks": len(damaged),
             "damaged": [{"block": number, "why": why} for number, why in damaged[:DAMAGED_SHOWN]],
+            "thawed_bytes": self.thawed.bytes,
+            "thawed_hits": self.thawed.hits,
+            "thawed_misses": self.thawed.misses,
+            "thawed_damaged": self.thawed.damaged,
             "worker_trouble": self.cold.trouble,
+            "wrong_decodes": self.cold.mismatches,
+            "device_errs": self.cold.errs(),
             **self.tiering.status(),
         }

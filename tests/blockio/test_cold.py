@@ -86,6 +86,25 @@ async def test_wrong_bytes_of_the_preferred_worker(make: MakeCold, caplog: pytes
     assert f"block {NUMBER}: worker reference has decoded it" in caplog.text
 
 
+async def test_a_device_that_errs_is_loud(make: MakeCold, caplog: pytest.LogCaptureFixture) -> None:
+    cold = make(read="wrong")
+    assert cold.errs() == ""
+    for _ in range(3):
+        assert await decode(cold, b"chunk") == b"chunk"
+    assert "wrong (worker read) computed wrong bytes for 3 blocks" in cold.errs()
+    assert "mount with another device=" in cold.errs()
+    told = [record for record in caplog.records if "computed wrong bytes" in record.getMessage()]
+    assert len(told) == 1
+
+
+async def test_what_is_wrong_with_a_block_is_not_a_devices(make: MakeCold) -> None:
+    cold = make(read="wrong", reference="wrong")
+    for _ in range(3):
+        with pytest.raises(BlockDamaged):
+            await decode(cold, b"chunk")
+    assert cold.errs() == ""
+
+
 async def test_wrong_bytes_of_both(make: MakeCold) -> None:
     cold = make(read="wrong", reference="wrong")
     with pytest.raises(BlockDamaged, match="does not have the BLAKE2b-512"):

@@ -75,6 +75,23 @@ def test_df_says_nothing_of_what_is_not_known(store: Path, run: Run) -> None:
     assert not {"models", "to gain", "thawed"} & lines_of(out).keys()
 
 
+def test_status_shows_a_device_that_errs_and_how_thawed_copies_serve(store: Path, run: Run) -> None:
+    counted = {"thawed_bytes": 4096, "thawed_hits": 7, "thawed_misses": 8, "thawed_damaged": 1, "wrong_decodes": 2}
+    with FakeDaemon(store, status={**STATUS, **counted, "device_errs": "cuda:0 computed wrong bytes: do this"}):
+        shown = lines_of(run("status", store)[1])
+    assert (shown["thawed"], shown["thawed hits"], shown["thawed misses"]) == ("4.00 KiB", "7", "8")
+    assert (shown["thawed damaged"], shown["wrong decodes"]) == ("1", "2")
+    assert shown["device errs"] == "cuda:0 computed wrong bytes: do this"
+
+
+@needs_mount
+def test_status_of_a_mount_has_the_counts(mount: Mount, run: Run) -> None:
+    answer = json.loads(run("status", mount.path, "--json")[1])
+    for name in ("thawed_bytes", "thawed_hits", "thawed_misses", "thawed_damaged", "wrong_decodes"):
+        assert answer[name] == 0
+    assert answer["device_errs"] == ""
+
+
 def test_status_shows_compaction_workers_and_damage(store: Path, run: Run) -> None:
     with FakeDaemon(store, status=STATUS):
         status, out, _ = run("status", store)
