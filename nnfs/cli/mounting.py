@@ -153,11 +153,12 @@ def _mounted_place(text: str) -> Place:
     """The mount at a mount point, or of a store directory."""
     path = os.path.realpath(text) if not _is_mountpoint(os.path.abspath(text)) else os.path.abspath(text)
     entry = mount_of(path)
-    if entry is not None and entry.mountpoint == path:
+    of_store = mount_from(path)
+    if entry is not None and entry.mountpoint == path and not (entry.fstype != FSTYPE and of_store is not None):
         if entry.fstype != FSTYPE:
             raise UsageError(f"{text} is a mount of type {entry.fstype}, not of nnfs")
         return locate(path)
-    of_store = mount_from(path) or _mount_of_moved(path)
+    of_store = of_store or _mount_of_moved(path)
     if of_store is not None:
         return found_by_mount(Path(path), of_store, Path(of_store.mountpoint))
     os.stat(path)

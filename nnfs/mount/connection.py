@@ -198,7 +198,9 @@ def _mount_as_user(mountpoint: str, options: MountOptions) -> int:
         except FileNotFoundError:
             raise MountError("fusermount3 is missing: install fuse3, or mount as root") from None
         if done.returncode:
-            raise MountError(f"cannot mount on {mountpoint}: {done.stderr.strip()}")
+            is_closed = not os.access("/dev/fuse", os.R_OK | os.W_OK)
+            hint = " (users need /dev/fuse with mode 0666: chmod 666 /dev/fuse)" if is_closed else ""
+            raise MountError(f"cannot mount on {mountpoint}: {done.stderr.strip()}{hint}")
         _, [(_, _, payload)], *_ = ours.recvmsg(1, socket.CMSG_SPACE(4))
     fuse = array.array("i", payload[:4])[0]
     os.set_inheritable(fuse, False)

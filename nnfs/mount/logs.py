@@ -20,7 +20,7 @@ from typing import cast
 from nnfs import names
 from nnfs.store import privacy
 
-JOURNAL, STDERR = "journal", "stderr"  # places of a log that are no file
+JOURNAL, STDERR, NOWHERE = "journal", "stderr", "nowhere"  # places of a log that are no file
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
 LOG_DIR = Path("/var/log/nnfs")
 FILE_MAX, FILES_KEPT = 8 << 20, 3
@@ -97,11 +97,19 @@ def field(name: str, value: bytes) -> bytes:
     return name.encode() + b"\n" + len(value).to_bytes(8, "little") + value + b"\n"
 
 
-def default_file(store: Path) -> Path:
-    """The log file of a store, told apart from others of its name; beside the user's other logs when not root."""
+def default_file(store: Path) -> Path | None:
+    """The log file of a store, told apart from others of its name; beside the user's other logs when not root.
+
+    None for a user without a home: one that is not there is not made.
+    """
     directory = LOG_DIR
     if os.geteuid() != 0:
-        directory = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "nnfs"
+        state, home = os.environ.get("XDG_STATE_HOME", ""), os.path.expanduser("~")
+        if not os.path.isabs(state):
+            if not (os.path.isabs(home) and os.path.isdir(home)):
+                return None
+            state = os.path.join(home, ".local", "state")
+        directory = Path(state) / "nnfs"
     mark = hashlib.blake2b(os.fsencode(store), digest_size=4).hexdigest()
     name = "".join(c if c.isalnum() or c in "._-" else "_" for c in store.name) or "root"
     short = name.encode()[:NAME_MAX].decode(errors="ignore")  # of 255 that a name may have, ".1" and all
@@ -120,6 +128,8 @@ def is_journal(descriptor: int, stream: str) -> bool:
 class _File(RotatingFileHandler):
     """A log file, made with its directory when the first record comes; its owner's alone, since it names paths."""
 
+    is_mute = False
+
     def _open(self) -> TextIOWrapper:
         file = self.baseFilename
         Path(file).parent.mkdir(mode=privacy.FOLDER, parents=True, exist_ok=True)
@@ -128,6 +138,16 @@ class _File(RotatingFileHandler):
             with contextlib.suppress(OSError):
                 os.chmod(f"{file}.{number}", privacy.FILE)
         return cast(TextIOWrapper, stream)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 logging's name
+        """Say once that the file cannot be written: no request depends on it, and a full disk must not fill stderr."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        if not self.is_mute:
+            _tell(f"the log {self.baseFilename} cannot be written: {error.strerror}")
+        self.is_mute = True
 
 
 class _Held(MemoryHandler):
@@ -153,7 +173,7 @@ def _file_handler(file: Path) -> logging.Handler:
     """
     there = next(path for path in (file, *file.absolute().parents) if os.path.exists(path))
     code = errno.EISDIR if file.is_dir() else errno.ENOTDIR if there != file and not there.is_dir() else 0
-    if code or not os.access(there, os.W_OK):
+    if code or not os.access(there, os.W_OK | (os.X_OK if there.is_dir() else 0)):
         raise OSError(code or errno.EACCES, os.strerror(code or errno.EACCES), os.fspath(file))
     handler = _File(
         file, maxBytes=FILE_MAX, backupCount=FILES_KEPT, encoding="utf-8", errors=names.ERRORS, delay=True
@@ -173,21 +193,46 @@ def mounted() -> None:
 
 
 def _handler(store: Path, foreground: bool, file: Path | None) -> tuple[logging.Handler, str]:
+    """The log that was asked for, or the best one that there can be: for want of a log no mount is refused."""
     if file is not None:
-        return _file_handler(file), str(file)
+        try:
+            return _file_handler(file), str(file)
+        except OSError as error:
+            handler, where = _handler(store, foreground, None)
+            if where != NOWHERE:  # that has been told
+                _tell(f"the log {file} cannot be written ({error.strerror}): logging to {shown(where)}")
+            return handler, where
     if foreground:
-        handler: logging.Handler = logging.StreamHandler(sys.stderr)
-        if is_journal(2, os.environ.get("JOURNAL_STREAM", "")):
-            handler.setFormatter(Prefixed("%(name)s: %(message)s"))
-            return handler, JOURNAL
-        handler.setFormatter(OneLine(FORMAT))
-        return handler, STDERR
+        return _stderr_handler()
     if os.path.exists(JOURNAL_SOCKET):
         handler = JournalHandler(NNFS_STORE=os.fspath(store))
         handler.setFormatter(OneLine("%(name)s: %(message)s"))
         return handler, JOURNAL
     file = default_file(store)
-    return _file_handler(file), str(file)
+    why = "there is no home directory to keep it in"
+    if file is not None:
+        try:
+            return _file_handler(file), str(file)
+        except OSError as error:
+            why = f"{file} cannot be written ({error.strerror})"
+    _tell(f"no log is kept: {why}; --log FILE names another one")
+    return logging.NullHandler(), NOWHERE
+
+
+def _stderr_handler() -> tuple[logging.Handler, str]:
+    handler = logging.StreamHandler(sys.stderr)
+    if is_journal(2, os.environ.get("JOURNAL_STREAM", "")):
+        handler.setFormatter(Prefixed("%(name)s: %(message)s"))
+        return handler, JOURNAL
+    handler.setFormatter(OneLine(FORMAT))
+    return handler, STDERR
+
+
+def _tell(message: str) -> None:
+    """A line for who waits for the mount; later, nobody reads this."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(f"nnfs: {names.one_line(message)}\n")
+        sys.stderr.flush()
 
 
 def shown(where: str) -> str:
@@ -202,10 +247,7 @@ class Place:
 
 
 def configure(store: Path, *, foreground: bool, level: str = "INFO", file: Path | None = None) -> str:
-    """Set up logging of this process and the hooks for what nobody catches; return where the log goes.
-
-    Raises OSError when a log file cannot be opened.
-    """
+    """Set up logging of this process and the hooks for what nobody catches; return where the log goes."""
     handler, where = _handler(store, foreground, file)
     Place.now = where
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
@@ -215,10 +257,10 @@ def configure(store: Path, *, foreground: bool, level: str = "INFO", file: Path 
     def uncaught(kind: type[BaseException], value: BaseException, trace: TracebackType | None) -> None:
         if not issubclass(kind, KeyboardInterrupt):
             log.critical("uncaught exception", exc_info=(kind, value, trace))
-            if where != STDERR:  # who waits for the mount is to see why there is none; later, nobody reads this
-                name = names.one_line(f"{kind.__name__}: {value}")
-                sys.stderr.write(f"nnfs: a bug: {name}; its traceback is in {shown(where)}\n")
-                sys.stderr.flush()
+            if where == NOWHERE:
+                sys.__excepthook__(kind, value, trace)
+            elif where != STDERR:  # who waits for the mount is to see why there is none; later, nobody reads this
+                _tell(f"a bug: {kind.__name__}: {value}; its traceback is in {shown(where)}")
 
     def in_thread(args: threading.ExceptHookArgs) -> None:
         if args.exc_value is not None and not issubclass(args.exc_type, SystemExit):

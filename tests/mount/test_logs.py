@@ -188,8 +188,14 @@ def test_a_file_is_made_with_the_mount_and_not_before(tmp_path: Path) -> None:
     assert err == f"nnfs: a bug: ZeroDivisionError: division by zero; its traceback is in {tmp_path}/bug/log\n"
 
 
-def test_a_file_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logs, "JOURNAL_SOCKET", str(tmp_path / "none"))
+    monkeypatch.setattr(logs, "LOG_DIR", tmp_path / "logs")
+    monkeypatch.setattr(logs.os, "geteuid", lambda: 0)
     (tmp_path / "file").touch()
     for file in (tmp_path / "file" / "log", tmp_path, Path("/proc/self/none/log")):
-        with pytest.raises(OSError, match=str(file)):
-            logs.configure(tmp_path, foreground=False, file=file)
+        where = logs.configure(tmp_path, foreground=False, file=file)
+        assert Path(where).parent == tmp_path / "logs"
+        assert str(file) in capsys.readouterr().err
