@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -47,6 +48,7 @@ class Checkout:
         self.calls = root / "calls"
         self.calls.mkdir(parents=True)
         shutil.copytree(REPO / "tools", root / "tools")
+        shutil.copytree(REPO / "nnfs/kernels/src", root / "nnfs/kernels/src")
         shutil.copy(REPO / "pyproject.toml", root)
         self.recorder(root / "fake-python", "python")
         script = root / "tools/lib/setup.sh"
@@ -171,6 +173,114 @@ def test_missing_packages_are_named(checkout: Checkout) -> None:
     script = ". tools/lib/setup.sh; missing_packages 'false || true|there' 'command -v nowhere|missing' 'false|too'"
     done = subprocess.run(["bash", "-c", script], cwd=checkout.root, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["missing", "too"]
+
+
+# ---------------------------------------------------------------------------------------------- the command, for others
+
+
+class Installed:
+    """A checkout in which root has set nnfs up, and its command in a folder that all can enter."""
+
+    def __init__(self, base: Path, *, closed: bool) -> None:
+        self.base = base
+        self.checkout = Checkout(base / "a checkout")
+        self.command = base / "usr local" / "bin" / "nnfs"
+        script = self.checkout.root / "tools/lib/setup.sh"
+        script.write_text(re.sub(r"helper_links=\(.*\)", f"helper_links=('{self.command}')", script.read_text()))
+        (self.checkout.root / ".venv/bin").mkdir(parents=True)
+        (self.checkout.root / ".venv/bin/python").symlink_to("/bin/sh")
+        program = self.checkout.root / ".venv/bin/nnfs"
+        program.write_text('#!/bin/sh\necho "ran $*"\n')
+        program.chmod(0o755)
+        self.checkout.root.chmod(0o700 if closed else 0o755)
+
+    def install(self) -> str:
+        done = subprocess.run(
+            ["bash", "-c", ". tools/lib/setup.sh; install_helpers"],
+            cwd=self.checkout.root, check=True, text=True, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        return done.stderr
+
+    def run(self, *user: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*user, self.command, "df", "a b"], capture_output=True, text=True, cwd="/")
+
+
+NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+
+
+@pytest.fixture
+def entered() -> Iterator[Path]:
+    """A folder that everybody can enter."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    base = harness.work_dir()
+    yield base
+    shutil.rmtree(base)
+
+
+def test_the_command_is_a_link_where_all_can_enter(entered: Path) -> None:
+    installed = Installed(entered, closed=False)
+    assert installed.install() == ""
+    assert installed.command.is_symlink()
+    for user in ((), NOBODY):
+        assert installed.run(*user).stdout == "ran df a b\n"
+
+
+@pytest.mark.parametrize("what", ["checkout", "python"])
+def test_the_command_explains_itself_where_others_cannot_enter(entered: Path, what: str) -> None:
+    installed = Installed(entered, closed=what == "checkout")
+    closed = installed.checkout.root
+    if what == "python":
+        closed = entered / "pyenv" / "python"
+        closed.parent.mkdir(mode=0o700)
+        shutil.copy("/bin/sh", closed)
+        (installed.checkout.root / ".venv/bin/python").unlink()
+        (installed.checkout.root / ".venv/bin/python").symlink_to(closed)
+    for _ in range(2):
+        assert f"cannot enter {closed}" in installed.install()
+    assert installed.run().stdout == "ran df a b\n"
+    done = installed.run(*NOBODY)
+    assert done.returncode == 126
+    assert str(closed) in done.stderr
+    assert "sudo" in done.stderr
+    # opened by hand, it becomes a link again
+    installed.checkout.root.chmod(0o755)
+    closed.parent.chmod(0o755)
+    installed.install()
+    assert installed.command.is_symlink()
+    assert installed.run(*NOBODY).stdout == "ran df a b\n"
+
+
+def test_a_command_of_somebody_else_is_left_alone(entered: Path) -> None:
+    installed = Installed(entered, closed=True)
+    installed.command.parent.mkdir(parents=True)
+    installed.command.write_text("#!/bin/sh\necho mine\n")
+    assert "leaving" in installed.install()
+    assert "mine" in installed.command.read_text()
+
+
+def test_root_chooses_a_python_that_others_can_execute(entered: Path) -> None:
+    checkout = Checkout(entered / "checkout")
+    for name, mode in (("first", 0o700), ("second", 0o755)):
+        folder = entered / name
+        folder.mkdir()
+        python = folder / ("python3" if name == "first" else "python3.12")
+        python.write_text(f'#!/bin/sh\necho "{python}"\n')
+        python.chmod(0o755)
+        folder.chmod(mode)
+    script = ". tools/lib/setup.sh; PATH=$1:$2:/usr/bin:/bin; find_python"
+    words = ["bash", "-c", script, "bash", str(entered / "first"), str(entered / "second")]
+
+    def chosen(**env: str) -> str:
+        done = subprocess.run(
+            words, cwd=checkout.root, check=True, text=True, stdout=subprocess.PIPE, env={**os.environ, **env}
+        )
+        return done.stdout.strip()
+
+    assert not chosen().startswith(str(entered / "first"))
+    assert chosen(NNFS_PYTHON=str(entered / "first/python3")) == str(entered / "first/python3")
+    checkout.root.chmod(0o700)
+    assert chosen() == str(entered / "first/python3"), "others cannot enter the checkout anyway"
 
 
 # -------------------------------------------------------------------------------------------------------- mount helpers

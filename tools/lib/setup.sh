@@ -78,7 +78,26 @@ install_packages() { # install_packages PACKAGE...
 
 # ---------------------------------------------------------------------------------------------------------------- Python
 
+open_to_others() { # open_to_others PATH: whether other users can enter all that leads to a program or folder, and use it
+    local path mode
+    path=$(readlink -f "$1") || return 1
+    while :; do
+        mode=$(stat -c %a "$path") || return 1
+        ((8#$mode & 1)) || return 1
+        [[ $path != / ]] || return 0
+        path=$(dirname "$path")
+    done
+}
+
 find_python() { # prints an interpreter that is new enough, can make a venv and has the headers to build pyfuse3
+    # Root's should be one that other users can execute (not of a pyenv in /root), if they can enter the checkout.
+    if ((EUID == 0)) && [[ -z ${NNFS_PYTHON:-} ]] && open_to_others "$root"; then
+        find_any_python open_to_others && return
+    fi
+    find_any_python :
+}
+
+find_any_python() { # find_any_python TEST: ... of which TEST is true
     local name found
     for name in ${NNFS_PYTHON:+"$NNFS_PYTHON"} python3 /usr/bin/python3 python3.{14,13,12,11}; do
         command -v "$name" >/dev/null || continue
@@ -87,7 +106,7 @@ import sys, sysconfig
 assert sys.version_info >= (3, 11)
 import ensurepip, venv
 open(sysconfig.get_path("include") + "/Python.h").close()
-print(getattr(sys, "_base_executable", sys.executable))' 2>>"$log") && printf '%s\n' "$found" && return
+print(getattr(sys, "_base_executable", sys.executable))' 2>>"$log") && "$1" "$found" && printf '%s\n' "$found" && return
     done
     return 1
 }
@@ -178,6 +197,7 @@ torch_is_chosen() { # torch_is_chosen ASKED: whether what is installed answers i
 # --------------------------------------------------------------------------------------------------------------- helpers
 
 helper_links=(/sbin/{u,}mount{.fuse,}.nnfs /usr/local/bin/nnfs)
+mark="# Written by nnfs's set-up."
 
 helpers_work() { # not root: nothing that could be done
     ((EUID == 0)) || return 0
@@ -194,12 +214,29 @@ install_helpers() { # as root: mount(8) and umount(8) find nnfs by /sbin/[u]moun
         */mount.*) target=$root/tools/lib/mount.nnfs ;;
         *) target=$venv/bin/nnfs ;;
         esac
+        if [[ -f $link && ! -L $link ]] && grep -qsF "$mark" "$link"; then rm -f "$link"; fi
         if [[ -e $link && ! -L $link ]]; then
             say "leaving $link alone: it is not a link of ours"
+        elif [[ $link == */bin/nnfs ]] && ! { open_to_others "$target" && open_to_others "$venv/bin/python"; }; then
+            install_wrapper "$link" "$target" || say "could not write $link"
         else
             mkdir -p "${link%/*}" && ln -sfn "$target" "$link" || say "could not link $link: mount -t fuse.nnfs will not work"
         fi
     done
+}
+
+install_wrapper() { # install_wrapper LINK TARGET: a link would give other users "bad interpreter", or a traceback
+    local target=$2 closed=$root
+    if open_to_others "$root"; then closed=$(readlink -f "$venv/bin/python"); fi
+    say "$1 is for $(id -un) alone: other users cannot enter $closed"
+    mkdir -p "${1%/*}" && rm -f "$1" && cat >"$1" <<END && chmod 755 "$1"
+#!/bin/sh
+$mark
+if [ -x ${target@Q} ] && [ -x ${venv@Q}/bin/python ]; then exec ${target@Q} "\$@"; fi
+echo "nnfs: set up for $(id -un) alone: other users cannot enter" ${closed@Q} "(or it is gone)." >&2
+echo "nnfs: use sudo; or set nnfs up in a checkout that all can enter (/opt/nnfs, say), with NNFS_PYTHON=/usr/bin/python3" >&2
+exit 126
+END
 }
 
 # ---------------------------------------------------------------------------------------------------------------- set up
@@ -233,6 +270,9 @@ set_up() { # set_up run|test [auto|cpu|cuda|none]
 
 set_up_now() { # set_up_now run|test TORCH
     local kind=$1 torch=$2 needs=("${run_needs[@]}") packages
+    local mask
+    mask=$(umask)
+    umask 022 # programs, and kernels: other users are to run them as well
     { : >"$log"; } 2>/dev/null || die "cannot write to $root. Call again with sudo."
     if [[ $kind == test ]]; then needs+=("${test_needs[@]}"); fi
     mapfile -t packages < <(missing_packages "${needs[@]}")
@@ -243,5 +283,6 @@ set_up_now() { # set_up_now run|test TORCH
     compile_kernels
     install_helpers
     current_key >"$venv/stamp-$kind"
+    umask "$mask"
     say "done"
 }
