@@ -62,7 +62,7 @@ class Tiering:
         )  # fmt: skip
         self._scrub = Scrub(store, committer, reader, cold, self._busy, read_only=read_only)
         background = self._background if options.compact and not read_only else None
-        history = History(store.path / HISTORY, read_only=read_only)
+        history = History(store.place.here / HISTORY, read_only=read_only)
         self.jobs = Jobs(background, PASS_EVERY, FIRST_PASS, history)
         self._scope = trio.CancelScope()
         self._looked = (time.monotonic(), time.thread_time())

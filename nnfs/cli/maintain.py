@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from nnfs import names
 from nnfs.cli import client, tables
 from nnfs.cli.locate import locate, mount_of
-from nnfs.cli.making import why_missing
+from nnfs.cli.making import not_mounted, why_missing
 from nnfs.errors import NnfsError, UsageError
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ def mkfs(args: argparse.Namespace) -> int:
     name, chunk = names.printable(path), tables.size(store.superblock.chunk_size)
     print(f"{name}: new store {store.superblock.uuid.hex()}, chunks of {chunk}")
     store.close()
-    for line in privacy.close_up(path)[1]:
+    absent = not_mounted(path)
+    for line in [*([f"the new store{absent} Is that meant?"] if absent else []), *privacy.close_up(path)[1]]:
         print(f"nnfs: {line}", file=sys.stderr)
     return 0
 

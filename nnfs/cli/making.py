@@ -42,7 +42,7 @@ def provide(store: Path, *, create: bool, at_terminal: bool, chunk_size: int | N
 
     if not is_empty(store):
         raise NotAStore(f"{store} is not empty and holds no nnfs store{_inside(store, names)}")
-    absent = _not_mounted(store)
+    absent = not_mounted(store)
     if not create and (absent or not at_terminal):
         hint = absent or ": is it the right one, and is the disk mounted that has the store?"
         raise NotAStore(f"{store} is empty{hint} To make a new store in it: nnfs mkfs {store}, or mount with -o create")
@@ -62,7 +62,7 @@ def _compare(store: Path, chunk_size: int) -> None:
 
 def why_missing(store: Path) -> str:
     """Why a directory may not be there, to be put behind "it does not exist"."""
-    if absent := _not_mounted(store):
+    if absent := not_mounted(store):
         return absent.rstrip(".")
     above = store
     while not above.parent.is_dir():
@@ -83,7 +83,7 @@ def _inside(store: Path, names: list[str]) -> str:
     return f"; there is one in {' and in '.join(found[:SIMILAR])}" if found else ": choose an empty directory"
 
 
-def _not_mounted(store: Path) -> str:
+def not_mounted(store: Path) -> str:
     """The filesystem of /etc/fstab that should be mounted at or above a path and is not; "" when there is none."""
     try:
         lines = Path(FSTAB).read_text(encoding="utf-8", errors="surrogateescape").splitlines()

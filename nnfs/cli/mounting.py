@@ -135,10 +135,12 @@ def umount(args: argparse.Namespace) -> int:
     assert place.mount is not None
     mountpoint = place.mount.mountpoint
     pid = client.daemon_pid(place.store)
-    witness = None if args.lazy or args.force or pid is None else Witness(place.store)
+    witness = None if args.force or pid is None else Witness(place.store)
     waiter = _pidfd(pid) if pid is not None else None
     try:
         _unmount(mountpoint, lazy=args.lazy, force=args.force)
+        if args.lazy and witness is not None:
+            witness.check_lost()
         if waiter is None or args.lazy:
             return 0
         _wait(waiter, f"nnfs: {mountpoint} is unmounted; waiting for the daemon (pid {pid}) to write to {place.store}")

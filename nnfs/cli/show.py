@@ -102,6 +102,8 @@ def status(args: argparse.Namespace) -> int:
 def _status_text(answer: dict[str, Any], place: Place) -> str:
     """The daemon's fields, then what recompression does and what is damaged, then a table of the workers."""
     rest = dict(answer)
+    rest.pop("data_file", None)
+    lost = rest.pop("lost", "")
     scrubbed, speeds = rest.pop("scrubbed", None), rest.pop("speeds", [])
     compaction, thaw = rest.pop("compaction", None), rest.pop("thaw_seconds_per_mib", {})
     workers, damaged, jobs = (rest.pop(name, []) for name in ("workers", "damaged", "jobs"))
@@ -109,6 +111,9 @@ def _status_text(answer: dict[str, Any], place: Place) -> str:
     running = [job for job in jobs if job["state"] == "running"]
     lines = [("now", _job_line(job, paused)) for job in running] or [("now", "paused" if paused else "idle")]
     lines = tables.flat(rest) if rest.get("mounted") is False else [*lines, *tables.flat(rest)]
+    if lost:
+        saving = f"nnfs backup {progress.shell(place)} FILE"
+        lines.insert(0, ("LOST", f"the data file {lost}: before the unmount, {saving} saves what it holds"))
     if scrubbed is not None:
         lines.append(("scrubbed", _scrubbed(scrubbed)))
     if compaction is not None:

@@ -25,6 +25,17 @@ class Witness:
                 pass
         self._store = Path(self._told.get("store") or store)
 
+    def check_lost(self) -> None:
+        """Raise `MountError` if the daemon knew that its data file was gone."""
+        if self._told.get("lost"):
+            raise self._gone()
+
+    def _gone(self) -> MountError:
+        return MountError(
+            f"{self._store / DATA_FILE} was deleted or replaced while it was mounted: all that it held is lost, "
+            f"but for what nnfs backup has saved before"
+        )
+
     def check(self) -> None:
         """Raise `MountError` if the daemon has not written all, or what it has written is nowhere any more."""
         from nnfs.store.env import Store
@@ -42,10 +53,7 @@ class Witness:
         except (FileNotFoundError, NotADirectoryError, NotAStore):
             is_same = False
         if not is_same:
-            raise MountError(
-                f"{file} was deleted or replaced while it was mounted: all that it held is lost, "
-                f"but for what nnfs backup has saved before"
-            )
+            raise self._gone()
         is_clean = opened.state.clean_commit == opened.state.commit
         opened.close()
         if not is_clean:

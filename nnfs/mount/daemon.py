@@ -345,6 +345,7 @@ class Daemon:
             "log": logs.Place.now,
             "store": os.fspath(self.store.place.now()),
             "data_file": self.store.place.identity,
+            "lost": self.store.place.lost(),
             "mountpoint": os.fspath(self.mountpoint),
             "uptime": time.time() - self.started,
             "read_only": self.ops.read_only or (str(failure) if failure else ""),

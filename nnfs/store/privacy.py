@@ -14,7 +14,7 @@ OTHERS = 0o077  # the bits of everybody but the owner
 UMASK = OTHERS  # of every process of nnfs: what it forgets to close is closed
 
 FOLDERS = ("thawed", ".creating")
-FILES = ("data.mdb", "lock.mdb", "control")
+FILES = ("data.mdb", "lock.mdb", "control", "reserve", "jobs.json", ".jobs.json")  # test_privacy sees what is forgotten
 FOREIGN_MODE = stat.S_IWGRP | stat.S_IWOTH  # of a folder that holds other things as well
 
 

@@ -75,6 +75,9 @@ def test_nothing_more_is_accepted_and_all_can_be_saved(lose, tmp_path: Path) -> 
         assert status["pid"] == mount.pid
         assert f"{mount.store}/{DATA_FILE} was " in status["read_only"]
 
+        said = nnfs("status", str(mount.path)).stdout
+        assert said.startswith("LOST")
+        assert f"nnfs backup {mount.path} FILE" in said
         nnfs("backup", str(mount.path), str(tmp_path / "saved"))
         done = nnfs("umount", str(mount.path), check=False)
         assert done.returncode == MountError.exit_code
@@ -107,6 +110,17 @@ def test_an_idle_unmount_does_not_say_that_all_is_well() -> None:
         done = nnfs("umount", str(mount.path), check=False)
         assert done.returncode == MountError.exit_code
         assert str(mount.store) in done.stderr
+        mount.unmount(expect=StoreGone.exit_code)
+        mount.store.mkdir()
+
+
+def test_a_lazy_unmount_says_it_as_well() -> None:
+    with Mount() as mount:
+        mount.expect_log("was deleted|the last commit failed")
+        delete_all(mount)
+        done = nnfs("umount", "-l", str(mount.path), check=False)
+        assert done.returncode == MountError.exit_code
+        assert "was deleted" in done.stderr
         mount.unmount(expect=StoreGone.exit_code)
         mount.store.mkdir()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from nnfs.cli import making
+from nnfs.cli.main import main
 from nnfs.errors import NotAStore, StoreError, UsageError
 from nnfs.store.env import DATA_FILE, Store
 from tests.conftest import why_no_mount
@@ -73,7 +75,7 @@ def test_a_path_that_is_not_there_is_always_an_error(
         provide(fstab, create=create, at_terminal=at_terminal)
 
 
-def test_a_disk_that_is_not_mounted(tmp_path: Path, fstab: Path) -> None:
+def test_a_disk_that_is_not_mounted(tmp_path: Path, fstab: Path, capsys: pytest.CaptureFixture[str]) -> None:
     disk = tmp_path / "my disk"
     disk.mkdir()
     with fstab.open("a") as file:
@@ -82,6 +84,10 @@ def test_a_disk_that_is_not_mounted(tmp_path: Path, fstab: Path) -> None:
         with pytest.raises(NotAStore, match=f"has a filesystem for {disk}, which is not mounted"):
             provide(path, at_terminal=True)
     assert os.listdir(disk) == []
+    capsys.readouterr()
+    assert main(["mkfs", str(disk / "inner")]) == 0
+    assert "which is not mounted" in capsys.readouterr().err
+    shutil.rmtree(disk / "inner")
     provide(disk, create=True)  # says so in as many words
     assert DATA_FILE in os.listdir(disk)
 

@@ -122,7 +122,8 @@ def test_close_up(tmp_path: Path) -> None:
     (store / "lost+found").mkdir(mode=0o700)
     closed, left = privacy.close_up(store)
     assert left == []
-    assert len(closed) == len([store, "data.mdb", "lock.mdb", "thawed"])
+    assert set(os.listdir(store)) == {"data.mdb", "lock.mdb", "thawed", "lost+found"}
+    assert len(closed) == len(["store", "data.mdb", "lock.mdb", "thawed"])
     assert f"{store} (2755)" in closed
     assert mode(store) == 0o2700, "what is not about others stays"
     assert open_ones(store) == []
@@ -176,6 +177,8 @@ def test_a_mount_closes_what_is_open_and_says_so(tmp_path: Path) -> None:
         assert mount.log().count("closed to other users") == 1
         assert "WARNING nnfs.mount.daemon: closed to other users, who could read what is stored: " in mount.log()
         assert open_ones(mount.store) == []
+        nnfs("scrub", str(mount.path), "--wait")
+        assert set(os.listdir(mount.store)) <= {*privacy.FILES, *privacy.FOLDERS}, "who else is to close it?"
         nnfs("backup", str(mount.path), str(tmp_path / "copy"))
         assert mode(tmp_path / "copy") == 0o600
         seen = subprocess.run(
