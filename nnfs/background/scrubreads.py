@@ -17,6 +17,7 @@ from nnfs.store.env import Store
 from nnfs.store.schema import TOTAL_KEY, Block, Total
 
 SLICE_S, SLICE_BLOCKS = 0.02, 64  # of one look at the store, whichever comes first
+BACK = 64  # numbers before the first that are read again: who seeks in the page of a damaged key, of 30, is misled
 
 
 @dataclass(slots=True)
@@ -37,25 +38,28 @@ def look_at(store: Store, first: int, deep: bool, suspects: Collection[int] = ()
 
     Raises `StoreDamaged` for damaged pages.
     """
-    look = Look(first)
+    look, is_sound = Look(first), False
     until = time.monotonic() + SLICE_S
     with store.read() as snapshot:
-        for key, record in snapshot.range("block", schema.KEY.pack(first)):
-            if look.blocks and (look.blocks >= SLICE_BLOCKS or time.monotonic() >= until):
+        for key, record in snapshot.range("block", schema.KEY.pack(max(0, first - BACK))):
+            # Not behind a damaged header: its number may be what is wrong, and would lead past others, or back.
+            if is_sound and (look.blocks >= SLICE_BLOCKS or time.monotonic() >= until):
                 return look
             if len(key) != schema.KEY.size:
                 continue  # fsck's to remove
             number: int = schema.KEY.unpack(key)[0]
-            look.next = number + 1
-            look.blocks += 1
-            block, payload = None, b""
+            block, payload, is_sound = None, b"", False
             decode = deep or number in suspects
             try:
-                block = Block.unpack(key, record)
+                block, is_sound = Block.unpack(key, record), number >= first
+                if not is_sound:
+                    continue  # seen before
+                look.next = number + 1
                 payload = snapshot.payload(block.payload, block.stored)
                 _check(number, block, payload, deep=decode)
                 if decode and block.codec >= codec.FIRST_COLD:
                     look.cold.append((number, block, payload))
+                    look.blocks += 1
                     continue
                 if decode:
                     look.sound.append(number)
@@ -63,6 +67,7 @@ def look_at(store: Store, first: int, deep: bool, suspects: Collection[int] = ()
                 look.damaged.append((number, block, payload, str(error)))
             except StoreDamaged as error:  # a header, or pages of the engine, where no repair may be written
                 look.damaged.append((number, None, b"", str(error)))
+            look.blocks += 1
             look.plain += block.plain if block is not None else 0
     look.is_last = True
     return look

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from nnfs.background import scrubreads
 from nnfs.errors import FsError, NnfsError, RecordDamaged
 from nnfs.fs.apply import Applied, apply
 from nnfs.fs.known import Known, Numbers
@@ -349,6 +350,35 @@ def test_what_the_kernel_knows_is_damaged_when_it_is_not_found(folder: Path, sam
                 live.view.fs.inode(1 << 40)
 
     in_child(work)
+
+
+def test_a_scrub_passes_no_block_by(
+    folder: Path, sample: Sample, walk: Walk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number in a damaged key is no place to go on from."""
+    monkeypatch.setattr(scrubreads, "SLICE_BLOCKS", 4)
+    monkeypatch.setattr(scrubreads, "SLICE_S", 1e9)
+    keys = [s for s in walk.spans if (s.what, s.table) == ("key", "block")]
+
+    def work() -> None:
+        with opened(folder, sample) as live:
+            for turn, span in enumerate(keys[3 : len(keys) - 8 : 11]):
+                for byte, bit in ((5, turn % 8), (6, turn % 8), (7, turn % 8)):
+                    with live.flipped(span.start + byte, bit):
+                        at, seen, looks, damaged, is_last = 0, 0, 0, 0, False
+                        while not is_last:
+                            try:
+                                look = scrubreads.look_at(live.store, at, False)
+                            except RecordDamaged:  # the scrub ends with that
+                                damaged, seen = 1, len(keys)
+                                break
+                            at, seen, is_last, looks = look.next, seen + look.blocks, look.is_last, looks + 1
+                            damaged += len(look.damaged)
+                            assert looks < len(keys), f"{span}, byte {byte}: it never ends"
+                        assert damaged > 0, f"{span}, byte {byte}: nobody noticed"
+                        assert seen >= len(keys) - 1, f"{span}, byte {byte}: {seen} of {len(keys)}"
+
+    in_child(work, limit=240)
 
 
 # -- names that are being loaded while they change
