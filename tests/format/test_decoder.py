@@ -1,4 +1,4 @@
-"""The second decoder, written from the documents alone, decodes payloads of all codecs."""
+"""The second decoder, which does what the documents say, decodes payloads of all codecs."""
 
 from __future__ import annotations
 
