@@ -97,7 +97,7 @@ def start_values() -> list[str]:
 
 def coder() -> list[str]:
     """Section 11.1."""
-    bits, probabilities = [1, 0, 1, 1, 0, 1], [300, 65000, 1000, 200, 64000, 50]
+    bits, probabilities = [1, 0, 1, 1, 0, 1, 0, 0], [300, 65000, 1000, 200, 64000, 50, 65000, 65300]
     stream = encode(bits, probabilities)
     lines = [f"stream = {stream.hex()}"]
     decoder = Decoder(stream)
@@ -237,7 +237,7 @@ def fenced(lines: list[str]) -> list[str]:
 
 
 EXAMPLES: dict[str, Callable[[], list[str]]] = {
-    "11.1 The entropy coder: six bits, one state": coder,
+    "11.1 The entropy coder: eight bits, one state": coder,
     "11.2 Context mixing: codec 17, kind 0": mixing,
     "11.3 The network: codec 16 with the model that nnfs ships": network,
     "11.4 Samples: codec 17, kind 2, one byte, one channel": samples,
