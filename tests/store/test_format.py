@@ -16,6 +16,7 @@ from nnfs.store import env, modelfiles, schema
 from nnfs.store.schema import Block, Dentry, Inode, MapNode, Model, Scrub, State, Superblock, Total
 
 DOCUMENT = (Path(schema.__file__).parent / "FORMAT.md").read_text(encoding="utf-8")
+FLAT = " ".join(DOCUMENT.split())  # as if it had no lines
 SIZES = {"u8": 1, "u16": 2, "u64": 8, "s64": 8}
 
 
@@ -95,7 +96,7 @@ def test_superblock() -> None:
     assert_fields("**Superblock**", body, values)
     assert schema.MAGIC == b"nnfs"
     assert f"The store format, version {schema.FORMAT_VERSION}\n" in DOCUMENT
-    assert f"opened with\n`lib_version={schema.ENGINE}`" in DOCUMENT
+    assert f"opened with `lib_version={schema.ENGINE}`" in FLAT
 
 
 def test_state() -> None:
@@ -155,8 +156,8 @@ def test_records_described_in_prose() -> None:
     for table, record in packed.items():
         assert "sealed" in described[table], table
         assert len(record) == sum(sizes_in(described[table])) + 8, table
-    dentry = re.search(r"\*\*Dentry\*\*: (.*?), name", DOCUMENT, re.DOTALL)
-    node = re.search(r"\*\*Map node\*\*: (.*?), then one block number (u64) for every set bit", DOCUMENT, re.DOTALL)
+    dentry = re.search(r"\*\*Dentry\*\*: (.*?), name", FLAT)
+    node = re.search(r"\*\*Map node\*\*: (.*?), then one block number (u64) for every set bit", FLAT)
     assert dentry
     assert node
     assert len(Dentry(1, 8, b"abc", 2).pack(key16)) == sum(sizes_in(dentry[1])) + 3 + 8
@@ -179,14 +180,14 @@ def test_keys() -> None:
     assert keys["queue"] == ""
     payload = next(record for _, name, _, record in rows("## Tables") if name == "payload")
     assert payload == "stored bytes: an extent or a fragment"
-    assert f"fragments of at most {schema.FRAGMENT_MAX} bytes" in DOCUMENT
-    assert f"Of a payload of {env.PAGE - env.PAGE_HEADER} bytes or more the first fragment is an *extent*" in DOCUMENT
-    assert f"of {env.PAGE} k - {env.PAGE_HEADER} bytes" in DOCUMENT
-    assert f"below 2^{schema.INO_BITS}" in DOCUMENT
+    assert f"fragments of at most {schema.FRAGMENT_MAX} bytes" in FLAT
+    assert f"Of a payload of {env.PAGE - env.PAGE_HEADER} bytes or more the first fragment is an *extent*" in FLAT
+    assert f"of {env.PAGE} k - {env.PAGE_HEADER} bytes" in FLAT
+    assert f"below 2^{schema.INO_BITS}" in FLAT
 
 
 def test_a_seal_is_the_xxh3_of_tag_key_and_body() -> None:
-    assert "XXH3-64 of (table tag, one byte; key; body)" in DOCUMENT
+    assert "XXH3-64 of (table tag, one byte; key; body)" in FLAT
     record = schema.pack_orphan(schema.KEY.pack(20), 3)
     body = (3).to_bytes(8, "big")
     assert record == body + xxh3_64_digest(b"\x0a" + schema.KEY.pack(20) + body)
@@ -201,8 +202,8 @@ def test_cookies() -> None:
 
 
 def test_constants_of_the_text() -> None:
-    assert f"Node n maps the chunks {schema.NODE_SPAN} n to\n{schema.NODE_SPAN} n + {schema.NODE_SPAN - 1}" in DOCUMENT
-    assert f"name (1 to {schema.NAME_MAX} bytes" in DOCUMENT
+    assert f"Node n maps the chunks {schema.NODE_SPAN} n to {schema.NODE_SPAN} n + {schema.NODE_SPAN - 1}" in FLAT
+    assert f"name (1 to {schema.NAME_MAX} bytes" in FLAT
     chunk_size = next(meaning for _, name, meaning in rows("**Superblock**") if name == "chunk_size")
     low, high, default = schema.MIN_CHUNK_SIZE, schema.MAX_CHUNK_SIZE, schema.DEFAULT_CHUNK_SIZE
     assert chunk_size == f"{low >> 10} KiB to {high >> 20} MiB, a power of two; {default >> 10} KiB by default"
@@ -253,6 +254,16 @@ GOLDEN = {
         "000000000000004d0117979cfe362a0000000000000000004c000000000000000200000000000000096e7b93f9b28fb8b5",
     ),
 }
+
+
+def test_the_example_is_right() -> None:
+    key = schema.KEY2.pack(1, 1 << 40)
+    record = Dentry(17, 8, b"caf\xe9", 3).pack(key)
+    for line in (f"key        {key[:8].hex()} {key[8:].hex()}", f"record     {record.hex()}"):
+        assert f"\n{line}\n" in DOCUMENT
+    assert f"\nXXH3-64    {record[-8:].hex()}\n" in DOCUMENT
+    assert f"with seed 77 is {xxh3_64_digest(b'caf' + bytes([0xE9]), 77).hex()}," in FLAT
+    assert f"is tried for it is {schema.cookie_of(b'caf' + bytes([0xE9]), 77):016x}." in FLAT
 
 
 @pytest.mark.parametrize("name", GOLDEN)
