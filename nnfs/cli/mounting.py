@@ -6,6 +6,7 @@ import argparse
 import ctypes
 import errno
 import os
+import pwd
 import select
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from nnfs.cli import client
 from nnfs.cli.locate import FSTYPE, MountEntry, Place, found_by_mount, locate, mount_from, mount_of, mounts
 from nnfs.cli.witness import Witness
 from nnfs.errors import DaemonError, MountError, StoreError, UsageError
+from nnfs.mount import rendezvous
 
 MNT_FORCE, MNT_DETACH = 1, 2
 READY = b"+"
@@ -221,4 +223,18 @@ def _fusermount(words: Sequence[str]) -> None:
     except FileNotFoundError as error:
         raise StoreError("only root may unmount here (fusermount3 is not installed)") from error
     if done.returncode:
-        raise MountError(done.stderr.strip().removeprefix("fusermount3: ") or "fusermount3 failed")
+        why = done.stderr.strip().removeprefix("fusermount3: ") or "fusermount3 failed"
+        raise MountError(_not_theirs(words[-1]) or why)
+
+
+def _not_theirs(mountpoint: str) -> str:
+    """Who may unmount what somebody else has mounted; "" where that is not so."""
+    entry = next((entry for entry in reversed(mounts()) if entry.mountpoint == mountpoint), None)
+    owner = rendezvous.owner(entry.super_options) if entry is not None else None
+    if owner is None or owner == os.geteuid():
+        return ""
+    try:
+        name = pwd.getpwuid(owner).pw_name
+    except KeyError:
+        name = f"the user {owner}"
+    return f"{mountpoint} was mounted by {name}: only that user and root may unmount it, use sudo"

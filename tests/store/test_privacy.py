@@ -216,7 +216,9 @@ def test_others_are_told_whom_to_ask() -> None:
             assert done.returncode != 0
             assert done.stderr.count("\n") == 1, done.stderr
             assert "use sudo" in done.stderr
-        assert as_nobody("umount", str(mount.path)).returncode != 0
+        done = as_nobody("umount", str(mount.path))
+        assert done.returncode != 0
+        assert "only that user and root may unmount it, use sudo" in done.stderr
 
 
 def as_nobody(*args: str) -> subprocess.CompletedProcess[str]:
