@@ -40,9 +40,17 @@ STATUS: dict[str, Any] = {
         {"name": "compact", "device": "", "state": "stopped", "pid": 0, "starts": 2, "deaths": 2, "answered": 0,
          "failed": 3, "last_error": "out of memory"},
     ],
-    "thaw_seconds_per_mib": {"neural": 13.1, "cm": 4.0},
+    "thaw_seconds_per_mib": {"neural": 13.1, "cm": 4.0}, "version": "9.9", "log": "/var/log/nnfs/a.log",
+    "scrubbed": {"checksums": 1e9, "deep": None},
+    "speeds": [
+        {"worker": "read", "codec": "neural", "encode_seconds_per_mib": 8.0, "decode_seconds_per_mib": 16.0},
+        {"worker": "read", "codec": "cm", "encode_seconds_per_mib": None, "decode_seconds_per_mib": 4.0},
+    ],
     "damaged": [{"block": 5, "why": "damaged block 5: payload"}],
-    "jobs": [job(kind="scrub", path="/mnt", total_bytes=1000, done_bytes=250), job(job=4, state="queued", phase="")],
+    "jobs": [
+        job(job=0, kind="background", phase="encoding"),
+        job(kind="scrub", path="/mnt", total_bytes=1000, done_bytes=250), job(job=4, state="queued", phase=""),
+    ],
 }  # fmt: skip
 
 
@@ -106,6 +114,15 @@ def test_status_shows_compaction_workers_and_damage(store: Path, run: Run) -> No
     assert "13.10 s per MiB (neural)" in out
     assert found["damaged"] == "block 5: payload"
     assert f"nnfs scrub {store} --wait" in out
+    assert [line.split(None, 1) for line in out.splitlines()[:2]] == [
+        ["now", "background, encoding, 0 % of 1000 B"], ["now", "scrub /mnt, compressing, 25 % of 1000 B"],
+    ]  # fmt: skip
+    assert "job 0" not in found
+    assert (found["version"], found["log"]) == ("9.9", "/var/log/nnfs/a.log")
+    assert found["scrubbed"].startswith("checksums 2001-09-09")
+    assert found["scrubbed"].endswith("; decoded never")
+    assert "neural (worker read): encodes 128 KiB/s, decodes 64.0 KiB/s" in out
+    assert "cm (worker read): decodes 256 KiB/s" in out
     assert found["job 3"] == "scrub /mnt, compressing, 25 % of 1000 B"
     assert found["job 4"].startswith("compact, queued")
     paused = {**STATUS, "compaction": {**STATUS["compaction"], "paused": True}}
