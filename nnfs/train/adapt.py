@@ -200,6 +200,7 @@ def _learn(network: Any, rows: list[Rows], end: float, say: Callable[[str], obje
         optimizer.zero_grad()
         step += 1
         if step % 25 == 0:
-            say(f"step {step}: {np.mean(bits[-25:]):.4f} bits per byte, {min(done, 1):.0%}")
+            left = max(0.0, end - now)  # of learning: what comes of it is measured then
+            say(f"learning, step {step}: {np.mean(bits[-25:]):.4f} bits per byte, {min(done, 1):.0%}, {left:.0f} s left")
         if done >= 1:
             return

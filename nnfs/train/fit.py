@@ -79,6 +79,7 @@ def fit(plan: Plan) -> dict[str, int | str]:
     sample = sampled(plan.paths, plan.seed)
     plain = sum(map(len, sample.held_out))
     say(f"{sample.all_bytes} bytes of content; looking at {sum(map(len, sample.learn + sample.rest)) + plain}")
+    say(f"measuring what the base makes of {plain} bytes; it may take {plan.seconds} s until all is done")
     rivals = classical_sizes(sample.held_out, plan.threads)
     before = stored_size(w, sample.held_out, rivals, plan.threads)
     say(f"held out: {plain} bytes, stored in {before} with the base")
