@@ -124,7 +124,8 @@ class TimeLeft:
                 return max(0.0, ahead - self.active(now)) if known else None
         if scale is None:
             return None
-        return max(0.0, scale * ahead - (self.active(now) - self._marks[-1].last))
+        waited = self.active(now) - self._marks[-1].last
+        return max(scale * ahead - waited, waited / 4) if ahead else 0.0  # what is late is not over
 
     def _todo(self) -> list[tuple[Kind, int]]:
         return [(kind, size - self._ended[kind]) for kind, size in self._expected.items() if size > self._ended[kind]]

@@ -201,6 +201,7 @@ def _learn(network: Any, rows: list[Rows], end: float, say: Callable[[str], obje
         step += 1
         if step % 25 == 0:
             left = max(0.0, end - now)  # of learning: what comes of it is measured then
-            say(f"learning, step {step}: {np.mean(bits[-25:]):.4f} bits per byte, {min(done, 1):.0%}, {left:.0f} s left")
+            mean = np.mean(bits[-25:])
+            say(f"learning, step {step}: {mean:.4f} bits per byte, {min(done, 1):.0%}, {left:.0f} s left")
         if done >= 1:
             return
