@@ -17,14 +17,15 @@ from typing import NamedTuple
 MIB = 1 << 20
 COSTS: Mapping[str, float] = {  # seconds per MiB until measured, on a small machine without a GPU
     "look": 0.05, "encode neural": 11.0, "prove neural": 13.0, "decode neural": 13.0,
-    "encode cm": 7.0, "prove cm": 7.0, "decode cm": 7.0,
+    "encode cm": 8.0, "prove cm": 6.0, "decode cm": 6.0,
 }  # fmt: skip
 OTHER = 1.0  # of a step that is not listed
 LOOK = "look"  # the step without a worker: fetching, hashing, finding that it is not worth it
 HEAVY = 0.25  # share of what is looked at that goes to workers: less, and looking tells how long it takes
+SMALL = 0.25  # of the mean of all batches
 DOUBT = 64 << 10  # bytes that what is assumed of a kind weighs, against what its chunks have shown
 LUMP_S, LUMP = 0.25, 0.03  # seconds, share of the time: what ends within this is one batch, whose beginning is its rate
-WINDOW_S = 120.0  # at least so much of the past tells the scale; a half of it, if that is more: machines get busy
+WINDOW_S = 300.0  # at least so much of the past tells the scale; a half of it, if that is more: machines get busy
 
 Kind = tuple[str, ...]  # a family and what tells its members apart
 Steps = Mapping[str, float]  # share of the bytes that goes through each step
@@ -117,15 +118,28 @@ class TimeLeft:
         ahead = sum(size * _cost(step, costs) for step, size in rest.items())
         scale = self._scale(costs)
         main = max(rest, key=lambda step: rest[step] * _cost(step, costs), default=LOOK)
-        if main != LOOK and not any(size for step, size in self._done.items() if step != LOOK):
-            # Looking tells nothing about workers, unless nothing but that is ahead: how long they take may be known.
+        if main != LOOK and self._batches() < 2:
+            # Looking tells nothing about workers, and a worker's first batch compiles, and reads what its caches lack:
+            # unless nothing but looking is ahead, only what was measured before tells how long it takes.
             known = main in (measured or {})
             if known or rest[main] > HEAVY * rest[LOOK] or scale is None:
                 return max(0.0, ahead - self.active(now)) if known else None
         if scale is None:
             return None
-        waited = self.active(now) - self._marks[-1].last
+        waited = self.active(now) - self._last(costs).last
         return max(scale * ahead - waited, waited / 4) if ahead else 0.0  # what is late is not over
+
+    def _last(self, costs: Mapping[str, float]) -> _Mark:
+        """The last batch that counts: a small one, or the first words of a large one, tells no rate."""
+        least = SMALL * _between(self._marks[0], self._marks[-1], costs) / len(self._marks)
+        for at in range(len(self._marks) - 1, 1, -1):
+            if _between(self._marks[at - 1], self._marks[at], costs) >= least:
+                return self._marks[at]
+        return self._marks[-1]
+
+    def _batches(self) -> int:
+        """How many batches of workers have ended, 2 being as good as more."""
+        return sum(_is_by_workers(mark) for mark in self._marks[-2:])
 
     def _todo(self) -> list[tuple[Kind, int]]:
         return [(kind, size - self._ended[kind]) for kind, size in self._expected.items() if size > self._ended[kind]]
@@ -134,11 +148,14 @@ class TimeLeft:
         """Seconds of the clock for what costs one, lately."""
         if len(self._marks) < 2:
             return None
-        last = self._marks[-1]
+        last = self._last(costs)
         begin = last.last - max(WINDOW_S, (last.last - self._marks[0].last) / 2)
-        past = [mark for mark in self._marks[:-1] if mark.last <= begin]
+        past = [mark for mark in self._marks if mark.last <= begin]
         base = past[-1] if past else self._marks[0]
-        cost = sum((size - base.done[step]) * _cost(step, costs) for step, size in last.done.items())
+        first = next((mark for mark in self._marks if _is_by_workers(mark)), last)
+        if base.last < first.last < last.last:
+            base = first
+        cost = _between(base, last, costs)
         return (last.last - base.last) / cost if cost > 0 else None
 
     def _shares(self, kind: Kind) -> dict[str, float]:
@@ -155,6 +172,15 @@ class TimeLeft:
             of_family = (seen + DOUBT * assumed) / (bytes_of_family + DOUBT)
             found[step] = (self._seen[kind, step] + DOUBT * of_family) / (self._ended[kind] + DOUBT)
         return found
+
+
+def _is_by_workers(mark: _Mark) -> bool:
+    return any(size for step, size in mark.done.items() if step != LOOK)
+
+
+def _between(base: _Mark, last: _Mark, costs: Mapping[str, float]) -> float:
+    """What was done between two marks, in costs."""
+    return sum((size - base.done[step]) * _cost(step, costs) for step, size in last.done.items())
 
 
 def _cost(step: str, costs: Mapping[str, float]) -> float:
