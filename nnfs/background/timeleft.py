@@ -22,7 +22,7 @@ COSTS: Mapping[str, float] = {  # seconds per MiB until measured, on a small mac
 OTHER = 1.0  # of a step that is not listed
 LOOK = "look"  # the step without a worker: fetching, hashing, finding that it is not worth it
 HEAVY = 0.25  # share of what is looked at that goes to workers: less, and looking tells how long it takes
-SMALL = 0.25  # of the mean of all batches
+SMALL = 0.5  # of the mean of all batches
 DOUBT = 64 << 10  # bytes that what is assumed of a kind weighs, against what its chunks have shown
 LUMP_S, LUMP = 0.25, 0.03  # seconds, share of the time: what ends within this is one batch, whose beginning is its rate
 WINDOW_S = 300.0  # at least so much of the past tells the scale; a half of it, if that is more: machines get busy
@@ -126,8 +126,10 @@ class TimeLeft:
                 return max(0.0, ahead - self.active(now)) if known else None
         if scale is None:
             return None
-        waited = self.active(now) - self._last(costs).last
-        return max(scale * ahead - waited, waited / 4) if ahead else 0.0  # what is late is not over
+        last = self._last(costs)
+        waited = self.active(now) - last.last
+        since = _between(last, self._marks[-1], costs)  # was ahead when that batch had ended
+        return max(scale * (ahead + since) - waited, waited / 4) if ahead else 0.0  # what is late is not over
 
     def _last(self, costs: Mapping[str, float]) -> _Mark:
         """The last batch that counts: a small one, or the first words of a large one, tells no rate."""
