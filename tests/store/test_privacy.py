@@ -122,8 +122,7 @@ def test_close_up(tmp_path: Path) -> None:
     (store / "lost+found").mkdir(mode=0o700)
     closed, left = privacy.close_up(store)
     assert left == []
-    assert set(os.listdir(store)) == {"data.mdb", "lock.mdb", "thawed", "lost+found"}
-    assert len(closed) == len(["store", "data.mdb", "lock.mdb", "thawed"])
+    assert len(closed) == len({"the directory itself", *os.listdir(store)} - {"lost+found"})
     assert f"{store} (2755)" in closed
     assert mode(store) == 0o2700, "what is not about others stays"
     assert open_ones(store) == []
@@ -152,13 +151,14 @@ def test_what_belongs_to_others_is_told() -> None:
     store = base / "store"
     Store.create(store).close()
     opened_up(store)
+    count = len(below(store))
     child = os.fork()
     if child == 0:
         status = 99
         try:
             os.seteuid(65534)
             closed, left = privacy.close_up(store)
-            status = 0 if not closed and len(left) == 4 and all("cannot be closed" in line for line in left) else 98
+            status = 0 if not closed and len(left) == count and all("cannot be closed" in line for line in left) else 98
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
