@@ -336,6 +336,29 @@ def test_an_inode_that_is_not_found_is_not_stored_twice_in_silence(folder: Path,
     in_child(work)
 
 
+def test_nothing_is_appended_behind_a_damaged_last_key(folder: Path, sample: Sample, walk: Walk) -> None:
+    """It says less than it should: records that are there already would be there twice."""
+
+    def work() -> None:
+        with opened(folder, sample) as live:
+            keys = [s for s in walk.spans if (s.what, s.table) == ("key", "inode")]
+            last = max(keys, key=lambda s: walk.content[s.start : s.end])
+            number = schema.KEY.unpack(walk.content[last.start : last.end])[0]
+            high = number.bit_length() - 1
+            inode, entries = live.view.fs.inode(number - (1 << high) + 40), live.store.entries("inode")
+            with live.flipped(last.end - 1 - high // 8, high % 8):
+                inode.mode ^= 0o11
+                live.view.fs.touch(inode)
+                live.commit()
+                live.view._names.create(1, b"new", 0o100644, 0, 0, 0)
+                live.commit()
+            assert live.store.entries("inode") == entries + 1
+            live.view.fs._inodes.clear()
+            assert live.view.fs.inode(inode.ino).mode == inode.mode
+
+    in_child(work)
+
+
 def test_what_the_kernel_knows_is_damaged_when_it_is_not_found(folder: Path, sample: Sample, walk: Walk) -> None:
     def work() -> None:
         with opened(folder, sample) as live:
