@@ -94,6 +94,10 @@ class ColdEncoder:
         self._checks: defaultdict[int, _Checks] = defaultdict(_Checks)  # by codec
         self.threads = trio.CapacityLimiter(2)  # of recompression: commits must not queue behind it
 
+    def set_options(self, options: Options) -> None:
+        """Go by another `thaw_limit`, and have what was looked at under other options looked at again."""
+        self._options, self._limit = options, options.thaw_limit
+
     async def encode(
         self, plain: bytes, block: Block, rules: Rules, *,
         everything: bool, leave: bool = False, worker: str = COMPACT, note: Note = str,

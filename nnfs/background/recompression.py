@@ -82,13 +82,18 @@ class Compactor:
         last_read: Callable[[int], int] = never,
     ) -> None:  # fmt: skip
         self._store, self._committer, self._reader, self._cold, self._models = store, committer, reader, cold, known
-        self._options, self._busy = options, busy
+        self._options, self._busy, self._last_read = options, busy, last_read
         self._encoder = encoder
         self.swaps = Swaps(committer, reader, encoder, changed)
         self._chooser = Chooser(store, known, encoder, options, last_read)
         self._rest_until, self._rests = 0.0, 0  # after failures, background passes wait
         self._chunk_failures: Counter[int] = Counter()  # by payload
         self.last_error = ""
+
+    def set_options(self, options: Options) -> None:
+        """Go by other options from the next walk on."""
+        self._options = options
+        self._chooser = Chooser(self._store, self._models, self._encoder, options, self._last_read)
 
     # -- jobs
 

@@ -73,6 +73,11 @@ class Tiering:
             "models": self._models, "model_add": self._model_add, "model_retire": self._model_retire,
         }  # fmt: skip
 
+    def set_options(self, options: Options) -> None:
+        """Go by other options: policy, ages, `thaw_limit`."""
+        self._encoder.set_options(options)
+        self._compactor.set_options(options)
+
     async def run(self) -> None:
         """Do jobs until stopped. A bug here costs the cold tier's jobs, not the mount."""
         with self._scope:

@@ -24,15 +24,14 @@ import array
 import contextlib
 import ctypes
 import errno
+import functools
 import logging
 import os
-import re
 import select
 import socket
-import stat
 import struct
 import subprocess
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +39,9 @@ import pyfuse3
 import trio
 
 from nnfs.errors import MountError
+from nnfs.mount.mountpoint import check_call, libc, mount_error, unmount_path, usable
 from nnfs.mount.options import MountOptions
+from nnfs.mount.table import MountInfo, mounts
 
 log = logging.getLogger(__name__)
 
@@ -102,59 +103,7 @@ def negotiate(request: bytes, reply: bytes) -> tuple[bytes, Negotiated]:
     return bytes(corrected), agreed
 
 
-# --- mount(2) and umount(2) -------------------------------------------------------------------------------------------
-
-MNT_DETACH = 2
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def _check(result: int, what: str, advice: Mapping[int, str]) -> None:
-    if result < 0:
-        code = ctypes.get_errno()
-        raise _mount_error(code, what, advice)
-
-
-def _mount_error(code: int, what: str, advice: Mapping[int, str]) -> MountError:
-    hint = advice.get(code)
-    error = MountError(f"{what}: {os.strerror(code)}" + (f" ({hint})" if hint else ""))
-    error.errno = code
-    return error
-
-
-@dataclass(frozen=True)
-class MountInfo:
-    """One line of /proc/self/mountinfo."""
-
-    device: str
-    mountpoint: str
-    options: str
-    fstype: str
-    source: str
-    super_options: str
-
-
-def mounts() -> list[MountInfo]:
-    """Everything mounted in this mount namespace, oldest first."""
-    found = []
-    for line in Path("/proc/self/mountinfo").read_bytes().split(b"\n")[:-1]:  # names keep their \r
-        head, _, tail = os.fsdecode(line).partition(" - ")
-        words = [re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), w) for w in head.split(" ") + tail.split(" ")]
-        first = len(head.split(" "))
-        found.append(MountInfo(words[2], words[4], words[5], *words[first : first + 3]))
-    return found
-
-
-def unmount_path(mountpoint: str, *, lazy: bool = False) -> None:
-    """umount2(2), or fusermount3 for who is not root. Blocks until the kernel has written everything back."""
-    if os.geteuid() == 0:
-        advice = {errno.EBUSY: "files are open or a shell stands in it: close them, or unmount lazily"}
-        done = _libc.umount2(os.fsencode(mountpoint), MNT_DETACH if lazy else 0)
-        _check(done, f"cannot unmount {mountpoint}", advice)
-        return
-    command = ["fusermount3", "-u", *(["-z"] if lazy else []), "--", mountpoint]
-    done = subprocess.run(command, capture_output=True, text=True, errors="surrogateescape", check=False)
-    if done.returncode:
-        raise MountError(f"cannot unmount {mountpoint}: {done.stderr.strip()}")
+# --- mount(2) -------------------------------------------------------------------------------------------------------
 
 
 def _mount_as_root(mountpoint: str, options: MountOptions) -> int:
@@ -164,7 +113,7 @@ def _mount_as_root(mountpoint: str, options: MountOptions) -> int:
         code = problem.errno or errno.EIO
         advice = {errno.ENOENT: "run: modprobe fuse", errno.ENODEV: "run: modprobe fuse",
                   errno.EPERM: "in a container: give it /dev/fuse", errno.EACCES: "run as root"}  # fmt: skip
-        raise _mount_error(code, "cannot open /dev/fuse", advice) from problem
+        raise mount_error(code, "cannot open /dev/fuse", advice) from problem
     try:
         data = [f"fd={fuse}", "rootmode=40000", f"user_id={os.getuid()}", f"group_id={os.getgid()}"]
         data += [word for word in ("default_permissions", "allow_other") if getattr(options, word)]
@@ -172,8 +121,8 @@ def _mount_as_root(mountpoint: str, options: MountOptions) -> int:
         kind = f"fuse.{options.subtype}"
         words = [os.fsencode(word) for word in (options.fsname, mountpoint, kind)]
         advice = {errno.EPERM: "mounting needs root (CAP_SYS_ADMIN)", errno.ENODEV: "run: modprobe fuse"}
-        done = _libc.mount(*words, ctypes.c_ulong(options.flags), ",".join(data).encode())
-        _check(done, f"cannot mount on {mountpoint}", advice)
+        done = libc.mount(*words, ctypes.c_ulong(options.flags), ",".join(data).encode())
+        check_call(done, f"cannot mount on {mountpoint}", advice)
     except BaseException:
         os.close(fuse)
         raise
@@ -205,24 +154,6 @@ def _mount_as_user(mountpoint: str, options: MountOptions) -> int:
     fuse = array.array("i", payload[:4])[0]
     os.set_inheritable(fuse, False)
     return fuse
-
-
-def _check_mountpoint(mountpoint: str) -> str:
-    """The real path of a usable mount point; what a killed daemon left behind on it is taken off first."""
-    path = os.path.realpath(mountpoint)
-    try:
-        if not stat.S_ISDIR(os.stat(path).st_mode):
-            raise MountError(f"{mountpoint} is not a directory: a filesystem is mounted on an (empty) directory")
-    except FileNotFoundError:
-        raise MountError(f"{mountpoint} does not exist: create it with mkdir -p") from None
-    except OSError as problem:
-        top = [mount for mount in mounts() if mount.mountpoint == path][-1:]
-        if problem.errno != errno.ENOTCONN or not top or top[0].fstype != "fuse.nnfs":
-            raise _mount_error(problem.errno or errno.EIO, f"cannot use {mountpoint}", {}) from problem
-        log.warning("%s: taking off the mount of a daemon that has died", path)
-        unmount_path(path, lazy=True)
-        return _check_mountpoint(mountpoint)
-    return path
 
 
 # --- the connection ---------------------------------------------------------------------------------------------------
@@ -258,17 +189,19 @@ class Connection:
         """Answer requests until the filesystem is unmounted. *max_tasks* bounds requests that wait at the same time."""
         await pyfuse3.main(min_tasks, max_tasks)
 
+    def mounted(self) -> list[MountInfo]:
+        """Where the filesystem is mounted now in this mount namespace, bind mounts too; the newest first."""
+        mine = (self.mount.device, self.mount.fstype, self.mount.source)  # device numbers are used again at once
+        return [mount for mount in reversed(mounts()) if (mount.device, mount.fstype, mount.source) == mine]
+
     def mountpoint(self) -> str | None:
         """Where the filesystem is mounted now (mount --move may have taken it elsewhere); None when it is no more."""
-        for mount in reversed(mounts()):  # device numbers are used again at once: compare more than them
-            if (mount.device, mount.fstype, mount.source) == (self.mount.device, self.mount.fstype, self.mount.source):
-                return mount.mountpoint
-        return None
+        return next((mount.mountpoint for mount in self.mounted()), None)
 
     async def unmount(self, *, lazy: bool = False) -> None:
-        """Unmount while :meth:`serve` goes on answering (writeback needs it); no error when it is unmounted already."""
-        if (where := self.mountpoint()) is not None:
-            await trio.to_thread.run_sync(lambda: unmount_path(where, lazy=lazy))
+        """Unmount it everywhere while :meth:`serve` goes on answering (writeback needs it); no error when it is not."""
+        while (where := self.mountpoint()) is not None:
+            await trio.to_thread.run_sync(functools.partial(unmount_path, where, lazy=lazy))
 
     def tune(self, *, read_ahead_kb: int, max_bytes: int) -> None:
         """Set the mount's readahead and a bound for its dirty pages; quietly nothing where sysfs cannot be written.
@@ -291,17 +224,17 @@ class Connection:
         self._relay.close()
         if self._kernel >= 0:
             os.close(self._kernel)
-        where = self.mountpoint()
+        left = self.mounted()
         # The descriptor goes first: umount(2) flushes dirty pages, and nobody is left to answer.
         pyfuse3.close(unmount=False)
-        if where is not None:
+        for mount in left:
             with contextlib.suppress(MountError):
-                unmount_path(where, lazy=True)
+                unmount_path(mount.mountpoint, lazy=True)
 
 
 def connect(ops: pyfuse3.Operations, mountpoint: str, options: MountOptions) -> Connection:
     """Mount *ops* on *mountpoint*. When this returns, it is mounted; it answers after :meth:`Connection.handshake`."""
-    path = _check_mountpoint(mountpoint)
+    path = usable(mountpoint)
     kernel = (_mount_as_root if os.geteuid() == 0 else _mount_as_user)(path, options)
     libfuse, relay = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:

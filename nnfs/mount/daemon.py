@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import functools
 import gc
 import logging
@@ -35,10 +36,13 @@ from nnfs.fs import report
 from nnfs.fs.apply import apply
 from nnfs.fs.backup import backup
 from nnfs.fs.filesystem import Filesystem
-from nnfs.mount import control, logs, notify, rendezvous
+from nnfs.mount import control, limits, logs, notify, reloading, rendezvous
 from nnfs.mount.connection import Connection, connect
+from nnfs.mount.ending import Ending
 from nnfs.mount.ops import Operations
-from nnfs.mount.options import MountOptions, parse_options, words
+from nnfs.mount.options import MountOptions, atime_of, parse_options, words
+from nnfs.mount.signals import Signals, name_of
+from nnfs.mount.table import MountInfo
 from nnfs.store import env, privacy, verify
 from nnfs.store.env import Store
 from nnfs.workers.pool import Pool
@@ -77,6 +81,9 @@ def run(store_path: Path, mountpoint: Path, options: list[str], ready: Callable[
     os.umask(privacy.UMASK)
     mount_options = parse_options(options, fsname=os.fspath(store_path))
     own = load_options(store_path, mount_options.own, words())
+    if mount_options.ignored:
+        log.warning("options that mean nothing to nnfs are ignored: %s", ", ".join(mount_options.ignored))
+    limits.lift()
     sys.setswitchinterval(SWITCH_INTERVAL)
     _keep_buffers()
     store = open_store(store_path, read_only=mount_options.read_only)
@@ -168,6 +175,7 @@ class Daemon:
         )  # fmt: skip
         self._stored_changed: set[int] = set()
         self._tell = trio.Event()
+        self._serving = trio.CancelScope()
 
     def _find_model(self, fingerprint: bytes) -> bytes | None:
         return self.models.find(fingerprint)
@@ -202,12 +210,17 @@ class Daemon:
 
     async def main(self) -> None:
         """Mount, serve, unmount, commit. Raises why there is nothing to serve."""
+        # Before there is a mount that a signal could leave behind, until nothing is left to lose.
+        with Signals(self._status_now, logs.dump_descriptor()) as signals:
+            await self._main(signals)
+
+    async def _main(self, signals: Signals) -> None:
         self.connection = connect(self.ops, os.fspath(self.mountpoint), self.mount_options)
         failure: Exception | None = None
         try:
             async with trio.open_nursery() as nursery:
                 try:
-                    await self._start(nursery, Guarded(nursery))
+                    await self._start(nursery, Guarded(nursery), signals)
                     await self._serve_and_save()
                 except Exception as error:  # noqa: BLE001 - raised below: a nursery would wrap it
                     failure = error
@@ -223,7 +236,7 @@ class Daemon:
                 del failure
         log.info("unmounted %s", self.mountpoint)
 
-    async def _start(self, nursery: trio.Nursery, guarded: Guarded) -> None:
+    async def _start(self, nursery: trio.Nursery, guarded: Guarded, signals: Signals) -> None:
         """Start what goes on until the last commit is done. `nursery` is for tasks that guard themselves."""
         assert self.connection is not None
         await self.connection.handshake()
@@ -238,12 +251,16 @@ class Daemon:
                 self.tiering.write_back, number, block, payload
             )
         guarded.start_soon(self.tiering.run)
-        own = {"df": self._df, "status": self._status, "stat": self._stat, "backup": self._backup}
+        own: dict[str, control.Handler] = {
+            "df": self._df, "status": self._status, "stat": self._stat, "backup": self._backup, "ping": self._ping,
+        }  # fmt: skip
         handlers = {**self.tiering.handlers, **own}
         found = rendezvous.address(self.connection.mount.device, self.connection.mount.source)
         socket_path = self.store.place.here / control.SOCKET_NAME if self.store.writable else None
         await nursery.start(functools.partial(control.serve, socket_path, handlers, address=found))
-        await nursery.start(self._on_signals)
+        ending = Ending(self.connection, self.committer.sync, self._serving.cancel, self._remounted)
+        nursery.start_soon(self._on_signals, signals, ending, guarded)
+        guarded.start_soon(ending.watch)
         if notify.watchdog_interval() is not None:
             guarded.start_soon(self._watchdog)
 
@@ -263,35 +280,45 @@ class Daemon:
         assert self.connection is not None
         gc.freeze()  # what start-up made stays: collections need not look at it again
         gc.set_threshold(50_000, 20, 50)  # requests leave no cycles behind but for errors
-        async with trio.open_nursery() as serving:
-            serving.start_soon(self.connection.serve, MIN_TASKS, MAX_TASKS)
-            log.info("mounted %s on %s", self.store.path, self.mountpoint)
-            self.ready()
+        with self._serving:
+            async with trio.open_nursery() as serving:
+                serving.start_soon(self.connection.serve, MIN_TASKS, MAX_TASKS)
+                log.info("mounted %s on %s", self.store.path, self.mountpoint)
+                self.ready()
 
-    async def _on_signals(self, *, task_status: trio.TaskStatus[None]) -> None:
-        assert self.connection is not None
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            task_status.started()
-            async for number in signals:
-                log.info("%s: unmounting", signal.Signals(number).name)
-                notify.stopping("unmounting")
-                try:
-                    await self.connection.unmount()
-                except (NnfsError, OSError) as error:
-                    # Open files would hold it for ever; detached, it ends when the last one is closed, and a service
-                    # manager's second signal finds it here again.
-                    log.warning("%s: detached, ends when the last file is closed", error)
-                    try:
-                        await self.connection.unmount(lazy=True)
-                    except (NnfsError, OSError) as again:
-                        log.error("not unmounted: %s", again)
-                except Exception:
-                    log.exception("a bug in unmounting: umount %s does it", self.mountpoint)
+    async def _on_signals(self, signals: Signals, ending: Ending, guarded: Guarded) -> None:
+        async for number in signals.received:
+            if number == signal.SIGHUP:
+                guarded.start_soon(self._reload)
+            elif number != signal.SIGABRT or notify.watchdog_interval():  # whose owner kills what does not end now
+                guarded.start_soon(ending.ask, name_of(number))
+
+    async def _reload(self) -> None:
+        """Open the log again, and take over what may change in the configuration while mounted."""
+        notify.reloading()
+        try:
+            await trio.to_thread.run_sync(reloading.reopen_log, self.store.path, self._mountpoints())
+            self.own = await reloading.reload(self, self.mount_options.own)
+        finally:
+            notify.ready(f"{self.store.path} mounted on {self.mountpoint}")
+
+    def _mountpoints(self) -> list[str]:
+        return [mount.mountpoint for mount in self.connection.mounted()] if self.connection is not None else []
+
+    def _remounted(self, mount: MountInfo) -> None:
+        """Follow `mount -o remount`: FUSE leaves access times to us, and the kernel does not tell."""
+        atime = atime_of(mount.options)
+        if atime != self.ops.atime:
+            log.info("remounted with %s", atime)
+            self.ops.atime = atime
 
     async def _watchdog(self) -> None:
+        pause = notify.watchdog_interval() or 1.0
         while True:
             notify.watchdog()
-            await trio.sleep(notify.watchdog_interval() or 1.0)
+            # A loop that stands still is told of in the log before the service manager kills it.
+            faulthandler.dump_traceback_later(1.8 * pause, file=logs.dump_descriptor())
+            await trio.sleep(pause)
 
     async def _finish(self) -> None:
         """The last commits, and the mark that nothing came after them."""
@@ -335,9 +362,15 @@ class Daemon:
         await self.committer.save()
         return await trio.to_thread.run_sync(backup, self.store, Path(request["file"]))
 
+    async def _ping(self, request: dict[str, Any]) -> dict[str, Any]:
+        return {}
+
     async def _status(self, request: dict[str, Any]) -> dict[str, Any]:
-        failure = self.committer.failure
         await trio.to_thread.run_sync(self.reader.forget_gone)
+        return self._status_now()
+
+    def _status_now(self) -> dict[str, Any]:
+        failure = self.committer.failure
         damaged = list(self.reader.damaged.items())
         return {
             "pid": os.getpid(),

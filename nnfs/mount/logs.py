@@ -7,7 +7,9 @@ import errno
 import hashlib
 import logging
 import os
+import select
 import socket
+import stat
 import sys
 import threading
 import time
@@ -22,6 +24,7 @@ from nnfs.store import privacy
 
 JOURNAL, STDERR, NOWHERE = "journal", "stderr", "nowhere"  # places of a log that are no file
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
+JOURNAL_STREAM = "/run/systemd/journal/stdout"
 LOG_DIR = Path("/var/log/nnfs")
 FILE_MAX, FILES_KEPT = 8 << 20, 3
 HELD = 1000  # records, before the log file is made all the same
@@ -116,6 +119,13 @@ def default_file(store: Path) -> Path | None:
     return directory / f"{short}-{mark}.log"
 
 
+def file_of(store: Path, *, foreground: bool, file: Path | None) -> Path | None:
+    """The file that `configure` would log to; None: it would be none."""
+    if file is not None or foreground or os.path.exists(JOURNAL_SOCKET):
+        return file
+    return default_file(store)
+
+
 def is_journal(descriptor: int, stream: str) -> bool:
     """Whether a descriptor is the one that JOURNAL_STREAM ("device:inode") tells of, and not one put in its place."""
     try:
@@ -137,6 +147,7 @@ class _File(RotatingFileHandler):
         for number in range(1, FILES_KEPT + 1):  # of an earlier version
             with contextlib.suppress(OSError):
                 os.chmod(f"{file}.{number}", privacy.FILE)
+        _dump_into(stream.fileno())
         return cast(TextIOWrapper, stream)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 logging's name
@@ -148,6 +159,14 @@ class _File(RotatingFileHandler):
         if not self.is_mute:
             _tell(f"the log {self.baseFilename} cannot be written: {error.strerror}")
         self.is_mute = True
+
+    def reopen(self) -> None:
+        """Open the file of this name, which may be another one by now. Raises OSError, and keeps the one it has."""
+        with self.lock or contextlib.nullcontext():
+            stream = self._open()
+            old, self.stream = self.stream, stream
+            if old is not None:
+                old.close()
 
 
 class _Held(MemoryHandler):
@@ -270,3 +289,78 @@ def configure(store: Path, *, foreground: bool, level: str = "INFO", file: Path 
     sys.excepthook = uncaught
     threading.excepthook = in_thread
     return where
+
+
+_dump = -1
+
+
+def dump_descriptor() -> int:
+    """Return a descriptor into the log, for what is written when Python cannot do it any more; it stays the same."""
+    if _dump < 0:
+        _dump_into(2)
+        if any(isinstance(handler, JournalHandler) for handler in logging.getLogger().handlers):
+            _dump_into_journal()
+    return _dump
+
+
+def _dump_into(descriptor: int) -> None:
+    global _dump  # noqa: PLW0603 - there is one log
+    if _dump < 0:
+        _dump = os.dup(descriptor)
+    else:
+        os.dup2(descriptor, _dump, inheritable=False)
+
+
+def _dump_into_journal() -> None:
+    """Dump into a stream as systemd gives one to services; where that cannot be had it stays stderr."""
+    header = f"nnfs\n\n{priority(logging.ERROR)}\n0\n0\n0\n0\n"  # identifier, unit, priority, prefixes, forwarding
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
+        try:
+            sock.connect(JOURNAL_STREAM)
+            sock.sendall(header.encode())
+        except OSError:
+            return
+        _dump_into(sock.fileno())
+
+
+def current_file() -> str | None:
+    """The file that is logged to, if it is one."""
+    found = (handler.baseFilename for handler in logging.getLogger().handlers if isinstance(handler, _File))
+    return next(found, None)
+
+
+def reopen(store: Path) -> str:
+    """Open the log again, and somewhere else when its terminal is gone; return where it goes, if that is new.
+
+    Raises OSError, and leaves the log where it was.
+    """
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _File):
+            handler.reopen()
+    if not any(_is_hung_up(descriptor) for descriptor in (0, 1, 2)):
+        return ""
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        if _is_hung_up(descriptor):
+            os.dup2(null, descriptor)
+    os.close(null)
+    root = logging.getLogger()
+    if not any(type(handler) is logging.StreamHandler for handler in root.handlers):
+        return ""
+    handler, where = _handler(store, foreground=False, file=None)
+    old, root.handlers = root.handlers, [handler]
+    for one in old:
+        one.close()
+    mounted()
+    return where
+
+
+def _is_hung_up(descriptor: int) -> bool:
+    """Whether a descriptor is a terminal that somebody has closed."""
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    try:
+        hung_up = any(event & select.POLLHUP for _, event in poll.poll(0))
+        return hung_up and stat.S_ISCHR(os.fstat(descriptor).st_mode)
+    except OSError:
+        return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 
 from nnfs import names
 
@@ -34,6 +35,11 @@ def ready(status: str = "") -> bool:
 def stopping(status: str = "") -> bool:
     """An unmount has begun."""
     return notify("STOPPING=1", *([f"STATUS={status}"] if status else []))
+
+
+def reloading() -> bool:
+    """The configuration is being read again; `ready` tells the end of it."""
+    return notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
 
 def extend_timeout(seconds: float) -> bool:

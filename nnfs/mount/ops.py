@@ -95,8 +95,7 @@ class Operations(pyfuse3.Operations):
         self.names = Namespace(fs, self.xattrs)
         self.read_only = "mounted read-only" if read_only else ""
         self.atime = atime
-        # relatime(8) says a day; but a file that is read every day must not look as if nobody had read it for a day.
-        self._refresh = min(RELATIME, int(read_age * 1e9 / 2)) or RELATIME
+        self.read_age = read_age
         self.usage = Usage()
         self._told: set[str] = set()  # what is damaged and was logged
         self._proving: dict[int, trio.Event] = {}  # large directories whose names a thread is loading
@@ -413,8 +412,11 @@ class Operations(pyfuse3.Operations):
             self.fs.touch(inode)
 
     def _is_old(self, inode: Inode) -> bool:
-        """Whether an atime is so old that relatime wants another one."""
-        return time.time_ns() - inode.atime > self._refresh
+        """Whether an atime is so old that relatime wants another one.
+
+        relatime(8) says a day; but a file that is read every day must not look as if nobody had read it for a day.
+        """
+        return time.time_ns() - inode.atime > (min(RELATIME, int(self.read_age * 1e9 / 2)) or RELATIME)
 
     def last_read(self, ino: int) -> int:
         """Return when a file was last in use in this mount, in ns; 0: unknown."""

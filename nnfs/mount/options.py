@@ -15,6 +15,8 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_SYNCHRONOUS = 1, 2, 4, 8, 16
 MS_DIRSYNC, MS_NOATIME, MS_NODIRATIME, MS_RELATIME = 128, 1024, 2048, 1 << 21
 MS_STRICTATIME, MS_LAZYTIME = 1 << 24, 1 << 25
 
+SUBTYPE = "nnfs"
+
 _FLAGS: Mapping[str, tuple[int, int]] = MappingProxyType({  # option: (bits set, bits cleared)
     "ro": (MS_RDONLY, 0), "rw": (0, MS_RDONLY),
     "suid": (0, MS_NOSUID), "nosuid": (MS_NOSUID, 0),
@@ -32,6 +34,18 @@ _IGNORED = frozenset((
     "auto", "noauto", "nouser", "nousers", "noowner", "nogroup", "defaults", "_netdev", "nofail", "silent", "loud",
     "mand", "nomand", "iversion", "noiversion", "comment",
 ))  # fmt: skip
+# Of other FUSE filesystems, whose lines in fstab people change to ours: what nnfs does anyway, or never does.
+_OF_OTHERS = frozenset((
+    "ac_attr_timeout", "attr_timeout", "async_read", "atomic_o_trunc", "auto_cache",
+    "auto_unmount", "big_writes", "clone_fd", "congestion_threshold", "debug",
+    "direct_io", "entry_timeout", "gid", "hard_remove", "intr", "intr_signal", "kernel_cache",
+    "kernel_permissions", "large_read", "max_background", "max_idle_threads", "max_readahead",
+    "max_threads", "max_write", "modules", "negative_timeout", "no_remote_flock", "no_remote_lock",
+    "no_remote_posix_lock", "no_splice_move", "no_splice_read", "no_splice_write", "noauto_cache", "nonempty",
+    "noforget", "nolock", "nopath", "readdir_ino", "remember", "setuid", "splice_move", "splice_read",
+    "splice_write", "sync_read", "uid", "umask", "use_ino", "writeback_cache",
+    "no_writeback_cache",
+))  # fmt: skip
 _BY_USER = {"user": MS_NOEXEC, "users": MS_NOEXEC, "owner": 0, "group": 0}
 
 
@@ -48,6 +62,7 @@ class MountOptions:
     max_read: int = 0
     create: bool = False
     own: Mapping[str, str] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
 
     @property
     def read_only(self) -> bool:
@@ -86,19 +101,25 @@ def words() -> list[str]:
     return [*_FLAGS, *_IGNORED, *_BY_USER, *fuse, "create"]
 
 
+def _is_of_others(name: str, value: str) -> bool:
+    return name in _OF_OTHERS or (name == "subtype" and value not in ("", SUBTYPE))  # commands know mounts by it
+
+
 def parse_options(texts: Iterable[str], *, fsname: str = "nnfs", root: bool | None = None) -> MountOptions:
     """Parse ``-o`` arguments as mount(8) passes them; later ones win. Root gets ``allow_other`` without asking."""
     is_root = os.geteuid() == 0 if root is None else root
-    flags, names, max_read, own = MS_NOSUID | MS_NODEV, {"fsname": fsname, "subtype": "nnfs"}, 0, dict[str, str]()
+    flags, names, max_read, own = MS_NOSUID | MS_NODEV, {"fsname": fsname, "subtype": SUBTYPE}, 0, dict[str, str]()
+    pairs = list(split_options(texts))
+    ignored = tuple(dict.fromkeys(name for name, value in pairs if _is_of_others(name, value)))
     switches = {"allow_other": is_root, "allow_root": False, "default_permissions": True, "create": False}
-    for name, value in split_options(texts):
+    for name, value in pairs:
         if name in _FLAGS:
             flags = flags & ~_FLAGS[name][1] | _FLAGS[name][0]
         elif name in _BY_USER:
             flags |= MS_NOSUID | MS_NODEV | _BY_USER[name]
         elif name in switches:
             switches[name] = True
-        elif name in names:
+        elif name in names and name not in ignored:
             if not value or "\0" in value:
                 raise UsageError(f"option {name} needs a value: {name}=NAME")
             names[name] = value
@@ -106,8 +127,17 @@ def parse_options(texts: Iterable[str], *, fsname: str = "nnfs", root: bool | No
             if not value.isdecimal() or int(value) < 4096:
                 raise UsageError("option max_read needs a number of bytes, 4096 or more")
             max_read = int(value)
-        elif name not in _IGNORED and not name.startswith(("x-", "X-")):
+        elif name not in _IGNORED and name not in ignored and not name.startswith(("x-", "X-")):
             own[name] = value
     if switches["allow_root"]:  # as in libfuse: the kernel lets all in, libfuse sends all but root and the owner away
         switches["allow_other"] = True
-    return MountOptions(flags=flags, max_read=max_read, own=own, **names, **switches)  # type: ignore[arg-type]
+    return MountOptions(
+        flags=flags, max_read=max_read, own=own, ignored=ignored,
+        **names, **switches,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def atime_of(shown: str) -> str:
+    """Return what `MountOptions.atime` would say of the options that the mount table shows."""
+    words = shown.split(",")
+    return next((word for word in ("noatime", "relatime") if word in words), "strictatime")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import select
+import signal
 import threading
 import time
 from collections import deque
@@ -38,6 +39,7 @@ from nnfs.workers.wire import (
     Status,
     unpack_info,
 )
+from nnfs.workers.worker import SHARED, TOLD
 
 log = logging.getLogger(__name__)
 
@@ -136,6 +138,8 @@ class Supervisor:
     # ---- the thread
 
     def _run(self) -> None:
+        # A worker inherits this, so that none of these ends it before it has told what it makes of them.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {*SHARED, *TOLD})
         wanted = self._spec.warm
         while not self._board.closed:
             self._board.expire()

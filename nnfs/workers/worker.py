@@ -12,6 +12,7 @@ serves one peer after the other. It never forks; torch is imported by the first 
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import importlib
 import logging
 import os
@@ -53,6 +54,8 @@ log = logging.getLogger(__name__)
 WINDOW = 512  # requests that may wait: 64 MiB of chunks
 FIRST_BATCH = 1 << 20  # plain bytes in a batch, before the codec has said how many it wants
 ALIVE_S = 1.0
+SHARED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)  # not for it
+TOLD = (signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 RECEIVE = 1 << 18
 WAITED_FOR = 2  # priorities below it are somebody's who waits, or soon will
 BATCH_S = 10.0  # seconds that a batch of theirs may take: long ones hold up whoever comes next
@@ -387,6 +390,18 @@ def _listen(path: str) -> socket.socket:
     return listener
 
 
+def take_signals() -> None:
+    """Leave to the mount what is sent to all: ^C, a closed terminal, the end of a unit. It still needs its workers.
+
+    A worker ends with its socket. To those that people send to a process that hangs it answers with its stacks.
+    """
+    for number in SHARED:
+        signal.signal(number, signal.SIG_IGN)
+    for number in TOLD:
+        faulthandler.register(number)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {*SHARED, *TOLD, signal.SIGABRT})
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Serve."""
     parser = argparse.ArgumentParser("nnfs-worker", description="Codes chunks for the other end of a socket.")
@@ -403,7 +418,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--serve", default="nnfs.workers.catalogue:Catalogue", metavar="MODULE:NAME", help="the codecs")
     args = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C is for the mount, which still needs its workers then
+    take_signals()
     quiet_threads(os.environ, args.threads)
     if args.idle:
         give_way()

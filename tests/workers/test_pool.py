@@ -107,6 +107,18 @@ def test_a_worker_killed_in_the_middle_of_a_job(make: MakePool, gate: Gate) -> N
     assert (state.starts, state.deaths, state.last_error) == (2, 1, "worker cpu was killed by signal 9")
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR2])
+def test_what_is_sent_to_all_while_a_worker_starts(make: MakePool, gate: Gate, number: signal.Signals) -> None:
+    pool = make()
+    held = pool.encode(FAKE, gate.chunk)
+    while not (pid := pool.states()[0].pid):
+        os.sched_yield()
+    os.kill(pid, number)
+    gate.open()
+    assert result(held) == payload(gate.chunk)
+    assert pool.states()[0].deaths == 0
+
+
 def test_a_job_that_kills_one_worker_is_tried_again(make: MakePool, tmp_path: Path) -> None:
     pool = make()
     chunk = b"die-once:" + os.fsencode(tmp_path / "died")

@@ -34,7 +34,7 @@ from nnfs.workers.wire import (
     pack,
     unpack_info,
 )
-from nnfs.workers.worker import next_batch
+from nnfs.workers.worker import SHARED, TOLD, next_batch
 from tests.harness import WAIT_S
 from tests.workers.fake import FAKE, SERVE, payload
 
@@ -361,10 +361,11 @@ def test_a_slow_peer_gets_everything(peer: Peer) -> None:
     assert [answer.data for answer in peer.answers(8)] == [payload(big)] * 8
 
 
-def test_ctrl_c_is_not_for_the_worker(spawn) -> None:
+@pytest.mark.parametrize("number", [*SHARED, *TOLD])
+def test_what_is_sent_to_all_is_not_for_the_worker(spawn, number: signal.Signals) -> None:
     process, peer = spawn()
     peer.greet()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     assert peer.ping().pid == process.pid
 
 
