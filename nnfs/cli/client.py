@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ from nnfs.cli import bymount
 from nnfs.errors import DaemonError
 
 SOCKET_NAME = "control"
-TIMEOUT_S = 60.0
+TIMEOUT_S = 60.0  # for an answer
+ANSWER_S = 10.0  # for a sign of life
 
 
 def _connect(store: Path, timeout: float | None) -> socket.socket:
@@ -61,28 +64,65 @@ def _by_directory(store: Path, timeout: float | None) -> socket.socket:
 def daemon_pid(store: Path) -> int | None:
     """The process that holds the control socket, as the kernel knows it, busy or not. None: nobody."""
     try:
-        with _connect(store, TIMEOUT_S) as sock:
-            pid: int = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+        with _connect(store, ANSWER_S) as sock:
+            return _peer(sock)
     except (FileNotFoundError, ConnectionRefusedError, TimeoutError):
         return None
+
+
+def _peer(sock: socket.socket) -> int:
+    pid: int = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
     return pid
 
 
+def refuse_stopped(store: Path, pid: int) -> None:
+    """Raise `DaemonError` when a daemon was stopped (SIGSTOP, a debugger): it answers nothing, nor does its mount."""
+    try:
+        with open(f"/proc/{pid}/stat", errors="replace") as file:
+            state = file.read().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return  # it has ended, or lives in another pid namespace
+    if state in "Tt":
+        raise DaemonError(f"the daemon of {store} (pid {pid}) is stopped and answers nothing: kill -CONT {pid}")
+
+
+def ping(store: Path) -> bool:
+    """Whether there is a daemon that answers; False where there is none, or none that we may ask.
+
+    Raises `DaemonError` for one that lives and does not answer: whoever touches its mount would wait for ever.
+    """
+    try:
+        with _connect(store, ANSWER_S) as sock:
+            refuse_stopped(store, _peer(sock))
+            sock.sendall(b'{"command": "ping"}\n')
+            return bool(sock.recv(1))  # an old one does not know the command, and says so
+    except TimeoutError as error:
+        raise DaemonError(
+            f"the daemon of {store} does not answer within {ANSWER_S:.0f} s: "
+            f"after kill -QUIT its log tells what it is doing"
+        ) from error
+    except (OSError, DaemonError) as error:
+        if isinstance(error, DaemonError) and not isinstance(error.__cause__, PermissionError):
+            raise
+        return False
+
+
 def ask(store: Path, command: str, *, timeout: float | None = TIMEOUT_S, **args: Any) -> dict[str, Any]:
-    """Send one command and return the answer.
+    """Send one command and return the answer. `timeout` None: as long as the daemon shows that it lives.
 
     Raises `DaemonError`, with another error's exit code when the daemon answered one.
     """
     try:
-        with _connect(store, timeout) as sock, sock.makefile("rwb") as stream:
-            stream.write(json.dumps({"command": command, **args}).encode() + b"\n")
-            stream.flush()
-            line = stream.readline()
+        with _connect(store, ANSWER_S) as sock:
+            refuse_stopped(store, _peer(sock))
+            sock.sendall(json.dumps({"command": command, **args}).encode() + b"\n")
+            line = _line(sock, store, timeout)
     except (FileNotFoundError, ConnectionRefusedError) as error:
         why = f"it is not mounted (nnfs mount {store} MNT), or its daemon has died"
         raise DaemonError(f"no daemon answers for {store}: {why}") from error
     except TimeoutError as error:
-        raise DaemonError(f"the daemon of {store} did not answer {command} within {timeout:.0f} s") from error
+        waited = ANSWER_S if timeout is None else timeout
+        raise DaemonError(f"the daemon of {store} did not answer {command} within {waited:.0f} s") from error
     except (ConnectionResetError, BrokenPipeError) as error:
         raise DaemonError(f"the daemon of {store} ended while answering {command}") from error
     try:
@@ -94,3 +134,22 @@ def ask(store: Path, command: str, *, timeout: float | None = TIMEOUT_S, **args:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DaemonError(f"the daemon of {store} gave no sensible answer to {command}") from error
     raise failure
+
+
+def _line(sock: socket.socket, store: Path, timeout: float | None) -> bytes:
+    """Return one line. While none comes, the daemon must show now and then that it lives."""
+    data, since = b"", time.monotonic()
+    while not data.endswith(b"\n"):
+        left = math.inf if timeout is None else since + timeout - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        sock.settimeout(min(ANSWER_S, left))
+        try:
+            piece = sock.recv(1 << 16)
+        except TimeoutError:
+            ping(store)
+            continue
+        if not piece:
+            break
+        data += piece
+    return data

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import re
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnfs.cli import bymount
-from nnfs.errors import StoreError, UsageError
+from nnfs.cli import bymount, client
+from nnfs.errors import DaemonError, StoreError, UsageError
+from nnfs.mount import table
+from nnfs.mount.table import FSTYPE, is_beneath, resolve
 
-FSTYPE = "fuse.nnfs"
+__all__ = [
+    "FSTYPE", "MountEntry", "Place", "found_by_mount", "held", "locate", "mount_from", "mount_of", "mounts",
+]  # fmt: skip
+
 DATA_FILE = "data.mdb"
 STORE_XATTR = "user.nnfs.store"
+LOOK_S = 5.0  # for a daemon to tell its store
 
 
 @dataclass(frozen=True)
 class MountEntry:
-    """One line of /proc/self/mountinfo."""
+    """A mount, as far as commands care."""
 
     mountpoint: str
     fstype: str
@@ -26,28 +34,19 @@ class MountEntry:
     super_options: str = ""
 
 
-def _unescape(word: str) -> str:
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), word)
-
-
 def mounts() -> list[MountEntry]:
     """Everything mounted here, oldest first."""
-    found = []
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
-        for line in lines:
-            left, _, right = line.rstrip("\n").partition(" - ")
-            kind, source, options, *_ = [*right.split(" "), "", ""]
-            words = left.split(" ")
-            found.append(MountEntry(_unescape(words[4]), kind, _unescape(source), words[2], options))
-    return found
+    return [
+        MountEntry(mount.mountpoint, mount.fstype, mount.source, mount.device, mount.super_options)
+        for mount in table.mounts()
+    ]
 
 
 def mount_of(path: str) -> MountEntry | None:
     """The mount that an absolute path lies on, by its name alone: nothing is touched, so nothing can hang."""
     best = None
     for entry in mounts():
-        inside = path == entry.mountpoint or path.startswith(entry.mountpoint.rstrip("/") + "/")
-        if inside and (best is None or len(entry.mountpoint) >= len(best.mountpoint)):
+        if is_beneath(path, entry.mountpoint) and (best is None or len(entry.mountpoint) >= len(best.mountpoint)):
             best = entry
     return best
 
@@ -66,21 +65,41 @@ class Place:
         return self.mount is not None
 
 
-def _store_of(entry: MountEntry, path: str) -> Path:
+def _check_answers(entry: MountEntry) -> None:
+    """Raise `DaemonError` when the daemon of a mount lives and does not answer: who touches the mount then hangs."""
+    source = Path(entry.source)
+    bymount.remember(source, *_told(entry), is_first=True)
     try:
-        return Path(os.fsdecode(os.getxattr(path, STORE_XATTR)))
-    except OSError as error:
-        source = Path(entry.source)
-        if source.is_absolute() and (source / DATA_FILE).exists():
-            return source
-        raise UsageError(
-            f"{entry.mountpoint}: its daemon does not tell its store, and its source {entry.source} is none"
-        ) from error
+        client.ping(source)
+    finally:
+        bymount.forget(source)
+
+
+def _store_of(entry: MountEntry, path: str) -> Path:
+    """Return the store of a mount, as its daemon tells; of a dead one, the source, if that was given no other name."""
+    told: list[str] = []
+
+    def ask() -> None:
+        with contextlib.suppress(OSError):
+            told.append(os.fsdecode(os.getxattr(path, STORE_XATTR)))
+
+    thread = threading.Thread(target=ask, daemon=True)  # of a hung daemon: ends with this process
+    thread.start()
+    thread.join(LOOK_S)
+    if told:
+        return Path(told[0])
+    if thread.is_alive():
+        raise DaemonError(f"{entry.mountpoint}: its daemon does not answer within {LOOK_S:.0f} s")
+    source = Path(entry.source)
+    if source.is_absolute() and (source / DATA_FILE).exists():
+        return source
+    raise UsageError(f"{entry.mountpoint}: its daemon does not tell its store, and its source {entry.source} is none")
 
 
 def mount_from(store: str) -> MountEntry | None:
     """The newest mount of a store's directory, by the name that it had when it was mounted."""
-    return next((entry for entry in reversed(mounts()) if entry.fstype == FSTYPE and entry.source == store), None)
+    found = [entry for entry in mounts() if entry.fstype == FSTYPE and entry.source == store]
+    return next((entry for entry in found if entry.device == found[-1].device), None)  # rather than a bind mount of it
 
 
 def _told(entry: MountEntry) -> tuple[str, str, str]:
@@ -93,17 +112,21 @@ def found_by_mount(store: Path, entry: MountEntry, path: Path) -> Place:
     return Place(store, entry, path)
 
 
-def locate(text: str) -> Place:
+def locate(text: str, *, follow: bool = False) -> Place:
     """Find the store of a path: a store directory, a mount point, or anything below one.
 
-    Raises `UsageError`, FileNotFoundError.
+    `follow`: symbolic links on the mount, too. Nothing on a mount is touched before its daemon has answered.
+    Raises `UsageError`, FileNotFoundError, and `DaemonError` for a daemon that lives and does not answer.
     """
-    path = os.path.abspath(text)
+    path = resolve(text)
     entry = mount_of(path)
-    if entry is None or entry.fstype != FSTYPE:  # there may be a symbolic link on the way
-        path = os.path.realpath(path)
-        entry = mount_of(path)
     if entry is not None and entry.fstype == FSTYPE:
+        _check_answers(entry)
+        if follow:
+            path = os.path.realpath(path)
+            entry = mount_of(path)
+            if entry is None or entry.fstype != FSTYPE:
+                return locate(path)
         try:
             os.lstat(path)
         except FileNotFoundError:
@@ -128,3 +151,17 @@ def locate(text: str) -> Place:
     else:
         return Place(Path(path), None, Path(path))
     raise UsageError(f"{text} is neither a store nor on an nnfs mount")
+
+
+@contextlib.contextmanager
+def held(place: Place) -> Iterator[None]:
+    """Keep an automounted mount from being unmounted as idle meanwhile: it is touched by nobody who waits for a job."""
+    point = place.mount.mountpoint if place.mount is not None else ""
+    if not any(mount.mountpoint == point and mount.fstype == "autofs" for mount in mounts()):
+        yield
+        return
+    descriptor = os.open(point, os.O_PATH | os.O_CLOEXEC)
+    try:
+        yield
+    finally:
+        os.close(descriptor)

@@ -109,6 +109,7 @@ def _add_mounting(commands: Any) -> None:
     parser.add_argument("mountpoint", metavar="MNT", help="the mount point (or the store's directory)")
     parser.add_argument("-l", "--lazy", action="store_true", help="detach now, do not wait")
     parser.add_argument("-f", "--force", action="store_true", help="abort requests that wait for an answer")
+    parser.add_argument("-q", "--quiet", action="store_true", help="not a word, and status 0, when it is not mounted")
 
 
 def _add_looking(commands: Any) -> None:
@@ -290,8 +291,21 @@ def build_parser() -> Parser:
     return parser
 
 
+def _open_standard_descriptors() -> None:
+    """Put /dev/null where a caller has closed 0, 1 or 2: a pipe or a store that got such a number is written to."""
+    null = os.open(os.devnull, os.O_RDWR)
+    while null <= 2:
+        os.set_inheritable(null, True)
+        null = os.dup(null)
+    os.close(null)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - for as long as the process lives
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status."""
+    _open_standard_descriptors()
     if argv is None:
         names.use_utf8()
     names.show_on_terminals()

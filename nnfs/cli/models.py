@@ -55,7 +55,7 @@ def _kind(line: dict[str, Any], default: str) -> str:
 
 def add(args: argparse.Namespace) -> int:
     """Put a model's file into the store."""
-    place = locate(os.path.realpath(args.path))
+    place = locate(args.path, follow=True)
     file = Path(os.path.abspath(args.file))
     if not file.is_file():
         raise UsageError(f"{args.file} is no file: give a model's, as tools/train or nnfs train make them")
@@ -119,7 +119,7 @@ class Fit:
 
 def train(args: argparse.Namespace) -> int:
     """Fit the default model to the files below a directory, and keep it if it saves more than it takes."""
-    place = locate(os.path.realpath(args.path))
+    place = locate(args.path, follow=True)
     if not place.is_inside or not place.path.is_dir():
         raise UsageError(f"{args.path} is no directory on a mount: give one whose files are alike")
     read_only = client.ask(place.store, "status").get("read_only")

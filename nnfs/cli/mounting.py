@@ -18,8 +18,9 @@ import nnfs
 from nnfs.cli import client
 from nnfs.cli.locate import FSTYPE, MountEntry, Place, found_by_mount, locate, mount_from, mount_of, mounts
 from nnfs.cli.witness import Witness
-from nnfs.errors import DaemonError, MountError, StoreError, UsageError
-from nnfs.mount import rendezvous
+from nnfs.errors import DaemonError, MountError, StoreBusy, StoreError, UsageError
+from nnfs.mount import holders, rendezvous
+from nnfs.mount.table import resolve
 
 MNT_FORCE, MNT_DETACH = 1, 2
 READY = b"+"
@@ -28,7 +29,7 @@ SAY_AFTER_S = 5  # an unmount that takes longer says what it waits for
 
 def mount(args: argparse.Namespace) -> int:
     """Mount a store; without -f return once it is mounted."""
-    store, mountpoint = Path(os.path.realpath(args.store)), Path(os.path.realpath(args.mountpoint))
+    store, mountpoint = Path(resolve(args.store)), Path(resolve(args.mountpoint))
     _check_places(store, mountpoint)
     if args.ready_fd is None:  # else done by who started us
         _provide(store, args)
@@ -39,7 +40,9 @@ def mount(args: argparse.Namespace) -> int:
 
 def _check_places(store: Path, mountpoint: Path) -> None:
     try:
-        if not mountpoint.is_dir():
+        there = mount_of(os.fspath(mountpoint))
+        is_ours = there is not None and there.fstype == FSTYPE and there.mountpoint == os.fspath(mountpoint)
+        if not is_ours and not mountpoint.is_dir():  # what is ours may hang: the daemon looks, and takes its time
             raise UsageError(f"{mountpoint} is no directory to mount on: make one with mkdir -p")
     except OSError as error:
         if error.errno != errno.ENOTCONN:  # a dead mount is the daemon's to clean up
@@ -54,7 +57,7 @@ def _check_places(store: Path, mountpoint: Path) -> None:
 
 
 def _same_store(entry: MountEntry, store: Path) -> bool:
-    return os.path.realpath(entry.source) == os.fspath(store)
+    return resolve(entry.source) == os.fspath(store)
 
 
 def _provide(store: Path, args: argparse.Namespace) -> None:
@@ -71,9 +74,13 @@ def _provide(store: Path, args: argparse.Namespace) -> None:
 
 
 def _foreground(store: Path, mountpoint: Path, args: argparse.Namespace) -> int:
-    from nnfs.mount import daemon, logs, notify
+    from nnfs.mount import signals
+
+    signals.block()  # before any library starts a thread
+    from nnfs.mount import daemon, logs, notify, ownpaths
 
     in_background = args.ready_fd is not None
+    ownpaths.check(mountpoint, store, logs.file_of(store, foreground=not in_background, file=args.log))
     logs.configure(store, foreground=not in_background, level=args.log_level, file=args.log)
 
     def ready() -> None:
@@ -84,6 +91,8 @@ def _foreground(store: Path, mountpoint: Path, args: argparse.Namespace) -> int:
             for descriptor in (0, 1, 2):
                 os.dup2(null, descriptor)
             os.close(null)
+            # Only now: autofs lets systemd's own process group through to the mount point, and nobody else.
+            os.setsid()
             os.write(args.ready_fd, READY)
             os.close(args.ready_fd)
 
@@ -97,7 +106,7 @@ def _options(args: argparse.Namespace) -> list[str]:
 
 
 def _background(store: Path, mountpoint: Path, args: argparse.Namespace) -> int:
-    """Start the daemon in a session of its own and wait until it is mounted or has failed (it says why itself)."""
+    """Start the daemon and wait until it is mounted, in a session of its own, or has failed (it says why itself)."""
     ours, theirs = os.pipe()
     command = [sys.executable, "-m", "nnfs", "mount", "-f", "--ready-fd", str(theirs), "--log-level", args.log_level]
     command += ["--log", os.fspath(args.log)] if args.log else []
@@ -106,7 +115,7 @@ def _background(store: Path, mountpoint: Path, args: argparse.Namespace) -> int:
         try:
             child = subprocess.Popen(
                 [*command, "--", os.fspath(store), os.fspath(mountpoint)], stdin=subprocess.DEVNULL, cwd="/",
-                pass_fds=[theirs], start_new_session=True, env=environment(),
+                pass_fds=[theirs], env=environment(),
             )  # fmt: skip
         finally:
             os.close(theirs)
@@ -133,19 +142,29 @@ def environment() -> dict[str, str]:
 
 def umount(args: argparse.Namespace) -> int:
     """Unmount, then wait until the daemon has committed everything and ended."""
-    place = _mounted_place(args.mountpoint)
+    try:
+        place = _mounted_place(args.mountpoint, anyhow=args.lazy or args.force)
+    except (UsageError, FileNotFoundError):
+        if args.quiet:
+            return 0
+        raise
     assert place.mount is not None
-    mountpoint = place.mount.mountpoint
+    mountpoint, device = place.mount.mountpoint, place.mount.device
     pid = client.daemon_pid(place.store)
     witness = None if args.force or pid is None else Witness(place.store)
     waiter = _pidfd(pid) if pid is not None else None
     try:
+        if pid is not None and not args.lazy:
+            client.refuse_stopped(place.store, pid)
         _unmount(mountpoint, lazy=args.lazy, force=args.force)
         if args.lazy and witness is not None:
             witness.check_lost()
-        if waiter is None or args.lazy:
+        if waiter is None or pid is None or args.lazy:
             return 0
-        _wait(waiter, f"nnfs: {mountpoint} is unmounted; waiting for the daemon (pid {pid}) to write to {place.store}")
+        if left := [mount.mountpoint for mount in mounts() if mount.device == device]:
+            print(f"nnfs: {place.store} stays mounted on {', '.join(left)}", file=sys.stderr)
+            return 0
+        _wait(waiter, mountpoint, device, pid, place.store)
     finally:
         if waiter is not None:
             os.close(waiter)
@@ -153,15 +172,20 @@ def umount(args: argparse.Namespace) -> int:
     return 0
 
 
-def _mounted_place(text: str) -> Place:
-    """The mount at a mount point, or of a store directory."""
-    path = os.path.realpath(text) if not _is_mountpoint(os.path.abspath(text)) else os.path.abspath(text)
+def _mounted_place(text: str, *, anyhow: bool) -> Place:
+    """The mount at a mount point, or of a store directory. `anyhow`: even if its daemon does not answer."""
+    path = resolve(text)
     entry = mount_of(path)
     of_store = mount_from(path)
     if entry is not None and entry.mountpoint == path and not (entry.fstype != FSTYPE and of_store is not None):
         if entry.fstype != FSTYPE:
             raise UsageError(f"{text} is a mount of type {entry.fstype}, not of nnfs")
-        return locate(path)
+        try:
+            return locate(path)
+        except DaemonError:
+            if not anyhow:
+                raise
+            return found_by_mount(Path(entry.source), entry, Path(path))
     of_store = of_store or _mount_of_moved(path)
     if of_store is not None:
         return found_by_mount(Path(path), of_store, Path(of_store.mountpoint))
@@ -178,10 +202,6 @@ def _mount_of_moved(path: str) -> MountEntry | None:
     return next((entry for entry in mounts() if (entry.fstype, entry.mountpoint) == (FSTYPE, told)), None)
 
 
-def _is_mountpoint(path: str) -> bool:
-    return any(entry.mountpoint == path for entry in mounts())
-
-
 def _pidfd(pid: int) -> int | None:
     try:
         return os.pidfd_open(pid)
@@ -189,12 +209,23 @@ def _pidfd(pid: int) -> int | None:
         return None
 
 
-def _wait(pidfd: int, message: str) -> None:
+def _wait(pidfd: int, mountpoint: str, device: str, pid: int, store: Path) -> None:
+    """Wait for the daemon's end. Raises `StoreBusy` when somebody keeps what is unmounted here in use."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
-    if not poll.poll(SAY_AFTER_S * 1000):
-        print(message, file=sys.stderr, flush=True)
-        poll.poll()
+    told = False
+    while not poll.poll(SAY_AFTER_S * 1000):
+        client.refuse_stopped(store, pid)
+        held = holders.look(device)
+        if held.users and any(user.pid != pid for user in held.users):
+            raise StoreBusy(
+                f"{mountpoint} is unmounted here, and committed, but {held}: the daemon (pid {pid}) serves that until "
+                f"it ends, and keeps the store {store} until then; kill {pid} ends it within a minute"
+            )
+        if not told:
+            told = True
+            why = f"it is {held}" if held.namespaces else f"to write to {store}"
+            print(f"nnfs: {mountpoint} is unmounted; waiting for the daemon (pid {pid}): {why}", file=sys.stderr)
 
 
 def _unmount(mountpoint: str, *, lazy: bool, force: bool) -> None:

@@ -56,7 +56,7 @@ def _of_mount(store: Path) -> str:
 
 def policy(args: argparse.Namespace) -> int:
     """Set the policy of a path when one is given; print the one that holds."""
-    place = locate(os.path.realpath(args.path))
+    place = locate(args.path, follow=True)
     if place.mount is None:
         raise UsageError(f"{args.path} is a store: give a path on its mount")
     if args.policy == INHERIT:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from nnfs import names
 from nnfs.cli import client, tables
-from nnfs.cli.locate import Place
+from nnfs.cli.locate import Place, held
 from nnfs.errors import DaemonError, NnfsError, StoreDamaged
 
 ROOT_INO = 1
@@ -68,6 +68,11 @@ def run(place: Place, command: str, *, wait: bool, json: bool, **request: Any) -
 
 def follow(place: Place, number: int) -> Job:
     """Show a job's progress until it has ended, and return it. ^C leaves it running. Raises `DaemonError`."""
+    with held(place):
+        return _follow(place, number)
+
+
+def _follow(place: Place, number: int) -> Job:
     paused = client.ask(place.store, "status").get("compaction", {}).get("paused")
     if paused:
         print(f"nnfs: work is paused; nnfs resume {shell(place)} lets it go on", file=sys.stderr)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 
 from nnfs import names
 from nnfs.cli import client, progress
@@ -12,7 +11,7 @@ from nnfs.cli.locate import locate
 
 def compact(args: argparse.Namespace) -> int:
     """Recompress what is cold, or everything, at and below a path."""
-    place = locate(os.path.realpath(args.path))
+    place = locate(args.path, follow=True)
     if args.cancel:
         return progress.cancel(place, "compact", progress.DRY_RUN)
     return progress.run(
@@ -23,7 +22,7 @@ def compact(args: argparse.Namespace) -> int:
 
 def thaw(args: argparse.Namespace) -> int:
     """Bring a path, and what is below it, back to the hot tier."""
-    place = locate(os.path.realpath(args.path))
+    place = locate(args.path, follow=True)
     if args.cancel:
         return progress.cancel(place, "thaw")
     return progress.run(place, "thaw", wait=args.wait, json=args.json, **progress.target(place))

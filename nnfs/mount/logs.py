@@ -352,6 +352,7 @@ def reopen(store: Path) -> str:
     for one in old:
         one.close()
     mounted()
+    Place.now = where
     return where
 
 

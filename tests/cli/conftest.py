@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,8 +28,8 @@ def mnt(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path.mkdir()
     entry = locate.MountEntry(str(path), locate.FSTYPE, str(store))
 
-    def located(text: str) -> locate.Place:
-        return locate.Place(store, entry, Path(text))
+    def located(text: str, *, follow: bool = False) -> locate.Place:
+        return locate.Place(store, entry, Path(os.path.realpath(text) if follow else text))
 
     for module in (models, policy, recompress, show):
         monkeypatch.setattr(module, "locate", located)

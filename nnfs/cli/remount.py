@@ -1,0 +1,31 @@
+"""`python -m nnfs.cli.remount MNT OPTS`: what `mount -o remount` cannot do is refused before the kernel shows it."""
+
+from __future__ import annotations
+
+import sys
+
+from nnfs.cli import client
+from nnfs.cli.locate import locate
+from nnfs.errors import NnfsError, UsageError
+from nnfs.mount.options import parse_options
+
+
+def check(mountpoint: str, options: str) -> None:
+    """Raise `UsageError` for what would be shown and not done; name options of ours that stay."""
+    wanted = parse_options([options])
+    own = sorted(wanted.own.keys() - {"remount"})
+    if own:
+        print(
+            f"nnfs: a remount does not change {', '.join(own)}: /etc/nnfs.toml and a SIGHUP may, or another mount",
+            file=sys.stderr,
+        )
+    store = locate(mountpoint).store
+    if not wanted.read_only and client.ask(store, "status")["read_only"]:
+        raise UsageError(f"{store} was mounted read-only, and remount cannot make it writable: unmount and mount again")
+
+
+if __name__ == "__main__":
+    try:
+        check(*sys.argv[1:])
+    except NnfsError as error:
+        sys.exit(f"nnfs: {error}")

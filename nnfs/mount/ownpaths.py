@@ -1,0 +1,55 @@
+"""What the daemon opens by its path must not lie beneath its own mount point: it would wait for itself for ever."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import nnfs
+from nnfs.config import CONFIG_ENVIRONMENT, CONFIG_FILE
+from nnfs.errors import UsageError
+from nnfs.mount.table import is_beneath, resolve
+
+TEMPORARY = ("TMPDIR", "TEMP", "TMP")  # as tempfile looks for a folder
+
+
+def check(mountpoint: Path, store: Path, log_file: Path | None) -> None:
+    """Raise `UsageError` when the mount would cover something that its daemon opens, symbolic links followed."""
+    where = resolve(os.fspath(mountpoint))
+    for what, path, cure in _opened(store, log_file):
+        if is_beneath(resolve(path), where):
+            raise UsageError(
+                f"{what}, {path}, would lie beneath the mount point {where} and hang the daemon that opens it: {cure}"
+            )
+
+
+def _opened(store: Path, log_file: Path | None) -> Iterator[tuple[str, str, str]]:
+    """Give what it is, its path, and what to do about it."""
+    elsewhere = "choose another mount point"
+    yield "the store", os.fspath(store), elsewhere
+    if os.path.isdir(store):  # its parts may be symbolic links
+        for name in sorted({"thawed", "control", *os.listdir(store)}):
+            yield "a part of the store", os.path.join(store, name), elsewhere
+    if log_file is not None:
+        yield "the log", os.fspath(log_file), "name another file with --log"
+    file = os.environ.get(CONFIG_ENVIRONMENT) or CONFIG_FILE
+    yield "the configuration", os.path.abspath(file), f"name another file with {CONFIG_ENVIRONMENT}"
+    temporary = next((os.environ[name] for name in TEMPORARY if os.environ.get(name)), "/tmp")
+    yield "the folder of temporary files", os.path.abspath(temporary), "name another one with TMPDIR"
+    yield "this program", os.path.dirname(os.path.abspath(nnfs.__file__)), elsewhere
+    if cache := os.environ.get("NUMBA_CACHE_DIR"):
+        yield "the cache of compiled kernels", os.path.abspath(cache), "name another one with NUMBA_CACHE_DIR"
+    for path in (sys.executable, sys.prefix, sys.base_prefix, *filter(os.path.isabs, sys.path)):
+        yield "Python", path, elsewhere
+    for path in sorted(_mapped()):
+        yield "a library in use", path, elsewhere
+    for path in ("/dev/fuse", "/proc/self", "/sys/fs/fuse", "/etc/localtime"):
+        yield "a part of the system that the daemon needs", path, elsewhere
+
+
+def _mapped() -> set[str]:
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
+        words = (line.rstrip("\n").split(None, 5) for line in maps)
+        return {word[5] for word in words if len(word) == 6 and word[5].startswith("/")}

@@ -1,0 +1,335 @@
+"""Mount points and ends: one mount at most, bind mounts, other mount namespaces, daemons that are stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from nnfs.cli import client
+from nnfs.errors import DaemonError, MountError, StoreBusy
+from nnfs.mount import holders
+from nnfs.mount.table import mounts, resolve
+from nnfs.store.env import Store
+from tests.harness import MNT_DETACH, Mount, command, environment, mounted_at, nnfs, umount, wait_for
+
+pytestmark = pytest.mark.mount
+LIMIT_S = 60.0
+
+
+def count(path: Path) -> int:
+    """How many mounts there are at a mount point."""
+    return sum(mount.mountpoint == str(path) for mount in mounts())
+
+
+def is_clean(store: Path) -> bool:
+    """Whether a store is free, and was closed in order."""
+    opened = Store.open(store)
+    try:
+        return opened.state.clean_commit == opened.state.commit
+    finally:
+        opened.close()
+
+
+def device(path: Path) -> str:
+    """The device of a mount as the table has it."""
+    return next(mount.device for mount in mounts() if mount.mountpoint == str(path))
+
+
+# -- one mount at a mount point
+
+
+def mount_and_kill(mount: Mount, log: Path) -> None:
+    """Leave the mount of a daemon that was killed, the attributes of whose root the kernel has cached."""
+    nnfs("mount", str(mount.store), str(mount.path), "--log", str(log))
+    os.stat(mount.path)
+    pid = client.daemon_pid(mount.store)
+    assert pid is not None
+    with open(os.pidfd_open(pid), "rb") as daemon:
+        os.kill(pid, signal.SIGKILL)
+        assert select.select([daemon], [], [], LIMIT_S)[0]
+
+
+def test_mounts_of_dead_daemons_do_not_pile_up(fresh_mount: Mount, tmp_path: Path) -> None:
+    (fresh_mount.path / "f").write_bytes(b"kept")
+    fresh_mount.unmount()
+    for _ in range(3):
+        mount_and_kill(fresh_mount, tmp_path / "log")
+        assert count(fresh_mount.path) == 1
+    for _ in range(3):  # as an earlier version left them: a bind mount is as good as one of its own
+        done = holders._libc.mount(bytes(fresh_mount.path), bytes(fresh_mount.path), None, 4096, None)
+        assert done == 0
+    assert count(fresh_mount.path) == 4
+    nnfs("mount", str(fresh_mount.store), str(fresh_mount.path), "--log", str(tmp_path / "log"))
+    assert count(fresh_mount.path) == 1
+    assert (fresh_mount.path / "f").read_bytes() == b"kept"
+    nnfs("umount", str(fresh_mount.path))
+    assert count(fresh_mount.path) == 0
+
+
+def test_a_living_mount_is_not_covered(fresh_mount: Mount, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    nnfs("mkfs", str(other))
+    done = nnfs("mount", str(other), str(fresh_mount.path), check=False)
+    assert done.returncode == MountError.exit_code
+    assert f"{fresh_mount.store} is mounted there already" in done.stderr
+    assert count(fresh_mount.path) == 1
+    assert not (other / "control").exists()
+
+
+@contextlib.contextmanager
+def stopped(mount: Mount) -> Iterator[None]:
+    """The daemon is stopped meanwhile."""
+    os.kill(mount.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(mount.pid, signal.SIGCONT)
+
+
+def test_nor_is_that_of_a_stopped_daemon(fresh_mount: Mount, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    nnfs("mkfs", str(other))
+    with stopped(fresh_mount):
+        done = nnfs("mount", str(other), str(fresh_mount.path), check=False)
+    assert done.returncode == MountError.exit_code
+    assert "is mounted there already" in done.stderr
+    assert count(fresh_mount.path) == 1
+
+
+# -- commands and a daemon that does not answer
+
+
+@pytest.mark.parametrize("words", ["status", "df", "stat", "umount", "compact", "thaw", "scrub", "policy", "pause"])
+def test_commands_on_the_mount_of_a_stopped_daemon_end(fresh_mount: Mount, tmp_path: Path, words: str) -> None:
+    (fresh_mount.path / "d").mkdir()
+    (tmp_path / "link").symlink_to(fresh_mount.path / "d")
+    paths = [fresh_mount.path] if words == "umount" else [fresh_mount.path / "d", tmp_path / "link", fresh_mount.path]
+    with stopped(fresh_mount):
+        for path in paths:
+            done = nnfs(*words.split(), str(path), check=False, timeout=30)
+            assert done.returncode == DaemonError.exit_code, done.stderr
+            assert f"kill -CONT {fresh_mount.pid}" in done.stderr
+    if words != "umount":
+        assert nnfs("status", str(paths[-1])).returncode == 0
+
+
+def test_a_store_under_another_name_is_found_and_a_stopped_daemon_too(fresh_mount: Mount) -> None:
+    fresh_mount.options.append("fsname=archive,subtype=other")
+    fresh_mount.remount()
+    told = json.loads(nnfs("status", str(fresh_mount.path), "--json").stdout)
+    assert told["store"] == str(fresh_mount.store)
+    with stopped(fresh_mount):
+        done = nnfs("status", str(fresh_mount.path), check=False, timeout=30)
+        assert done.returncode == DaemonError.exit_code
+        assert f"kill -CONT {fresh_mount.pid}" in done.stderr
+
+
+@pytest.mark.parametrize("closed", ["0<&- 1>&-", "0<&- 2>&-", "1>&- 2>&-", "0<&- 1>&- 2>&-", "0<&-", "2>&-"])
+def test_mount_with_closed_descriptors_returns(tmp_path: Path, fresh_mount: Mount, closed: str) -> None:
+    fresh_mount.unmount()
+    words = command("mount", str(fresh_mount.store), str(fresh_mount.path), "--log", str(tmp_path / "log"))
+    done = subprocess.run(["sh", "-c", f'exec "$@" {closed}', "sh", *words], env=environment(), timeout=LIMIT_S)
+    assert done.returncode == 0
+    assert mounted_at(fresh_mount.path)
+    nnfs("umount", str(fresh_mount.path))
+    assert is_clean(fresh_mount.store)
+    fresh_mount.mount()
+
+
+# -- bind mounts
+
+
+def bind(source: Path, target: Path) -> None:
+    target.mkdir(exist_ok=True)
+    subprocess.run(["mount", "--bind", source, target], check=True)
+
+
+def test_umount_of_a_bind_mount_is_of_that_alone(fresh_mount: Mount, tmp_path: Path) -> None:
+    (fresh_mount.path / "d").mkdir()
+    bind(fresh_mount.path, tmp_path / "one")
+    bind(fresh_mount.path / "d", tmp_path / "two")
+    for name in ("one", "two"):
+        done = nnfs("umount", str(tmp_path / name), timeout=30)
+        assert f"stays mounted on {fresh_mount.path}" in done.stderr
+        assert not mounted_at(tmp_path / name)
+    assert (fresh_mount.path / "d").is_dir()
+    assert fresh_mount.alive
+
+
+def test_umount_by_the_store_leaves_a_bind_mount(fresh_mount: Mount, tmp_path: Path) -> None:
+    bind(fresh_mount.path, tmp_path / "bind")
+    done = nnfs("umount", str(fresh_mount.store), timeout=30)
+    assert f"stays mounted on {tmp_path / 'bind'}" in done.stderr
+    assert not mounted_at(fresh_mount.path)
+    nnfs("umount", str(tmp_path / "bind"))
+    fresh_mount.unmount()
+
+
+def test_a_signal_takes_bind_mounts_off_too(fresh_mount: Mount, tmp_path: Path) -> None:
+    bind(fresh_mount.path, tmp_path / "bind")
+    os.kill(fresh_mount.pid, signal.SIGTERM)
+    wait_for("the end", lambda: not fresh_mount.alive, LIMIT_S)
+    fresh_mount.unmount()
+    assert not mounted_at(tmp_path / "bind")
+    assert is_clean(fresh_mount.store)
+
+
+# -- other mount namespaces
+
+
+@contextlib.contextmanager
+def elsewhere(mount: Mount, script: str) -> Iterator[subprocess.Popen[str]]:
+    """A shell in a private mount namespace with a copy of the mount; it says "there" and waits."""
+    words = ["unshare", "-m", "--propagation", "private", "sh", "-c", f"{script}; echo there; read end"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=mount.path) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "there\n"
+        yield child
+        child.kill()
+
+
+def test_who_holds_a_mount_is_found(fresh_mount: Mount) -> None:
+    (fresh_mount.path / "f").write_bytes(b"x")
+    where = device(fresh_mount.path)
+    assert holders.look(where) == holders.Held()
+    with elsewhere(fresh_mount, "cd /") as child:
+        held = holders.look(where)
+        assert [one.pid for one in held.namespaces] == [child.pid]
+        assert held.users == ()
+    for script in ("exec 3<f; cd /", "true"):
+        with elsewhere(fresh_mount, script) as child:
+            assert [one.pid for one in holders.look(where).users] == [child.pid]
+    with subprocess.Popen(
+        [sys.executable, "-c", "import mmap,sys; f=open(sys.argv[1],'rb'); m=mmap.mmap(f.fileno(),0,prot=1); input()",
+         str(fresh_mount.path / "f")], stdin=subprocess.PIPE,
+    ) as mapper:  # fmt: skip
+        wait_for("the mapping", lambda: holders.look(where).users, LIMIT_S)
+        mapper.kill()
+
+
+@pytest.mark.parametrize("how", ["TERM", "umount", "umount -l", "nnfs umount"])
+def test_a_namespace_that_only_shows_the_mount_does_not_keep_the_store(fresh_mount: Mount, how: str) -> None:
+    (fresh_mount.path / "f").write_bytes(b"x" * 100_000)
+    with elsewhere(fresh_mount, "cd /"):
+        end(fresh_mount, how)
+        wait_for("the daemon's end", lambda: not fresh_mount.alive, LIMIT_S)
+        assert is_clean(fresh_mount.store)
+    fresh_mount.unmount()
+    assert "mounted still in the mount namespace of sh" in fresh_mount.log()
+    fresh_mount.mount()
+    assert (fresh_mount.path / "f").read_bytes() == b"x" * 100_000
+
+
+def end(mount: Mount, how: str) -> None:
+    actions: dict[str, Callable[[], object]] = {
+        "TERM": lambda: os.kill(mount.pid, signal.SIGTERM),
+        "umount": lambda: umount(mount.path),
+        "umount -l": lambda: umount(mount.path, MNT_DETACH),
+        "nnfs umount": lambda: nnfs("umount", str(mount.path)),
+    }
+    actions[how]()
+
+
+def test_who_uses_it_there_is_served_on_and_named(fresh_mount: Mount) -> None:
+    """What it writes is kept, too: until a second signal, at the latest."""
+    with elsewhere(fresh_mount, "exec 3>f; cd /; echo first >&3") as child:
+        done = nnfs("umount", str(fresh_mount.path), check=False, timeout=LIMIT_S)
+        assert done.returncode == StoreBusy.exit_code
+        assert f"used by sh (pid {child.pid})" in done.stderr
+        assert f"kill {fresh_mount.pid}" in done.stderr
+        assert fresh_mount.alive
+        subprocess.run(["sh", "-c", f"echo second >/proc/{child.pid}/root{fresh_mount.path}/g"], check=True)
+        os.kill(fresh_mount.pid, signal.SIGTERM)
+        os.kill(fresh_mount.pid, signal.SIGINT)
+        wait_for("the daemon's end", lambda: not fresh_mount.alive, LIMIT_S)
+        assert is_clean(fresh_mount.store)
+    fresh_mount.unmount()
+    fresh_mount.mount()
+    assert (fresh_mount.path / "f").read_text() == "first\n"
+    assert (fresh_mount.path / "g").read_text() == "second\n"
+
+
+# -- options
+
+
+def test_a_remount_with_noatime_is_done(fresh_mount: Mount) -> None:
+    file = fresh_mount.path / "f"
+    file.write_bytes(b"x")
+    os.utime(file, ns=(1, 1))
+
+    def atime() -> int:
+        file.read_bytes()
+        fresh_mount.drop_caches()
+        return file.stat().st_atime_ns
+
+    subprocess.run(["mount", "-i", "-o", "remount,noatime", fresh_mount.path], check=True)
+    wait_for("the news", lambda: "remounted with noatime" in fresh_mount.log(), LIMIT_S)
+    assert atime() == 1
+    subprocess.run(["mount", "-i", "-o", "remount,strictatime", fresh_mount.path], check=True)
+    wait_for("the news", lambda: "remounted with strictatime" in fresh_mount.log(), LIMIT_S)
+    assert atime() > 1
+
+
+OTHERS = "auto_unmount,nonempty,kernel_cache,auto_cache,big_writes,use_ino,attr_timeout=1,entry_timeout=2,umask=022"
+
+
+def test_options_of_other_filesystems_are_ignored_with_one_line(fresh_mount: Mount) -> None:
+    fresh_mount.options += [OTHERS, "max_read=131072,clone_fd,uid=0"]
+    fresh_mount.remount()
+    lines = [line for line in fresh_mount.log().splitlines() if "are ignored" in line]
+    assert len(lines) == 1
+    assert "auto_unmount, nonempty, kernel_cache" in lines[0]
+
+
+def test_a_path_is_resolved_without_touching_a_mount(fresh_mount: Mount, tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b/../c")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "c").symlink_to(fresh_mount.path)
+    (tmp_path / "loop").symlink_to("loop")
+    with stopped(fresh_mount):
+        assert resolve(f"{tmp_path}/a/x//./y/..") == f"{fresh_mount.path}/x"
+        assert resolve(f"{tmp_path}/a/../none/..") == f"{fresh_mount.path.parent}"
+        assert resolve("/..//") == "/"
+    with pytest.raises(OSError, match=os.strerror(errno.ELOOP)):
+        resolve(f"{tmp_path}/loop")
+
+
+# -- what the daemon opens must not lie beneath its mount point
+
+
+@pytest.mark.parametrize("where", ["log", "link", "config", "TMPDIR", "NUMBA_CACHE_DIR", "thawed", "python"])
+def test_nothing_that_the_daemon_opens_lies_beneath(tmp_path: Path, where: str) -> None:
+    store, mnt = tmp_path / "store", tmp_path / "mnt"
+    nnfs("mkfs", str(store))
+    (mnt / "inner").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(mnt / "inner")
+    env, words = environment(), command("mount", str(store), str(mnt))
+    if where in ("TMPDIR", "NUMBA_CACHE_DIR"):
+        env[where] = str(mnt / "inner")
+    elif where == "config":
+        (mnt / "nnfs.toml").touch()
+        env["NNFS_CONFIG"] = str(mnt / "nnfs.toml")
+    elif where == "thawed":
+        (store / "thawed").symlink_to(mnt / "inner")
+    elif where == "python":
+        env["PYTHONPATH"] += f":{mnt / 'inner'}"
+    else:
+        words += ["--log", str((mnt if where == "log" else tmp_path / "link") / "new" / "log")]
+    for more in ([], ["-f"]):
+        done = subprocess.run([*words, *more], env=env, capture_output=True, text=True, timeout=LIMIT_S)
+        assert done.returncode == 2, done.stderr
+        assert f"would lie beneath the mount point {mnt}" in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert not mounted_at(mnt)
+    assert sorted(os.listdir(mnt)) == ["inner", *(["nnfs.toml"] if where == "config" else [])]
+    assert os.listdir(mnt / "inner") == []
