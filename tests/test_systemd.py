@@ -123,6 +123,8 @@ def test_the_mount_service_stops_cleanly() -> None:
     assert unit["Type"] == "notify"
     assert unit["KillMode"] == "mixed"  # SIGTERM to the daemon alone: it ends its workers after the last commit
     assert unit["OOMPolicy"] == "continue"
+    assert unit["ExecReload"].endswith("kill -HUP $MAINPID")
+    assert unit["ExecStopPost"].split()[1:3] == ["umount", "-ql"]  # after a clean stop there is nothing to say
     assert "-f" in unit["ExecStart"].split()
     assert "infinity" not in unit["TimeoutStopSec"]
     assert "CAP_SYS_ADMIN" in unit["CapabilityBoundingSet"].split()
