@@ -141,12 +141,12 @@ def _line(sock: socket.socket, store: Path, timeout: float | None) -> bytes:
     data, since = b"", time.monotonic()
     while not data.endswith(b"\n"):
         left = math.inf if timeout is None else since + timeout - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        sock.settimeout(min(ANSWER_S, left))
+        sock.settimeout(max(0.001, min(ANSWER_S, left)))
         try:
             piece = sock.recv(1 << 16)
         except TimeoutError:
+            if left <= ANSWER_S:
+                raise
             ping(store)
             continue
         if not piece:
