@@ -155,6 +155,14 @@ class WorkerError(NnfsError):
     exit_code = 14
 
 
+class CodecUnavailable(WorkerError):
+    """A worker lacks what a codec needs: nothing is wrong with the data, nor with the worker for other codecs."""
+
+
+class NoCodecRuns(CodecUnavailable):
+    """None of the codecs that could compress can run here."""
+
+
 class JobKills(WorkerError):
     """Workers have died of one job: something is wrong with it, not with them."""
 

@@ -15,13 +15,25 @@ from typing import NamedTuple
 import trio
 from xxhash import xxh3_64_intdigest
 
+from nnfs.background.calibration import SPECIAL, Kind, kind_of, sample
 from nnfs.background.models import Models
+from nnfs.background.outages import BITS, Outages
+from nnfs.background.worth import least_saving
 from nnfs.blockio.cold import COMPACT, READ, REFERENCE, Cold
 from nnfs.codec import NAMES
 from nnfs.codec.base import CM, NEURAL
 from nnfs.codec.compressible import compressible
 from nnfs.config import Options
-from nnfs.errors import CodecError, EnginesDisagree, ModelMissing, NnfsError, again, kept
+from nnfs.errors import (
+    CodecError,
+    CodecUnavailable,
+    EnginesDisagree,
+    ModelMissing,
+    NnfsError,
+    NoCodecRuns,
+    again,
+    kept,
+)
 from nnfs.fs import swapping
 from nnfs.fs.policy import Policy, Rules
 from nnfs.store.schema import Block
@@ -39,7 +51,8 @@ SMALL = 16 << 10  # a small one where there is one: that engine is slow
 CM_BELOW = 1.35  # bits per byte of the neural payload: on data that repeats itself the classical codec may do better
 CM_LEAST = 8 << 10  # bytes of a chunk for which it is tried
 TEXT = 0.9  # share of printable bytes and UTF-8 above which data is text, where the network always wins
-CALIBRATE = 1 << 17  # bytes of a chunk
+REVIVE = 2048  # bytes of a chunk by which is found out whether a codec runs
+SPECIAL_BIT = 0x20  # in the state's settings: `cm` was too slow for content of a special kind
 BUSY_S, BUSY_MOST = 0.25, 40  # a busy mount: seconds between two looks, looks before it is measured all the same
 MEASURE_AGAIN, MEASURE_MOST = 600.0, 86400.0  # seconds, doubled each time: measuring takes all cores
 
@@ -87,8 +100,10 @@ class ColdEncoder:
     def __init__(self, cold: Cold, models: Models, options: Options, busy: Callable[[], bool] = lambda: False) -> None:
         self._cold, self._models, self._options, self._busy = cold, models, options, busy
         self._limit = options.thaw_limit  # seconds per MiB that `auto` may cost a reader
-        self._neural = options.neural
-        self._speeds: dict[int, tuple[float, float, float]] = {}  # codec: seconds per MiB, when measured, s until again
+        # Seconds per MiB, when that was measured, seconds until it is again:
+        self._speeds: dict[tuple[int, Kind], tuple[float, float, float]] = {}
+        self.outages = Outages()
+        self._revived = 0  # codecs that were out once and run now, as bits
         self._measuring = trio.Lock()
         self.measuring = 0  # codecs that are being measured now
         self._checks: defaultdict[int, _Checks] = defaultdict(_Checks)  # by codec
@@ -105,31 +120,95 @@ class ColdEncoder:
         """Return the smallest form of a block's content, None when that is the one it has.
 
         `everything`: at any cost of reading, as with the policy `cold`. `leave`: the form that it has is not to stay,
-        and the smallest other cold one will do. Raises `CodecError`, `WorkerError`, `TimedOut`, and `EnginesDisagree`
-        where a codec would be taken that is not trusted: what another one made of the chunk would stay for good.
+        and the smallest other cold one will do. A codec that cannot run is out, and the others compete.
+
+        Raises `CodecError`, `WorkerError`, `TimedOut`, `NoCodecRuns` when none can run, and `EnginesDisagree` where a
+        codec would be taken that is not trusted: what another one made of the chunk would stay for good.
         """
         if not await trio.to_thread.run_sync(compressible, plain, limiter=self.threads):
             return None
         patient = everything or rules.policy is Policy.COLD
         found: list[Payload] = []
-        fingerprint = self._models.wanted(rules.model)
-        if self._neural and fingerprint and (patient or await self.fast_enough(NEURAL)):
-            self._trust(NEURAL)
-            data = await self._work(Op.ENCODE, NEURAL, plain, len(plain), fingerprint, worker)
-            note("encode neural")
-            if data is not None:
-                found.append(Payload(NEURAL, fingerprint, data))
+        fingerprint = self._network(rules)
+        if fingerprint and (patient or await self.fast_enough(NEURAL)):
+            found += await self._attempt(NEURAL, plain, fingerprint, worker, note)
         neural_bits = 8 * len(found[0].data) / len(plain) if found else 8.0
         worth = neural_bits < CM_BELOW or not _is_text(plain)
         if (not found or (worth and len(plain) >= CM_LEAST)) and (patient or await self.fast_enough(CM)):
-            self._trust(CM)
-            data = await self._work(Op.ENCODE, CM, plain, len(plain), NO_MODEL, worker)
-            note("encode cm")
-            if data is not None:
-                found.append(Payload(CM, NO_MODEL, data))
+            for one in await self._attempt(CM, plain, NO_MODEL, worker, note):
+                if patient or await self.fast_enough(CM, kind_of(CM, one.data)):
+                    found.append(one)
+        if not found and self.outages.has(CM, NO_MODEL) and not self._runs(NEURAL, fingerprint):
+            raise NoCodecRuns(f"no codec can run here: {self.outages.summary()}")
         best = min(found, key=lambda one: len(one.data), default=None)
-        least = block.plain if leave else block.stored * (1 - (MIN_GAIN_COLD if patient else MIN_GAIN))
-        return best if best is not None and len(best.data) < least else None
+        if best is None:
+            return None
+        if leave:
+            return best if len(best.data) < block.plain else None
+        seconds = self._seconds(best.codec, kind_of(best.codec, best.data))
+        least = max(block.stored * (MIN_GAIN_COLD if patient else MIN_GAIN), least_saving(block.plain, seconds))
+        return best if block.stored - len(best.data) >= least else None
+
+    def _network(self, rules: Rules) -> bytes:
+        """Return the model to encode with; empty: the network is not to be used, or cannot."""
+        if not self._options.neural:
+            return b""
+        wanted = self._models.wanted(rules.model)
+        if not wanted:
+            try:
+                self._models.default()  # and has been retired, then
+            except ModelMissing as error:
+                self.outages.failed(NEURAL, NO_MODEL, error)
+        return wanted
+
+    def _runs(self, codec_id: int, model: bytes) -> bool:
+        return bool(model) and not self.outages.has(codec_id, model)
+
+    async def _attempt(
+        self, codec_id: int, plain: bytes, model: bytes, worker: str, note: Note = str
+    ) -> list[Payload]:
+        """Return what a codec makes of a chunk: nothing if that gets no smaller, or if the codec is out.
+
+        Raises what went wrong with this chunk alone, as far as known.
+        """
+        self._trust(codec_id)
+        if self.outages.has(codec_id, model):
+            return []
+        try:
+            data = await self._work(Op.ENCODE, codec_id, plain, len(plain), model, worker)
+        except NnfsError as error:
+            if not self.outages.failed(codec_id, model, error):
+                raise
+            return []
+        note(f"encode {NAMES[codec_id]}")
+        self.outages.went_well(codec_id, model)
+        return [] if data is None else [Payload(codec_id, model, data)]
+
+    def may_gain(self, block: Block) -> bool:
+        """Whether a block's stored bytes are so many that it could be worth while to make them fewer."""
+        speeds = [seconds for seconds in map(self._seconds, (NEURAL, CM)) if seconds is not None]
+        return block.stored > least_saving(block.plain, min(speeds, default=None))
+
+    def _seconds(self, codec_id: int, kind: Kind = Kind.TEXT) -> float | None:
+        """Return the seconds in which a MiB is read back here, as far as known."""
+        known = self._speeds.get((codec_id, kind), (math.inf,))[0]
+        return known if math.isfinite(known) else None
+
+    async def revive(self, settings: int) -> None:
+        """Try the codecs that were out when files were settled, once: those that run by now begin a round."""
+        self.outages.clear_if_shipped_anew()
+        for codec_id, bit in BITS.items():
+            if not settings & bit or self._revived & bit:
+                continue
+            model = self._network(Rules(Policy.AUTO)) if codec_id == NEURAL else NO_MODEL
+            if codec_id == NEURAL and not model:
+                continue
+            try:
+                await self._attempt(codec_id, sample(Kind.TEXT)[:REVIVE], model, READ)
+            except NnfsError as error:
+                log.debug("codec %s is not tried again yet: %s", NAMES[codec_id], error)
+                continue
+            self._revived |= 0 if self.outages.has(codec_id, model) else bit
 
     async def prove(self, block: Block, payload: Payload, worker: str = COMPACT, note: Note = str) -> Proof:
         """Decode a new payload as a reader will. Raises `CodecError` when that does not give the content back.
@@ -145,7 +224,9 @@ class ColdEncoder:
             if is_due:
                 await self._check(block, payload)
                 checks.open.discard(batch)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, CodecUnavailable):  # nobody could prove what it makes
+                self.outages.failed(payload.codec, payload.model, error)
             if is_due:
                 checks.again.append(batch)
             raise
@@ -194,35 +275,44 @@ class ColdEncoder:
         assert result is None or isinstance(result, bytes)
         return result
 
-    async def fast_enough(self, codec_id: int) -> bool:
-        """Whether reading with a codec keeps the limit of the mount, as measured on this machine.
+    async def fast_enough(self, codec_id: int, kind: Kind = Kind.TEXT) -> bool:
+        """Whether reading this kind of content with a codec keeps the limit of the mount, as measured on this machine.
 
         What was too slow is measured again after a while, the later the more often: the machine may have been busy.
         """
         if math.isinf(self._limit):
             return True
+        model = self._network(Rules(Policy.AUTO)) if codec_id == NEURAL else NO_MODEL
+        if self.outages.has(codec_id, model):
+            return False
         async with self._measuring:
-            known, when, wait = self._speeds.get(codec_id, (math.inf, -math.inf, MEASURE_AGAIN / 2))
+            key = codec_id, kind
+            known, when, wait = self._speeds.get(key, (math.inf, -math.inf, MEASURE_AGAIN / 2))
             if known > self._limit and time.monotonic() - when >= wait:
-                known = min(known, await self._measure(codec_id))
-                self._speeds[codec_id] = known, time.monotonic(), min(MEASURE_MOST, 2 * wait)
-                log.info("codec %d: a reader waits %.1f s for a MiB", codec_id, known)
+                try:
+                    known = min(known, await self._measure(codec_id, kind))
+                except NnfsError as error:
+                    if not self.outages.failed(codec_id, model, error):
+                        raise
+                    return False
+                self._speeds[key] = known, time.monotonic(), min(MEASURE_MOST, 2 * wait)
+                log.info("codec %s: a reader waits %.1f s for a MiB", _named(codec_id, kind), known)
         return known <= self._limit
 
-    async def _measure(self, codec_id: int) -> float:
+    async def _measure(self, codec_id: int, kind: Kind) -> float:
         """Return the seconds in which the readers' worker decodes a MiB. Readers come first."""
         self.measuring += 1
         try:
-            return await self._measured(codec_id)
+            return await self._measured(codec_id, kind)
         finally:
             self.measuring -= 1
 
-    async def _measured(self, codec_id: int) -> float:
+    async def _measured(self, codec_id: int, kind: Kind) -> float:
         looks = 0
         while looks < BUSY_MOST and self._busy():
             looks += 1
             await trio.sleep(BUSY_S)
-        plain = (_SAMPLE * (CALIBRATE // len(_SAMPLE) + 1))[:CALIBRATE]
+        plain = sample(kind)
         fingerprint = self._models.default() if codec_id == NEURAL else NO_MODEL
         payload = await self._work(Op.ENCODE, codec_id, plain, len(plain), fingerprint, READ)
         if payload is None:
@@ -239,25 +329,30 @@ class ColdEncoder:
                 failures.append(kept(error))
 
         async with trio.open_nursery() as nursery:
-            for _ in range((1 << 20) // CALIBRATE):
+            for _ in range((1 << 20) // len(plain)):
                 nursery.start_soon(decode)
         if failures:
             raise again(failures[0])
         return time.monotonic() - started
 
-    def is_fast(self, codec_id: int) -> bool:
+    def is_fast(self, codec_id: int, kind: Kind = Kind.TEXT) -> bool:
         """Whether a codec is known to keep the limit of the mount. Does not measure."""
-        return codec_id in self._speeds and self._speeds[codec_id][0] <= self._limit
+        key = codec_id, kind
+        return key in self._speeds and self._speeds[key][0] <= self._limit
 
     @property
     def fast(self) -> int:
-        """The codecs that are known to keep the limit, as bits."""
-        return sum(swapping.bit(codec_id) for codec_id in self._speeds if self.is_fast(codec_id))
+        """The codecs that are known to keep the limit, and those that run again, as bits."""
+        bits = sum(swapping.bit(codec_id) for codec_id in (NEURAL, CM) if self.is_fast(codec_id))
+        bits |= self._revived & ~self.outages.bits
+        return bits | (SPECIAL_BIT if all(self.is_fast(CM, kind) for kind in SPECIAL) else 0)
 
     @property
     def slow(self) -> int:
-        """The codecs that were found not to keep the limit, as bits."""
-        return sum(swapping.bit(codec_id) for codec_id in self._speeds if not self.is_fast(codec_id))
+        """The codecs that were found not to keep the limit, and those that are out, as bits."""
+        known = [key for key in self._speeds if not self.is_fast(*key)]
+        bits = sum(swapping.bit(codec_id) for codec_id, kind in known if kind is Kind.TEXT)
+        return bits | self.outages.bits | (SPECIAL_BIT if any(kind in SPECIAL for _, kind in known) else 0)
 
     def digest(self) -> int:
         """Return a digest of all that the choice of codecs depends on, but for what is measured or said by policies."""
@@ -286,11 +381,12 @@ class ColdEncoder:
 
     def speeds(self) -> dict[str, float]:
         """Return measured seconds per MiB by codec."""
-        found = {NAMES[number]: seconds for number, (seconds, *_) in self._speeds.items()}
+        found = {_named(*key): seconds for key, (seconds, *_) in self._speeds.items()}
         return {name: round(seconds, 2) for name, seconds in found.items() if math.isfinite(seconds)}
 
 
-_SAMPLE = (__doc__ or "").encode() + bytes(range(256))
+def _named(codec_id: int, kind: Kind) -> str:
+    return f"{NAMES[codec_id]} {kind.value}".rstrip()
 
 
 def _is_text(plain: bytes) -> bool:

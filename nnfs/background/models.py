@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import stat
@@ -17,12 +18,12 @@ from xxhash import xxh3_64_intdigest
 
 from nnfs.blockio.cold import READ, URGENT, Cold
 from nnfs.blockio.commit import Committer
-from nnfs.errors import CodecError, ModelMissing, NnfsError, OutOfSpace, RecordDamaged, UsageError
+from nnfs.errors import CodecError, ModelMissing, NnfsError, OutOfSpace, RecordDamaged, UsageError, WorkerError
 from nnfs.fs import swapping
 from nnfs.store import modelfiles
 from nnfs.store.env import Snapshot, Store
 from nnfs.store.schema import Block, Model, Total
-from nnfs.workers.catalogue import PRESETS, SUFFIX, presets, stated_fingerprint
+from nnfs.workers.catalogue import CANNOT_LOOK, PRESETS, SUFFIX, presets, stated_fingerprint
 from nnfs.workers.pool import Job
 from nnfs.workers.wire import Op
 
@@ -83,9 +84,16 @@ class Models:
             return fingerprint
         try:
             default = self.default()
-        except ModelMissing:
-            return b""
+        except ModelMissing:  # damaged, say: a whole one that the store has does as well
+            return self._kept_whole()
         return b"" if known.get(default) else default
+
+    def _kept_whole(self) -> bytes:
+        """Return the latest whole model of the store that is in use; empty: there is none."""
+        with self._store.read() as snapshot:
+            records = modelfiles.records(snapshot)
+        whole = [number for number, one in records.items() if not (one.base or one.retired or one.gone)]
+        return records[max(whole)].fingerprint if whole else b""
 
     async def keep(self, fingerprint: bytes) -> int:
         """Return the number of a model, after putting it into the store if it is not there.
@@ -164,7 +172,7 @@ class Models:
             )
             if done.returncode:
                 why = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-                raise ModelMissing(f"{file}: {why}")
+                raise (WorkerError if done.returncode == CANNOT_LOOK else ModelMissing)(f"{file}: {why}")
             return bytes.fromhex(done.stdout.decode().strip())
         raise ModelMissing(f"{file}: could not be looked at within {CHECK_S:.0f} s")
 
@@ -357,6 +365,7 @@ def shipped(fingerprint: bytes) -> Path | None:
     """Return the file of a model that comes with nnfs."""
     for name in presets():
         path = Path(PRESETS, name + SUFFIX)
-        if stated_fingerprint(os.fspath(path)) == fingerprint:
-            return path
+        with contextlib.suppress(ModelMissing):  # this one is damaged, and another one may be meant
+            if stated_fingerprint(os.fspath(path)) == fingerprint:
+                return path
     return None

@@ -37,10 +37,12 @@ from nnfs.config import Options
 from nnfs.errors import (
     BlockDamaged,
     CodecError,
+    CodecUnavailable,
     EnginesDisagree,
     JobKills,
     ModelMissing,
     NnfsError,
+    NoCodecRuns,
     OutOfSpace,
     RecordDamaged,
     again,
@@ -124,6 +126,8 @@ class Compactor:
 
     async def _pass(self, job: Job, ino: int, parent: int = 0) -> None:
         """Look at what has not been looked at, and at everything where policies or models have changed since."""
+        with job.cancellable():
+            await self._encoder.revive(self._store.state.settings)
         if self._has_changed():
             with job.cancellable():
                 await self._weigh()
@@ -153,6 +157,7 @@ class Compactor:
     def try_again(self) -> None:
         """Look again at what has failed: a model has come."""
         self._chunk_failures.clear()
+        self._encoder.outages.clear()
         self._rest_until, self._rests = 0.0, 0
 
     async def estimate(self, job: Job, ino: int, *, everything: bool, parent: int = 0) -> None:
@@ -226,6 +231,8 @@ class Compactor:
             raise again(flow.error)
         for payload in flow.refused:
             self._count_failure(payload, 1)
+        if job.total_chunks and not aim.thaw:
+            job.note = self._encoder.outages.summary()
         if job.number and not flow.is_any_done and flow.last_failure is not None:
             raise flow.last_failure
         if self._chooser.retired:
@@ -327,8 +334,9 @@ class Compactor:
         """A chunk stays as it is, because of something that is not wrong with itself."""
         flow.job.failed_chunks += 1
         flow.last_failure = kept(error)
-        is_missing = isinstance(error, ModelMissing)  # nothing is wrong with workers: others may do
-        flow.failures += not is_missing
+        is_missing = isinstance(error, ModelMissing)
+        # Nothing is wrong with workers: chunks with another model or codec may do.
+        flow.failures += not (is_missing or isinstance(error, CodecUnavailable))
         if is_missing or isinstance(error, JobKills):
             self._count_failure(candidate.block.payload, CHUNK_FAILURES if is_missing else 1)
         elif isinstance(error, CodecError):
@@ -341,7 +349,7 @@ class Compactor:
             flow.drop(flow.ready)
             flow.ready.clear()
             flow.error = error
-        if flow.failures >= FAILURES or isinstance(error, OutOfSpace):
+        if flow.failures >= FAILURES or isinstance(error, OutOfSpace | NoCodecRuns):
             flow.error = flow.error or error
 
     def _count_failure(self, payload: int, times: int) -> None:

@@ -27,7 +27,7 @@ from nnfs.blockio.commit import Committer
 from nnfs.blockio.reader import Reader
 from nnfs.codec import NAMES
 from nnfs.codec.base import FIRST_COLD, RAW
-from nnfs.errors import BlockDamaged, ModelMissing, NnfsError, StoreDamaged, WorkerError, again, kept
+from nnfs.errors import BlockDamaged, CodecUnavailable, ModelMissing, NnfsError, StoreDamaged, WorkerError, again, kept
 from nnfs.fs import swapping
 from nnfs.fs.apply import Work
 from nnfs.fs.owners import Owners
@@ -264,7 +264,7 @@ class Scrub:
             self._note(now, number, known)
             return
         now.pass_over(number, error)
-        now.failures += not isinstance(error, ModelMissing)
+        now.failures += not isinstance(error, ModelMissing | CodecUnavailable)  # those of other codecs may do
         if now.failures >= FAILURES:
             now.error = WorkerError(f"the scrub ends early, workers fail: {error}")
 

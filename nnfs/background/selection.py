@@ -47,7 +47,7 @@ class Chooser:
                 return cold
             tried = aim.tries and block.was_tried(number_of_round)
             if not cold:
-                return not tried
+                return not tried and self._encoder.may_gain(block)
             if block.codec == NEURAL:
                 if block.model in retired:
                     return True

@@ -211,6 +211,7 @@ class Tiering:
                 {name: getattr(state, name) for name in WORKER_FIELDS} for state in self._pool.states()
             ],
             "thaw_seconds_per_mib": self._encoder.speeds(),
+            "codecs_out": self._encoder.outages.report(),
         }  # fmt: skip
 
     def _speeds(self) -> list[Answer]:

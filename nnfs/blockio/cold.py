@@ -23,7 +23,7 @@ from xxhash import xxh3_64_intdigest
 
 from nnfs.blockio.repair import Repairs
 from nnfs.config import Options
-from nnfs.errors import BlockDamaged, CodecError, ModelMissing, TimedOut, WorkerError, again, kept
+from nnfs.errors import BlockDamaged, CodecError, CodecUnavailable, ModelMissing, TimedOut, WorkerError, again, kept
 from nnfs.store.schema import Block
 from nnfs.workers.pool import AHEAD, BACKGROUND, URGENT, Job, Outcome, Pool, WorkerSpec
 from nnfs.workers.wire import NO_MODEL, Op
@@ -182,7 +182,8 @@ class Cold:
             why = f"{why}; {error}" if why and str(error) not in why else why or str(error)
         else:
             if isinstance(error, WorkerError):
-                raise WorkerError(f"block {number} cannot be decoded: {why}")
+                kind = CodecUnavailable if isinstance(error, CodecUnavailable) else WorkerError
+                raise kind(f"block {number} cannot be decoded: {why}")
             raise again(error) if isinstance(error, BlockDamaged) else BlockDamaged(number, why)
         if why:
             log.warning("block %d: worker %s has decoded it", number, name)

@@ -140,6 +140,8 @@ def summary(job: Job, place: Place) -> str:
         lines.append("nothing became cold: it gains nothing, or reads back too slowly (--all ignores that)")
     if job["failed_chunks"]:
         lines.append(f"failed: {job['failed_chunks']} chunks stay as they were; the daemon's log says why")
+    if job.get("note"):
+        lines.append(f"not used: {job['note']}")
     rest = {name: value for name, value in job.get("result", {}).items() if name != "damaged"}
     lines += [f"{name}: {value}" for name, value in tables.flat(rest)]
     found = _damage(job)

@@ -106,7 +106,7 @@ def _status_text(answer: dict[str, Any], place: Place) -> str:
     lost = rest.pop("lost", "")
     scrubbed, speeds = rest.pop("scrubbed", None), rest.pop("speeds", [])
     compaction, thaw = rest.pop("compaction", None), rest.pop("thaw_seconds_per_mib", {})
-    workers, damaged, jobs = (rest.pop(name, []) for name in ("workers", "damaged", "jobs"))
+    workers, damaged, jobs, out = (rest.pop(name, []) for name in ("workers", "damaged", "jobs", "codecs_out"))
     paused = bool(compaction and compaction.get("paused"))
     running = [job for job in jobs if job["state"] == "running"]
     lines = [("now", _job_line(job, paused)) for job in running] or [("now", "paused" if paused else "idle")]
@@ -119,6 +119,7 @@ def _status_text(answer: dict[str, Any], place: Place) -> str:
     if compaction is not None:
         lines += tables.flat(compaction, "compaction ")
     lines += [("thaw", f"{seconds:.2f} s per MiB ({codec})") for codec, seconds in thaw.items()]
+    lines += [(f"codec {one['codec']}", f"cannot run: {one['why']}; {one['cure']}") for one in out]
     lines += [("speed", _speed(speed)) for speed in speeds]
     lines += [(f"job {job['job']}", _job_line(job, paused)) for job in jobs if job["job"]]  # 0: the background's
     lines += [("damaged", line) for line in progress.listed(damaged, place)]

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from nnfs.errors import NnfsError
+from nnfs.kernelcache import clean_environment
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_mixing(commands.add_parser("mixing", help="make start values for the mixing of codec cm"))
     _add_fit(commands.add_parser("fit", help="fit a model to some content; prints what that gains, as JSON"))
     arguments = parser.parse_args(argv)
+    clean_environment(os.environ)
     os.umask(0o077)  # corpora, checkpoints and models hold pieces of what they were made from
     try:
         status: int = arguments.run(arguments)

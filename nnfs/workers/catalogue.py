@@ -46,6 +46,8 @@ class Served(Protocol):
 
 PRESETS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "model", "presets")
 SUFFIX = ".safetensors"
+CANNOT_LOOK = 3  # exit status of `main`
+PRODUCT = "NNFS_PRODUCT"  # the variable of `nnfs.model.engines` that forces an engine
 
 
 class Catalogue:
@@ -96,6 +98,11 @@ class Catalogue:
         try:
             return opener(model)
         except ImportError as error:
+            if os.environ.pop(PRODUCT, ""):  # somebody wanted another engine than the one that runs here
+                log.warning("codec %s: %s: the usual engine is used", name, error)
+                return self._opened(name, opener, model)
+            if not isinstance(error, ModuleNotFoundError) or not error.name:
+                raise CodecError(f"codec {name} cannot be opened: {type(error).__name__}: {error}") from error
             raise CodecError(f"codec {name} needs {error.name}, which is not installed") from error
 
     def load(self, model: bytes, data: bytes) -> None:
@@ -113,7 +120,10 @@ class Catalogue:
     def _load_file(self, path: str) -> bytes:
         with open(path, "rb") as file:
             data = file.read()
-        model = fingerprint(data)
+        try:
+            model = fingerprint(data)
+        except ModelMissing as error:
+            raise ModelMissing(f"{path}: {error}") from error
         self._files[model] = data
         return model
 
@@ -123,12 +133,16 @@ class Catalogue:
         return OneByOne(ContextMixing(), self.threads)
 
     def _open_neural(self, model: bytes) -> ColdCodec:
-        if model not in self._files:
-            for name in presets():
+        why = ""
+        for name in presets() if model not in self._files else ():
+            try:
                 sent = self._load_file(os.path.join(PRESETS, name + SUFFIX))
                 model = sent if model == NO_MODEL else model  # the first preset is the default
+            except (ModelMissing, OSError) as error:  # another one may be the one that is wanted
+                why = f"{why}; {error}"
         if model not in self._files:
-            raise ModelMissing(f"no model {model.hex()[:16]}" if any(model) else "no model is shipped with this nnfs")
+            none = f"no model {model.hex()[:16]}" if any(model) else "no model is shipped with this nnfs"
+            raise ModelMissing(none + why)
         from nnfs.codec.neural import Neural
         from nnfs.model.weights import load_weights
 
@@ -171,10 +185,13 @@ def fingerprint(data: bytes) -> bytes:
 
 
 def main(arguments: list[str]) -> int:
-    """Print the fingerprint of a model's file: so many bytes of standard input, behind it the base of a delta."""
-    from nnfs.model import delta
+    """Print the fingerprint of a model's file: so many bytes of standard input, behind it the base of a delta.
 
+    Return 1 for what is no model, `CANNOT_LOOK` where that cannot be found out.
+    """
     try:
+        from nnfs.model import delta
+
         data, base = sys.stdin.buffer.read(int(arguments[0])), sys.stdin.buffer.read()
         if delta.is_delta(data):
             data = delta.compose(base, data)
@@ -182,6 +199,10 @@ def main(arguments: list[str]) -> int:
     except CodecError as error:
         sys.stderr.write(f"{error}\n")
         return 1
+    except ImportError as error:
+        lacks = error.name or error
+        sys.stderr.write(f"looking at models needs {lacks}, which is not installed: run tools/run again\n")
+        return CANNOT_LOOK
     return 0
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from nnfs.codec.pulse import Stage
-from nnfs.errors import CodecError, JobKills, ModelMissing, WireError, WorkerError
+from nnfs.errors import CodecError, CodecUnavailable, JobKills, ModelMissing, WireError, WorkerError
 from nnfs.workers.batches import IDLE
 from nnfs.workers.board import Board, Outcome, Ticket
 from nnfs.workers.process import WorkerProcess, WorkerSpec
@@ -404,5 +404,5 @@ def _outcome(ticket: Ticket, answer: Answer) -> Outcome | Exception:
     if answer.status == Status.NO_MODEL:
         return ModelMissing(text)
     if answer.status == Status.NO_CODEC:
-        return WorkerError(text)
+        return CodecUnavailable(text)
     return WorkerError(f"codec {ticket.job.codec}: {text}")

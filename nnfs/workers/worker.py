@@ -245,7 +245,11 @@ class Conversation:
             codec = self._served.find(head.codec, head.model)
         except PeerGone:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
+        except Exception as error:
+            if head.op != Op.LOAD and not isinstance(error, CodecError) and not _out_of_memory(error):
+                log.exception("codec %d", head.codec)  # a broken installation, most likely
+                name = self._served.names().get(head.codec, head.codec)
+                error = CodecError(f"codec {name} cannot be opened: {type(error).__name__}: {error}")
             refused = Status.BAD_PAYLOAD if head.op == Op.LOAD else Status.NO_CODEC
             return [_failure(request, error, refused) for request in batch]
         finally:

@@ -2,8 +2,8 @@
 
 Environment of a worker (`chaos.Chaos` sets it): CHAOS_KILL=N dies at each N-th chunk or soon after, but not of a chunk
 of which one has just died (two deaths fail it); CHAOS_WRONG and CHAOS_FAIL name the workers that decode something else,
-or refuse to encode; CHAOS_SLOW is the seconds in which the neural codec decodes a chunk. Chunks themselves can ask for
-trouble, see `obey`.
+or refuse to encode; CHAOS_SLOW is the seconds in which the neural codec decodes a chunk; CHAOS_BROKEN are the ids of
+codecs that cannot be opened, and CHAOS_HOW says why, see `fail`. Chunks themselves can ask for trouble, see `obey`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Quick:
 
     def __init__(self, number: int, model: bytes) -> None:
         self.id, self.name = number, "quick"
-        self._mark = model[:8] if number == NEURAL else b"c" * 400
+        self._mark = model[:8] if number == NEURAL else b"c" * 600
         name = os.environ.get(WORKER, "-")
         self._kill = int(os.environ.get("CHAOS_KILL", "0"))
         self._wrong = name in os.environ.get("CHAOS_WRONG", "").split("+")
@@ -142,6 +142,25 @@ class Quick:
         return found
 
 
+def fail(how: str, codec: int) -> None:
+    """Break a codec in one of the ways of real installations."""
+    match how:
+        case "missing":
+            raise CodecError(f"codec {codec} needs torch, which is not installed")
+        case "import":
+            raise ImportError("libgomp.so.1: cannot open shared object file")
+        case "bug":
+            raise OSError("a library of another machine")
+        case "self-test":
+            raise CodecError("cpu does not compute what it should: the neural codec cannot run on it")
+        case "model":
+            raise ModelMissing("/presets/default.safetensors: the model's file is damaged")
+        case "memory":
+            raise MemoryError("weights")
+        case "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 class Served:
     """Codecs 16, with any model that was sent, and 17."""
 
@@ -157,6 +176,8 @@ class Served:
         return tuple(self.files)
 
     def find(self, codec: int, model: bytes) -> ColdCodec:
+        if str(codec) in os.environ.get("CHAOS_BROKEN", "").split("+"):
+            fail(os.environ["CHAOS_HOW"], codec)
         if codec == NEURAL and model not in self.files:
             raise ModelMissing(f"no model {model.hex()[:16]}")
         if codec not in self.names() or (codec == CM and model != NO_MODEL):

@@ -192,7 +192,7 @@ async def test_a_slow_machine_is_measured_ever_more_rarely(monkeypatch: pytest.M
     monkeypatch.setattr(encoder, "time", SimpleNamespace(monotonic=lambda: now[0]))
     under_test = coder(Workers(), thaw_limit=1.0)
 
-    async def measure(_codec: int) -> float:
+    async def measure(*_: object) -> float:
         times.append(now[0])
         return 100.0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from concurrent.futures import Future
@@ -11,6 +12,8 @@ import pytest
 
 from nnfs.codec.base import FIRST_COLD, RAW, ZSTD
 from nnfs.errors import CodecError, ModelMissing
+from nnfs.model import selftest
+from nnfs.model.weights import save_weights
 from nnfs.workers import catalogue
 from nnfs.workers.catalogue import NEURAL, Catalogue
 from nnfs.workers.pool import Pool, WorkerSpec
@@ -69,3 +72,52 @@ def test_a_worker_imports_nothing_heavy_before_it_needs_it() -> None:
     code = "import sys, nnfs.workers.worker, nnfs.workers.pool; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "numba", "numpy", "lmdb", "trio", "pyfuse3"} & set(done.stdout.split())
+
+
+def test_a_damaged_preset_does_not_hide_another_one(tmp_path: Path) -> None:
+    """And it is named where it is the one that is wanted."""
+    (tmp_path / "default.safetensors").write_bytes(b"no model file")
+    save_weights(selftest.weights(selftest.ARCHITECTURE, b"other"), str(tmp_path / "other.safetensors"), {})
+    served = Catalogue()
+    other = catalogue.fingerprint((tmp_path / "other.safetensors").read_bytes())
+    with pytest.raises(ModelMissing, match=r"no model 0001020304050607; .*default\.safetensors: not a model file"):
+        served.find(NEURAL, MODEL)
+    assert other in served.models()
+
+
+def test_an_engine_that_is_wanted_and_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reference wants torch's: where that is broken, the usual one judges."""
+    monkeypatch.setenv("NNFS_PRODUCT", "float")
+    tried = []
+
+    def opener(_: bytes) -> object:
+        tried.append(os.environ.get("NNFS_PRODUCT"))
+        if tried[-1]:
+            raise ImportError("libtorch.so: cannot open shared object file")
+        return "codec"
+
+    assert Catalogue()._opened("neural", opener, MODEL) == "codec"  # type: ignore[arg-type, comparison-overlap]
+    assert tried == ["float", None]
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (ModuleNotFoundError("No module named 'torch'", name="torch"), "codec x needs torch, which is not installed"),
+        (ImportError("Numba needs NumPy 2.4 or less"), "codec x cannot be opened: ImportError: Numba needs NumPy"),
+    ],
+)
+def test_imports_that_fail(error: ImportError, why: str) -> None:
+    def opener(_: bytes) -> object:
+        raise error
+
+    with pytest.raises(CodecError, match=why):
+        Catalogue()._opened("x", opener, MODEL)  # type: ignore[arg-type]
+
+
+def test_looking_at_a_model_without_what_that_needs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "nnfs.model", None)
+    assert catalogue.main(["0"]) == catalogue.CANNOT_LOOK
+    assert "which is not installed: run tools/run again" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nnfs.errors import CodecError, ModelMissing, TimedOut, WorkerError
+from nnfs.errors import CodecError, CodecUnavailable, ModelMissing, TimedOut, WorkerError
 from nnfs.workers.pool import AHEAD, URGENT, Job, Pool, WorkerSpec
 from nnfs.workers.wire import MAX_CHUNK, Op
 from tests.harness import WAIT_S, wait_for
@@ -65,7 +65,7 @@ def test_round_trips_and_errors(make: MakePool) -> None:
     assert result(decode(pool, b"chunk")) == b"chunk"
     assert result(pool.encode(FAKE, b"no-gain")) is None
     assert str(error(pool.decode(FAKE, b"x", 7))) == "no mark"
-    assert type(error(pool.decode(99, b"x", 7))) is WorkerError  # nothing is wrong with the data
+    assert type(error(pool.decode(99, b"x", 7))) is CodecUnavailable  # nothing is wrong with the data
     assert type(error(pool.decode(FAKE, b"x", 7, MODEL))) is ModelMissing
     assert type(error(decode(pool, b"memory:"))) is WorkerError
     assert "ZeroDivisionError: a bug" in str(error(decode(pool, b"bug:")))
@@ -353,7 +353,7 @@ def test_a_worker_for_idle_times(make: MakePool) -> None:
 def test_a_worker_that_cannot_run_a_codec(make: MakePool) -> None:
     pool = make(replace(CPU, device="missing"))
     assert str(error(decode(pool, b"x"))) == "codec fake needs torch, which is not installed"
-    assert type(error(decode(pool, b"x"))) is WorkerError  # not what a bad payload is
+    assert type(error(decode(pool, b"x"))) is CodecUnavailable  # not what a bad payload is
 
 
 def test_an_idle_worker_is_ended(make: MakePool) -> None:

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 NAMES = {NEURAL: "neural", CM: "cm"}
 IN_FLIGHT = 512  # blocks; 64 MiB of plain bytes
-GIVE_UP = 4  # blocks in a row that no worker could decode, before a codec is taken for not installed
+GIVE_UP = 4  # blocks in a row that no worker could decode, before codec and model are taken for not installed
 WORKER, REFERENCE = "fsck", "reference"  # the second judges what the first gets wrong
 NO_MODEL = bytes(64)
 SERVE = "nnfs.workers.catalogue:Catalogue"  # what the workers serve
@@ -48,13 +48,13 @@ class ColdBlocks:
         self._damaged = damaged
         self._pool: Pool | None = None
         self._waiting: deque[_Waiting] = deque()
-        self._failed: Counter[int] = Counter()  # by codec: in a row
+        self._failed: Counter[tuple[int, bytes]] = Counter()  # by codec and model: in a row
         self._unchecked: Counter[int] = Counter()  # by codec
         self._why: dict[int, str] = {}  # no worker could decode a codec's blocks
 
     def add(self, number: int, block: Block, payload: bytes, model: bytes) -> None:
         """Decode a block soon; `model` is a fingerprint, or nothing."""
-        if self._failed[block.codec] >= GIVE_UP:
+        if self._failed[block.codec, model or NO_MODEL] >= GIVE_UP:
             self._unchecked[block.codec] += 1
             return
         future = self._decode(block, payload, model or NO_MODEL, WORKER)
@@ -111,11 +111,11 @@ class ColdBlocks:
         try:
             plain = future.result()
         except (WorkerError, ModelMissing) as error:
-            self._failed[codec] += 1
+            self._failed[codec, one.model] += 1
             self._unchecked[codec] += 1
             self._why[codec] = str(error)
             return None
         except NnfsError as error:
             return f"cannot be decoded: {error}"
-        self._failed[codec] = 0
+        self._failed[codec, one.model] = 0
         return "" if blake2b(plain).digest() == one.block.hash else "its content is not what its BLAKE2b-512 says"

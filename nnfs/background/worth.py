@@ -1,0 +1,13 @@
+"""What saving is worth: an absolute floor below which chunks stay as they are, whoever asks for more."""
+
+from __future__ import annotations
+
+SECTOR = 512  # bytes of a disk's sector. Fragments of payloads are packed: what is saved of many chunks adds up
+PER_SECOND = 1024  # bytes that a second of reading back must save
+ASSUMED = 4.0 / (1 << 20)  # seconds per byte, before a codec has been measured
+
+
+def least_saving(plain: int, seconds_per_mib: float | None = None) -> float:
+    """Return how many bytes a chunk of so many plain ones must save, read back at this speed, to be worth it."""
+    seconds = plain * (ASSUMED if seconds_per_mib is None else seconds_per_mib / (1 << 20))
+    return max(SECTOR, PER_SECOND * seconds)
