@@ -24,6 +24,7 @@ from nnfs.store import modelfiles, schema
 from nnfs.store.blocks import BlockWriter, Recode
 from nnfs.store.env import Store
 from nnfs.store.schema import Inode
+from nnfs.workers import catalogue
 from nnfs.workers.catalogue import fingerprint
 from tests.background.chaos import COLD, Chaos
 from tests.background.coding import NO_GAIN, Quick, model_file, text
@@ -31,7 +32,7 @@ from tests.background.coding import fingerprint as fingerprint_of
 from tests.background.test_recompression import codecs, cold_read, done, end_of, start, sync, turn, write
 from tests.conftest import why_no_mount
 from tests.fs.test_apply import Files, files
-from tests.fs.test_swapping import FILE_A, A, B, damage_files, forget, keep, swap, written
+from tests.fs.test_swapping import FILE_A, A, B, damage_files, forget, keep, retire, swap, written
 from tests.harness import REPO, wait_for
 
 __all__ = ["files", "start"]  # fixtures
@@ -371,6 +372,27 @@ async def test_a_shipped_model_that_is_damaged_does_not_come_into_a_store(
     path.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
     with pytest.raises(ModelMissing, match="the model's file is damaged"):
         await under_test._sound(path, name)
+
+
+@pytest.mark.parametrize("header", [b"", b"\xff" * 100, b"no model file, but longer than a header would be"])
+def test_a_damaged_shipped_model_does_not_keep_the_stores_own_from_use(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, header: bytes
+) -> None:
+    for module in (mount_models, catalogue):
+        monkeypatch.setattr(module, "PRESETS", str(tmp_path))
+    (tmp_path / "default.safetensors").write_bytes(header)
+    under_test = Models(files.store, None)  # type: ignore[arg-type]
+    with pytest.raises(ModelMissing, match="default"):
+        under_test.default()
+    assert under_test.wanted(b"") == b""
+    number = keep(files)
+    keep(files, B, delta.MAGIC + A + b"changes", A)
+    assert under_test.wanted(b"") == A  # a whole one, not the fitted one
+    assert under_test.wanted(B) == B
+    assert under_test.find(A) == FILE_A
+    assert under_test.find(b"C" * 64) is None
+    retire(files, number)
+    assert under_test.wanted(b"") == b""
 
 
 def test_a_delta_uses_the_shipped_base_when_that_of_the_store_is_damaged(
