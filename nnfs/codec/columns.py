@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnfs.codec import rans
+from nnfs.mixer import native
 from nnfs.mixer.compiling import njit
 from nnfs.mixer.mixing import P_BEGIN, P_LANES, P_SIZE, begin, branch, encode_path, half, learn, one, predict
 from nnfs.mixer.state import MixState
@@ -20,8 +21,12 @@ def encode(state: MixState, c: int, network: npt.NDArray[np.uint16] = NO_NETWORK
     there is one.
     """
     size, lanes, start = (int(state.stack.parameters[c, i]) for i in (P_SIZE, P_LANES, P_BEGIN))
-    probabilities = np.empty((-(-size // lanes), lanes, 8), np.uint16)
-    encode_path(state.stack, c, network, probabilities)
+    probabilities = np.zeros((-(-size // lanes), lanes, 8), np.uint16)
+    kernels = native.kernels()
+    if kernels and kernels.fits(state, c):
+        kernels.encode_path(state, c, network, probabilities)
+    else:
+        encode_path(state.stack, c, network, probabilities)
     return rans.encode(state.stack.plain[c, start : start + size], lanes, probabilities, states)
 
 
@@ -75,7 +80,11 @@ def _decode_all(stack, c, states, words, cursor, frequencies):
 def decode(state: MixState, c: int, stream: bytes, states: int = 1) -> bytes:
     """Return the bytes of a stream without network; row c was started with their number. Raises `CodecError`."""
     values, words, cursor = rans.start(stream, states)
-    _decode_all(state.stack, c, values, words, cursor, NO_FREQUENCIES)
+    kernels = native.kernels()
+    if kernels and kernels.fits(state, c):
+        kernels.decode(state, c, values, words, cursor)
+    else:
+        _decode_all(state.stack, c, values, words, cursor, NO_FREQUENCIES)
     rans.finish(values, words, cursor)
     plain: bytes = state.stack.plain[c, : int(state.stack.parameters[c, P_SIZE])].tobytes()
     return plain

@@ -24,18 +24,21 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from nnfs.codec import columns, pulse, rans, x86
+from nnfs.codec import batches, columns, pulse, rans, x86
 from nnfs.codec.base import NEURAL, nothing
+from nnfs.codec.batches import NativeBatch
 from nnfs.codec.cm import ContextMixing
 from nnfs.errors import CodecError, ModelMissing
 from nnfs.mixer.compiling import njit
 from nnfs.mixer.mixing import Mix, net_path
+from nnfs.mixer.native import Kernels, coder_of
 from nnfs.mixer.state import MixState
 from nnfs.model import features, selftest
 from nnfs.model.dictionary import LARGEST, Dictionary
 from nnfs.model.engines import Model, open_model
 from nnfs.model.features import learn_batch, predict_batch
 from nnfs.model.lanes import LANE, lanes_for
+from nnfs.model.native import NativeModel
 from nnfs.model.weights import Weights
 
 X86 = 32  # bit of the payload's first byte
@@ -114,14 +117,13 @@ class Neural:
     def _encode(self, prepared: list[tuple[bytes, bool]], between: Between) -> list[bytes]:
         chunks = [plain for plain, _ in prepared]
         lanes = [lanes_for(len(c)) for c in chunks]
-        paths, past = network_paths(self.model, chunks, lanes, between, self.dictionary)
+        paths = network_paths(self.model, chunks, lanes, between, self.dictionary)
         mix = MixState(1, max(map(len, chunks)), max(lanes), dictionary=self.dictionary)
         payloads = []
         for k, (plain, code) in enumerate(prepared):
             between()
             mix.start(0, plain, lanes[k], values=self.model.weights.start)
-            path = np.ascontiguousarray(paths[: past.lengths[k], past.first[k] : past.first[k + 1]])
-            stream = columns.encode(mix, 0, path, STATES)
+            stream = columns.encode(mix, 0, paths[k], STATES)
             payloads.append(bytes([lanes[k] - 1 | X86 * code | (STATES.bit_length() // 2) << 6]) + stream)
         return payloads
 
@@ -131,16 +133,20 @@ class Neural:
         results: list[bytes | CodecError] = [CodecError("neural: not decoded")] * len(jobs)
         coders = _Coders([(states, stream) for _, states, stream in parsed], results)
         mix = MixState(len(jobs), max(sizes), max(lanes), dictionary=self.dictionary)
-        engine = self.model.engine(sum(lanes))
         for k, size in enumerate(sizes):
             mix.start(k, size, lanes[k], values=self.model.weights.start)
         bits = self.model.weights.architecture.ngram_bits
         past = features.Batch(mix.stack.plain, sizes, lanes, bits, self.dictionary)
-        room = features.room(1, engine.lanes)
-        past.predict(0, room)
-        for t in range(int(past.lengths[coders.alive].max(initial=0))):
-            between()
-            coders.column(past, mix, t, engine.forward(room.columns(0, 1, past.live(t))), room)
+        kernels = batches.kernels_for(self.model, lanes)
+        if kernels and isinstance(self.model, NativeModel):
+            coders.all_columns(kernels, NativeBatch(self.model, past, 1), mix, between)
+        else:
+            engine = self.model.engine(sum(lanes))
+            room = features.room(1, engine.lanes)
+            past.predict(0, room)
+            for t in range(int(past.lengths[coders.alive].max(initial=0))):
+                between()
+                coders.column(past, mix, t, engine.forward(room.columns(0, 1, past.live(t))), room)
         for k in coders.alive:
             results[k] = coders.finish(k, mix.stack.plain[k, past.begin : past.begin + sizes[k]].tobytes())
         return results
@@ -249,10 +255,10 @@ def network_paths(
     lanes: list[int],
     between: Between = nothing,
     dictionary: Dictionary | None = None,
-) -> tuple[NDArray[np.uint16], features.Batch]:
-    """Return the network's probability of a 1 for each bit of the chunks, (columns, all lanes, 8).
+) -> list[NDArray[np.uint16]]:
+    """Return the network's probability of a 1 for each bit of every chunk, (columns, lanes, 8) each.
 
-    And whose lane is which. Chunks come with the longest lanes first.
+    Chunks come with the longest lanes first.
     """
     sizes = [len(c) for c in chunks]
     begin = dictionary.size if dictionary else 0
@@ -261,8 +267,10 @@ def network_paths(
         plain[k, begin : begin + sizes[k]] = np.frombuffer(chunk, np.uint8)
     if dictionary:
         plain[:, :begin] = dictionary.plain
-    engine = model.engine(sum(lanes), COLUMNS)
     past = features.Batch(plain, sizes, lanes, model.weights.architecture.ngram_bits, dictionary)
+    if batches.kernels_for(model, lanes) and isinstance(model, NativeModel):
+        return NativeBatch(model, past, batches.columns_for(sum(lanes))).encode(between)
+    engine = model.engine(sum(lanes), COLUMNS)
     room = features.room(COLUMNS, engine.lanes)
     length = int(past.lengths.max())
     paths = np.zeros((length, engine.lanes, 8), np.uint16)
@@ -274,7 +282,11 @@ def network_paths(
         frequencies = engine.forward(room.columns(0, count, live)).reshape(count, live, 256)
         for k in range(count):
             net_path(frequencies[k], targets[t + k, :live], paths[t + k, :live])
-    return paths, past
+    own = (
+        paths[:length, first:end]
+        for length, first, end in zip(past.lengths, past.first[:-1], past.first[1:], strict=True)
+    )
+    return list(map(np.ascontiguousarray, own))
 
 
 def _grid(past: features.Batch, plain: NDArray[np.uint8], length: int) -> NDArray[np.uint8]:
@@ -340,6 +352,14 @@ class _Coders:
             past.plain, past.sizes, past.lanes, past.first, past.bits, past.orders, past.starts, past.lane, past.begin,
             *(field[0] for field in room), past.ngram_bits, *mix.stack,
         )  # fmt: skip
+
+    def all_columns(self, kernels: Kernels, batch: NativeBatch, mix: MixState, between: Between) -> None:
+        """Decode all columns of all chunks in native code."""
+        own = [
+            coder_of(self.states[k, :width], self.words[self.bounds[k] : self.bounds[k + 1]], self.cursors[k])
+            for k, width in enumerate(self.widths)
+        ]
+        self.cursors[:, 0] = batch.decode(kernels, mix, own, [int(k) for k in self.alive], between)
 
     def finish(self, k: int, plain: bytes) -> bytes | CodecError:
         """Return `plain`, if the stream ends as it should."""

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnfs.errors import CodecError
+from nnfs.mixer import native
 from nnfs.mixer.compiling import njit
 
 MAX_STATES = 256
@@ -102,9 +103,12 @@ def _encode(plain, lanes, probs, states, words):
 def encode(plain: npt.NDArray[np.uint8], lanes: int, probs: npt.NDArray[np.uint16], states: int = 1) -> bytes:
     """Return the stream of a chunk whose bits have these probabilities, `probs` (columns, lanes, 8) in [1, 65535]."""
     values = np.full(states, LOW if states > 1 else 0, np.int64)
-    words = np.empty(2 * 8 * plain.size + 2, np.uint8)  # a bit costs at most 16
-    at = _encode(plain, lanes, probs, values, words)
-    body = words[at:].tobytes()
+    kernels = native.kernels()
+    if kernels and 0 < lanes <= plain.size:
+        body = kernels.rans(plain, lanes, probs, values).tobytes()
+    else:
+        words = np.empty(2 * 8 * plain.size + 2, np.uint8)  # a bit costs at most 16
+        body = words[_encode(plain, lanes, probs, values, words) :].tobytes()
     if states == 1:
         return _single(int(values[0]), body)
     wide = [int(x) >= 1 << 40 for x in values]

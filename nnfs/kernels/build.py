@@ -20,6 +20,7 @@ import tempfile
 
 SOURCES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "src")
 FOLDER = "NNFS_KERNELS_CACHE"  # the environment variable that names another folder for the libraries
+COMMON = ("dispatch.c", "features.c")  # of all levels
 PREFIX, SUFFIX = "nnfs-", ".so"
 FLAGS = (
     "-std=gnu11", "-O3", "-fPIC", "-fwrapv", "-fvisibility=hidden", "-fno-math-errno", "-ffp-contract=off",
@@ -136,7 +137,8 @@ def compile_to(path: str, command: list[str], variant: str = "", machine: str = 
             continue
         objects.append(out)
         there.append(f"-DHAS_{level.upper()}=1")
-    _run([*flags, *there, "-shared", os.path.join(SOURCES, "dispatch.c"), *objects, "-lm", "-o", path])
+    common = [os.path.join(SOURCES, name) for name in COMMON]
+    _run([*flags, *there, "-shared", *common, *objects, "-lm", "-o", path])
     return path
 
 

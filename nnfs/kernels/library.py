@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from nnfs.errors import CodecError
 from nnfs.kernels import build
@@ -62,6 +62,41 @@ class Features(ctypes.Structure):
     _fields_ = (("rows", _PTR), ("ngrams", _PTR), ("candidate", _PTR), ("bucket", _PTR))
 
 
+class Mixer(ctypes.Structure):
+    """`Mixer` of mixing.h."""
+
+    _fields_ = (
+        ("tables", _PTR), *((name, _I64) for name in ("size", "lanes", "stride", "begin", "lines")),
+        *((name, _I64) for name in ("rate", "rate_last", "map_limit", "refine_limit")),
+        *((name, _PTR) for name in ("plain", "table", "maps", "match_maps", "weights", "weights_last", "refine")),
+        ("find", _PTR), ("record", _PTR),
+    )  # fmt: skip
+
+
+class Coder(ctypes.Structure):
+    """`Coder` of mixing.h."""
+
+    _fields_ = (("states", _PTR), ("width", _I64), ("words", _PTR), ("size", _I64), ("cursor", _I64))
+
+
+class Past(ctypes.Structure):
+    """`Past` of nnfs.h."""
+
+    _fields_ = (
+        ("plain", _PTR), ("size", _I64), ("lanes", _I64), ("begin", _I64), ("bits", _I64), ("orders", _PTR),
+        ("entries", _I64), ("starts", _PTR), ("lane", _PTR),
+    )  # fmt: skip
+
+
+class Batch(ctypes.Structure):
+    """`Batch` of nnfs.h."""
+
+    _fields_ = (
+        ("count", _I64), *((name, _PTR) for name in ("pasts", "mixers", "coders", "paths", "alive", "first")),
+        ("rows", _I64), *((name, _PTR) for name in ("row", "ngram", "candidate", "bucket")),
+    )  # fmt: skip
+
+
 class Library:
     """The entry points, and the levels that can run here. Threads may share it: calls let go of the GIL."""
 
@@ -76,13 +111,25 @@ class Library:
         self.levels = tuple(name for i, name in enumerate(LEVELS) if there >> i & 1)
 
 
-_NETWORK, _STATE, _FEATURES = map(ctypes.POINTER, (Network, State, Features))
+_INT = ctypes.c_int
+_NETWORK, _STATE, _FEATURES, _MIXER, _CODER, _PAST, _BATCH = map(
+    ctypes.POINTER, (Network, State, Features, Mixer, Coder, Past, Batch)
+)
 _ENTRY_POINTS: tuple[tuple[str, Any, tuple[Any, ...]], ...] = (
     ("nnfs_levels", ctypes.c_uint32, ()),
-    ("nnfs_offset", ctypes.c_int, (ctypes.c_int,)),
-    ("nnfs_network_fits", ctypes.c_int, (_NETWORK,)),
-    ("nnfs_state_start", _I64, (ctypes.c_int, _NETWORK, _STATE, _PTR, _I64, _I64)),
-    ("nnfs_forward", ctypes.c_int, (ctypes.c_int, _NETWORK, _STATE, _FEATURES, _I64, _I64)),
+    ("nnfs_offset", _INT, (_INT,)),
+    ("nnfs_network_fits", _INT, (_NETWORK,)),
+    ("nnfs_state_start", _I64, (_INT, _NETWORK, _STATE, _PTR, _I64, _I64)),
+    ("nnfs_forward", _INT, (_INT, _NETWORK, _STATE, _FEATURES, _I64, _I64)),
+    ("nnfs_tables_size", _I64, ()),
+    ("nnfs_tables", None, (_PTR,) * 6),
+    ("nnfs_mix_encode", _INT, (_INT, _MIXER, _PTR, _PTR)),
+    ("nnfs_mix_enter", _INT, (_INT, _MIXER)),
+    ("nnfs_mix_decode", _INT, (_INT, _MIXER, _CODER, _I64, _I64)),
+    ("nnfs_rans_encode", _I64, (_PTR, _I64, _I64, _PTR, _PTR, _I64, _PTR)),
+    ("nnfs_encode_columns", _INT, (_INT, _NETWORK, _STATE, _BATCH, _I64, _I64, _I64)),
+    ("nnfs_decode_columns", _INT, (_INT, _NETWORK, _STATE, _BATCH, _I64, _I64)),
+    ("nnfs_features_enter", _INT, (_PAST,)),
 )
 
 
@@ -98,6 +145,14 @@ def room(size: int) -> NDArray[np.uint8]:
     raw = np.empty(size + 64, np.uint8)
     start = -raw.ctypes.data % 64
     return raw[start : start + size]
+
+
+def zeros(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+    """Return zeros that begin at a multiple of 64; large ones cost nothing until they are touched."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    raw = np.zeros(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size].view(dtype).reshape(shape)
 
 
 @cache

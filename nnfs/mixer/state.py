@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from nnfs.kernels.library import zeros
 from nnfs.mixer.contexts import CONTEXTS, RECORD
 from nnfs.mixer.mixing import (
     FIND_BITS,
@@ -58,22 +59,22 @@ class MixState:
         n = chunks
         begin, bits = (dictionary.size, dictionary.lines) if dictionary else (0, table_bits(size, largest))
         self.stack = Mix(
-            np.zeros((n, begin + size), np.uint8),
-            np.zeros((n, 16 << bits), np.uint8),
-            np.zeros((n, CONTEXTS, 256), np.uint32),
-            np.zeros((n, MATCHES, 512), np.uint32),
-            np.zeros((n, WEIGHTS, INPUTS), np.int32),
-            np.zeros((n, 256, SETS), np.int32),
-            np.zeros((n, REFINED, CERTAIN), np.uint32),
-            np.zeros((n, MATCHES, 1 << FIND_BITS), np.int32),
-            np.zeros((n, lanes, RECORD), np.int64),
-            np.zeros((n, lanes, CONTEXTS), np.int64),
-            np.zeros((n, lanes, 2 * CONTEXTS), np.int64),
-            np.zeros((n, lanes, 8, INPUTS), np.int32),
-            np.zeros((n, lanes, 8, CONTEXTS), np.uint8),
-            np.zeros((n, lanes, 8, 16), np.int32),
-            np.zeros((n, 2, lanes), np.int64),
-            np.zeros((n, PARAMETERS), np.int64),
+            zeros((n, begin + size), np.uint8),
+            zeros((n, 16 << bits), np.uint8),
+            zeros((n, CONTEXTS, 256), np.uint32),
+            zeros((n, MATCHES, 512), np.uint32),
+            zeros((n, WEIGHTS, INPUTS), np.int32),
+            zeros((n, 256, SETS), np.int32),
+            zeros((n, REFINED, CERTAIN), np.uint32),
+            zeros((n, MATCHES, 1 << FIND_BITS), np.int32),
+            zeros((n, lanes, RECORD), np.int64),
+            zeros((n, lanes, CONTEXTS), np.int64),
+            zeros((n, lanes, 2 * CONTEXTS), np.int64),
+            zeros((n, lanes, 8, INPUTS), np.int32),
+            zeros((n, lanes, 8, CONTEXTS), np.uint8),
+            zeros((n, lanes, 8, 16), np.int32),
+            zeros((n, 2, lanes), np.int64),
+            zeros((n, PARAMETERS), np.int64),
         )
 
     def start(

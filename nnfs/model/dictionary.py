@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nnfs.mixer import mixing
+from nnfs.mixer import mixing, native
 from nnfs.mixer.state import MixState
 from nnfs.model import features
 from nnfs.model.architecture import ORDERS
@@ -28,12 +28,20 @@ class Dictionary:
     def __init__(self, plain: bytes) -> None:
         self.size = len(plain)
         self.plain = np.frombuffer(plain, np.uint8)
-        stack = MixState(1, max(self.size, 1 << 17), 1, LINES).stack
+        state = MixState(1, max(self.size, 1 << 17), 1, LINES)
+        stack = state.stack
         stack.parameters[0, [mixing.P_TABLE, mixing.P_BEGIN]] = LINES, self.size
         stack.plain[0, : self.size] = self.plain
-        mixing.enter(stack, 0)
+        kernels = native.kernels()
+        if kernels:
+            kernels.enter(state, 0)
+        else:
+            mixing.enter(stack, 0)
         self.table, self.find = stack.table[0], stack.find[0]
         entries = 1 << self.bits
         self.orders = np.zeros((len(ORDERS), entries), np.uint32)
         self.starts = np.zeros(entries, np.int32)
-        features.enter(self.plain, self.orders, self.starts, self.bits)
+        if kernels:
+            kernels.enter_features(self.plain, self.orders, self.starts, self.bits)
+        else:
+            features.enter(self.plain, self.orders, self.starts, self.bits)

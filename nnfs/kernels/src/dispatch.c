@@ -112,7 +112,7 @@ EXPORT int nnfs_network_fits(const Network *net) {
         if (net->ngram_widths[k] <= 0 || net->ngram_widths[k] > net->width) return 0;
         widths += net->ngram_widths[k];
     }
-    if (widths != net->width) return 0;
+    if (widths != net->width || net->input_rows < features_rows() || net->bias_rows < features_biases()) return 0;
     for (int i = 0; i <= 4 * net->layers; i++) {
         const Product *p = net->products + i;
         if (p->inputs <= 0 || p->inputs % 64 || p->inputs > MOST_WIDTH || p->outputs <= 0 || p->outputs % BLOCK_OUTPUTS) return 0;
@@ -169,5 +169,175 @@ EXPORT int nnfs_forward(int which, const Network *net, State *s, const Features 
         !in_range(f->bucket, count, CANDIDATES, biases))
         return BAD_ARGUMENT;
     level->step(net, s, f, lanes, columns);
+    return OK;
+}
+
+// ----------------------------------------------------------------------------------------------- mixer and coder
+// Tell whether a mixer's numbers are possible.
+static int mixer_fits(const Mixer *s) {
+    return s->size > 0 && s->lanes > 0 && s->lanes <= MOST_CHUNK_LANES && s->lanes <= s->size && s->begin >= 0 && s->stride >= 0 &&
+           s->size < (i64)1 << 30 && s->begin < (i64)1 << 30 && s->lines >= 4 && s->lines <= 1 << 26 && !(s->lines & (s->lines - 1)) &&
+           s->rate >= 0 && s->rate <= 1350 / 3;
+}
+
+EXPORT i64 nnfs_tables_size(void) { return sizeof(Tables); }
+
+EXPORT void nnfs_tables(Tables *t, const i32 *squash, const i16 *stretch, const i16 *coarse, const u8 *next, const i32 *fine) {
+    memcpy(t->squash, squash, sizeof t->squash);
+    memcpy(t->stretch, stretch, sizeof t->stretch);
+    memcpy(t->coarse, coarse, sizeof t->coarse);
+    memcpy(t->next, next, sizeof t->next);
+    memcpy(t->fine, fine, sizeof t->fine);
+    for (int n = 0; n < 1024; n++) t->reciprocal[n] = 65536 * 2 / (2 * n + 3);
+}
+
+// Probabilities of 1 along the bytes of a chunk, (columns, lanes, 8); network: its own, or none
+EXPORT int nnfs_mix_encode(int which, Mixer *s, const u16 *network, u16 *out) {
+    const Level *level = level_of(which);
+    if (!level) return NO_LEVEL;
+    if (!mixer_fits(s)) return BAD_ARGUMENT;
+    level->mix_encode(s, network, out);
+    return OK;
+}
+
+EXPORT int nnfs_mix_enter(int which, Mixer *s) {
+    const Level *level = level_of(which);
+    if (!level) return NO_LEVEL;
+    if (!mixer_fits(s) || s->stride) return BAD_ARGUMENT;
+    level->mix_enter(s);
+    return OK;
+}
+
+static int coder_fits(const Coder *c) {
+    return c->width > 0 && c->width <= MOST_STATES && c->size >= 0 && c->cursor >= 0 && c->cursor <= c->size;
+}
+
+// Decode columns of one chunk without a network
+EXPORT int nnfs_mix_decode(int which, Mixer *s, Coder *coder, i64 from, i64 to) {
+    const Level *level = level_of(which);
+    if (!level) return NO_LEVEL;
+    if (!mixer_fits(s) || !coder_fits(coder)) return BAD_ARGUMENT;
+    const i64 columns = (s->size + s->lanes - 1) / s->lanes;
+    if (from < 0 || to > columns) return BAD_ARGUMENT;
+    for (i64 t = from; t < to; t++) level->mix_decode(s, t, 0, coder, 0);
+    return OK;
+}
+
+// Encode backwards the bits of a chunk, `probability` (columns, lanes, 8); `words` is filled from its end, and has room
+// for 16 bits a bit. Return where the first word starts, -1 for impossible numbers.
+EXPORT i64 nnfs_rans_encode(const u8 *plain, i64 size, i64 lanes, const u16 *probability, i64 *states, i64 width, u8 *words) {
+    if (size <= 0 || lanes <= 0 || lanes > size || width <= 0 || width > MOST_STATES) return -1;
+    const i64 columns = (size + lanes - 1) / lanes;
+    i64 at = 16 * size + 2;
+    for (i64 t = columns - 1; t >= 0; t--) {
+        const i64 active = (size - t + columns - 1) / columns;
+        for (int k = 7; k >= 0; k--)
+            for (i64 lane = active - 1; lane >= 0; lane--) {
+                const int bit = plain[lane * columns + t] >> (7 - k) & 1;
+                const u64 p = probability[(t * lanes + lane) * 8 + k], f = bit ? p : 65536 - p, begin = bit ? 0 : p;
+                if (!p) return -1;
+                u64 x = (u64)states[lane % width];
+                if (x >= f << 32) {
+                    at -= 2;
+                    words[at] = (u8)(x >> 8);
+                    words[at + 1] = (u8)x;
+                    x >>= 16;
+                }
+                states[lane % width] = (i64)((x / f) << 16 | (x % f + begin));
+            }
+    }
+    return at;
+}
+
+// ---------------------------------------------------------------------------------------------------------- batches
+static i64 length_of(const Past *s) { return (s->size + s->lanes - 1) / s->lanes; }
+
+static int past_fits(const Past *s) {
+    return s->size > 0 && s->lanes > 0 && s->lanes <= MOST_CHUNK_LANES && s->lanes <= s->size && s->begin >= 0 &&
+           s->size < (i64)1 << 30 && s->begin < (i64)1 << 30 && s->bits >= 8 && s->bits <= 24 && s->entries >= (i64)1 << s->bits;
+}
+
+static int batch_fits(const Network *net, const State *s, const Batch *b, i64 columns) {
+    if (b->count <= 0 || b->first[0] != 0 || b->first[b->count] > s->lanes || b->first[b->count] * columns > b->rows) return 0;
+    if (b->first[b->count] * columns > s->rows || net->ngram_bits < 1 || net->ngram_bits > 24) return 0;
+    for (i64 k = 0; k < b->count; k++) {
+        if (!past_fits(b->pasts + k) || b->first[k + 1] - b->first[k] != b->pasts[k].lanes) return 0;
+        if (k && length_of(b->pasts + k) > length_of(b->pasts + k - 1)) return 0;
+    }
+    return 1;
+}
+
+// How many lanes, from the first on, belong to chunks that have not ended before `column`
+static i64 live_lanes(const Batch *b, i64 column) {
+    i64 k = 0;
+    while (k < b->count && length_of(b->pasts + k) > column) k++;
+    return b->first[k];
+}
+
+// The features of `column` for all chunks that have one, as column `at` of `live` lanes
+static void predict_all(const Network *net, const Batch *b, i64 column, i64 at, i64 live) {
+    for (i64 k = 0; k < b->count && length_of(b->pasts + k) > column; k++) {
+        const i64 r = at * live + b->first[k];
+        features_predict(b->pasts + k, column, net->ngram_bits, b->row + r * INPUT_FIELDS, b->ngram + r * NGRAM_TABLES,
+                         b->candidate + r * CANDIDATES, b->bucket + r * CANDIDATES);
+    }
+}
+
+// Write the network's probabilities of columns `from` to `to` - 1, all known, to `paths`; `columns` of them in one step
+EXPORT int nnfs_encode_columns(int which, const Network *net, State *s, Batch *b, i64 from, i64 to, i64 columns) {
+    const Level *level = level_of(which);
+    if (!level) return NO_LEVEL;
+    if (columns <= 0 || !batch_fits(net, s, b, columns) || from < 0 || to > length_of(b->pasts)) return BAD_ARGUMENT;
+    const Features f = {b->row, b->ngram, b->candidate, b->bucket};
+    for (i64 t = from; t < to; t += columns) {
+        const i64 count = to - t < columns ? to - t : columns, live = live_lanes(b, t);
+        for (i64 i = 0; i < count; i++) {
+            predict_all(net, b, t + i, i, live);
+            for (i64 k = 0; k < b->count && length_of(b->pasts + k) > t + i; k++) features_learn(b->pasts + k, t + i);
+        }
+        level->step(net, s, &f, live, count);
+        for (i64 i = 0; i < count; i++)
+            for (i64 k = 0; k < b->count && length_of(b->pasts + k) > t + i; k++) {
+                const Past *p = b->pasts + k;
+                const i64 length = length_of(p), active = (p->size - (t + i) + length - 1) / length;
+                level->net_path(s->out + (i * live + b->first[k]) * 256, p->plain + p->begin + t + i, length, active,
+                                b->paths[k] + (t + i) * p->lanes * 8);
+            }
+    }
+    return OK;
+}
+
+// Decode columns `from` to `to` - 1 of all chunks that are alive. Between two calls `row` and its like are kept.
+EXPORT int nnfs_decode_columns(int which, const Network *net, State *s, Batch *b, i64 from, i64 to) {
+    const Level *level = level_of(which);
+    if (!level) return NO_LEVEL;
+    if (!batch_fits(net, s, b, 1) || from < 0 || to > length_of(b->pasts)) return BAD_ARGUMENT;
+    for (i64 k = 0; k < b->count; k++) {
+        const Mixer *m = b->mixers + k;
+        const Past *p = b->pasts + k;
+        if (!mixer_fits(m) || m->size != p->size || m->lanes != p->lanes || m->begin != p->begin || m->plain != p->plain) return BAD_ARGUMENT;
+        if (b->alive[k] && !coder_fits(b->coders + k)) return BAD_ARGUMENT;
+    }
+    const Features f = {b->row, b->ngram, b->candidate, b->bucket};
+    for (i64 t = from; t < to; t++) {
+        const i64 live = live_lanes(b, t);
+        if (t == 0) predict_all(net, b, 0, 0, live);
+        level->step(net, s, &f, live, 1);
+        for (i64 k = 0, next; k < b->count && length_of(b->pasts + k) > t; k = next) {
+            for (next = k + 1; next < b->count && !b->alive[next]; next++) {}
+            if (!b->alive[k]) continue;
+            const Mixer *after = next < b->count && length_of(b->pasts + next) > t ? b->mixers + next : 0;
+            level->mix_decode(b->mixers + k, t, s->out + b->first[k] * 256, b->coders + k, after);
+            features_learn(b->pasts + k, t);
+        }
+        predict_all(net, b, t + 1, 0, live);
+    }
+    return OK;
+}
+
+// Add a dictionary, the `plain` of one lane, to tables that know nothing yet.
+EXPORT int nnfs_features_enter(Past *s) {
+    if (!past_fits(s) || s->lanes != 1 || s->begin) return BAD_ARGUMENT;
+    for (i64 t = 0; t < s->size; t++) features_learn(s, t);
     return OK;
 }

@@ -1,4 +1,5 @@
 // One level: everything that profits from a set of instructions, compiled for it.
 #include "network.c"
+#include "mixer.c"
 
-const Level LEVEL_SYMBOL = {LEVEL_NAME, WEIGHT_OFFSET, KEY_OFFSET, step};
+const Level LEVEL_SYMBOL = {LEVEL_NAME, WEIGHT_OFFSET, KEY_OFFSET, step, net_path, mix_encode, mix_enter, mix_decode};

@@ -1,2 +1,37 @@
-typedef struct { int todo; } Mixer;
-typedef struct { int todo; } Coder;
+// The mixer's state of one chunk: memory of `nnfs.mixer.state`, laid out as numba's kernels have it, so that either can
+// go on with it.
+enum { CONTEXTS = 14, MATCHES = 2, INPUTS = 32, SETS = 4, CERTAIN = 33, RECORD = 12, FIND_BITS = 16, MOST_CHUNK_LANES = 32, MOST_STATES = 256 };
+enum { LAST, WORD, WORD_BEFORE, LINE, LINE_BEFORE, POINT, LENGTH, MISSES }; // of a record; three for each match model
+enum { LIMIT = 2839, SQUASHED = 2 * LIMIT + 1 };
+
+typedef struct { // what all chunks share: made once by Python, from the arrays of nnfs.mixer
+    i32 squash[SQUASHED];
+    i16 stretch[65536];
+    i16 coarse[4096];
+    u8 next[512];
+    i32 reciprocal[1024];
+    i32 fine[SQUASHED];
+} Tables;
+
+typedef struct {
+    const Tables *tables;
+    i64 size, lanes, stride, begin; // bytes of the chunk; rows of records or 0; where it begins in `plain`
+    i64 lines, rate, rate_last, map_limit, refine_limit;
+    u8 *plain;         // (begin + size,)
+    u8 *table;         // (16 lines,): check byte and 15 bit histories a line
+    u32 *maps;         // (CONTEXTS, 256)
+    u32 *match_maps;   // (MATCHES, 512)
+    i32 *weights;      // (592, INPUTS)
+    i32 *weights_last; // (256, SETS)
+    u32 *refine;       // (256 + 4096, CERTAIN)
+    i32 *find;         // (MATCHES, 2^FIND_BITS)
+    i64 *record;       // (lanes, RECORD)
+} Mixer;
+
+// The entropy decoder of one chunk (`nnfs.codec.rans`)
+typedef struct {
+    i64 *states;
+    i64 width; // of them
+    const u8 *words;
+    i64 size, cursor;
+} Coder;

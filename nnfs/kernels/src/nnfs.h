@@ -75,11 +75,43 @@ enum { FEED = 128 }; // rows that go through the feed-forward part together: the
 
 #include "mixing.h"
 
+// ------------------------------------------------------------------------------------------------------- a batch
+enum { MATCH_MIN = 7, MATCH_VERIFY = 40, LANE_FIELDS = 5 };
+
+typedef struct { // the past of one chunk, as nnfs.model.features has it
+    const u8 *plain; // (begin + size,)
+    i64 size, lanes, begin, bits;
+    u32 *orders; // (ORDER_COUNT, entries)
+    i64 entries; // at least 2^bits
+    i32 *starts; // (2^bits,)
+    u64 *lane;   // (lanes, LANE_FIELDS)
+} Past;
+
+typedef struct { // chunks whose lanes are stepped side by side, the longest lanes first
+    i64 count;
+    Past *pasts;
+    Mixer *mixers;
+    Coder *coders;    // to decode
+    u16 *const *paths; // to encode: (columns, lanes, 8) of each chunk
+    const u8 *alive;  // to decode: those whose stream can be decoded
+    const i64 *first; // (count + 1,): a chunk's lanes are first[k] .. first[k + 1] - 1
+    i64 rows;         // of the features below
+    i32 *row, *ngram;
+    u8 *candidate;
+    i32 *bucket;
+} Batch;
+
+void features_predict(const Past *, i64 column, int ngram_bits, i32 *row, i32 *ngram, u8 *candidate, i32 *bucket);
+void features_learn(Past *, i64 column);
+i32 features_rows(void);   // of the table of embeddings
+i32 features_biases(void); // of the vector of output biases
+
 // ------------------------------------------------------------------------------------------------------- the levels
 typedef struct {
     const char *name;
     u8 weight_offset, key_offset; // are exclusive-ored to each packed weight, and to each key
     void (*step)(const Network *, State *, const Features *, i64 lanes, i64 columns);
+    void (*net_path)(const u32 *frequencies, const u8 *bytes, i64 stride, i64 rows, u16 *out);
     void (*mix_encode)(Mixer *, const u16 *network, u16 *out);
     void (*mix_enter)(Mixer *);
     void (*mix_decode)(Mixer *, i64 column, const u32 *frequencies, Coder *, const Mixer *next);

@@ -1,0 +1,485 @@
+// Context mixing: the integers of nnfs.mixer.mixing, which explains them; here in the order that hides memory's latency.
+//
+// All lanes of a column are prepared together: hashes first, while the lines that they name are fetched; then matches,
+// then the lines are looked at. What a column needs and nothing later does lies in one `Lane` of work space.
+#include "simd.h"
+
+static const u64 HASH_A = 0x2545F4914F6CDD1DULL, HASH_B = 0x1B873593CC9E2D51ULL, HASH_C = 0x3C6EF372FE94F82BULL;
+enum { WORD_FACTOR = 0x2F0B4C47, VERIFIED = 40 };
+static const int LEAST[MATCHES] = {6, 16}; // bytes that a match model hashes
+static const u8 NOWHERE[64] ALIGNED = {0}; // a line of histories that have seen nothing
+
+typedef struct {
+    i32 x[8][INPUTS] ALIGNED; // inputs of each bit
+    i32 dot[8][SETS];         // what the sets of weights answered
+    i32 set[8][SETS];
+    i32 total[8], slot[8][MATCHES], refined[8][2];
+    u16 state[8][CONTEXTS];        // bit histories used, as places in `maps`; 0xFFFF: none
+    const u8 *line[2][CONTEXTS];   // of each nibble: where its histories are
+    const u8 *asked[2][CONTEXTS];  // where they may be: this place and two beside it
+    u8 check[2][CONTEXTS];
+    u64 hash[CONTEXTS];
+    u32 found[MATCHES]; // places in `find`
+} Lane;
+
+INLINE u64 context_hash(u64 value, u64 index) {
+    i64 h = (i64)((value + index * HASH_B + 1) * HASH_A);
+    return (u64)(h ^ h >> 31) * HASH_B;
+}
+
+static void hash_contexts(const Mixer *s, const i64 *r, i64 base, i64 t, u64 *out) {
+    const u64 c8 = (u64)r[LAST], c1 = c8 & 255, word = (u64)r[WORD], before = (u64)r[WORD_BEFORE];
+    out[0] = 0;
+    out[1] = context_hash(c1, 1);
+    out[2] = context_hash(c8 & 0xFFFF, 2);
+    out[3] = context_hash(c8 & 0xFFFFFF, 3);
+    out[4] = context_hash(c8 & 0xFFFFFFFF, 4);
+    out[5] = context_hash(c8 & 0xFFFFFFFFFF, 5);
+    out[6] = context_hash(c8 & 0xFFFFFFFFFFFF, 6);
+    out[7] = context_hash(word * 256 + c1, 7);
+    out[8] = context_hash((word + before * 0x9E3779B1) * 256 + c1, 8);
+    out[9] = context_hash(c8 & 0xFFFF00, 9);
+    out[10] = context_hash(c8 & 0xE0E0E0E0E0E0, 10);
+    out[13] = context_hash(c8 & 0xFFFF0000, 13);
+    if (s->stride > 0) {
+        const u64 up = t >= s->stride ? s->plain[base + t - s->stride] : 0;
+        const u64 up2 = t >= 2 * s->stride ? s->plain[base + t - 2 * s->stride] : 0;
+        out[11] = context_hash(c1 << 8 | up, 11);
+        out[12] = context_hash((u64)(t % s->stride) << 16 | up << 8 | up2, 12);
+    } else {
+        const i64 column = t - r[LINE], at = r[LINE_BEFORE] + column;
+        const u64 above = at < r[LINE] ? s->plain[base + at] : 0;
+        out[11] = context_hash(above << 8 | c1, 11);
+        out[12] = context_hash(above << 8 | (u64)(column < 255 ? column : 255), 12);
+    }
+}
+
+INLINE u64 place_of(u64 hash, u64 c0) {
+    i64 h = (i64)((hash + c0 * HASH_C) * HASH_A);
+    return (u64)(h ^ h >> 32);
+}
+
+// Have the lines fetched that the histories of a nibble may lie in: three of them, in one line of the cache
+INLINE void ask(const Mixer *s, Lane *l, int nibble, u64 c0) {
+    for (int i = 0; i < CONTEXTS; i++) {
+        u64 h = place_of(l->hash[i], c0);
+        l->asked[nibble][i] = s->table + ((h & (u64)(s->lines - 1)) << 4);
+        l->check[nibble][i] = (u8)(h >> 40);
+        prefetch(l->asked[nibble][i]);
+    }
+}
+
+INLINE u8 *beside(const Mixer *s, const u8 *line, i64 i) { return s->table + ((line - s->table) ^ (i << 4)); }
+
+INLINE void find_lines(const Mixer *s, Lane *l, int nibble) {
+    for (int c = 0; c < CONTEXTS; c++) {
+        const u8 *found = NOWHERE;
+        for (int i = 2; i >= 0; i--) {
+            const u8 *at = beside(s, l->asked[nibble][c], i);
+            found = *at == l->check[nibble][c] ? at : found;
+        }
+        l->line[nibble][c] = found;
+    }
+}
+
+// Where the histories of a nibble are now, in the place of less seen ones if need be
+INLINE u8 *find_or_make(const Mixer *s, const u8 *asked, u8 check, const u8 *found) {
+    if (found != NOWHERE && *found == check) return (u8 *)found; // other lanes may have taken the place since
+    u8 *worst = s->table;
+    int least = 1 << 30;
+    for (int i = 0; i < 3; i++) {
+        u8 *at = beside(s, asked, i);
+        if (*at == check) return at;
+        if (at[1] < least) worst = at, least = at[1];
+    }
+    memset(worst, 0, 16);
+    *worst = check;
+    return worst;
+}
+
+INLINE u32 match_hash(const u8 *end, int least) {
+    u64 h = 0;
+    for (int i = 1; i <= least; i++) h = (h + end[-i] + 1) * WORD_FACTOR;
+    return (u32)(h * HASH_A >> 40) & ((1 << FIND_BITS) - 1);
+}
+
+// Keep or look for a match of model m before column t
+INLINE void match(const Mixer *s, Lane *l, i64 *r, i64 columns, i64 base, i64 t, int m) {
+    const u8 *plain = s->plain;
+    i64 point = r[POINT + 3 * m], length = r[LENGTH + 3 * m];
+    if (t > 0 && point > 0) { // the byte before was expected at `point`
+        const i64 misses = r[MISSES + 3 * m];
+        if (plain[point] == plain[base + t - 1]) {
+            length += length < 65535;
+            r[MISSES + 3 * m] = misses << 1 & 7;
+        } else {
+            length = 0;
+            r[MISSES + 3 * m] = (misses << 1 | 1) & 7;
+        }
+        point++;
+        if (point >= s->begin + s->size || (point >= s->begin && (point - s->begin) % columns >= t)) point = length = 0;
+    }
+    if (length < LEAST[m] && t >= LEAST[m]) {
+        const i64 candidate = (i64)s->find[((i64)m << FIND_BITS) + l->found[m]] - 1;
+        if (candidate > 0) {
+            i64 known = candidate >= s->begin ? (candidate - s->begin) % columns : candidate, found = 0;
+            known = known < t ? known : t;
+            known = known < VERIFIED ? known : VERIFIED;
+            while (found < known && plain[candidate - 1 - found] == plain[base + t - 1 - found]) found++;
+            if (found >= LEAST[m] && found > length) {
+                point = candidate, length = found;
+                r[MISSES + 3 * m] = 0;
+            }
+        }
+    }
+    r[POINT + 3 * m] = point, r[LENGTH + 3 * m] = point ? length : 0;
+}
+
+INLINE i32 length_class(i64 n) {
+    if (n < 8) return (i32)n;
+    return 8 + (n >= 12) + (n >= 16) + (n >= 24) + (n >= 32) + (n >= 64) + (n >= 128) + (n >= 512);
+}
+
+// First half of preparing a lane for column t: what can be fetched ahead is asked for
+static void prepare(const Mixer *s, Lane *l, const i64 *r, i64 base, i64 t) {
+    hash_contexts(s, r, base, t, l->hash);
+    ask(s, l, 0, 1);
+    for (int m = 0; m < MATCHES; m++) {
+        if (t >= LEAST[m]) {
+            l->found[m] = match_hash(s->plain + base + t, LEAST[m]);
+            prefetch(s->find + ((i64)m << FIND_BITS) + l->found[m]);
+        }
+        if (r[POINT + 3 * m] > 0) prefetch(s->plain + r[POINT + 3 * m]);
+    }
+}
+
+// Sums of products of 32 inputs with the weights of four sets, 1/65536 of them, within +-LIMIT
+INLINE void dots(const i32 *x, const i32 *const *w, i32 *out) {
+    i64 sum[SETS];
+#if !defined NNFS_EMULATE && VL == 16
+    const __m512i a = _mm512_loadu_si512(x), b = _mm512_loadu_si512(x + 16);
+    const __m512i odd_a = _mm512_srli_epi64(a, 32), odd_b = _mm512_srli_epi64(b, 32);
+    for (int j = 0; j < SETS; j++) {
+        const __m512i u = _mm512_loadu_si512(w[j]), v = _mm512_loadu_si512(w[j] + 16);
+        __m512i t = _mm512_add_epi64(_mm512_mul_epi32(a, u), _mm512_mul_epi32(odd_a, _mm512_srli_epi64(u, 32)));
+        t = _mm512_add_epi64(t, _mm512_add_epi64(_mm512_mul_epi32(b, v), _mm512_mul_epi32(odd_b, _mm512_srli_epi64(v, 32))));
+        sum[j] = _mm512_reduce_add_epi64(t);
+    }
+#elif !defined NNFS_EMULATE && VL == 8
+    __m256i even[4], odd[4], t[SETS];
+    for (int v = 0; v < 4; v++) {
+        even[v] = _mm256_loadu_si256((const __m256i *)(x + 8 * v));
+        odd[v] = _mm256_srli_epi64(even[v], 32);
+    }
+    for (int j = 0; j < SETS; j++) {
+        t[j] = _mm256_setzero_si256();
+        for (int v = 0; v < 4; v++) {
+            const __m256i u = _mm256_loadu_si256((const __m256i *)(w[j] + 8 * v));
+            t[j] = _mm256_add_epi64(t[j], _mm256_add_epi64(_mm256_mul_epi32(even[v], u), _mm256_mul_epi32(odd[v], _mm256_srli_epi64(u, 32))));
+        }
+    }
+    const __m256i p = _mm256_add_epi64(_mm256_unpacklo_epi64(t[0], t[1]), _mm256_unpackhi_epi64(t[0], t[1]));
+    const __m256i q = _mm256_add_epi64(_mm256_unpacklo_epi64(t[2], t[3]), _mm256_unpackhi_epi64(t[2], t[3]));
+    _mm_storeu_si128((__m128i *)sum, _mm_add_epi64(_mm256_castsi256_si128(p), _mm256_extracti128_si256(p, 1)));
+    _mm_storeu_si128((__m128i *)(sum + 2), _mm_add_epi64(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1)));
+#else
+    for (int j = 0; j < SETS; j++) {
+        sum[j] = 0;
+        for (int i = 0; i < INPUTS; i++) sum[j] += (i64)x[i] * w[j][i];
+    }
+#endif
+    for (int j = 0; j < SETS; j++) {
+        i64 d = sum[j] >> 16;
+        out[j] = (i32)(d > LIMIT ? LIMIT : d < -LIMIT ? -LIMIT : d);
+    }
+}
+
+// The probability (1/65536) that bit k (0: the highest) is 1, after the bits in c0 (1: none yet); network: its own, or 0
+INLINE i32 predict_bit(const Mixer *s, Lane *l, const i64 *r, int k, i32 c0, u32 network) {
+    const Tables *tables = s->tables;
+    const int node = k < 4 ? c0 : (c0 & ((1 << (k - 4)) - 1)) | 1 << (k - 4);
+    const u8 *const *line = l->line[k >> 2];
+    i32 *x = l->x[k];
+    u16 *used = l->state[k];
+    int hits = 0;
+    for (int i = 0; i < CONTEXTS; i++) {
+        const int state = line[i][node];
+        const i32 p = (i32)(s->maps[i << 8 | state] >> 10), there = -(state != 0);
+        used[i] = (u16)(state ? i << 8 | state : 0xFFFF);
+        x[i] = tables->coarse[p >> 10] & there;
+        x[CONTEXTS + i] = (p - 2097152) >> 11 & there;
+        if (i >= 2 && i <= 6) hits -= there;
+    }
+    i32 expected = 0;
+    for (int m = 0; m < MATCHES; m++) {
+        const i64 point = r[POINT + 3 * m];
+        i32 slot = -1, answer = 0;
+        if (point > 0) {
+            const i32 byte = s->plain[point] | 256;
+            if (byte >> (8 - k) == c0) {
+                const i32 own = length_class(r[LENGTH + 3 * m]);
+                slot = (own << 3 | (i32)r[MISSES + 3 * m]) << 1 | (byte >> (7 - k) & 1);
+                answer = tables->coarse[s->match_maps[m * 512 + slot] >> 20];
+                expected = own > expected ? own : expected;
+            }
+        }
+        x[2 * CONTEXTS + m] = answer;
+        l->slot[k][m] = slot;
+    }
+    const i32 c1 = (i32)(r[LAST] & 255), own = network ? tables->stretch[network] : 0;
+    x[INPUTS - 2] = own;
+    x[INPUTS - 1] = 256;
+    i32 *set = l->set[k];
+    set[0] = expected;
+    set[1] = 16 + c0;
+    if (network) {
+        const i32 n = (own < 0 ? -own : own) >> 7;
+        set[2] = 272 + ((n < 15 ? n : 15) << 3 | k);
+    } else
+        set[2] = 272 + c1;
+    set[3] = 528 + (hits << 3 | k);
+    const i32 *w[SETS];
+    for (int j = 0; j < SETS; j++) w[j] = s->weights + (i64)INPUTS * set[j];
+    dots(x, w, l->dot[k]);
+    i64 total = 0;
+    for (int j = 0; j < SETS; j++) total += (i64)l->dot[k][j] * s->weights_last[SETS * c0 + j];
+    total >>= 16;
+    total = total > LIMIT ? LIMIT : total < -LIMIT ? -LIMIT : total;
+    l->total[k] = (i32)total;
+    const u32 place = (u32)(total + 2880), low = place / 180, part = place % 180;
+    const u32 first = (u32)c0 * CERTAIN;
+    const u32 second = (256 + (u32)(((u64)c1 * 0x2F0B + (u64)c0 * 0x1C35) * 0x9E37 >> 8 & 4095)) * CERTAIN;
+    l->refined[k][0] = (i32)(first + low + (part >= 90));
+    l->refined[k][1] = (i32)(second + low + (part >= 90));
+    const u32 *f = s->refine + first + low, *g = s->refine + second + low;
+    const u64 both = ((u64)(f[0] >> 10) + (g[0] >> 10)) * (180 - part) + ((u64)(f[1] >> 10) + (g[1] >> 10)) * part;
+    const i64 p = (2 * (i64)tables->squash[total + LIMIT] + (i64)(both / (180 * 64))) >> 2;
+    return (i32)(p < 1 ? 1 : p > 65535 ? 65535 : p);
+}
+
+// Move an entry of an adaptive map towards a bit
+INLINE void learn_entry(const i32 *reciprocal, u32 *entry, u32 bit, u32 limit) {
+    const u32 v = *entry, n = v & 1023;
+    i64 p = v >> 10;
+    p += ((((i64)bit << 22) - p) >> 3) * reciprocal[n] >> 13;
+    p = p < 0 ? 0 : p > 4194303 ? 4194303 : p;
+    *entry = (u32)p << 10 | (n + 1 < limit ? n + 1 : limit);
+}
+
+INLINE void learn_bit(const Mixer *s, Lane *l, int k, i32 c0, u32 bit, i64 rate) {
+    const Tables *tables = s->tables;
+    const i64 target = (i64)bit << 16, error = (target - tables->squash[l->total[k] + LIMIT]) * s->rate_last >> 8;
+    const i32 *x = l->x[k];
+    vi inputs[INPUTS / VL];
+    for (int v = 0; v < INPUTS / VL; v++) inputs[v] = load(x + v * VL);
+    for (int j = 0; j < SETS; j++) {
+        const i32 dot = l->dot[k][j];
+        i32 *last = s->weights_last + SETS * c0 + j, *w = s->weights + (i64)INPUTS * l->set[k][j];
+        *last = (i32)((u32)*last + (u32)((dot * error + 32768) >> 16));
+        // An input is within 12 bits and the error within 19, so their product fits 32 bits.
+        const vi e = set1((i32)((target - tables->squash[dot + LIMIT]) * rate >> 8));
+        for (int v = 0; v < INPUTS / VL; v++) store(w + v * VL, load(w + v * VL) + ((inputs[v] * e + 32768) >> 16));
+    }
+    for (int i = 0; i < CONTEXTS; i++)
+        if (l->state[k][i] != 0xFFFF) learn_entry(tables->reciprocal, s->maps + l->state[k][i], bit, (u32)s->map_limit);
+    for (int m = 0; m < MATCHES; m++)
+        if (l->slot[k][m] >= 0) learn_entry(tables->reciprocal, s->match_maps + m * 512 + l->slot[k][m], bit, 1023);
+    for (int i = 0; i < 2; i++) learn_entry(tables->reciprocal, s->refine + l->refined[k][i], bit, (u32)s->refine_limit);
+}
+
+INLINE void learn_nibble(const u8 *next, u8 *line, int nibble) {
+    int node = 1;
+    for (int k = 3; k >= 0; k--) {
+        const int bit = nibble >> k & 1;
+        line[node] = next[line[node] * 2 + bit];
+        node = node << 1 | bit;
+    }
+}
+
+INLINE void advance(i64 *r, i64 t, u32 byte) {
+    r[LAST] = (i64)((u64)r[LAST] << 8 | byte);
+    const u32 letter = byte >= 65 && byte <= 90 ? byte + 32 : byte;
+    if (byte >= 128 || (letter >= 97 && letter <= 122)) {
+        r[WORD] = (i64)(((u64)r[WORD] + letter + 1) * WORD_FACTOR & 0x3FFFFFFFFFFF);
+    } else if (r[WORD]) {
+        r[WORD_BEFORE] = r[WORD];
+        r[WORD] = 0;
+    }
+    if (byte == 10) {
+        r[LINE_BEFORE] = r[LINE];
+        r[LINE] = t + 1;
+    }
+}
+
+// Enter the byte of a lane at column t, which is in `plain` now, into the tables
+static void learn_byte(const Mixer *s, Lane *l, i64 *r, i64 base, i64 t) {
+    const u32 byte = s->plain[base + t];
+    const u8 *next = s->tables->next;
+    for (int i = 0; i < CONTEXTS; i++) {
+        learn_nibble(next, find_or_make(s, l->asked[0][i], l->check[0][i], l->line[0][i]), byte >> 4);
+        learn_nibble(next, find_or_make(s, l->asked[1][i], l->check[1][i], l->line[1][i]), byte & 15);
+    }
+    for (int m = 0; m < MATCHES; m++)
+        if (t >= LEAST[m]) s->find[((i64)m << FIND_BITS) + l->found[m]] = (i32)(base + t + 1);
+    advance(r, t, byte);
+}
+
+static void learn_column(const Mixer *s, Lane *lanes, i64 columns, i64 active, i64 t) {
+    const i64 rate = s->rate + s->rate * 512 / (s->begin + t * s->lanes + 256); // three times as fast in the beginning
+    for (i64 lane = 0; lane < active; lane++) {
+        const i64 base = s->begin + lane * columns;
+        const i32 byte = s->plain[base + t] | 256;
+        for (int k = 0; k < 8; k++) learn_bit(s, lanes + lane, k, byte >> (8 - k), byte >> (7 - k) & 1, rate);
+        learn_byte(s, lanes + lane, s->record + lane * RECORD, base, t);
+    }
+}
+
+// Probabilities of 1 along the bytes of a chunk, (columns, lanes, 8); network: its own, or none
+static void mix_encode(Mixer *s, const u16 *network, u16 *out) {
+    const i64 columns = (s->size + s->lanes - 1) / s->lanes;
+    Lane lanes[MOST_CHUNK_LANES];
+    for (i64 t = 0; t < columns; t++) {
+        const i64 active = (s->size - t + columns - 1) / columns;
+        for (i64 lane = 0; lane < active; lane++) {
+            const i64 base = s->begin + lane * columns;
+            prepare(s, lanes + lane, s->record + lane * RECORD, base, t);
+            ask(s, lanes + lane, 1, 16 | s->plain[base + t] >> 4);
+        }
+        for (i64 lane = 0; lane < active; lane++) {
+            Lane *l = lanes + lane;
+            i64 *r = s->record + lane * RECORD;
+            const i64 base = s->begin + lane * columns, at = (t * s->lanes + lane) * 8;
+            for (int m = 0; m < MATCHES; m++) match(s, l, r, columns, base, t, m);
+            find_lines(s, l, 0);
+            find_lines(s, l, 1);
+            const i32 byte = s->plain[base + t] | 256;
+            for (int k = 0; k < 8; k++)
+                out[at + k] = (u16)predict_bit(s, l, r, k, byte >> (8 - k), network ? network[at + k] : 0);
+        }
+        learn_column(s, lanes, columns, active, t);
+    }
+}
+
+// Enter the dictionary, `plain` before the chunk's beginning, into the tables: one lane, no weights learnt
+static void mix_enter(Mixer *s) {
+    enum { AHEAD = 4 }; // bytes whose lines are being fetched
+    Lane lanes[AHEAD + 1];
+    i64 record[RECORD] = {0};
+    for (i64 t = 0; t < s->begin + AHEAD; t++) {
+        if (t < s->begin) { // the record's match models stay empty, so it may run ahead
+            Lane *l = lanes + t % (AHEAD + 1);
+            hash_contexts(s, record, 0, t, l->hash);
+            ask(s, l, 0, 1);
+            ask(s, l, 1, 16 | s->plain[t] >> 4);
+            for (int m = 0; m < MATCHES; m++)
+                if (t >= LEAST[m]) l->found[m] = match_hash(s->plain + t, LEAST[m]);
+            for (int i = 0; i < CONTEXTS; i++) l->line[0][i] = l->line[1][i] = NOWHERE;
+            advance(record, t, s->plain[t]);
+        }
+        if (t >= AHEAD) {
+            i64 ignored[RECORD] = {0};
+            learn_byte(s, lanes + (t - AHEAD) % (AHEAD + 1), ignored, 0, t - AHEAD);
+        }
+    }
+    memcpy(s->record, record, sizeof record);
+}
+
+INLINE u32 sum_of(const u32 *f, int count) { // all frequencies of a row are below 2^31
+    if (count >= VL) {
+        vi total = {0};
+        for (int i = 0; i < count; i += VL) total += load(f + i);
+        return (u32)hsum(total);
+    }
+    u32 total = 0;
+    for (int i = 0; i < count; i++) total += f[i];
+    return total;
+}
+
+// The sum of the frequencies where bit k is 1, among the bytes that begin with the bits of c0
+INLINE u64 ones_of(const u32 *f, i32 c0, int k) {
+    const int width = 256 >> k;
+    return sum_of(f + c0 * width - 256 + (width >> 1), width >> 1);
+}
+
+INLINE u32 share(u64 ones, u64 total) {
+    const u64 p = (ones << 16) / total;
+    return (u32)(p < 1 ? 1 : p > 65535 ? 65535 : p);
+}
+
+// The network's probabilities of 1 along some bytes: of row i into out[i]
+static void net_path(const u32 *frequencies, const u8 *bytes, i64 stride, i64 rows, u16 *out) {
+    for (i64 i = 0; i < rows; i++, frequencies += 256, out += 8) {
+        const i32 byte = bytes[i * stride] | 256;
+        u64 total = sum_of(frequencies, 256);
+        for (int k = 0; k < 8; k++) {
+            const u64 ones = ones_of(frequencies, byte >> (8 - k), k);
+            out[k] = (u16)share(ones, total);
+            total = byte >> (7 - k) & 1 ? ones : total - ones;
+        }
+    }
+}
+
+INLINE u32 decode_bit(Coder *coder, i64 which, i32 p) {
+    i64 x = coder->states[which];
+    const i64 low = x & 0xFFFF;
+    const u32 bit = low < p;
+    x = bit ? p * (x >> 16) + low : (65536 - p) * (x >> 16) + low - p;
+    if (x < (i64)1 << 32 && coder->cursor + 2 <= coder->size) {
+        x = x << 16 | (i64)coder->words[coder->cursor] << 8 | coder->words[coder->cursor + 1];
+        coder->cursor += 2;
+    }
+    coder->states[which] = x;
+    return bit;
+}
+
+// The weights and maps of the chunk that is next, into the second cache: the network's step threw them out
+static void fetch_next(const Mixer *next, int k) {
+    const char *w = (const char *)next->weights + k * 6400, *maps = (const char *)next->maps + k * 1792;
+    for (int i = 0; i < 6400; i += 64) prefetch_far(w + i);
+    for (int i = 0; i < 1792; i += 64) prefetch_far(maps + i);
+    if (k == 0)
+        for (int i = 0; i < 64 * 128; i += 64) prefetch_far((const char *)next->weights + 528 * 128 + i);
+    if (k == 1)
+        for (int i = 0; i < 4096; i += 64) prefetch_far((const char *)next->weights_last + i), prefetch_far((const char *)next->match_maps + i);
+    if (k == 7)
+        for (i64 i = 0; i < next->lanes * RECORD * 8; i += 64) prefetch_far((const char *)next->record + i);
+}
+
+// Decode column t of a chunk into its `plain` and learn it; frequencies (lanes, 256): the network's, or none
+static void mix_decode(Mixer *s, i64 t, const u32 *frequencies, Coder *coder, const Mixer *next) {
+    const i64 columns = (s->size + s->lanes - 1) / s->lanes, active = (s->size - t + columns - 1) / columns;
+    Lane lanes[MOST_CHUNK_LANES];
+    i32 so_far[MOST_CHUNK_LANES], p[MOST_CHUNK_LANES];
+    u64 total[MOST_CHUNK_LANES] = {0}, ones[MOST_CHUNK_LANES] = {0};
+    for (i64 lane = 0; lane < active; lane++)
+        prepare(s, lanes + lane, s->record + lane * RECORD, s->begin + lane * columns, t);
+    for (i64 lane = 0; lane < active; lane++) {
+        i64 *r = s->record + lane * RECORD;
+        for (int m = 0; m < MATCHES; m++) match(s, lanes + lane, r, columns, s->begin + lane * columns, t, m);
+        so_far[lane] = 1;
+        if (frequencies) total[lane] = sum_of(frequencies + lane * 256, 256);
+        find_lines(s, lanes + lane, 0);
+    }
+    for (int k = 0; k < 8; k++) {
+        if (next) fetch_next(next, k);
+        if (k == 4) {
+            for (i64 lane = 0; lane < active; lane++) ask(s, lanes + lane, 1, (u64)so_far[lane]);
+            for (i64 lane = 0; lane < active; lane++) find_lines(s, lanes + lane, 1);
+        }
+        for (i64 lane = 0; lane < active; lane++) {
+            u32 own = 0;
+            if (frequencies) {
+                ones[lane] = ones_of(frequencies + lane * 256, so_far[lane], k);
+                own = share(ones[lane], total[lane]);
+            }
+            p[lane] = predict_bit(s, lanes + lane, s->record + lane * RECORD, k, so_far[lane], own);
+        }
+        for (i64 lane = 0; lane < active; lane++) {
+            const u32 bit = decode_bit(coder, lane % coder->width, p[lane]);
+            total[lane] = bit ? ones[lane] : total[lane] - ones[lane];
+            so_far[lane] = so_far[lane] << 1 | (i32)bit;
+        }
+    }
+    for (i64 lane = 0; lane < active; lane++) s->plain[s->begin + lane * columns + t] = (u8)so_far[lane];
+    learn_column(s, lanes, columns, active, t);
+}

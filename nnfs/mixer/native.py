@@ -1,0 +1,142 @@
+"""The mixer and its entropy coder in native code (`nnfs.kernels`), on the states of `nnfs.mixer.state`, as numba's."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnfs.errors import CodecError
+from nnfs.kernels import library as native
+from nnfs.kernels.library import Coder, Library, Mixer, Past, address
+from nnfs.mixer import mixing as m
+from nnfs.mixer.histories import NEXT
+from nnfs.mixer.logistic import COARSE, FINE, SQUASH, STRETCH
+from nnfs.mixer.state import MixState
+
+log = logging.getLogger(__name__)
+
+MOST_LANES = 32  # of a chunk
+TEST = (611, 3)  # bytes and lanes of the self-test: the last lane is shorter
+DIGEST = "8749de037bb1576bcc2cd0db8e944f08"
+
+Words = NDArray[np.uint8]
+
+
+class Kernels:
+    """The mixer's kernels at one level. Threads may share it, each with chunks of its own."""
+
+    def __init__(self, library: Library, level: str) -> None:
+        self.library, self.level = library, native.LEVELS.index(level)
+        self._tables = native.room(library.calls.nnfs_tables_size())
+        arrays = (
+            SQUASH.astype(np.int32), STRETCH.astype(np.int16), COARSE.astype(np.int16), NEXT.astype(np.uint8),
+            FINE.astype(np.int32),
+        )  # fmt: skip
+        library.calls.nnfs_tables(address(self._tables), *(address(array) for array in arrays))
+
+    def mixer(self, state: MixState, c: int) -> Mixer:
+        """Return row c of a state as C has it. The state must outlive it, and not be started anew meanwhile."""
+        s = state.stack
+        size, lanes, stride, bits, rate, last, limit, refined, begin = (int(n) for n in s.parameters[c])
+        return Mixer(
+            address(self._tables), size, lanes, stride, begin, 1 << bits, rate, last, limit, refined,
+            *(address(field[c]) for field in (s.plain, s.table, s.maps, s.match_maps, s.weights, s.weights_last)),
+            *(address(field[c]) for field in (s.refine, s.find, s.record)),
+        )  # fmt: skip
+
+    def fits(self, state: MixState, c: int) -> bool:
+        """Tell whether there is a kernel for what row c was started with."""
+        return int(state.stack.parameters[c, m.P_LANES]) <= MOST_LANES
+
+    def encode_path(self, state: MixState, c: int, network: NDArray[np.uint16], out: NDArray[np.uint16]) -> None:
+        """`mixing.encode_path`."""
+        given = address(network) if network.size else None
+        if self.library.calls.nnfs_mix_encode(self.level, self.mixer(state, c), given, address(out)):
+            raise CodecError("mixer: an impossible chunk")
+
+    def decode(
+        self, state: MixState, c: int, states: NDArray[np.int64], words: Words, cursor: NDArray[np.int64]
+    ) -> None:
+        """Decode row c, whose coder has no network, into its `plain`."""
+        mixer, coder = self.mixer(state, c), coder_of(states, words, cursor)
+        columns = -(-mixer.size // mixer.lanes)
+        if self.library.calls.nnfs_mix_decode(self.level, mixer, coder, 0, columns):
+            raise CodecError("mixer: an impossible chunk")
+        cursor[0] = coder.cursor
+
+    def enter(self, state: MixState, c: int) -> None:
+        """`mixing.enter`: `state` has room for the dictionary only, and is of one lane."""
+        mixer = self.mixer(state, c)
+        mixer.size = mixer.lanes = 1
+        if self.library.calls.nnfs_mix_enter(self.level, mixer):
+            raise CodecError("mixer: an impossible dictionary")
+
+    def enter_features(self, plain: Words, orders: NDArray[np.uint32], starts: NDArray[np.int32], bits: int) -> None:
+        """`nnfs.model.features.enter`: add a dictionary to tables that know nothing yet, as one lane."""
+        lane = np.zeros(5, np.uint64)
+        past = Past(
+            address(plain), plain.size, 1, 0, bits, address(orders), orders.shape[1], address(starts), address(lane)
+        )
+        if self.library.calls.nnfs_features_enter(past):
+            raise CodecError("features: an impossible dictionary")
+
+    def rans(self, plain: Words, lanes: int, probabilities: NDArray[np.uint16], states: NDArray[np.int64]) -> Words:
+        """Return the words of a chunk whose bits have these probabilities; `states` become the final ones."""
+        words = np.empty(16 * plain.size + 2, np.uint8)
+        arguments = address(plain), plain.size, lanes, address(probabilities), address(states), states.size
+        at = self.library.calls.nnfs_rans_encode(*arguments, address(words))
+        if at < 0:
+            raise CodecError("rANS: an impossible chunk")
+        return words[at:]
+
+
+def coder_of(states: NDArray[np.int64], words: Words, cursor: NDArray[np.int64]) -> Coder:
+    """Return an entropy decoder as C has it, see `nnfs.codec.rans.start`."""
+    return Coder(address(states), states.size, address(words), words.size, int(cursor[0]))
+
+
+def digest(kernels: Kernels | None) -> str:
+    """Return the digest of what these kernels, or numba's, make of a chunk."""
+    size, lanes = TEST
+    noise = np.frombuffer(hashlib.shake_256(b"mixer").digest(3 * 8 * size), np.uint8)
+    plain = bytes(noise[:size] % 7 + 97)
+    plain = plain[: size // 2] + plain[: size - size // 2]  # the second half repeats the first
+    columns = -(-size // lanes)
+    network = np.resize(noise.astype(np.uint16) * 257 | 1, (columns, lanes, 8))
+    state = MixState(1, size, lanes)
+    found = hashlib.blake2b(digest_size=16)
+    for own in (network, np.zeros((0, 0, 0), np.uint16)):
+        state.start(0, plain, lanes, stride=0 if own.size else 5)
+        out = np.zeros((columns, lanes, 8), np.uint16)
+        if kernels:
+            kernels.encode_path(state, 0, np.ascontiguousarray(own), out)
+        else:
+            m.encode_path(state.stack, 0, own, out)
+        found.update(out.astype("<u2").tobytes())
+    return found.hexdigest()
+
+
+@cache
+def kernels() -> Kernels | None:
+    """Return the mixer's kernels at the first level that computes what it should, None for numba's.
+
+    Raises `CodecError` for a forced level that does not.
+    """
+    first, there = native.level(), native.library()
+    if first is None or there is None:
+        return None
+    forced = bool(os.environ.get(native.VARIABLE))
+    for name in (native.LEVELS[first],) if forced else there.levels:
+        own = Kernels(there, name)
+        if digest(own) == DIGEST:
+            return own
+        why = f"the native mixer ({name}) does not compute what it should on this processor"
+        if forced:
+            raise CodecError(why)
+        log.error("%s: it is not used; please report it", why)
+    return None
