@@ -5,16 +5,23 @@ from __future__ import annotations
 import ast
 import base64
 import json
+import re
 from functools import cache
 from pathlib import Path
+from struct import pack
 from typing import Any
 
 import pytest
 
+from nnfs.codec.cm import ContextMixing
+from nnfs.model import delta
+from nnfs.model.weights import load_weights
 from tests.format import make
 from tests.format.decoder import payloads
 from tests.format.decoder.models import Model, compose
 from tests.format.decoder.rans import Damaged
+from tests.harness import FULL
+from tests.model.golden import sample
 
 *GOLDEN, MODELS = json.loads(make.GOLDEN.read_text())
 DECODER = Path(__file__).with_name("decoder")
@@ -67,3 +74,35 @@ def test_the_decoder_imports_nothing_of_nnfs() -> None:
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             for name in names:
                 assert name.partition(".")[0] in allowed or name.startswith("tests.format.decoder"), f"{file}: {name}"
+
+
+def test_constants_of_the_decoder_stand_in_the_document() -> None:
+    """Both are changed together, or not at all."""
+    text = (make.SHIPPED.parents[2] / "codec/FORMAT.md").read_text().replace(",", "")
+    sources = [file for file in DECODER.glob("*.py") if file.name != "store.py"]
+    found = {number for file in sources for number in re.findall(r"\b(?:0x[0-9A-F]{4,}|\d{4,})\b", file.read_text())}
+    assert len(found) > 30
+    missing = [number for number in found if not re.search(rf"\b{number}\b", text)]
+    assert [number for number in missing if set(number[2:]) != {"F"}] == []  # masks: 2^n - 1
+
+
+LONG = {
+    "text": lambda: (17, "", sample(4000, 31), 0),
+    "repeats over and over": lambda: (17, "", (sample(700, 32) + b"x") * 6, 0),
+    "records": lambda: (17, "", b"".join(pack("<IHB", n * n, n % 999, n % 7) for n in range(600)), 7),
+    "network, three lanes, a dictionary": lambda: (16, "fitted", sample(900, 7) + sample(1500, 33) * 2, 3),
+}
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not FULL, reason="a minute of plain Python each")
+@pytest.mark.parametrize("name", LONG)
+def test_longer_chunks_as_the_encoder_makes_them_today(name: str) -> None:
+    """Full tables, long matches, counts at their limits: what a few hundred bytes do not reach."""
+    codec, of, plain, number = LONG[name]()
+    if codec == 17:
+        payload = ContextMixing()._mix(plain, number)
+    else:
+        composed = delta.compose(make.tiny(), base64.b64decode(MODELS["fitted"]))
+        payload = make.streams(load_weights(composed), plain, number, 1)
+    assert payloads.decode(codec, payload, len(plain), model(of)) == plain
