@@ -19,6 +19,7 @@ from nnfs.cli.main import byte_count, main
 from nnfs.mount import control
 from nnfs.store.env import DATA_FILE, Store
 from tests.conftest import why_no_mount
+from tests.ending import gone, wait_gone
 from tests.harness import Mount, command, environment, mounted_at, nnfs, umount, wait_for, work_dir
 
 needs_mount = pytest.mark.skipif(why_no_mount() is not None, reason=f"mounting {why_no_mount()}")
@@ -353,14 +354,6 @@ def test_hot_backup(mount: Mount, tmp_path: Path) -> None:
         assert (restored.path / "file").read_bytes() == b"content" * 5000
 
 
-def gone(pid: int) -> bool:
-    """Whether a process has ended; its init may take its time to collect it."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-
-
 class Background:
     """`nnfs mount` without -f, unmounted in all cases."""
 
@@ -382,7 +375,7 @@ class Background:
         if mounted_at(self.mnt):
             umount(self.mnt, 2)
         if pid is not None:
-            wait_for("the daemon's end", lambda: gone(pid))
+            wait_gone(pid, self.log)
         subprocess.run(["rm", "-r", str(self.base)], check=True)
 
 
@@ -432,7 +425,7 @@ def test_lazy_umount_ends_with_the_last_user() -> None:
             file.write("still written")
             file.flush()
             assert not gone(pid)
-        wait_for("the daemon's end", lambda: gone(pid))
+        wait_gone(pid, back.log)
         nnfs("fsck", "--data", str(back.store))
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from tests import harness, isolation
 from tests.conftest import why_no_mount
+from tests.ending import wait_gone
 from tests.harness import Mount, mounted_at, umount, umount_held_by_none, wait_for, work_dir
 from tests.holders import holders
 
@@ -174,6 +175,22 @@ def test_stacks_of_a_daemon_that_never_mounts(monkeypatch: pytest.MonkeyPatch) -
         mount.__enter__()
     assert "Fatal Python error: Aborted" in "".join(caught.value.__notes__)
     assert gone(mount)
+
+
+def test_stacks_of_a_daemon_that_is_no_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness, "WAIT_S", 0.05)
+    log = tmp_path / "log"
+    stuck = "import faulthandler, select; faulthandler.enable(); print('up', flush=True); select.select([], [], [])"
+    with log.open("wb") as file:
+        child = subprocess.Popen([sys.executable, "-c", stuck], stdout=file, stderr=file)
+    wait_for("its start", lambda: b"up" in log.read_bytes(), 300)
+    with pytest.raises(AssertionError, match="in vain for the daemon's end") as caught:
+        wait_gone(child.pid, log)
+    notes = "".join(caught.value.__notes__)
+    assert f"{child.pid} " in notes.partition("log:")[0]
+    assert "up" in notes
+    assert "Fatal Python error: Aborted" in notes
+    assert child.wait() == -signal.SIGABRT
 
 
 # -- who else holds a mount
