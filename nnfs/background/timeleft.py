@@ -110,7 +110,7 @@ class TimeLeft:
 
     def left(self, now: float, measured: Mapping[str, float] | None = None) -> float | None:
         """Return the seconds until the end, None while nothing tells how fast it goes. `measured`: costs of steps."""
-        costs = {**COSTS, **(measured or {})}
+        costs = _costs(measured or {})
         rest: Counter[str] = Counter()  # bytes by step
         for kind, todo in self._todo():
             for step, share in self._shares(kind).items():
@@ -123,7 +123,8 @@ class TimeLeft:
             # unless nothing but looking is ahead, only what was measured before tells how long it takes.
             known = main in (measured or {})
             if known or rest[main] > HEAVY * rest[LOOK] or scale is None:
-                return max(0.0, ahead - self.active(now)) if known else None
+                waited = self.active(now) - (self._marks[-1].last if self._marks else 0.0)
+                return max(0.0, ahead - waited) if known else None
         if scale is None:
             return None
         last = self._last(costs)
@@ -183,6 +184,17 @@ def _is_by_workers(mark: _Mark) -> bool:
 def _between(base: _Mark, last: _Mark, costs: Mapping[str, float]) -> float:
     """What was done between two marks, in costs."""
     return sum((size - base.done[step]) * _cost(step, costs) for step, size in last.done.items())
+
+
+def _costs(measured: Mapping[str, float]) -> dict[str, float]:
+    """What steps cost here: as measured; else as assumed, on a machine that is as slow as what was measured shows."""
+    slow: dict[str, float] = {}  # by codec: how many times what is assumed
+    for step, cost in measured.items():
+        if step in COSTS:
+            codec = step.rpartition(" ")[2]
+            slow[codec] = max(slow.get(codec, 0.0), cost / COSTS[step])
+    other = max([1.0, *slow.values()])  # of a codec that has not been measured, which a GPU may not help
+    return {step: cost * slow.get(step.rpartition(" ")[2], other) for step, cost in COSTS.items()} | dict(measured)
 
 
 def _cost(step: str, costs: Mapping[str, float]) -> float:

@@ -152,7 +152,7 @@ def test_nothing_is_said_before_anything_is_known() -> None:
     assert left.left(10.0) is None
     left.did(TEXT, "look", CHUNK, 10.0)
     assert left.left(10.0) is None  # looking says nothing about workers
-    assert left.left(10.0, {"encode neural": 800.0, "prove neural": 800.0}) == pytest.approx(195, abs=2)  # a past task
+    assert left.left(10.0, {"encode neural": 800.0, "prove neural": 800.0}) == pytest.approx(220, abs=5)  # a past task
     left.expect(TEXT, CHUNK, ASSUMED[TEXT])
     left.did(TEXT, "encode neural", CHUNK, 105.0)
     assert left.left(105.0) is None  # the first batch compiles, or reads a model
@@ -165,6 +165,11 @@ def test_the_end_is_none_left() -> None:
     for _ in machine.run(mixed(32), left):
         pass
     assert left.left(machine.now) == 0.0
+
+
+def measured(now: float) -> dict[str, float]:
+    """What workers had measured in the recorded task: encoding first, so proving has to be guessed from that."""
+    return {"encode cm": 47.0, "prove cm": 28.0} if now > 320 else {"encode cm": 47.0} if now > 175 else {}
 
 
 def test_a_recorded_task() -> None:
@@ -189,7 +194,7 @@ def test_a_recorded_task() -> None:
             else:
                 flying[kind, step] += size
                 left.did(kind, step, size, at)
-        told.append((now, left.left(now, {"encode cm": 47.0, "prove cm": 28.0} if now > 190 else {})))
+        told.append((now, left.left(now, measured(now))))
     known = [((now - begin) / (end - begin), one, end - now) for now, one in told if one is not None]
     assert len(known) > 50
     check(known, 0.33)  # once, before a batch that took twice as long as the one before: other work came to the machine
