@@ -9,10 +9,11 @@
     |   |-- StoreBusy         EBUSY   5   mounted (or being checked) already
     |   |-- StoreTooNew       EINVAL  6   a format or feature this version does not know
     |   |-- StoreGone         EIO     3   the data file of a mounted store was deleted or replaced
+    |   |-- WriteFailed       EIO     3   the data file could not be written, though there is room
     |   `-- StoreDamaged      EIO     7   a record or page that fails its checksum or an invariant
     |       |-- RecordDamaged EIO     7   one record: names table and key
     |       `-- BlockDamaged  EIO     7   one block: payload, header or hash
-    |-- OutOfSpace            ENOSPC  8   the store's filesystem (or the reserve kept on it) is exhausted
+    |-- OutOfSpace            ENOSPC  8   the store's filesystem, or what is kept on it, is exhausted; or EDQUOT
     |-- MountError            EIO     9   the kernel refused the mount, or FUSE is missing
     |-- CodecError            EIO     10  a payload that its codec refuses
     |   |-- ModelMissing      EIO     11  an unknown fingerprint
@@ -78,6 +79,10 @@ class StoreTooNew(StoreError):
 
 class StoreGone(StoreError):
     """The data file of an open store has lost its name: what is written to it ends with the mount."""
+
+
+class WriteFailed(StoreError):
+    """The data file could not be written, though the filesystem below has room: a commit that may be tried again."""
 
 
 class StoreDamaged(StoreError):

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from tests import disks
 from tests.background.chaos import RESTLESS, Chaos, fsck_clean
 from tests.conftest import why_no_mount
+from tests.fullness import HOWS, Trial
 from tests.harness import FULL, Mount, nnfs, umount, wait_for, work_dir
 
 pytestmark = pytest.mark.skipif(why_no_mount() is not None, reason="mounting needs root and /dev/fuse")
@@ -236,3 +238,33 @@ def test_twenty_at_the_edge_and_recompression() -> None:
             verify(stored)
             assert mount.swaps > 50
         fsck_clean(store)
+
+
+SOME = [
+    ("tmpfs", 48, "outside"),
+    ("tmpfs", 64, "itself"),
+    ("ext4", 64, "itself"),
+    ("ext4", 96, "outside"),
+    ("ext4", 64, "remount"),
+    ("xfs", 320, "outside"),
+    ("btrfs", 64, "itself"),
+    ("btrfs", 128, "outside"),
+]
+ALL = [(kind, size, how) for kind in disks.KINDS for size in disks.SIZES for how in HOWS]
+
+
+@pytest.mark.parametrize(("kind", "size", "how"), ALL if FULL else SOME)
+def test_full_in_every_way(kind: str, size: int, how: str) -> None:
+    """Whoever fills it: ENOSPC, old data, removals meanwhile, and all goes on when there is room (tools/test-full)."""
+    if disks.why_not(kind, size):
+        pytest.skip(disks.why_not(kind, size))
+    Trial(kind, size, how, seed=size).run()
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
+def test_a_quota_is_used_up(kind: str) -> None:
+    if disks.why_no_quota(kind):
+        pytest.skip(disks.why_no_quota(kind))
+    trial = Trial(kind, 320, "outside", seed=1, quota=True)
+    trial.run()
+    assert errno.EDQUOT in trial.codes

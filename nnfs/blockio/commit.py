@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,9 +15,9 @@ from nnfs.blockio.dirty import DirtyData
 from nnfs.blockio.encoding import ENCODERS, Changes, Encoding
 from nnfs.blockio.guard import Nursery
 from nnfs.blockio.reader import Reader
-from nnfs.blockio.space import Space
+from nnfs.blockio.space import PAGE, Space
 from nnfs.blockio.threads import run_fairly
-from nnfs.errors import NnfsError, OutOfSpace, StoreDamaged, StoreGone, again, kept
+from nnfs.errors import NnfsError, OutOfSpace, StoreDamaged, StoreGone, WriteFailed, again, kept
 from nnfs.store.env import DATA_FILE, Store
 from nnfs.store.schema import Inode
 
@@ -28,6 +29,11 @@ RECORD_BYTES = 1024  # of memory that a changed inode or dentry takes, about
 PUNCH_AFTER = 1.0  # seconds without a commit, then free pages go back to the filesystem below
 PUNCH_BUDGET = 4096  # holes per turn
 KEEP_IDLE, KEEP_BUSY = 64, 8192  # free pages left for the next commits
+PUNCH_STEP_BYTES = 1 << 20
+PUNCH_STEP = 64  # holes at a time while others could take what they give
+TRIES = 4  # of a commit that cannot be written
+LAST_TRIES, LAST_PAUSE = 20, 0.5  # of the last commits, which find no room; seconds between them
+SPARE = 8  # one of so many free pages is taken to be of no use: those around it may be too few
 BUSY_COMMITS = 32  # commits in a row, then free pages are punched without waiting for a pause
 
 
@@ -78,6 +84,7 @@ class Committer:
     ) -> None:
         self.store, self.meta, self.data, self.reader, self.space = store, meta, data, reader, space
         self._apply = apply
+        store.reserve = space.reserve
         self.failure: NnfsError | None = None
         self.no_space: OutOfSpace | None = None
         self.inode_errors: dict[int, NnfsError] = {}
@@ -136,9 +143,11 @@ class Committer:
         """
         if self.failure is not None:
             raise again(self.failure)
-        is_tight = not self.space.fits(self.data.size + size)
-        if self._finished or (is_tight and not (frees >= size and self.space.bears(size))):
-            raise OutOfSpace("the filesystem below the store is full, or the store is being closed")
+        if self._finished:
+            raise OutOfSpace("the store is being closed")
+        is_tight = not await self._held(size)
+        if is_tight and not (frees >= size and self.space.bears(self.data.size + size)):
+            raise self.space.refused()
         amendment = _Amendment(change)
         self._amendments.append(amendment)
         self._want_commit()
@@ -153,11 +162,44 @@ class Committer:
         """Wait until `size` more dirty bytes may be taken in. Raises `OutOfSpace` when they would not fit the disk."""
         if self.failure is not None:
             raise again(self.failure)
-        if not self.space.fits(self.data.size + size):
-            await self.make_room()
-            if not self.space.fits(self.data.size + size):
-                raise OutOfSpace("the filesystem below the store is full")
         await self.throttle(size)
+        if not await self._held(size):
+            await self.make_room()
+            if not await self._held(size):
+                raise self.space.refused()
+
+    async def _held(self, size: int) -> bool:
+        """Whether all that is dirty, and `size` bytes and a record more, will find room. Asks for what is missing."""
+        if self.space.fits(self.data.size + size, self._records() + 1):
+            return True
+        await trio.to_thread.run_sync(self.space.hold, self.data.size + size, self._records() + 1)
+        return self.space.fits(self.data.size + size, self._records() + 1)
+
+    def _records(self) -> int:
+        """Records that the next commits change, about."""
+        epochs = [epoch for epoch in (self.meta.active, self.meta.frozen) if epoch is not None]
+        return sum(
+            len(epoch.inodes) + len(epoch.dentries) + epoch.xattr_bytes // RECORD_BYTES + 4 * len(epoch.release)
+            for epoch in epochs
+        )
+
+    def spares(self) -> bool:
+        """Whether there is room for a change that nobody asked for, such as a new atime."""
+        if not self.space.is_tight:
+            return True
+        return self.no_space is None and self.space.may_remove(self.data.size, self._records() + 1)
+
+    async def _bounded(self) -> None:
+        """On a full disk, wait before a removal while what is not committed is as much as can be copied at once."""
+        while self.no_space is None and not self.space.may_remove(self.data.size, self._records() + 1):
+            hold = functools.partial(self.space.hold, removing=True)
+            await trio.to_thread.run_sync(hold, self.data.size, self._records() + 1)
+            if self.space.may_remove(self.data.size, self._records() + 1) or self._nothing():
+                return
+            self._want_commit()
+            await self._changed.wait()
+            if self.failure is not None:
+                raise again(self.failure)
 
     async def throttle(self, size: int = 0) -> None:
         """Wait while memory is full of what is not committed: the bound of all that requests leave behind.
@@ -166,6 +208,7 @@ class Committer:
         """
         if self.failure is not None:
             raise again(self.failure)
+        await self._bounded()
         if self._active_size() + size <= min(COMMIT_BYTES, self.space.dirty_limit // 2):
             return
         self._want_commit()
@@ -201,9 +244,7 @@ class Committer:
     async def make_room(self) -> None:
         """Make room for a writer: copies of what was thawed go, and deleted space is given back at once."""
         async with self._room_lock:
-            copies = self.reader.thawed
-            if copies is not None and copies.bytes:
-                await trio.to_thread.run_sync(copies.clear)
+            await self._drop_copies()
             self.space.refresh()
             if not (self._unpunched or self.meta.active.release or self.space.may_try()):
                 return  # nothing was deleted since the last try
@@ -221,9 +262,7 @@ class Committer:
 
     async def finish(self) -> None:
         """The last commits, releases included, and the mark that nothing came after them. Raises why they fail."""
-        await self.sync()
-        while not self.meta.active.empty:
-            await self.sync()  # a release that did not fit into one commit
+        await self._last_syncs()
         await self.settle()
         async with self._lock:
             self._finished = True
@@ -231,6 +270,29 @@ class Committer:
         self.look_after_store()
         if self.failure is not None:
             raise again(self.failure)
+        await trio.to_thread.run_sync(self.space.close)
+
+    async def _last_syncs(self) -> None:
+        """Commit all there is. Nobody else will: what finds no room is tried for a while, others may make some."""
+        for left in reversed(range(LAST_TRIES)):
+            try:
+                await self.sync()
+                while not self.meta.active.empty:
+                    await self.sync()  # a release that did not fit into one commit
+            except OutOfSpace:
+                if not left:
+                    raise
+                await self._drop_copies()
+                await self._punch(0)
+                await trio.sleep(LAST_PAUSE)
+            else:
+                return
+
+    async def _drop_copies(self) -> None:
+        """Copies of what was thawed go: they are the first that a full disk can do without."""
+        copies = self.reader.thawed
+        if copies is not None and copies.bytes:
+            await trio.to_thread.run_sync(copies.clear)
 
     # -- tasks
 
@@ -267,6 +329,7 @@ class Committer:
             if self._wanted > self.durable or (dirty and self._due()):
                 await self._commit()
                 if self.no_space:
+                    await self._punch(0)  # what it could write comes back to the reserve
                     await self._pause()
             elif self._unpunched and not self._wake.is_set():
                 await self.settle()
@@ -293,11 +356,37 @@ class Committer:
             if self._finished:
                 return
             try:
-                await run_fairly(self.store.punch, keep, PUNCH_BUDGET, limiter=self._commit_thread)
+                await run_fairly(self._give_back, keep, self.no_space is not None, limiter=self._commit_thread)
             except (NnfsError, OSError) as error:
                 log.warning("free pages are not given back: %s", error)
         self._unpunched = 0
-        self.space.refresh()
+        self._look_at_space()
+
+    def _give_back(self, keep: int, everything: bool) -> None:
+        """Punch free pages. What is kept for removals is held again first: in small steps, before others take it.
+
+        While space is short the pages that the next commits take stay: what is given up and taken again gets less.
+        `everything`: they do not, since they turned out to be the wrong ones.
+        """
+        if self.space.keeps_pages:
+            self.space.settle()
+            self.space.refill()
+            return
+        short = self.space.is_tight and not everything
+        if short:
+            keep = max(keep, 2 * self.store.write_cost.total // PAGE)
+        while not self.space.refill(at_once=True):
+            if not self.space.helping(self.store.punch, keep, PUNCH_STEP):
+                break
+        if not (short and self.space.is_low):
+            while self.space.helping(self.store.unclaim, PUNCH_STEP_BYTES):
+                self.space.take_back()
+        self.space.helping(self.store.punch, keep, PUNCH_BUDGET)
+        if short:
+            self.space.settle()
+        self.space.refill()
+        if self._nothing():
+            self.space.relax()
 
     def look_after_store(self) -> None:
         """Accept nothing more when the data file has lost its name: it would be written, and end with the mount."""
@@ -336,9 +425,7 @@ class Committer:
             amendments, self._amendments = self._amendments, []
             try:
                 changes = await self.encoding.changes(layer, epoch.release, self.inode_errors)
-                applied, self._room = await run_fairly(
-                    self._apply, epoch, changes, int(time.time()), self._room, amendments, limiter=self._commit_thread
-                )
+                applied, self._room = await self._write(epoch, changes, amendments)
                 self._finished_well(epoch.commit, applied)
                 self.look_after_store()
             except (OutOfSpace, MemoryError) as error:
@@ -361,6 +448,24 @@ class Committer:
             self._give_up_amendments()
             self._changed.set()
             self._changed = trio.Event()
+
+    async def _write(self, epoch: Any, changes: Changes, amendments: Sequence[Amend]) -> tuple[Any, int]:
+        """Apply an epoch. A try that found no room is done again with all that is held, one that failed as it is."""
+        for left in reversed(range(TRIES)):
+            try:
+                return await run_fairly(
+                    self._apply, epoch, changes, int(time.time()), self._room, amendments, limiter=self._commit_thread
+                )
+            except OutOfSpace:
+                if not left or not self.space.lends:
+                    raise
+                with contextlib.suppress(NnfsError, OSError):  # what it could write comes back to the reserve
+                    await run_fairly(self._give_back, 0, True, limiter=self._commit_thread)
+            except WriteFailed as error:
+                if not left:
+                    raise
+                log.warning("commit %d: %s; trying again", epoch.commit, error)
+        raise AssertionError("not reached")
 
     def _nothing(self) -> bool:
         clean = self.meta.active.empty and self.data.active.empty and self.meta.frozen is None
@@ -385,6 +490,7 @@ class Committer:
         """Note a commit that failed for want of something: its epoch stays, and is tried again."""
         if self.no_space is None:
             log.error("commit %d: %s: kept in memory until there is space", commit, error)
+            log.info("up to %d B are to be written, %d B are held", self.store.write_cost.total, self.space.held)
         kept(error)
         self.no_space = error if isinstance(error, OutOfSpace) else OutOfSpace(f"no memory for a commit ({error})")
 
@@ -412,4 +518,13 @@ class Committer:
             self.inode_errors[ino] = kept(error)
         if applied.unfinished:
             self._wanted = max(self._wanted, commit + 1)
+        self._look_at_space()
+
+    def _look_at_space(self) -> None:
+        self.space.tree, self.space.overhead = self.store.write_cost[:2]
         self.space.refresh()
+        self.space.in_place = 0
+        if self.space.keeps_pages:
+            with contextlib.suppress(NnfsError, OSError):
+                pages = self.store.superblock.chunk_size // PAGE + 1
+                self.space.in_place = self.store.in_place(pages) // SPARE * (SPARE - 1)

@@ -2,29 +2,89 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVarTuple
+
+from nnfs.errors import OutOfSpace, StoreError
+from nnfs.store.reserve import NO_ROOM, Reserve, no_room
+
+Args = TypeVarTuple("Args")
 
 log = logging.getLogger(__name__)
 
-RESERVE = 16 << 20  # bytes kept free so that deleting, which copies tree pages first, always works
-RESERVE_SHARE = 64  # of a small filesystem: at most 1/64 of it
-PER_COMMIT = 1 << 20  # tree pages that a commit may copy
+KEEP_MIN, KEEP_MAX = 1 << 20, 16 << 20  # bytes held so that deleting, which copies tree pages first, always works
+KEEP_SHARE = 32  # of the filesystem below: so much of it between these bounds
+PER_COMMIT = 1 << 20  # tree pages that a commit may copy; where nothing can be held
+PLENTY = 1 << 30  # free bytes with which tree pages, of which many might have to be copied, need not be held
+PAGE = 4096
+A_NAME = 256 << 10  # bytes that a change of the filesystem's own trees may need: xfs makes inodes by the chunk
+RECORD_PAGES, RECORD_BYTES = 2, 512  # what a changed record may cost: pages to copy, and what it adds to a small tree
+NODE_PAGES = 3 * 64 + 4  # pages that releasing a map node may copy
 _RETRY = 1.0  # seconds between two attempts to make room
 
 
 class Space:
-    """Free space below the store, looked up after each commit, and the limits that follow from it."""
+    """Free space below the store, looked up after each commit, what of it is held, and the limits that follow.
 
-    def __init__(self, path: Path, dirty_limit: int) -> None:
+    Nothing is accepted that is not held: nobody else can take that. `keep` bytes of it are for removals only. As much
+    again is held ahead: growing costs a system call and, on a full disk, a flush.
+    """
+
+    def __init__(self, path: Path, dirty_limit: int, *, read_only: bool = False) -> None:
         self.path = path
         self.dirty_limit = dirty_limit
-        self.free = 0  # bytes for new data, the reserve taken off
-        self.reserve = 0
+        self.free = 0  # bytes for new data: what is kept for removals taken off
+        self.lower = 0  # bytes that are free for anybody
+        self.keep = KEEP_MIN
+        self.tree = 0  # bytes of tree pages that a commit could have to copy at most
+        self.in_place = 0  # bytes that the data file can take without growing: see `keeps_pages`
+        self.overhead = 0  # bytes that it writes besides what was requested: the list of free pages
+        self.reserve = None if read_only else Reserve(path)
         self._tried = 0.0
         self.refresh()
+        if self.reserve is not None:
+            self.reserve.shrink(self.keep)
+            self.refill()
+
+    @property
+    def held(self) -> int:
+        """Bytes that are the store's already; without a reserve: that statvfs promises."""
+        if self.reserve is not None and self.reserve.works:
+            return self.reserve.held
+        return self.free + self.keep
+
+    @property
+    def lends(self) -> bool:
+        """Whether a commit that finds no room can be lent some."""
+        return self.reserve is not None and self.reserve.works
+
+    @property
+    def keeps_pages(self) -> bool:
+        """Whether free pages are to be kept for the store itself: punching them would give nothing back.
+
+        btrfs frees whole extents only, and needs room to do so.
+        """
+        return self.reserve is not None and self.reserve.on_btrfs and self.is_tight
+
+    @property
+    def shown(self) -> int:
+        """Free bytes for statfs: never more than the filesystem below shows, though some of them are held already."""
+        return min(self.free, self.lower)
+
+    @property
+    def is_low(self) -> bool:
+        """Whether what is kept for removals is not all there."""
+        return self.reserve is not None and self.reserve.works and self.reserve.held < self.keep
+
+    @property
+    def is_tight(self) -> bool:
+        """Whether the filesystem below has refused space lately, or is about to."""
+        return self.free < 2 * self.keep or (self.reserve is not None and self.reserve.refusal != 0)
 
     def refresh(self) -> None:
         """Ask the filesystem below."""
@@ -33,16 +93,92 @@ class Space:
         except OSError as error:
             log.warning("free space below %s is not known: %s", self.path, error)
             return
-        self.reserve = min(RESERVE, lower.f_blocks * lower.f_frsize // RESERVE_SHARE)
-        self.free = lower.f_bavail * lower.f_frsize - self.reserve - PER_COMMIT
+        total = lower.f_blocks * lower.f_frsize
+        self.keep = min(KEEP_MAX, max(KEEP_MIN, total // KEEP_SHARE), max(PAGE, total // 4))
+        if self.reserve is not None:
+            self.reserve.floor = self.keep
+        free = self.lower = lower.f_bavail * lower.f_frsize
+        if self.reserve is not None and self.reserve.works:
+            if self.reserve.refusal == errno.EDQUOT:
+                free = 0  # statvfs may not know the quota
+            self.free = free + self.reserve.held - self.keep
+        else:
+            self.free = free - self.keep - PER_COMMIT
 
-    def fits(self, dirty: int) -> bool:
-        """Whether `dirty` bytes would find room, stored raw (with 3 % for fragments and records)."""
-        return dirty + dirty // 32 <= self.free
+    def need(self, data: int, records: int) -> int:
+        """Bytes that a commit of so much may write: data stored raw, 3 % for fragments and records, tree pages."""
+        copied = min(records * RECORD_PAGES * PAGE, self.tree + records * RECORD_BYTES)
+        return data + data // 32 + copied
+
+    def fits(self, data: int, records: int = 0) -> bool:
+        """Whether so many dirty bytes and records will find room; see `hold`."""
+        return self._has(data, records, self.held - self.keep + self.in_place)
+
+    def may_remove(self, data: int, records: int) -> bool:
+        """Whether changes that need no space to speak of will find what they do need, together with all others."""
+        return self._has(data, records, self.held + self.in_place)
+
+    def _has(self, data: int, records: int, held: int) -> bool:
+        need = self.need(data, records) + self.overhead
+        return need <= held or (data + data // 32 <= held and self.free > PLENTY + 4 * need)
+
+    def hold(self, data: int, records: int, *, removing: bool = False) -> None:
+        """Try to hold what `fits` (or `may_remove`) asks for. May wait for a disk."""
+        if self.reserve is not None:
+            need = self.need(data, records) + self.overhead
+            self.reserve.grow(need + (0 if removing else 2 * self.keep))
+
+    def refill(self, *, at_once: bool = False) -> bool:
+        """Hold what is kept for removals; tell whether it is all there. May wait for a disk."""
+        if self.reserve is None or not self.reserve.works:
+            return True
+        if at_once and self.is_low:
+            self.reserve.grow(self.keep, at_once=True)
+        self.reserve.grow(self.keep * (2 if self.reserve.refusal else 1))  # is there room again?
+        return self.reserve.held >= self.keep
+
+    def helping(self, free: Callable[[*Args], int], *args: *Args) -> int:
+        """Free something; where even that needs room at first (btrfs), out of what is held. Raises as `free` does."""
+        try:
+            return free(*args)
+        except StoreError as error:
+            if error.errno not in NO_ROOM or self.reserve is None or not self.reserve.spend(2 * A_NAME):
+                raise
+        return free(*args)
+
+    def settle(self) -> None:
+        """See to it that what was freed is free."""
+        if self.reserve is not None:
+            self.reserve.settle()
+
+    def take_back(self) -> None:
+        """Hold what was held before commits took some of it, as far as there is room."""
+        if self.reserve is not None:
+            self.reserve.take_back(at_once=True)
+
+    def relax(self) -> None:
+        """Nothing is dirty: give back what is held beyond what requests under way may have been promised."""
+        if self.reserve is not None:
+            self.reserve.shrink(2 * self.keep)
+
+    def lend_a_name(self) -> None:
+        """Give back what a new name in the store may cost."""
+        if self.reserve is not None:
+            self.reserve.shrink(max(0, self.reserve.held - A_NAME))
 
     def bears(self, size: int) -> bool:
-        """Whether `size` bytes may be added for a short time, by what frees more: half of the reserve is for that."""
-        return size + size // 32 <= max(0, self.free) + self.reserve // 2
+        """Whether `size` bytes may be added for a short time, by what frees more: half of what is kept is for that."""
+        return size + size // 32 + self.overhead <= self.held - self.keep // 2
+
+    def release_nodes(self, most: int) -> int:
+        """How many map nodes, up to `most`, a commit may release: what it copies for them has to fit."""
+        if not self.is_tight or self.tree + self.overhead <= self.held:
+            return most
+        return max(1, min(most, self.held // (NODE_PAGES * PAGE)))
+
+    def refused(self) -> OutOfSpace:
+        """The error for a writer."""
+        return no_room(self.reserve.refusal if self.reserve is not None else errno.ENOSPC)
 
     def may_try(self) -> bool:
         """Whether it is time to try to make room again."""
@@ -51,3 +187,9 @@ class Space:
             return False
         self._tried = now
         return True
+
+    def close(self) -> None:
+        """Close the reserve: what is kept for removals stays with the store, for a mount on a full disk."""
+        if self.reserve is not None:
+            self.reserve.shrink(self.keep)
+            self.reserve.close()

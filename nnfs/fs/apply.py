@@ -41,14 +41,15 @@ class Work:
     """A commit in progress: its txn, epoch and blocks, for amendments too."""
 
     def __init__(
-        self, txn: WriteTxn, epoch: Epoch, blocks: BlockWriter, state: State, stored_below: int, known: Known
-    ) -> None:
+        self, txn: WriteTxn, epoch: Epoch, blocks: BlockWriter, state: State, stored_below: int, known: Known,
+        budget: int,
+    ) -> None:  # fmt: skip
         self.txn, self.epoch, self.blocks, self.state = txn, epoch, blocks, state
         self._known = known  # map nodes of files, as of the last commit
         self._stored_below = stored_below
         self._spares: set[int] = set()  # inode numbers that may be older and are used for the first time
         self.done = Applied(state)
-        self.budget = RELEASE_NODES
+        self.budget = budget
 
     # -- chunk map
 
@@ -303,14 +304,15 @@ def apply(
     amendments: Sequence[Amendment] = (),
     damaged: Container[int] = (),
     nodes: Known | None = None,
+    budget: int | None = None,
 ) -> tuple[Applied, int]:
     """Commit an epoch; durable on return. Returns what was done and the room left in the payload table's last page.
 
     `now` is unix seconds; amendments come after what was requested; `damaged` are blocks of which a reader has found
     that they cannot be decoded: whoever writes their content once more makes them whole; `nodes` are map nodes that
-    files are known to have had at the last commit. Raises `OutOfSpace` and other
-    `StoreError`s with nothing changed; a damaged map of a single inode does not stop the commit but is reported in
-    `Applied.failed`.
+    files are known to have had at the last commit; `budget`: how many are released at most. Raises
+    `OutOfSpace` and other `StoreError`s with nothing changed; a damaged map of a single inode does not stop the commit
+    but is reported in `Applied.failed`.
     """
     epoch = copy.copy(frozen)  # a failed try must leave the epoch as it was
     epoch.inodes = {ino: copy.copy(inode) for ino, inode in frozen.inodes.items()}
@@ -321,7 +323,8 @@ def apply(
         state.flags |= State.FLAG_UNSETTLED
     with store.write() as txn:
         blocks = BlockWriter(txn, state, now, room, _readable(store, damaged))
-        work = Work(txn, epoch, blocks, state, store.state.next_ino, nodes or Known())
+        budget = RELEASE_NODES if budget is None else budget
+        work = Work(txn, epoch, blocks, state, store.state.next_ino, nodes or Known(), budget)
         for ino in sorted(chunks):
             if ino not in epoch.release:
                 work.change_chunks(ino, chunks[ino])

@@ -24,6 +24,7 @@ import trio
 
 from nnfs.errors import DaemonError, FsError, NnfsError, UsageError, kept
 from nnfs.mount import rendezvous
+from nnfs.store.reserve import NO_ROOM
 
 SOCKET_NAME = "control"
 MAX_REQUEST = 64 * 1024  # bytes of one line
@@ -47,8 +48,11 @@ def short_name(path: Path) -> Iterator[str]:
         os.close(directory)
 
 
-def listen(path: Path) -> trio.SocketListener:
-    """Bind the control socket. The caller holds the store's lock, so a socket that is there already is a dead one's."""
+def listen(path: Path, make_room: Callable[[], None] = lambda: None) -> trio.SocketListener:
+    """Bind the control socket; `make_room` is called when the filesystem has none for its name.
+
+    The caller holds the store's lock, so a socket that is there already is a dead one's.
+    """
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise UsageError(f"{path} is in the way of the control socket: move it elsewhere")
@@ -59,7 +63,13 @@ def listen(path: Path) -> trio.SocketListener:
     try:
         os.fchmod(sock.fileno(), 0o600)  # before bind: the name is never there with wider permissions
         with short_name(path) as name:
-            sock.bind(name)
+            try:
+                sock.bind(name)
+            except OSError as error:
+                if error.errno not in NO_ROOM:
+                    raise
+                make_room()
+                sock.bind(name)
         sock.listen(MAX_CLIENTS)
         sock.setblocking(False)
         return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
@@ -87,13 +97,21 @@ async def serve(
     handlers: Mapping[str, Handler],
     *,
     address: bytes | None = None,
+    make_room: Callable[[], None] = lambda: None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Answer clients until cancelled, then remove the socket. A handler that raises costs its client an error.
 
     `path` is None for a store that may not be written to; `address` is that of the socket found by the mount.
     """
-    listeners = [listen(path)] if path is not None else []
+    listeners = []
+    try:
+        if path is not None:
+            listeners.append(listen(path, make_room))
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        log.warning("%s: %s; commands reach this mount by its mount point only", path, error.strerror)
     by_mount = listen_by_mount(address) if address is not None else None
     free = trio.Semaphore(MAX_CLIENTS)
     try:

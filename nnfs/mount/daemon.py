@@ -33,7 +33,7 @@ from nnfs.blockio.thawcache import Thawed
 from nnfs.config import Options, load_options
 from nnfs.errors import MountError, NnfsError, StoreDamaged
 from nnfs.fs import report
-from nnfs.fs.apply import apply
+from nnfs.fs.apply import RELEASE_NODES, apply
 from nnfs.fs.backup import backup
 from nnfs.fs.filesystem import Filesystem
 from nnfs.mount import control, limits, logs, notify, reloading, rendezvous
@@ -157,10 +157,10 @@ class Daemon:
             store, self.fs, self.data, cache_bytes=own.cache, timeout=own.read_timeout,
             cold=self.cold, thawed=self.thawed,
         )  # fmt: skip
-        self.space = Space(store.place.here, own.dirty)
+        self.read_only = read_only = mount_options.read_only or store.read_only
+        self.space = Space(store.place.here, own.dirty, read_only=read_only)
         self.committer = Committer(store, self.fs, self.data, self.reader, self.space, self._apply)
         self.models = Models(store, self.committer, self.cold)
-        self.read_only = read_only = mount_options.read_only or store.read_only
         if read_only:
             self.fs.active.release.clear()  # orphans are for a mount that may write
         self.ops = Operations(
@@ -206,7 +206,8 @@ class Daemon:
                     log.debug("inode %d: %s", ino, error)  # forgotten meanwhile, most likely
 
     def _apply(self, epoch: Any, changes: Any, now: int, room: int, amendments: Any) -> Any:
-        return apply(self.store, epoch, changes, now, room, amendments, self.reader.damaged, self.fs.nodes)
+        nodes, budget = self.fs.nodes, self.space.release_nodes(RELEASE_NODES)
+        return apply(self.store, epoch, changes, now, room, amendments, self.reader.damaged, nodes, budget)
 
     async def main(self) -> None:
         """Mount, serve, unmount, commit. Raises why there is nothing to serve."""
@@ -257,7 +258,8 @@ class Daemon:
         handlers = {**self.tiering.handlers, **own}
         found = rendezvous.address(self.connection.mount.device, self.connection.mount.source)
         socket_path = self.store.place.here / control.SOCKET_NAME if self.store.writable else None
-        await nursery.start(functools.partial(control.serve, socket_path, handlers, address=found))
+        room = self.space.lend_a_name
+        await nursery.start(functools.partial(control.serve, socket_path, handlers, address=found, make_room=room))
         ending = Ending(self.connection, self.committer.sync, self._serving.cancel, self._remounted)
         nursery.start_soon(self._on_signals, signals, ending, guarded)
         guarded.start_soon(ending.watch)

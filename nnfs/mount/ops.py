@@ -233,7 +233,7 @@ class Operations(pyfuse3.Operations):
     @guard
     async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
         unit = 4096
-        free = max(0, self.committer.space.free - self.data.size) // unit
+        free = max(0, self.committer.space.shown - self.data.size) // unit
         used = self.fs.store.physical_bytes() // unit
         result = pyfuse3.StatvfsData()
         result.f_bsize = result.f_frsize = unit
@@ -403,7 +403,7 @@ class Operations(pyfuse3.Operations):
 
     def _accessed(self, inode: Inode) -> None:
         self.usage.used(inode.ino)
-        if self.read_only:
+        if self.read_only or not self.committer.spares():
             return
         if self.atime == "strictatime" or (
             self.atime == "relatime" and (inode.atime <= max(inode.mtime, inode.ctime) + GRAIN or self._is_old(inode))

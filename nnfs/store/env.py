@@ -8,6 +8,7 @@ O_DSYNC descriptor), because simulated power cuts broke every other setting (19 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -21,10 +22,12 @@ from typing import Any, Self
 import lmdb
 
 from nnfs import errors
-from nnfs.store import freepages, mapsize, privacy, schema, whereabouts
+from nnfs.store import btrfs, claims, freepages, locktable, mapsize, privacy, reserve, schema, whereabouts
 from nnfs.store.schema import Inode, State, Superblock
 
 DATA_FILE = whereabouts.DATA_FILE
+PAGE, PAGE_HEADER = 4096, 16  # bytes of LMDB
+SLACK = 64 << 10  # bytes of a commit: roots, meta page, and what was counted wrongly
 DRAFT = ".creating"  # where a new store is made
 IGNORED_IN_EMPTY = {"lost+found", DRAFT}  # of a freshly made ext4; of a creation that was cut short
 
@@ -176,7 +179,33 @@ def _successor(prefix: bytes) -> bytes | None:
 class WriteTxn(Snapshot):
     """The one write transaction. Reads see what it wrote."""
 
+    def __init__(self, txn: Any, tables: dict[str, Any]) -> None:
+        super().__init__(txn, tables)
+        self._changes = 0  # records changed
+        self._joined = self._longest = 0  # pages of their own that values have got, and the most of one
+
+    def cost(self, last_page: int) -> claims.Cost:
+        """What committing now may write. `last_page` is that of the last commit.
+
+        A page that LMDB writes is a page of a tree, of a large value, or of the list of free pages, which holds 8 bytes
+        for each page that is none of these.
+        """
+        stats = [self._txn.stat(db) if db is not None else self._txn.stat() for db in self._tables.values()]
+        tree = sum(stat["branch_pages"] + stat["leaf_pages"] for stat in stats)
+        large = sum(stat["overflow_pages"] for stat in stats)
+        free = max(0, last_page - tree - large) + self._changes * 2 + self._joined
+        single = min(self._changes * 3, tree)
+        return claims.Cost(tree * PAGE, 8 * free + SLACK, single * PAGE, self._joined * PAGE, self._longest * PAGE)
+
+    def _note(self, size: int) -> None:
+        self._changes += 1
+        if size >= PAGE // 2 - 64:
+            pages = (size + PAGE_HEADER + PAGE - 1) // PAGE
+            self._joined += pages
+            self._longest = max(self._longest, pages)
+
     def put(self, table: str, key: bytes, record: bytes) -> None:
+        self._note(len(record))
         try:
             self._txn.put(key, record, db=self._tables[table])
         except lmdb.Error as error:
@@ -191,6 +220,8 @@ class WriteTxn(Snapshot):
         if not items:
             return
         last = self.last(table)
+        for _, value in items:
+            self._note(len(value))
         first_new = len(items)
         while first_new and items[first_new - 1][0] >= fresh and (last is None or items[first_new - 1][0] > last):
             first_new -= 1
@@ -203,6 +234,7 @@ class WriteTxn(Snapshot):
 
     def delete(self, table: str, key: bytes) -> bool:
         """Delete a record; return whether it was there."""
+        self._note(0)
         try:
             return bool(self._txn.delete(key, db=self._tables[table]))
         except lmdb.Error as error:
@@ -217,6 +249,7 @@ class WriteTxn(Snapshot):
                 while found and cursor.key().startswith(prefix):
                     found = cursor.delete() and bool(cursor.key())
                     count += 1
+                    self._note(0)
         except lmdb.Error as error:
             raise translate(error) from error
         return count
@@ -234,12 +267,13 @@ class WriteTxn(Snapshot):
         self.put("main", schema.SUPER_KEY, record)
 
     def commit(self) -> None:
-        """End the transaction, durably."""
+        """End the transaction, durably. Raises the engine's own errors: what they mean is not known here."""
         txn, self._txn = self._txn, _ENDED
-        try:
-            txn.commit()
-        except lmdb.Error as error:
-            raise translate(error) from error
+        txn.commit()
+
+    def number(self) -> int:
+        """The engine's number of this transaction."""
+        return int(self._txn.id())
 
 
 def load_twice(snapshot: Snapshot, key: bytes, unpack: Any) -> tuple[Any, list[str]]:
@@ -269,16 +303,23 @@ class Store:
     """An open store, locked against every other process. Use `Store.open` or `Store.create`."""
 
     def __init__(
-        self, path: Path, lock: int, env: lmdb.Environment, tables: dict[str, Any], *, writable: bool
-    ) -> None:
+        self, path: Path, lock: int, locks: locktable.LockTable | None, env: lmdb.Environment,
+        tables: dict[str, Any],
+    ) -> None:  # fmt: skip
         self.path = path  # at the time of opening: see `place`
-        self.writable = writable
+        self.writable = locks is not None
         self._lock = lock
         self.place = whereabouts.Whereabouts(path, lock)
+        self._locks = locks
+        self._before: list[lmdb.Environment] = []  # environments that can only be read
         self._env = env
+        self._current = env, tables  # for other threads, which must not see one of them changed
         self._tables = tables
         self.superblock = Superblock(b"", 0, 0, 0)
         self.state = State()
+        self.reserve: reserve.Reserve | None = None  # lent to commits
+        self.claims = claims.Claims()
+        self.write_cost = claims.Cost(0, 0)  # of the last commit
         self._punched: dict[int, int] = {}  # freed pages that have been given back
         self.problems: list[str] = []  # of the copies of superblock and state, found at opening
 
@@ -308,6 +349,7 @@ class Store:
         draft = path / DRAFT
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(privacy.FOLDER)
+        btrfs.overwrite_in_place(draft)
         store = cls._open_env(draft, os.dup(lock), create=True)
         try:
             now = time.time_ns()
@@ -351,19 +393,18 @@ class Store:
 
     @classmethod
     def _open_env(cls, path: Path, lock: int, *, create: bool, readonly: bool = False) -> Store:
+        locks = None if readonly else locktable.LockTable()
         try:
-            env = _mapped(path, create=create, readonly=readonly)
-            env.reader_check()  # of dead processes
-            tables: dict[str, Any] = {"main": None}
-            for name in schema.TABLES:
-                tables[name] = env.open_db(name.encode(), create=create)
-        except lmdb.NotFoundError as error:
-            raise errors.NotAStore(f"{path} is an LMDB environment, but not an nnfs store ({error})") from error
-        except (lmdb.VersionMismatchError, lmdb.IncompatibleError) as error:
-            raise errors.StoreTooNew(f"{path}: written by another engine ({error})") from error
-        except lmdb.Error as error:
-            raise translate(error) from error
-        return cls(path, lock, env, tables, writable=not readonly)
+            with contextlib.nullcontext(path) if locks is None else locks.beside(path, path / DATA_FILE) as folder:
+                env = _mapped(path, folder, create=create, readonly=readonly)
+            tables = _tables(env, create=create)
+        except BaseException as error:
+            if locks is not None:
+                locks.close()
+            if isinstance(error, lmdb.Error):
+                raise _not_opened(path, error) from error
+            raise
+        return cls(path, lock, locks, env, tables)
 
     def _load(self) -> None:
         with self.read() as snapshot:
@@ -384,23 +425,100 @@ class Store:
     def read(self) -> Snapshot:
         """Begin a read txn. Close it soon: it keeps pages from being used again."""
         try:
-            return Snapshot(self._env.begin(), self._tables)
+            env, tables = self._current
+            return Snapshot(env.begin(), tables)
         except lmdb.Error as error:
             raise translate(error) from error
 
     @contextmanager
     def write(self) -> Iterator[WriteTxn]:
-        """The write txn: durable at the end of the block, aborted when the block raises."""
+        """The write txn: durable at the end of the block, aborted when the block raises.
+
+        Raises `OutOfSpace`, and `WriteFailed` when the data file could not be written though there is room: nothing has
+        changed then, and the same may be tried again.
+        """
         try:
             txn = WriteTxn(self._env.begin(write=True), self._tables)
         except lmdb.Error as error:
             raise translate(error) from error
         try:
             yield txn
+            self.write_cost = txn.cost(self._env.info()["last_pgno"])
         except BaseException:
             txn.close()
             raise
-        txn.commit()
+        if self.reserve is None or not self.reserve.works:
+            self._commit(txn)
+            return
+        self._lend(self.reserve)
+        try:
+            self._commit(txn)
+        except errors.OutOfSpace:
+            self.reserve.failures += 1
+            raise
+        else:
+            self.reserve.failures = 0
+        finally:
+            self.reserve.take_back()
+
+    def _lend(self, lender: reserve.Reserve) -> None:
+        """See to it that the commit which is about to be written finds room, as far as the reserve goes.
+
+        First where LMDB will write, most likely. If that was wrong all is let go, which is right unless somebody else
+        fills the disk this very moment; then all places are claimed that can be; and so on.
+        """
+        cost = self.write_cost
+        if lender.failures % 2:
+            lender.spend(lender.held)
+            return
+        if not lender.failures and lender.may_rely(cost.total):
+            return
+        with contextlib.suppress(OSError, errors.NnfsError):  # a damaged list of free pages
+            fd = claims.open_data(self.place.data)
+            try:
+                free_db, oldest = freepages.FreeDb(fd), freepages.oldest_reader(self._env)
+                wanted = claims.places(free_db, oldest, cost)
+                if lender.failures:
+                    wanted = claims.all_places(free_db, oldest, 4 * cost.total + lender.held, cost)
+                self.claims.claim(fd, free_db.meta.page_size, wanted, lender)
+            finally:
+                os.close(fd)
+
+    def _commit(self, txn: WriteTxn) -> None:
+        """A short write is EIO for LMDB, and so is a dying disk: the filesystem below is asked which it was."""
+        number = txn.number()
+        try:
+            txn.commit()
+        except lmdb.Error as error:
+            code = getattr(error, "code", 0)
+            if (code in reserve.NO_ROOM or code == errno.EIO) and self._reopen() >= number:
+                return  # it was the meta page that could not be synced at first
+            if code in reserve.NO_ROOM:
+                raise reserve.no_room(code) from error
+            if code != errno.EIO:
+                raise translate(error) from error
+            code = reserve.refuses(self.place.here, self.write_cost.total)
+            if code:
+                raise reserve.no_room(code) from error
+            raise errors.WriteFailed(f"the store cannot be written ({error})") from error
+
+    def _reopen(self) -> int:
+        """Go on after a meta page that could not be written; return the number of the last txn that is durable.
+
+        LMDB writes nothing more with that environment. Who reads goes on with it; what begins from now on uses another
+        one, which knows the readers of both.
+        """
+        assert self._locks is not None
+        try:
+            self._env.begin(write=True).abort()
+        except lmdb.PanicError:
+            with self._locks.once_more(), self._locks.beside(self.place.here, self.place.data) as folder:
+                env = _mapped(self.place.here, folder, create=False)
+            self._before.append(self._env)
+            self._env, self._tables = self._current = env, _tables(env, create=False)
+            env.sync(True)
+            return int(env.info()["last_txnid"])
+        return 0
 
     def mark_clean(self) -> None:
         """Note that the store is being closed in order."""
@@ -428,8 +546,9 @@ class Store:
         return int(self._env.info()["num_readers"])
 
     def physical_bytes(self) -> int:
-        """Bytes that the store's files occupy on the filesystem below (st_blocks x 512)."""
-        return sum(entry.stat(follow_symlinks=False).st_blocks * 512 for entry in os.scandir(self.place.here))
+        """Bytes that the store's files occupy on the filesystem below (st_blocks x 512), the reserve not counted."""
+        files = (entry for entry in os.scandir(self.place.here) if entry.name != reserve.FILE)
+        return sum(entry.stat(follow_symlinks=False).st_blocks * 512 for entry in files)
 
     def punch(self, keep: int, budget: int) -> int:
         """Give free pages back to the filesystem below; return the bytes given back.
@@ -442,6 +561,26 @@ class Store:
         except lmdb.Error as error:
             raise translate(error) from error
 
+    def in_place(self, shortest: int) -> int:
+        """Bytes of free pages, in runs of `shortest` and more, that commits can write to without new blocks."""
+        fd = os.open(self.place.data, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return freepages.in_place(fd, freepages.oldest_reader(self._env), shortest)
+        finally:
+            os.close(fd)
+
+    def unclaim(self, budget: int) -> int:
+        """Give up to `budget` bytes back that were allocated for commits and not used; return how many. As `punch`."""
+        if not self.claims:
+            return 0
+        fd = claims.open_data(self.place.data)
+        try:
+            return self.claims.give_up(self._env, fd, budget)
+        except lmdb.Error as error:
+            raise translate(error) from error
+        finally:
+            os.close(fd)
+
     def backup(self, descriptor: int) -> None:
         """Write a compact, consistent copy of the data file to an open file."""
         try:
@@ -452,23 +591,49 @@ class Store:
     def close(self) -> None:
         """Close the environment and give up the lock. Idempotent."""
         if self._lock >= 0:
-            self._env.close()
+            for env in (self._env, *self._before):
+                env.close()
+            if self._locks is not None:
+                self._locks.close()
+            if self.reserve is not None:
+                self.reserve.close()
             self.place.close()
             os.close(self._lock)
             self._lock = -1
 
 
-def _mapped(path: Path, *, create: bool, readonly: bool = False) -> lmdb.Environment:
-    """Open the environment with as large a map as can be had. Raises `StoreError` when that is too small for it."""
+def _not_opened(path: Path, error: lmdb.Error) -> errors.NnfsError:
+    if isinstance(error, lmdb.NotFoundError):
+        return errors.NotAStore(f"{path} is an LMDB environment, but not an nnfs store ({error})")
+    if isinstance(error, lmdb.VersionMismatchError | lmdb.IncompatibleError):
+        return errors.StoreTooNew(f"{path}: written by another engine ({error})")
+    return translate(error)
+
+
+def _tables(env: lmdb.Environment, *, create: bool) -> dict[str, Any]:
+    tables: dict[str, Any] = {"main": None}
+    for name in schema.TABLES:
+        tables[name] = env.open_db(name.encode(), create=create)
+    return tables
+
+
+def _mapped(path: Path, folder: Path, *, create: bool, readonly: bool = False) -> lmdb.Environment:
+    """Open the environment with as large a map as can be had, by way of `folder`.
+
+    Raises `StoreError` when that is too small for it.
+    """
     for size in mapsize.candidates(path / DATA_FILE):
         try:
             # meminit=False: the pages are ours alone.
             return lmdb.open(
-                os.fsencode(path), map_size=size, max_dbs=len(schema.TABLES), lib_version=schema.ENGINE,
+                os.fsencode(folder), map_size=size, max_dbs=len(schema.TABLES), lib_version=schema.ENGINE,
                 meminit=False, create=create, mode=privacy.FILE, readonly=readonly, lock=not readonly,
             )  # fmt: skip
         except lmdb.MemoryError:
             continue
+        except lmdb.Error as error:
+            error.args = tuple(str(arg).replace(os.fspath(folder), os.fspath(path)) for arg in error.args)
+            raise
     raise mapsize.too_little(path / DATA_FILE)
 
 
@@ -490,7 +655,6 @@ def lock_directory(path: Path) -> int:
 
 FRAGMENT_OVERHEAD = 20  # bytes of a leaf page that a fragment needs beside its data: node header, key, page pointer
 EXTENT_OVERHEAD = 28  # the same for an extent, whose node holds a page number in place of the data
-PAGE, PAGE_HEADER = 4096, 16  # bytes of LMDB
 _PAGE_ROOM = PAGE - PAGE_HEADER
 _FRAGMENT_MIN = 64
 

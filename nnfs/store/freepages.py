@@ -322,9 +322,24 @@ def give_back(env: Any, path: Path, *, keep: int, budget: int, seen: dict[int, i
                     continue
             if seen is not None:
                 seen[record.txnid] = mark
+        beyond = free_db.meta.last_page + 1  # written by a commit that failed
+        behind = -(-os.fstat(fd).st_size // free_db.meta.page_size) - beyond
+        if behind > 0 and budget > 0:
+            _punch(fd, iter([(beyond, behind)]), free_db.meta.page_size, 1)
         return max(0, before - os.fstat(fd).st_blocks) * 512
     finally:
         os.close(fd)
+
+
+def in_place(fd: int, oldest: int | None, shortest: int) -> int:
+    """Return how many bytes of free pages have their blocks still, in runs of `shortest` pages and more."""
+    free_db, found = FreeDb(fd), 0
+    size = free_db.meta.page_size
+    for record in reusable(free_db, oldest):
+        for start, length in runs(free_db.pages(record)):
+            if length >= shortest and _next_data(fd, start * size) == start * size:
+                found += length * size
+    return found
 
 
 def _without(extents: list[tuple[int, int]], kept: int) -> Iterator[tuple[int, int]]:
@@ -345,7 +360,7 @@ def _punch(fd: int, extents: Iterator[tuple[int, int]], page_size: int, budget: 
             continue
         if punched == budget:
             break
-        _fallocate(fd, offset, end - offset)
+        punch(fd, offset, end - offset)
         punched += 1
         data = end
     return punched
@@ -365,10 +380,27 @@ _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c
 KEEP_SIZE, PUNCH_HOLE = 1, 2
 
 
-def _fallocate(fd: int, offset: int, length: int) -> None:
-    while _libc.fallocate(fd, PUNCH_HOLE | KEEP_SIZE, offset, length) < 0:
+def allocate(fd: int, offset: int, length: int) -> None:
+    """Have the filesystem below allocate the blocks of a range. Raises `OSError`: never writes zeros instead."""
+    fallocate(fd, 0, offset, length)
+
+
+def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    """fallocate(2). Raises `OSError`."""
+    while _libc.fallocate(fd, mode, offset, length) < 0:
         code = ctypes.get_errno()
-        if code in (errno.EOPNOTSUPP, errno.ENOSYS):
-            raise PunchUnsupported("the filesystem below the store cannot punch holes: space comes back only inside")
         if code != errno.EINTR:
-            raise StoreError(f"cannot give free pages back: {os.strerror(code)}")
+            raise OSError(code, os.strerror(code))
+
+
+def punch(fd: int, offset: int, length: int) -> None:
+    """Make a hole of a range. Raises `PunchUnsupported`, `StoreError`."""
+    try:
+        fallocate(fd, PUNCH_HOLE | KEEP_SIZE, offset, length)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.ENOSYS):
+            why = "the filesystem below the store cannot punch holes: space comes back only inside"
+            raise PunchUnsupported(why) from None
+        failure = StoreError(f"cannot give free pages back: {error.strerror}")
+        failure.errno = error.errno or errno.EIO
+        raise failure from None

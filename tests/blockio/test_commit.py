@@ -35,7 +35,7 @@ class Volume:
     """The daemon's parts without FUSE."""
 
     def __init__(self, path: Path) -> None:
-        self.store = Store.create(path, CHUNK)
+        self.store = Store.open(path) if path.exists() else Store.create(path, CHUNK)
         self.data = DirtyData(CHUNK)
         self.fs = Filesystem(self.store, on_release=self.data.drop)
         self.names = Namespace(self.fs, Xattrs(self.fs))
@@ -165,6 +165,8 @@ async def test_dirty_memory_is_bounded(tmp_path: Path) -> None:
 async def test_no_space_goes_to_the_writer(tmp_path: Path) -> None:
     async with running(tmp_path / "s") as volume:
         volume.committer.space.refresh = lambda: None  # type: ignore[method-assign]
+        assert volume.committer.space.reserve is not None
+        volume.committer.space.reserve.works = False  # a filesystem that can only be asked
         volume.committer.space.free = 1 << 20
         inode = volume.create(b"f")
         with pytest.raises(OutOfSpace):

@@ -195,7 +195,7 @@ def test_backup_refuses_bad_targets(store: Path, tmp_path: Path, capsys: pytest.
     assert "is a directory" in error_of(capsys, "backup", str(store), str(tmp_path))[1]
     assert "lies in the store" in error_of(capsys, "backup", str(store), str(store / "copy"))[1]
     assert "no directory" in error_of(capsys, "backup", str(store), str(tmp_path / "no" / "copy"))[1]
-    assert sorted(os.listdir(store)) == [DATA_FILE, "lock.mdb"]
+    assert sorted(os.listdir(store)) == [DATA_FILE]
 
 
 def test_mount_refuses_bad_places(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,11 +32,11 @@ HOW = ("before", "after", "torn")
 class Control:
     """Says when the shim kills its process, also while that runs."""
 
-    _WORDS = struct.Struct("=QQQQ")
+    _WORDS = struct.Struct("=7Q")
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.write_bytes(self._WORDS.pack(0, 0, 0, 0))
+        path.write_bytes(bytes(self._WORDS.size))
 
     @property
     def writes(self) -> int:
@@ -48,6 +48,12 @@ class Control:
         with self.path.open("r+b", buffering=0) as file:
             file.seek(8)
             file.write(struct.pack("=QQQ", self.writes + after, HOW.index(how), tear))
+
+    def fail(self, after: int, code: int, count: int = 1) -> None:
+        """`count` writes fail from the `after`-th from now on (0: none); `code`: errno, 0: half of it is written."""
+        with self.path.open("r+b", buffering=0) as file:
+            file.seek(32)
+            file.write(struct.pack("=QQQ", self.writes + after if after else 0, count, code))
 
 
 def shim_environment(

@@ -3,11 +3,14 @@
  *   SHIM_STORE    absolute path of the file; without a journal also files of that name in directories beside it, because
  *                 a store may be made there and moved into place
  *   SHIM_JOURNAL  append a record for every completed operation to this file (O_APPEND: other processes may append, too)
- *   SHIM_CONTROL  a file of four 64-bit words in native order, mapped shared, so that they can be read and set at any time:
+ *   SHIM_CONTROL  a file of seven 64-bit words in native order, mapped shared, so that they can be read and set at any time:
  *                 [0] number of writes so far
  *                 [1] SIGKILL at this write (1 is the first; 0: never)
  *                 [2] 0: before it, 1: after it, 2: in its middle
  *                 [3] where the middle is: after so many thousandths of its sectors of 512 bytes
+ *                 [4] the first write that fails (0: none does)
+ *                 [5] so many in a row fail
+ *                 [6] with this errno; 0: only half of the bytes are written, as on a full disk
  *
  * "Write" is whatever changes the file: write*, pwrite*, truncation, fallocate (punched holes). A lock is held across each
  * operation and its record, so the order of the journal is the order of the operations, and everything recorded before a flush
@@ -47,7 +50,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static unsigned char fds[MAX_FD];
 static int journal = -1;
 static const char *store;
-static struct { uint64_t writes, kill_at, how, tear; } nobody, *volatile control = &nobody;
+static struct { uint64_t writes, kill_at, how, tear, fail_at, fail_count, fail_with; } nobody, *volatile control = &nobody;
 enum how { BEFORE = 0, AFTER = 1, TORN = 2 };
 
 #define REAL(ret, name, ...)                                                                        \
@@ -90,6 +93,12 @@ static int counted(void) {
     due = ++control->writes == control->kill_at;
     if (due && control->how == BEFORE) die();
     return due && control->how == TORN;
+}
+
+/* Called with the lock held, after `counted`: whether this write is one that fails. */
+static int fails(void) {
+    return control->fail_at && control->writes >= control->fail_at &&
+           control->writes - control->fail_at < control->fail_count;
 }
 
 static void written(void) {
@@ -201,8 +210,11 @@ static ssize_t put(int fd, const struct iovec *v, int n, off_t offset) {
     off_t where = offset < 0 ? syscall(SYS_lseek, fd, 0, SEEK_CUR) : offset;
     int torn = counted();
     if (torn) size = size / SECTOR * control->tear / 1000 * SECTOR;
-    ssize_t done = size ? syscall(SYS_pwrite64, fd, all, size, where) : 0;
-    int saved = errno;
+    int failed = fails();
+    if (failed && !control->fail_with) size /= 2;
+    int refused = failed && control->fail_with;
+    ssize_t done = refused ? -1 : size ? syscall(SYS_pwrite64, fd, all, size, where) : 0;
+    int saved = refused ? (int)control->fail_with : errno;
     if (torn) die();
     if (done > 0) {
         note(WRITE, where, done, fds[fd] == STORE_DSYNC, all, done);
@@ -253,7 +265,8 @@ PWRITEV2(pwritev64v2)
 #define CHANGE(call, kind, offset, length, flags)                                                   \
     pthread_mutex_lock(&lock);                                                                      \
     if (counted()) die();                                                                           \
-    int result = call, saved = errno;                                                               \
+    int failed = fails() && control->fail_with;                                                     \
+    int result = failed ? -1 : call, saved = failed ? (int)control->fail_with : errno;              \
     if (!result) {                                                                                  \
         note(kind, offset, length, flags, NULL, 0);                                                 \
         written();                                                                                  \

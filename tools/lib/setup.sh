@@ -33,6 +33,9 @@ test_needs=(
     "command -v losetup|mount"
     "command -v findmnt|util-linux"
     "command -v mkfs.ext4|e2fsprogs"
+    "command -v mkfs.xfs|xfsprogs"
+    "command -v mkfs.btrfs|btrfs-progs"
+    "command -v setquota|quota"
     "command -v systemd-analyze|systemd"
 )
 

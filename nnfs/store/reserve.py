@@ -1,0 +1,234 @@
+"""The reserve: blocks of the filesystem below that belong to the store already and that nobody else can take.
+
+statvfs(2) says what was free a moment ago and knows no quotas; only blocks that one has are sure. So what is promised
+to a writer, and what removals need on a full disk, is allocated in a file beside the data file first, and lent to a
+commit where that does not find room: the file is cut just before LMDB writes its pages, and grows again after it.
+
+Where the filesystem below cannot allocate (`works` is False) there is no reserve, and statvfs has to do.
+Thread-safe: the commit thread lends, writers make it grow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import threading
+from pathlib import Path
+
+from nnfs.errors import OutOfSpace
+from nnfs.store import btrfs, freepages
+
+log = logging.getLogger(__name__)
+
+FILE = "reserve"  # in the store
+AT_ONCE = 2 << 20  # bytes
+STEP = 64 << 10  # bytes: less than that is not asked for
+LEFT_MIN, LEFT_SHARE = 4 << 20, 32  # bytes, or a share, that btrfs is left for its own trees
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def no_room(code: int = errno.ENOSPC) -> OutOfSpace:
+    """The error for a writer: a quota of the filesystem below is told apart from its being full."""
+    if code == errno.EDQUOT:
+        error = OutOfSpace("the quota of the store's owner on the filesystem below is used up")
+        error.errno = errno.EDQUOT
+        return error
+    return OutOfSpace("the filesystem below the store is full")
+
+
+def write_zeros(descriptor: int, offset: int, size: int) -> int:
+    """Write zeros as far as there is room; return how many bytes.
+
+    This takes blocks that were freed just now at once, where fallocate(2) waits for a journal until they may be used
+    again, and somebody else has them by then.
+    """
+    try:
+        return os.pwrite(descriptor, bytes(size), offset)
+    except OSError:
+        return 0
+
+
+def refuses(folder: Path, size: int) -> int:
+    """Return the errno with which the filesystem below refuses `size` more bytes in a folder, 0 if it has them."""
+    try:
+        lower = os.statvfs(folder)
+        if lower.f_bavail * lower.f_frsize < size:
+            return errno.ENOSPC
+        fd = os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+        try:
+            freepages.allocate(fd, 0, size)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        return error.errno if error.errno in NO_ROOM else 0
+    return 0
+
+
+class Reserve:
+    """The open reserve of a store."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the reserve, or make an empty one. No error is raised: without a reserve `works` is False."""
+        self.folder = folder
+        self.held = 0  # bytes
+        self.works = False
+        self.failures = 0  # commits in a row that found no room
+        self.refusal = 0  # errno of the last growth that was refused, 0 when none was since it grew
+        self._lock = threading.Lock()
+        self._level = 0  # bytes to grow back to after what was lent
+        self._fd = -1
+        self._closed = False
+        self.on_btrfs = False  # holes give nothing back there before their whole extent is one
+        self.floor = 0  # bytes that are held though nothing is left to others
+        self._left = 0  # bytes that are left to others
+        self._open()
+
+    def _open(self) -> None:
+        try:
+            self._fd = os.open(self.folder / FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            self.on_btrfs = btrfs.is_btrfs(self._fd)
+            if self.on_btrfs:
+                lower = os.statvfs(self.folder)  # its own trees need room for whatever is changed, freed even
+                self._left = max(LEFT_MIN, lower.f_blocks * lower.f_frsize // LEFT_SHARE)
+            status = os.fstat(self._fd)
+            if status.st_blocks * 512 >= status.st_size:
+                self.held = self._level = status.st_size
+            else:  # a copy that left the zeros out
+                os.ftruncate(self._fd, 0)
+            self.works = self._allocates()
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                self.refusal = error.errno
+            log.warning("%s: no space is kept in reserve: %s", self.folder / FILE, error.strerror)
+
+    def _allocates(self) -> bool:
+        try:
+            freepages.allocate(self._fd, self.held, STEP)
+        except OSError as error:
+            self._drop_rest()
+            if error.errno in NO_ROOM:
+                self.refusal = error.errno
+            return error.errno in NO_ROOM
+        self._drop_rest()
+        return True
+
+    def free(self) -> int:
+        """Bytes that the filesystem below has left for anybody, the reserve not counted."""
+        lower = os.statvfs(self.folder)
+        return lower.f_bavail * lower.f_frsize
+
+    def grow(self, target: int, *, at_once: bool = False) -> bool:
+        """Hold `target` bytes, or as many as there are; tell whether it holds so many.
+
+        `at_once`: something was freed just now, and somebody else may want it.
+        """
+        with self._lock:
+            if at_once and self.works and self.held < target:
+                self.held += write_zeros(self._fd, self.held, min(target - self.held, AT_ONCE)) & ~4095
+                self._drop_rest()
+            return self._grow(target)
+
+    def _grow(self, target: int) -> bool:
+        if self._fd < 0 and target > 0 and not self._closed:
+            self._open()  # there was no room for its name
+        step = target - self.held
+        while self.works and self.held < target and step > 0:
+            step = self._step(min(step, target - self.held))
+            if not step:
+                break
+            try:
+                freepages.allocate(self._fd, self.held, step)
+            except OSError as error:
+                self._drop_rest()
+                if error.errno not in NO_ROOM:
+                    log.warning("%s does not grow: %s", self.folder / FILE, error.strerror)
+                    break
+                self.refusal = error.errno
+                step = step // 2 if step >= 2 * STEP else 0
+            else:
+                self.held += step
+                if self.held == target:
+                    self.refusal = 0
+        self._level = max(self._level, self.held)
+        return self.held >= target
+
+    def _step(self, step: int) -> int:
+        """How much to ask for: no more than there is, since asking in vain makes some filesystems flush first."""
+        with contextlib.suppress(OSError):
+            free = self.free() - (self._left if self.held >= self.floor else 0)
+            if free < step and free < STEP:
+                self.refusal = self.refusal or errno.ENOSPC
+                return 0
+            step = min(step, free)
+        return step
+
+    def _drop_rest(self) -> None:
+        """After a growth that failed: some filesystems keep what they could."""
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._fd, self.held)
+
+    def shrink(self, target: int) -> None:
+        """Give back what is held above `target` bytes."""
+        with self._lock:
+            self._cut(target)
+            self._level = self.held
+
+    def _cut(self, target: int) -> None:
+        if self.held > target:
+            try:
+                os.ftruncate(self._fd, target)
+            except OSError:
+                self._replace(target)
+            else:
+                self.held = target
+
+    def _replace(self, target: int) -> None:
+        """btrfs may have no room for cutting a file; removing one it always has."""
+        try:
+            os.unlink(self.folder / FILE)
+        except OSError as error:
+            log.warning("%s: %s", self.folder / FILE, error.strerror)
+            return
+        os.close(self._fd)
+        self._fd, self.held, self.works = -1, 0, False
+        self._open()
+        if self._fd >= 0:
+            btrfs.commit(self._fd)
+            self._grow(target)
+
+    def may_rely(self, size: int) -> bool:
+        """Whether a commit that writes `size` bytes will find them without the reserve, as far as that can be known."""
+        if self.on_btrfs:  # most pages are written in place
+            return True
+        if self.refusal == errno.EDQUOT:  # of a quota statvfs may not know
+            return False
+        try:
+            return self.free() >= 2 * size + self._left
+        except OSError:
+            return False
+
+    def spend(self, size: int) -> bool:
+        """Give up to `size` bytes to whoever is first; tell whether there were any."""
+        with self._lock:
+            had = self.held
+            self._level = max(self._level, had)
+            self._cut(max(0, had - size))
+            return self.held < had
+
+    def take_back(self, *, at_once: bool = False) -> None:
+        """Grow to what was held before something was lent, as far as there is room."""
+        if self.held < self._level:
+            self.grow(self._level, at_once=at_once)
+
+    def settle(self) -> None:
+        """What was freed is to be free: some filesystems put that off."""
+        with self._lock:
+            if self.on_btrfs and self._fd >= 0:
+                btrfs.commit(self._fd)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd, self.works, self.held, self._closed = -1, False, 0, True
