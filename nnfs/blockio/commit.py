@@ -329,7 +329,6 @@ class Committer:
             if self._wanted > self.durable or (dirty and self._due()):
                 await self._commit()
                 if self.no_space:
-                    await self._punch(0)  # what it could write comes back to the reserve
                     await self._pause()
             elif self._unpunched and not self._wake.is_set():
                 await self.settle()
@@ -342,6 +341,7 @@ class Committer:
     async def _pause(self) -> None:
         """After a commit that found no space: try again when somebody syncs, or in a second."""
         self._wanted = self.durable
+        await self._punch(0)  # what it could write comes back to the reserve
         with trio.move_on_after(1.0):
             await self._wake.wait()
 
