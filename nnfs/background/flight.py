@@ -36,7 +36,7 @@ class Aim:
         if self.thaw:
             return "nothing to do: all of it is hot already, or has the policy never"
         if self.everything:
-            return "nothing to do: all of it is cold already, or has the policy hot or never"
+            return "nothing to do: all of it is cold or tiny already, or has the policy hot or never"
         write_age, read_age = map(format_duration, (options.write_age, options.read_age))
         return (
             f"nothing is due: cold is what was not written for {write_age} and not read for {read_age} (options "
