@@ -1,22 +1,18 @@
-"""`nnfs df` and `nnfs status` without a path, `help`, `version`, and what the README says of exit codes."""
+"""`nnfs df` and `nnfs status` without a path, `help` and `version`."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 from pathlib import Path
 
 import pytest
 
 import nnfs
-from nnfs import errors
 from nnfs.cli import everywhere, locate
-from nnfs.cli.main import INTERRUPTED
 from nnfs.errors import DaemonError, UsageError
 from tests.cli.conftest import Run
 from tests.cli.fake import FakeDaemon, job
-from tests.harness import REPO
 
 DF = {"logical_bytes": 4 << 20, "stored_bytes": 1 << 20, "physical_bytes": 2 << 20, "free_bytes": 3 << 30, "codecs": []}
 STATUS = {"pid": 17, "read_only": "", "no_space": False, "damaged_blocks": 2, "jobs": [job(kind="scrub")]}
@@ -72,14 +68,3 @@ def test_help_and_version(run: Run) -> None:
     assert run("help")[:2] == run("--help")[:2]
     assert run("help", "compact")[:2] == run("compact", "--help")[:2]
     assert run("help", "model", "add")[:2] == run("model", "add", "--help")[:2]
-
-
-def tree(kind: type[errors.NnfsError]) -> set[int]:
-    return {kind.exit_code}.union(*(tree(below) for below in kind.__subclasses__()))
-
-
-def test_the_readme_lists_every_exit_code() -> None:
-    text = (REPO / "README.md").read_text()
-    ours, fsck = re.fullmatch(r".*\nExit codes: (.*?);\s*`fsck` as fsck\(8\): (.*?)\.\n.*", text, re.DOTALL).groups()  # type: ignore[union-attr]
-    assert {int(one) for one in re.findall(r"(?:^|; ?|\n)(\d+) ", ours)} == {0, INTERRUPTED, *tree(errors.NnfsError)}
-    assert {int(one) for one in re.findall(r"(?:^|, )(\d+) ", fsck)} == {0, 1, 4, 8, 16}
