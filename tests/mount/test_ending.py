@@ -280,6 +280,22 @@ def test_a_remount_with_noatime_is_done(fresh_mount: Mount) -> None:
     assert atime() > 1
 
 
+def test_what_a_remount_cannot_do_is_refused(fresh_mount: Mount) -> None:
+    """By the helper, before the kernel shows it."""
+    fresh_mount.options.append("ro")
+    fresh_mount.remount()
+
+    def checked(options: str) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-m", "nnfs.cli.remount", str(fresh_mount.path), options]
+        return subprocess.run(words, env=environment(), capture_output=True, text=True)
+
+    refused = checked("remount,rw")
+    assert refused.returncode == 1
+    assert "unmount and mount again" in refused.stderr
+    done = checked("remount,ro,noatime,cache=1M")
+    assert (done.returncode, "does not change cache" in done.stderr) == (0, True)
+
+
 OTHERS = "auto_unmount,nonempty,kernel_cache,auto_cache,big_writes,use_ino,attr_timeout=1,entry_timeout=2,umask=022"
 
 
