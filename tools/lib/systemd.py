@@ -72,7 +72,7 @@ class Container:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
         self._init = int(wait("the first process", self._child))
-        wait("systemd", lambda: self.sh("systemctl is-system-running").strip() in ("running", "degraded"))
+        wait("systemd", lambda: self.sh("systemctl is-system-running").strip() in ("running", "degraded"), 3 * LIMIT_S)
 
     def _child(self) -> str:
         assert self._nspawn is not None
