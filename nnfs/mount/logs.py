@@ -297,6 +297,9 @@ _dump = -1
 def dump_descriptor() -> int:
     """Return a descriptor into the log, for what is written when Python cannot do it any more; it stays the same."""
     if _dump < 0:
+        if Place.now == NOWHERE:
+            _dump_into_null()
+            return _dump
         _dump_into(2)
         if any(isinstance(handler, JournalHandler) for handler in logging.getLogger().handlers):
             _dump_into_journal()
@@ -312,15 +315,23 @@ def _dump_into(descriptor: int) -> None:
 
 
 def _dump_into_journal() -> None:
-    """Dump into a stream as systemd gives one to services; where that cannot be had it stays stderr."""
+    """Dump into a stream as systemd gives one to services; where that cannot be had it goes nowhere."""
     header = f"nnfs\n\n{priority(logging.ERROR)}\n0\n0\n0\n0\n"  # identifier, unit, priority, prefixes, forwarding
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
         try:
             sock.connect(JOURNAL_STREAM)
             sock.sendall(header.encode())
         except OSError:
+            _dump_into_null()
             return
         _dump_into(sock.fileno())
+
+
+def _dump_into_null() -> None:
+    """Dump nowhere: a copy of stderr in the background would keep the caller's pipe open, and who reads it waiting."""
+    null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    _dump_into(null)
+    os.close(null)
 
 
 def current_file() -> str | None:
