@@ -73,8 +73,8 @@ class Space:
 
     @property
     def shown(self) -> int:
-        """Free bytes for statfs: never more than the filesystem below shows, though some of them are held already."""
-        return min(self.free, self.lower)
+        """Free bytes for statfs: no more than the filesystem below shows, or than is held when that is more."""
+        return min(self.free, max(self.lower, self.held - self.keep))
 
     @property
     def is_low(self) -> bool:

@@ -66,7 +66,8 @@ def test_a_full_disk_is_compacted(small_disk: Path) -> None:
         mount.deadline()
         mount.expect_log("full|space")
         written = fill(mount.path)
-        sync(mount)
+        with contextlib.suppress(OSError):  # syncfs tells of the write that failed, once
+            sync(mount)
         before = os.statvfs(mount.path).f_bavail
         job = done(mount, "compact", mount.path, all=True)
         assert job["cold_chunks"] > 0.9 * job["total_chunks"] > 0
