@@ -16,7 +16,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from hashlib import blake2b
@@ -241,6 +241,9 @@ class Here:
     """Decodes what the workers of these tests have encoded with the model that is shipped, in this process."""
 
     trouble = ""
+
+    def watch(self, go_on: Callable[[], None]) -> None:
+        """There are no workers that could get on."""
 
     async def decode(self, number: int, block: Block, payload: bytes, **_: Any) -> bytes:
         plain = Quick(block.codec, fingerprint("default")).decode(payload, block.plain)
