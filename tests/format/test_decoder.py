@@ -13,7 +13,10 @@ from typing import Any
 
 import pytest
 
+from nnfs.codec import CODECS
+from nnfs.codec.base import CM, NEURAL, Codec
 from nnfs.codec.cm import ContextMixing
+from nnfs.codec.neural import Neural
 from nnfs.model import delta
 from nnfs.model.weights import load_weights
 from tests.format import make
@@ -46,6 +49,26 @@ def model(name: str) -> Model | None:
 def test_golden_payloads(golden: dict[str, Any]) -> None:
     plain, payload = base64.b64decode(golden["plain"]), base64.b64decode(golden["payload"])
     assert payloads.decode(golden["codec"], payload, len(plain), model(golden["model"])) == plain
+
+
+@cache
+def ours(codec: int, of: str) -> Codec:
+    """The codec of nnfs."""
+    if codec == NEURAL:
+        tiny = make.tiny()
+        files = {
+            "tiny": tiny,
+            "fitted": delta.compose(tiny, base64.b64decode(MODELS["fitted"])),
+            "shipped": make.SHIPPED.read_bytes(),
+        }
+        return Neural(load_weights(files[of]))
+    return ContextMixing() if codec == CM else CODECS[codec]
+
+
+@pytest.mark.parametrize("golden", GOLDEN, ids=[one["name"] for one in GOLDEN])
+def test_nnfs_reads_them_for_ever(golden: dict[str, Any]) -> None:
+    plain, payload = base64.b64decode(golden["plain"]), base64.b64decode(golden["payload"])
+    assert ours(golden["codec"], golden["model"]).decode(payload, len(plain)) == plain
 
 
 def test_all_kinds_are_there() -> None:
