@@ -95,7 +95,7 @@ class Trial:
             self.outside = point / "limited" if self.quota else point
             store = self.outside / "store"
             with Mount(store) as self.mount:
-                self.mount.deadline(300)
+                self.mount.deadline()
                 self.mount.expect_log("(?i)space|is full|quota|no room")
                 self.go_through()
             done = nnfs("fsck", str(store), "--data", check=False)
@@ -121,7 +121,7 @@ class Trial:
         assert len(self.stored) > before, f"nothing can be written, with room again ({self.refused - refused})"
         self.verify()
         self.mount.remount()
-        self.mount.deadline(300)
+        self.mount.deadline()
         self.verify()
         names = {path.name for path in self.mount.path.iterdir()}
         assert names == {path.name for path in self.stored}
@@ -142,7 +142,7 @@ class Trial:
             self.mount.unmount()
             self.run_filler(filler, 0.0)
             self.mount.mount()
-            self.mount.deadline(300)
+            self.mount.deadline()
             self.write_until_full(self.room // 60)
             return filler
         thread = threading.Thread(target=self.run_filler, args=(filler, seconds))

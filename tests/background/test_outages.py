@@ -325,7 +325,7 @@ def test_cm_goes_on_without_the_network(start: Start, how: str) -> None:
     assert out["cure"] in human
     mount.set(broken="")
     mount.remount()
-    mount.deadline(300)
+    mount.deadline()
     done(mount, "compact", mount.path)
     assert codecs(mount, mount.path) == {"neural": 20}  # it is back, and has a try at all of it
     assert done(mount, "compact", mount.path)["total_chunks"] == 0
@@ -346,7 +346,7 @@ def test_without_any_codec_a_command_says_so(start: Start, all_of_it: bool) -> N
     assert codecs(mount, mount.path) == {"zstd": 20}
     mount.set(broken="17")
     mount.remount()
-    mount.deadline(300)
+    mount.deadline()
     done(mount, "compact", mount.path, all=all_of_it)
     assert codecs(mount, mount.path) == {"neural": 20}
 
@@ -361,7 +361,7 @@ def test_thaw_brings_back_what_can_be_decoded(start: Start) -> None:
     done(mount, "compact", mount.path)
     mount.set(broken="16", how="missing")
     mount.remount()
-    mount.deadline(300)
+    mount.deadline()
     mount.expect_log("needs torch|is not used to compress")
     for n in range(5):
         write(mount.path / f"z{n}", text(100 + n))

@@ -26,7 +26,7 @@ from nnfs.store.env import Store
 from nnfs.store.schema import MapNode
 from tests.blockio.test_commit import CHUNK, Volume, failing, running
 from tests.conftest import why_no_mount
-from tests.harness import Mount, nnfs
+from tests.harness import Mount, nnfs, sync_fs
 
 CHUNKS, READERS = 2000, 16
 SLOTS = 50  # far below LMDB's 126, far above what is at work at a time
@@ -243,7 +243,7 @@ def test_damage_read_through_a_mount(tmp_path: Path) -> None:
     nnfs("mkfs", str(tmp_path / "store"), "--chunk-size", str(CHUNK))
     with Mount(tmp_path / "store") as mount:
         mount.expect_log("damaged")
-        mount.deadline(300)
+        mount.deadline()
         rng, path = random.Random(2), mount.path / "damaged"
         with path.open("wb") as file:
             for number in range(CHUNKS):
@@ -255,7 +255,7 @@ def test_damage_read_through_a_mount(tmp_path: Path) -> None:
         assert shorten(opened, ino) == CHUNKS
         opened.close()
         mount.mount()
-        mount.deadline(300)
+        mount.deadline()
         _read_and_write(mount, path)
         for command in (["df"], ["stat"], ["status"], ["scrub", "--wait"], ["stat"]):  # what meets the damage, too
             nnfs(command[0], str(mount.path), *command[1:], check=False)
@@ -313,7 +313,7 @@ def test_commands_on_a_damaged_store_end(tmp_path: Path) -> None:
     with Mount(tmp_path / "store") as mount:
         mount.expect_log("damaged|No space")
         (mount.path / "f").write_bytes(os.urandom(1 << 20))
-        os.sync()
+        sync_fs(mount.path)
         before = len(os.listdir(f"/proc/{mount.pid}/fd"))
         small = tmp_path / "small"
         small.mkdir()

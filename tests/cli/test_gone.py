@@ -97,7 +97,7 @@ def test_it_is_noticed_without_a_write() -> None:
         mount.expect_log("was deleted|the last commit failed")
         write_synced(mount.path / "kept", KEPT)
         delete_all(mount)
-        wait_for("the daemon to notice", lambda: "CRITICAL" in mount.log(), 60)
+        wait_for("the daemon to notice", lambda: "CRITICAL" in mount.log())
         mount.unmount(expect=StoreGone.exit_code)
         mount.store.mkdir()
 

@@ -487,7 +487,7 @@ def test_through_a_mount(folder: Path, sample: Sample) -> None:
     (store / "data.mdb").write_bytes(sample.content)
     with Mount(store, options=["noatime"]) as mount:
         mount.expect_log("(?i)damage|missing|block")
-        mount.deadline(300)
+        mount.deadline()
         view = Mounted(mount.path)
         assert judge(view, truth).lies == []
         fd = os.open(store / "data.mdb", os.O_RDWR)

@@ -20,10 +20,9 @@ from nnfs.errors import DaemonError, MountError, StoreBusy
 from nnfs.mount import holders
 from nnfs.mount.table import mounts, resolve
 from nnfs.store.env import Store
-from tests.harness import MNT_DETACH, Mount, command, environment, mounted_at, nnfs, umount, wait_for
+from tests.harness import MNT_DETACH, WAIT_S, Mount, command, environment, mounted_at, nnfs, umount, wait_for
 
 pytestmark = pytest.mark.mount
-LIMIT_S = 60.0
 
 
 def count(path: Path) -> int:
@@ -56,7 +55,7 @@ def mount_and_kill(mount: Mount, log: Path) -> None:
     assert pid is not None
     with open(os.pidfd_open(pid), "rb") as daemon:
         os.kill(pid, signal.SIGKILL)
-        assert select.select([daemon], [], [], LIMIT_S)[0]
+        assert select.select([daemon], [], [], WAIT_S)[0]
 
 
 def test_mounts_of_dead_daemons_do_not_pile_up(fresh_mount: Mount, tmp_path: Path) -> None:
@@ -116,7 +115,7 @@ def test_commands_on_the_mount_of_a_stopped_daemon_end(fresh_mount: Mount, tmp_p
     paths = [fresh_mount.path] if words == "umount" else [fresh_mount.path / "d", tmp_path / "link", fresh_mount.path]
     with stopped(fresh_mount):
         for path in paths:
-            done = nnfs(*words.split(), str(path), check=False, timeout=30)
+            done = nnfs(*words.split(), str(path), check=False)
             assert done.returncode == DaemonError.exit_code, done.stderr
             assert f"kill -CONT {fresh_mount.pid}" in done.stderr
     if words != "umount":
@@ -129,7 +128,7 @@ def test_a_store_under_another_name_is_found_and_a_stopped_daemon_too(fresh_moun
     told = json.loads(nnfs("status", str(fresh_mount.path), "--json").stdout)
     assert told["store"] == str(fresh_mount.store)
     with stopped(fresh_mount):
-        done = nnfs("status", str(fresh_mount.path), check=False, timeout=30)
+        done = nnfs("status", str(fresh_mount.path), check=False)
         assert done.returncode == DaemonError.exit_code
         assert f"kill -CONT {fresh_mount.pid}" in done.stderr
 
@@ -138,7 +137,7 @@ def test_a_store_under_another_name_is_found_and_a_stopped_daemon_too(fresh_moun
 def test_mount_with_closed_descriptors_returns(tmp_path: Path, fresh_mount: Mount, closed: str) -> None:
     fresh_mount.unmount()
     words = command("mount", str(fresh_mount.store), str(fresh_mount.path), "--log", str(tmp_path / "log"))
-    done = subprocess.run(["sh", "-c", f'exec "$@" {closed}', "sh", *words], env=environment(), timeout=LIMIT_S)
+    done = subprocess.run(["sh", "-c", f'exec "$@" {closed}', "sh", *words], env=environment(), timeout=WAIT_S)
     assert done.returncode == 0
     assert mounted_at(fresh_mount.path)
     nnfs("umount", str(fresh_mount.path))
@@ -159,7 +158,7 @@ def test_umount_of_a_bind_mount_is_of_that_alone(fresh_mount: Mount, tmp_path: P
     bind(fresh_mount.path, tmp_path / "one")
     bind(fresh_mount.path / "d", tmp_path / "two")
     for name in ("one", "two"):
-        done = nnfs("umount", str(tmp_path / name), timeout=30)
+        done = nnfs("umount", str(tmp_path / name))
         assert f"stays mounted on {fresh_mount.path}" in done.stderr
         assert not mounted_at(tmp_path / name)
     assert (fresh_mount.path / "d").is_dir()
@@ -168,7 +167,7 @@ def test_umount_of_a_bind_mount_is_of_that_alone(fresh_mount: Mount, tmp_path: P
 
 def test_umount_by_the_store_leaves_a_bind_mount(fresh_mount: Mount, tmp_path: Path) -> None:
     bind(fresh_mount.path, tmp_path / "bind")
-    done = nnfs("umount", str(fresh_mount.store), timeout=30)
+    done = nnfs("umount", str(fresh_mount.store))
     assert f"stays mounted on {tmp_path / 'bind'}" in done.stderr
     assert not mounted_at(fresh_mount.path)
     nnfs("umount", str(tmp_path / "bind"))
@@ -178,7 +177,7 @@ def test_umount_by_the_store_leaves_a_bind_mount(fresh_mount: Mount, tmp_path: P
 def test_a_signal_takes_bind_mounts_off_too(fresh_mount: Mount, tmp_path: Path) -> None:
     bind(fresh_mount.path, tmp_path / "bind")
     os.kill(fresh_mount.pid, signal.SIGTERM)
-    wait_for("the end", lambda: not fresh_mount.alive, LIMIT_S)
+    wait_for("the end", lambda: not fresh_mount.alive)
     fresh_mount.unmount()
     assert not mounted_at(tmp_path / "bind")
     assert is_clean(fresh_mount.store)
@@ -213,7 +212,7 @@ def test_who_holds_a_mount_is_found(fresh_mount: Mount) -> None:
         [sys.executable, "-c", "import mmap,sys; f=open(sys.argv[1],'rb'); m=mmap.mmap(f.fileno(),0,prot=1); input()",
          str(fresh_mount.path / "f")], stdin=subprocess.PIPE,
     ) as mapper:  # fmt: skip
-        wait_for("the mapping", lambda: holders.look(where).users, LIMIT_S)
+        wait_for("the mapping", lambda: holders.look(where).users)
         mapper.kill()
 
 
@@ -222,7 +221,7 @@ def test_a_namespace_that_only_shows_the_mount_does_not_keep_the_store(fresh_mou
     (fresh_mount.path / "f").write_bytes(b"x" * 100_000)
     with elsewhere(fresh_mount, "cd /"):
         end(fresh_mount, how)
-        wait_for("the daemon's end", lambda: not fresh_mount.alive, LIMIT_S)
+        wait_for("the daemon's end", lambda: not fresh_mount.alive)
         assert is_clean(fresh_mount.store)
     fresh_mount.unmount()
     assert "mounted still in the mount namespace of sh" in fresh_mount.log()
@@ -243,7 +242,7 @@ def end(mount: Mount, how: str) -> None:
 def test_who_uses_it_there_is_served_on_and_named(fresh_mount: Mount) -> None:
     """What it writes is kept, too: until a second signal, at the latest."""
     with elsewhere(fresh_mount, "exec 3>f; cd /; echo first >&3") as child:
-        done = nnfs("umount", str(fresh_mount.path), check=False, timeout=LIMIT_S)
+        done = nnfs("umount", str(fresh_mount.path), check=False, timeout=WAIT_S)
         assert done.returncode == StoreBusy.exit_code
         assert f"used by sh (pid {child.pid})" in done.stderr
         assert f"kill {fresh_mount.pid}" in done.stderr
@@ -251,7 +250,7 @@ def test_who_uses_it_there_is_served_on_and_named(fresh_mount: Mount) -> None:
         subprocess.run(["sh", "-c", f"echo second >/proc/{child.pid}/root{fresh_mount.path}/g"], check=True)
         os.kill(fresh_mount.pid, signal.SIGTERM)
         os.kill(fresh_mount.pid, signal.SIGINT)
-        wait_for("the daemon's end", lambda: not fresh_mount.alive, LIMIT_S)
+        wait_for("the daemon's end", lambda: not fresh_mount.alive)
         assert is_clean(fresh_mount.store)
     fresh_mount.unmount()
     fresh_mount.mount()
@@ -273,10 +272,10 @@ def test_a_remount_with_noatime_is_done(fresh_mount: Mount) -> None:
         return file.stat().st_atime_ns
 
     subprocess.run(["mount", "-i", "-o", "remount,noatime", fresh_mount.path], check=True)
-    wait_for("the news", lambda: "remounted with noatime" in fresh_mount.log(), LIMIT_S)
+    wait_for("the news", lambda: "remounted with noatime" in fresh_mount.log())
     assert atime() == 1
     subprocess.run(["mount", "-i", "-o", "remount,strictatime", fresh_mount.path], check=True)
-    wait_for("the news", lambda: "remounted with strictatime" in fresh_mount.log(), LIMIT_S)
+    wait_for("the news", lambda: "remounted with strictatime" in fresh_mount.log())
     assert atime() > 1
 
 
@@ -342,7 +341,7 @@ def test_nothing_that_the_daemon_opens_lies_beneath(tmp_path: Path, where: str) 
     else:
         words += ["--log", str((mnt if where == "log" else tmp_path / "link") / "new" / "log")]
     for more in ([], ["-f"]):
-        done = subprocess.run([*words, *more], env=env, capture_output=True, text=True, timeout=LIMIT_S)
+        done = subprocess.run([*words, *more], env=env, capture_output=True, text=True, timeout=WAIT_S)
         assert done.returncode == 2, done.stderr
         assert f"would lie beneath the mount point {mnt}" in done.stderr
         assert done.stderr.count("\n") == 1

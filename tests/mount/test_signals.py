@@ -13,10 +13,9 @@ from pathlib import Path
 import pytest
 
 from nnfs.store.env import Store
-from tests.harness import Mount, command, environment, mounted_at, nnfs, wait_for
+from tests.harness import WAIT_S, Mount, command, environment, mounted_at, nnfs, wait_for
 
 pytestmark = pytest.mark.mount
-LIMIT_S = 60.0
 
 
 def is_clean(store: Path) -> bool:
@@ -32,7 +31,7 @@ def sent(mount: Mount, number: int, until: str) -> str:
     """Send a signal and return what the log says from then on, once it has said `until`."""
     start = len(mount.log())
     os.kill(mount.pid, number)
-    wait_for(f"{until!r} in the log", lambda: until in mount.log()[start:], LIMIT_S)
+    wait_for(f"{until!r} in the log", lambda: until in mount.log()[start:])
     return mount.log()[start:]
 
 
@@ -111,10 +110,10 @@ def test_a_loop_that_hangs_is_told_of(tmp_path: Path, hang: str) -> None:
         return [command()[0], "-c", script, str(mount.store), str(mount.path), str(end), str(fifo), str(hung)]
 
     with Mount(argv=argv) as mount:
-        mount.deadline(LIMIT_S)
+        mount.deadline()
         client = subprocess.Popen(["stat", str(mount.path / "hang")], stderr=subprocess.DEVNULL)
         try:
-            wait_for("the hang", hung.exists, LIMIT_S)
+            wait_for("the hang", hung.exists)
             if hang != "with the GIL":
                 text = sent(mount, signal.SIGQUIT, "tasks\n")
                 assert "event loop: does not answer" in text
@@ -124,7 +123,7 @@ def test_a_loop_that_hangs_is_told_of(tmp_path: Path, hang: str) -> None:
             end.touch()
             if hang != "in Python":
                 fifo.open("w").close()
-            client.wait(LIMIT_S)
+            client.wait(WAIT_S)
 
 
 def test_hup_opens_the_log_again_and_reads_the_configuration(fresh_mount: Mount, tmp_path: Path) -> None:
@@ -141,16 +140,16 @@ def test_hup_opens_the_log_again_and_reads_the_configuration(fresh_mount: Mount,
     def told() -> bool:
         return log.exists() and "configuration read again: 3 changed" in log.read_text()
 
-    wait_for("the new log", told, LIMIT_S)
+    wait_for("the new log", told)
     text = log.read_text()
     assert "log opened again" in text
     assert "option cache is 2097152 now\n" in text
     assert "option threads is 2 now: takes effect at the next mount" in text
     config.write_text("nonsense")
     os.kill(fresh_mount.pid, signal.SIGHUP)
-    wait_for("the complaint", lambda: "the configuration is left as it was" in log.read_text(), LIMIT_S)
+    wait_for("the complaint", lambda: "the configuration is left as it was" in log.read_text())
     os.kill(fresh_mount.pid, signal.SIGUSR2)  # C, too, writes into the new log
-    wait_for("stacks", lambda: "Current thread" in log.read_text(), LIMIT_S)
+    wait_for("stacks", lambda: "Current thread" in log.read_text())
     (fresh_mount.path / "f").write_bytes(b"x")
 
 
@@ -164,7 +163,7 @@ def in_terminal(mount: Mount) -> tuple[int, Callable[[], None]]:
         env=environment({"XDG_STATE_HOME": str(mount.base)}), cwd="/",
     )  # fmt: skip
     os.close(theirs)
-    wait_for("the mount", lambda: mounted_at(mount.path), LIMIT_S)
+    wait_for("the mount", lambda: mounted_at(mount.path))
     child.returncode = 0
     return child.pid, lambda: os.close(ours)
 
@@ -172,7 +171,7 @@ def in_terminal(mount: Mount) -> tuple[int, Callable[[], None]]:
 def test_a_closed_terminal_loses_nothing(fresh_mount: Mount) -> None:
     fresh_mount.unmount()
     pid, close = in_terminal(fresh_mount)
-    fresh_mount.deadline(LIMIT_S)
+    fresh_mount.deadline()
     with (fresh_mount.path / "f").open("wb") as file:
         file.write(b"before ")
         close()
@@ -190,7 +189,7 @@ def test_a_second_term_ends_it_though_a_file_is_open(fresh_mount: Mount) -> None
     with (fresh_mount.path / "f").open("wb", buffering=0) as file:
         file.write(b"written")
         os.kill(fresh_mount.pid, signal.SIGTERM)
-        wait_for("the mount to go", lambda: not mounted_at(fresh_mount.path), LIMIT_S)
+        wait_for("the mount to go", lambda: not mounted_at(fresh_mount.path))
         os.kill(fresh_mount.pid, signal.SIGTERM)
         fresh_mount.unmount()  # status 0
     assert is_clean(fresh_mount.store)

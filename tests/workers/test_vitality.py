@@ -117,17 +117,17 @@ def child(request: pytest.FixtureRequest) -> Iterator[int]:
 
 @pytest.mark.parametrize("child", ["while True: pass"], indirect=True)
 def test_who_wants_the_cpu_and_does_not_get_it_is_starved(child: int) -> None:
-    wait_for("some CPU time", lambda: cpu_of(child) > 0, 60)
+    wait_for("some CPU time", lambda: cpu_of(child) > 0)
     assert wants_cpu(child)
     os.kill(child, signal.SIGSTOP)
-    wait_for("the stop", lambda: not wants_cpu(child), 60)
+    wait_for("the stop", lambda: not wants_cpu(child))
     os.kill(child, signal.SIGCONT)
-    wait_for("the rest", lambda: wants_cpu(child), 60)
+    wait_for("the rest", lambda: wants_cpu(child))
 
 
 @pytest.mark.parametrize("child", ["import signal; signal.pause()"], indirect=True)
 def test_who_waits_is_not(child: int) -> None:
-    wait_for("the wait", lambda: not wants_cpu(child), 60)
+    wait_for("the wait", lambda: not wants_cpu(child))
 
 
 def test_a_process_that_is_gone() -> None:
