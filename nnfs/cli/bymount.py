@@ -1,7 +1,7 @@
-"""The daemon of a mount, found by the mount itself: its store's directory may be deleted, moved or read-only.
+"""Finding the daemon of a mount by the mount itself: the store's directory may be deleted, moved or read-only.
 
-Another store may lie by now where the one of a mount was, with a daemon of its own. So whoever came by a mount asks
-that mount's daemon, and whoever named a directory asks that directory's.
+Another store, with a daemon of its own, may lie by now where the store of a mount was. So a command that was given a
+path on a mount asks the daemon of that mount, and one that was given a directory asks the daemon of that directory.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ _WAYS: dict[Path, Way] = {}  # by the store that a command has found: a command 
 
 
 def remember(store: Path, device: str, source: str, super_options: str, *, is_first: bool) -> None:
-    """Note by which mount a store was found, for `connect`."""
+    """Note for `connect` by which mount a store was found."""
     _WAYS[store] = Way(rendezvous.address(device, source), rendezvous.owner(super_options), is_first)
 
 
 def forget(store: Path) -> None:
-    """Note that a store was named itself."""
+    """Note that the store itself was named, not a mount of it."""
     _WAYS.pop(store, None)
 
 
 def is_first(store: Path) -> bool:
-    """Whether a store was found by its mount."""
+    """Return whether a store was found by its mount."""
     way = _WAYS.get(store)
     return way is not None and way.is_first
 
 
 def connect(sock: socket.socket, store: Path) -> bool:
-    """Connect to the daemon of the mount by which a store was found; False when that cannot be done.
+    """Connect to the daemon of the mount by which a store was found; return False when that cannot be done.
 
-    In another network namespace, or of an earlier version, it is not found. One that belongs neither to who mounted nor
-    to root has taken the name of another.
+    A daemon in another network namespace, or of an earlier version, is not found. A peer that belongs neither to the
+    user who mounted nor to root has taken the name of another.
     """
     way = _WAYS.get(store)
     if way is None:

@@ -1,4 +1,4 @@
-"""The command line's end of a mount's control socket."""
+"""The end of the control socket that the command line holds."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ def _by_directory(store: Path, timeout: float | None) -> socket.socket:
     except BaseException as error:
         sock.close()
         if isinstance(error, PermissionError):
-            raise DaemonError(f"only the owner of the store {store} may ask its daemon: use sudo") from error
+            raise DaemonError(f"only the owner of the store {store} and root may ask its daemon: use sudo") from error
         raise
     return sock
 
 
 def daemon_pid(store: Path) -> int | None:
-    """The process that holds the control socket, as the kernel knows it, busy or not. None: nobody."""
+    """Return the process that holds the control socket, as the kernel knows it, busy or not; None: there is none."""
     try:
         with _connect(store, ANSWER_S) as sock:
             return _peer(sock)
@@ -76,20 +76,20 @@ def _peer(sock: socket.socket) -> int:
 
 
 def refuse_stopped(store: Path, pid: int) -> None:
-    """Raise `DaemonError` when a daemon was stopped (SIGSTOP, a debugger): it answers nothing, nor does its mount."""
+    """Raise `DaemonError` when a daemon is stopped (SIGSTOP, a debugger): neither it nor its mount answers."""
     try:
         with open(f"/proc/{pid}/stat", errors="replace") as file:
             state = file.read().rpartition(")")[2].split()[0]
     except (OSError, IndexError):
         return  # it has ended, or lives in another pid namespace
     if state in "Tt":
-        raise DaemonError(f"the daemon of {store} (pid {pid}) is stopped and answers nothing: kill -CONT {pid}")
+        raise DaemonError(f"the daemon of {store} (pid {pid}) is stopped and does not answer: kill -CONT {pid}")
 
 
 def ping(store: Path) -> bool:
-    """Whether there is a daemon that answers; False where there is none, or none that we may ask.
+    """Return whether a daemon answers; False where there is none, or none that we may ask.
 
-    Raises `DaemonError` for one that lives and does not answer: whoever touches its mount would wait for ever.
+    Raises `DaemonError` for one that lives and does not answer: a touch of its mount would wait for ever.
     """
     try:
         with _connect(store, ANSWER_S) as sock:
@@ -99,7 +99,7 @@ def ping(store: Path) -> bool:
     except TimeoutError as error:
         raise DaemonError(
             f"the daemon of {store} does not answer within {ANSWER_S:.0f} s: "
-            f"after kill -QUIT its log tells what it is doing"
+            f"kill -QUIT has it write to its log what it is doing"
         ) from error
     except (OSError, DaemonError) as error:
         if isinstance(error, DaemonError) and not isinstance(error.__cause__, PermissionError):
@@ -108,7 +108,7 @@ def ping(store: Path) -> bool:
 
 
 def ask(store: Path, command: str, *, timeout: float | None = TIMEOUT_S, **args: Any) -> dict[str, Any]:
-    """Send one command and return the answer. `timeout` None: as long as the daemon shows that it lives.
+    """Send one command and return the answer. `timeout` None: wait while the daemon shows that it lives.
 
     Raises `DaemonError`, with another error's exit code when the daemon answered one.
     """
@@ -132,12 +132,12 @@ def ask(store: Path, command: str, *, timeout: float | None = TIMEOUT_S, **args:
         failure = DaemonError(str(answer["error"]))
         failure.exit_code = int(answer["exit"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DaemonError(f"the daemon of {store} gave no sensible answer to {command}") from error
+        raise DaemonError(f"the daemon of {store} gave an answer to {command} that is not understood") from error
     raise failure
 
 
 def _line(sock: socket.socket, store: Path, timeout: float | None) -> bytes:
-    """Return one line. While none comes, the daemon must show now and then that it lives."""
+    """Return one line. While none comes, ask the daemon now and then whether it lives."""
     data, since = b"", time.monotonic()
     while not data.endswith(b"\n"):
         left = math.inf if timeout is None else since + timeout - time.monotonic()

@@ -1,4 +1,4 @@
-"""`nnfs df` and `nnfs status` without a path: a line for each nnfs that is mounted here."""
+"""`nnfs df` and `nnfs status` without a path: one line for each nnfs that is mounted here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Answer = dict[str, Any]
 
 
 def places() -> list[tuple[str, Place | NnfsError | OSError]]:
-    """Mount points and what is mounted there, each store once: the first mount of it, not a bind of that."""
+    """Return mount points and places, each store once: its first mount, not a bind mount of that."""
     found: list[tuple[str, Place | NnfsError | OSError]] = []
     seen = set()
     for point in dict.fromkeys(entry.mountpoint for entry in mounts() if entry.fstype == FSTYPE):
@@ -29,7 +29,7 @@ def places() -> list[tuple[str, Place | NnfsError | OSError]]:
 
 
 def ask(command: str) -> list[Answer]:
-    """Ask every daemon; for one that does not answer, `error` says why."""
+    """Ask every daemon; `error` says why one does not answer."""
     answers = []
     for point, place in places():
         answer: Answer = {"mountpoint": point}
@@ -45,7 +45,7 @@ def ask(command: str) -> list[Answer]:
 
 
 def df(json: bool) -> int:
-    """What each store holds and takes."""
+    """Print what each store holds and takes."""
 
     def row(answer: Answer) -> list[str]:
         logical, physical, free = (answer.get(f"{name}_bytes") for name in ("logical", "physical", "free"))
@@ -56,7 +56,7 @@ def df(json: bool) -> int:
 
 
 def status(json: bool) -> int:
-    """What each daemon is at."""
+    """Print what each daemon does."""
 
     def row(answer: Answer) -> list[str]:
         running = [job for job in answer.get("jobs", []) if job["state"] == "running"]
@@ -68,7 +68,7 @@ def status(json: bool) -> int:
 
 
 def _show(answers: list[Answer], head: list[str], row: Any, json: bool) -> int:
-    """Print answers as a table, those without one behind it. Returns the exit status."""
+    """Print answers as a table, and errors behind it. Return the exit status."""
     if json:
         tables.printed_json(answers)
     elif not answers:

@@ -1,4 +1,4 @@
-"""`nnfs help` and `nnfs version`."""
+"""The commands `nnfs help` and `nnfs version`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import nnfs
 
 
 def show(args: argparse.Namespace) -> int:
-    """The help of a command, or of all."""
+    """Print the help of a command, or of all commands."""
     from nnfs.cli.main import build_parser
 
-    build_parser().parse_args([*args.command, "--help"])  # ends here, or with the name of what is no command
+    build_parser().parse_args([*args.command, "--help"])  # ends the process
     return 0
 
 
 def version(_args: argparse.Namespace) -> int:
-    """This version's number."""
+    """Print the number of this version."""
     print(f"nnfs {nnfs.__version__}")
     return 0

@@ -1,4 +1,4 @@
-"""`nnfs jobs`: what a store's daemon does, and what came of its last tasks, also while it is not mounted."""
+"""`nnfs jobs`: the tasks of a store's daemon, and how the last ones ended, also while it is not mounted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nnfs.cli.locate import Place, locate
 
 
 def jobs(args: argparse.Namespace) -> int:
-    """List them, the oldest first."""
+    """List the tasks, the oldest first."""
     found = known(locate(args.path))
     if args.json:
         tables.printed_json({"jobs": found})
@@ -34,7 +34,7 @@ def jobs(args: argparse.Namespace) -> int:
 
 
 def known(place: Place) -> list[dict[str, Any]]:
-    """The tasks of a store: of its daemon, or as the last one has left them."""
+    """Return the tasks of a store, from its daemon or from the file that the last one has left."""
     if place.mount is not None or client.daemon_pid(place.store) is not None:
         answer: list[dict[str, Any]] = client.ask(place.store, "jobs")["jobs"]
         return answer
@@ -52,7 +52,7 @@ def _name(job: dict[str, Any]) -> str:
 
 
 def outcome(job: dict[str, Any]) -> str:
-    """An error, or what was saved and found, in a few words; empty when the table says it all."""
+    """Return an error, or what was saved and found, in a few words; "" when the table says it all."""
     parts = [names.one_line(job["error"])] if job.get("error") else []
     before, after = job.get("stored_before", 0), job.get("stored_after", 0)
     if before:

@@ -1,4 +1,4 @@
-"""Which store a path belongs to."""
+"""Finding the store that a path belongs to."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class MountEntry:
 
 
 def mounts() -> list[MountEntry]:
-    """Everything mounted here, oldest first."""
+    """Return everything that is mounted here, oldest first."""
     return [
         MountEntry(mount.mountpoint, mount.fstype, mount.source, mount.device, mount.super_options)
         for mount in table.mounts()
@@ -43,7 +43,7 @@ def mounts() -> list[MountEntry]:
 
 
 def mount_of(path: str) -> MountEntry | None:
-    """The mount that an absolute path lies on, by its name alone: nothing is touched, so nothing can hang."""
+    """Return the mount that an absolute path lies on, by its name alone: nothing is touched, so nothing can hang."""
     best = None
     for entry in mounts():
         if is_beneath(path, entry.mountpoint) and (best is None or len(entry.mountpoint) >= len(best.mountpoint)):
@@ -61,12 +61,12 @@ class Place:
 
     @property
     def is_inside(self) -> bool:
-        """Whether the path names something in the filesystem rather than the store itself."""
+        """Return whether the path names something in the filesystem rather than the store itself."""
         return self.mount is not None
 
 
 def _check_answers(entry: MountEntry) -> None:
-    """Raise `DaemonError` when the daemon of a mount lives and does not answer: who touches the mount then hangs."""
+    """Raise `DaemonError` when the daemon of a mount lives and does not answer: touching the mount would hang."""
     source = Path(entry.source)
     bymount.remember(source, *_told(entry), is_first=True)
     try:
@@ -76,7 +76,7 @@ def _check_answers(entry: MountEntry) -> None:
 
 
 def _store_of(entry: MountEntry, path: str) -> Path:
-    """Return the store of a mount, as its daemon tells; of a dead one, the source, if that was given no other name."""
+    """Return the store of a mount as its daemon tells; of a dead one the source, if it has no other name."""
     told: list[str] = []
 
     def ask() -> None:
@@ -93,11 +93,13 @@ def _store_of(entry: MountEntry, path: str) -> Path:
     source = Path(entry.source)
     if source.is_absolute() and (source / DATA_FILE).exists():
         return source
-    raise UsageError(f"{entry.mountpoint}: its daemon does not tell its store, and its source {entry.source} is none")
+    raise UsageError(
+        f"{entry.mountpoint}: its daemon does not tell its store, and its source {entry.source} is not a store"
+    )
 
 
 def mount_from(store: str) -> MountEntry | None:
-    """The newest mount of a store's directory, by the name that it had when it was mounted."""
+    """Return the newest mount of a store's directory, by the name that it had when it was mounted."""
     found = [entry for entry in mounts() if entry.fstype == FSTYPE and entry.source == store]
     return next((entry for entry in found if entry.device == found[-1].device), None)  # rather than a bind mount of it
 
@@ -107,7 +109,7 @@ def _told(entry: MountEntry) -> tuple[str, str, str]:
 
 
 def found_by_mount(store: Path, entry: MountEntry, path: Path) -> Place:
-    """A place on a mount, whose daemon is to be asked whatever lies at the store's path now."""
+    """Return a place on a mount, whose daemon is asked whatever lies at the path of the store now."""
     bymount.remember(store, *_told(entry), is_first=True)
     return Place(store, entry, path)
 
@@ -145,7 +147,7 @@ def locate(text: str, *, follow: bool = False) -> Place:
     try:
         os.stat(os.path.join(path, DATA_FILE))
     except PermissionError as error:
-        raise StoreError(f"{text} may not be read by this user: if it is a store, use sudo") from error
+        raise StoreError(f"{text} cannot be read by this user: if it is a store, use sudo") from error
     except OSError:
         pass
     else:
@@ -155,7 +157,7 @@ def locate(text: str, *, follow: bool = False) -> Place:
 
 @contextlib.contextmanager
 def held(place: Place) -> Iterator[None]:
-    """Keep an automounted mount from being unmounted as idle meanwhile: it is touched by nobody who waits for a job."""
+    """Keep an automounted mount from being unmounted as idle: a command that waits for a task does not touch it."""
     point = place.mount.mountpoint if place.mount is not None else ""
     if not any(mount.mountpoint == point and mount.fstype == "autofs" for mount in mounts()):
         yield

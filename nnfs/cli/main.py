@@ -1,4 +1,4 @@
-"""The `nnfs` command: arguments, help, errors. What a command needs is imported when it runs."""
+"""The `nnfs` command: arguments, help, errors. A command imports its libraries when it runs."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ DEFAULT_CHUNK_SIZE = 128 * 1024
 EXAMPLES = """\
 examples:
   nnfs mount /data /mnt/nn      mount the store /data (nnfs mkfs /data makes it)
-  nnfs df /mnt/nn               what it saves
-  nnfs compact /mnt/nn --wait   recompress now what has gone cold
-  nnfs umount /mnt/nn           unmount, and wait until all is on disk
-`nnfs help COMMAND` has more.
+  nnfs df /mnt/nn               show what it saves
+  nnfs compact /mnt/nn --wait   recompress cold data now
+  nnfs umount /mnt/nn           unmount, and wait until everything is on disk
+`nnfs help COMMAND` explains a command.
 """
 
 
 def byte_count(text: str) -> int:
-    """A number of bytes, with K or M (binary) behind it or not."""
+    """Parse a number of bytes, with or without a binary K or M behind it."""
     factor = {"K": 1 << 10, "M": 1 << 20}.get(text[-1:].upper(), 1)
     digits = text[:-1] if factor > 1 else text
     if not digits.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes (131072 or 128K, say)")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes: write 131072 or 128K")
     return int(digits) * factor
 
 
 def positive(text: str) -> int:
-    """A whole number from 1 on."""
+    """Parse a whole number from 1 on."""
     if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
     return int(text)
 
 
 def absolute(text: str) -> Path:
-    """A path that stays true when the daemon changes its directory."""
+    """Return a path as absolute: the daemon changes its working directory."""
     return Path(os.path.abspath(text))
 
 
@@ -69,13 +69,14 @@ def _mount_epilog() -> str:
     return f"""\
   nnfs mount /data /mnt/nn
   nnfs mount /data /mnt/nn -o ro,noatime,write_age=2h
-  nnfs mount /data /mnt/nn -f            stay in the foreground, log to stderr
-  /data /mnt/nn fuse.nnfs defaults 0 0   the same as a line of /etc/fstab
-An existing empty directory becomes a new store when you mount it at a terminal. Scripts, units and mount(8) never
-make one: nnfs mkfs does, and the option create allows it. Nothing is made where there is no directory.
+  nnfs mount /data /mnt/nn -f            stay in the foreground and log to stderr
+  /data /mnt/nn fuse.nnfs defaults 0 0   the same, as a line of /etc/fstab
+Mounting an existing empty directory at a terminal makes a new store in it. Scripts, units and mount(8) never make
+one: use nnfs mkfs, or the option create. A directory that does not exist is an error.
 options of nnfs for -o, with their defaults:
 {options}
-The same names (as name = "value") in {CONFIG_FILE}: table [default], and one per store, ["/data"]; -o comes first.
+{CONFIG_FILE} takes the same names (name = "value"), in a table [default] and in one for each store, ["/data"].
+-o comes first, then the table of the store, then [default].
 """
 
 
@@ -86,50 +87,58 @@ def _add_mounting(commands: Any) -> None:
     parser.add_argument("-f", dest="foreground", action="store_true", help="stay in the foreground until unmounted")
     parser.add_argument(
         "-o", dest="options", action="append", default=[], metavar="OPTS",
-        help="as mount(8) takes them: ro, allow_other, noatime, suid, dev, exec, fsname=...; create; and those below",
+        help="options of mount(8): ro, allow_other, noatime, suid, dev, exec, fsname=...; create; and those below",
     )  # fmt: skip
     parser.add_argument(
-        "--device", metavar="D", help="short for -o device=D: auto, cpu, cuda:0 or several: cuda:0+cpu or cuda:0,cpu"
+        "--device", metavar="D", help="short for -o device=D: auto, cpu, cuda:0, or several: cuda:0+cpu or cuda:0,cpu"
     )
     parser.add_argument(
         "--chunk-size", type=byte_count, metavar="N", help="for a new store: 16K to 1M, a power of two (128K)"
     )
     parser.add_argument(
-        "--log", type=absolute, metavar="FILE", help="log here (not to the journal or /var/log/nnfs; with -f to stderr)"
+        "--log",
+        type=absolute,
+        metavar="FILE",
+        help="log to FILE (default: the journal, else /var/log/nnfs; with -f stderr)",
     )
     parser.add_argument(
-        "--log-level", choices=["debug", "info", "warning", "error"], default="info", help="what to log (info)"
+        "--log-level",
+        choices=["debug", "info", "warning", "error"],
+        default="info",
+        help="the least level that is logged (info)",
     )
     parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
 
-    parser = _command(commands, "umount", "mounting:umount", "unmount, and wait until all is committed", """\
+    parser = _command(commands, "umount", "mounting:umount", "unmount, and wait until everything is committed", """\
   nnfs umount /mnt/nn
-  nnfs umount -l /mnt/nn     detach a busy mount now; it ends when its last user does
+  nnfs umount -l /mnt/nn     detach a busy mount now; it ends with its last user
 """)  # fmt: skip
     parser.add_argument("mountpoint", metavar="MNT", help="the mount point (or the store's directory)")
-    parser.add_argument("-l", "--lazy", action="store_true", help="detach now, do not wait")
-    parser.add_argument("-f", "--force", action="store_true", help="abort requests that wait for an answer")
-    parser.add_argument("-q", "--quiet", action="store_true", help="not a word, and status 0, when it is not mounted")
+    parser.add_argument("-l", "--lazy", action="store_true", help="detach now, and do not wait")
+    parser.add_argument(
+        "-f", "--force", action="store_true", help="abort requests that wait; unwritten data may be lost"
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="print nothing and return 0 when it is not mounted")
 
 
 def _add_looking(commands: Any) -> None:
-    parser = _command(commands, "df", "show:df", "show what is stored, by codec and model: bytes, ratio", """\
-  nnfs df                       a line for each nnfs that is mounted
+    parser = _command(commands, "df", "show:df", "show logical, stored and physical bytes, by codec and model", """\
+  nnfs df                       one line for each nnfs that is mounted
   nnfs df /mnt/nn
   nnfs df /data --json | jq .physical_bytes
 """)  # fmt: skip
     parser.add_argument("path", metavar="PATH", nargs="?", help="a store, a mount point, or anything on a mount")
     _add_json(parser)
 
-    parser = _command(commands, "status", "show:status", "show what the daemon does: work, workers, caches", """\
-  nnfs status                                          a line for each nnfs that is mounted
+    parser = _command(commands, "status", "show:status", "show what the daemon does, and what is damaged", """\
+  nnfs status                                          one line for each nnfs that is mounted
   nnfs status /mnt/nn
   kill -TERM $(nnfs status /data --json | jq .pid)     unmount cleanly
 """)  # fmt: skip
     parser.add_argument("path", metavar="PATH", nargs="?", help="a store, a mount point, or anything on a mount")
     _add_json(parser)
 
-    parser = _command(commands, "stat", "show:stat", "show how a file is stored, or all files below a directory", """\
+    parser = _command(commands, "stat", "show:stat", "show how a file, or everything below a directory, is stored", """\
   nnfs stat /mnt/nn/file
   nnfs stat /mnt/nn/photos --json
 """)  # fmt: skip
@@ -138,7 +147,7 @@ def _add_looking(commands: Any) -> None:
 
 
 def _add_jobs(commands: Any) -> None:
-    parser = _command(commands, "jobs", "jobs:jobs", "list what the daemon does, and what came of the last 50", """\
+    parser = _command(commands, "jobs", "jobs:jobs", "list the tasks of the daemon, and how the last 50 ended", """\
   nnfs jobs /mnt/nn
   nnfs jobs /data --json | jq '.jobs[] | select(.state == "failed")'
 """)  # fmt: skip
@@ -147,25 +156,25 @@ def _add_jobs(commands: Any) -> None:
 
 
 def _add_recompressing(commands: Any) -> None:
-    parser = _command(commands, "compact", "recompress:compact", "recompress what is cold, at and below a path", """\
-  nnfs compact /mnt/nn                        start it; nnfs status /mnt/nn shows how far it is
-  nnfs compact /mnt/nn/logs --all --wait      everything, however young and slow to read back; show the progress
-  nnfs compact /mnt/nn --dry-run              what would be saved
+    parser = _command(commands, "compact", "recompress:compact", "recompress cold data at and below a path", """\
+  nnfs compact /mnt/nn                        start it; nnfs status /mnt/nn shows its progress
+  nnfs compact /mnt/nn/logs --all --wait      recompress everything, even if young, even if slow to read back
+  nnfs compact /mnt/nn --dry-run              estimate what it would save
   nnfs compact /mnt/nn --cancel
 """)  # fmt: skip
     _add_job(parser, "anything on a mount (or the store)")
-    parser.add_argument("--all", action="store_true", help="regardless of age and of how slowly it will read back")
-    parser.add_argument("--dry-run", action="store_true", help="change nothing; tell what would be done")
+    parser.add_argument("--all", action="store_true", help="recompress even if young, and even if reading back is slow")
+    parser.add_argument("--dry-run", action="store_true", help="change nothing; estimate the saving from a sample")
 
-    parser = _command(commands, "thaw", "recompress:thaw", "bring a path back to the hot tier, quick to read", """\
+    parser = _command(commands, "thaw", "recompress:thaw", "bring data back to the hot tier: quick to read", """\
   nnfs thaw /mnt/nn/thesis --wait
-  nnfs policy /mnt/nn/thesis hot     and leave it there
+  nnfs policy /mnt/nn/thesis hot     keep it there
 """)  # fmt: skip
     _add_job(parser, "anything on a mount (or the store)")
 
     parser = _command(commands, "scrub", "recompress:scrub", "verify everything that is stored, while mounted", """\
-  nnfs scrub /mnt/nn --wait          checksums of all stored bytes; exit status 7 when something is damaged
-  nnfs scrub /mnt/nn --deep          decode everything as well, and compare the 512-bit hashes
+  nnfs scrub /mnt/nn --wait          compare the checksums of all stored bytes; exit status 7: damage
+  nnfs scrub /mnt/nn --deep          also decode everything and compare the 512-bit hashes
 """)  # fmt: skip
     _add_job(parser, "a store, a mount point, or anything on a mount")
     parser.add_argument("--deep", action="store_true", help="decode everything and compare hashes: slow")
@@ -181,23 +190,25 @@ def _add_recompressing(commands: Any) -> None:
 def _add_job(parser: argparse.ArgumentParser, path_help: str) -> None:
     parser.add_argument("path", metavar="PATH", help=path_help)
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--wait", action="store_true", help="return when it is done, show the progress until then")
-    how.add_argument("--cancel", action="store_true", help="end all of these on the mount that are under way or wait")
+    how.add_argument("--wait", action="store_true", help="show the progress, and return when it is done")
+    how.add_argument("--cancel", action="store_true", help="end all such tasks of this mount that run or wait")
     _add_json(parser)
 
 
 def _add_choosing(commands: Any) -> None:
-    parser = _command(commands, "policy", "policy:policy", "show or set what recompression may do below a path", """\
-  nnfs policy /mnt/nn/logs             the policy, and where it comes from
+    parser = _command(commands, "policy", "policy:policy", "show or set the policy of recompression of a path", """\
+  nnfs policy /mnt/nn/logs             show the policy, and where it comes from
   nnfs policy /mnt/nn/logs cold
-  nnfs policy /mnt/nn/logs inherit     as the directory above
-auto   cold when unused for a while, if it can be read back fast enough (option thaw_limit)
-cold   cold when unused for a while, however slowly it reads back
-hot    stays quick to read, and becomes so again
-never  is left as it is
+  nnfs policy /mnt/nn/logs inherit     remove it: the policy of the directory above holds
+policies:
+  auto   recompress cold files if reading back stays quick enough (option thaw_limit)
+  cold   recompress cold files even if reading back is slow
+  hot    never use a cold codec; bring back what already uses one
+  never  leave everything as it is
+A file is cold when it was not used for a while (options write_age, read_age).
 """)  # fmt: skip
     parser.add_argument("path", metavar="PATH", help="a file or a directory on a mount")
-    parser.add_argument("policy", nargs="?", choices=[*POLICIES, "inherit"], metavar="POLICY", help="what to set")
+    parser.add_argument("policy", nargs="?", choices=[*POLICIES, "inherit"], metavar="POLICY", help="the policy to set")
 
     parser = _command(commands, "model", "models:list_models", "list, add and retire the models of a store", """\
   nnfs model list /mnt/nn
@@ -206,28 +217,28 @@ never  is left as it is
   nnfs model retire /mnt/nn 3f5a
 """)  # fmt: skip
     actions = parser.add_subparsers(metavar="list|add|retire", required=True, parser_class=Parser)
-    parser = actions.add_parser("list", help="models, what they encoded, and whether both copies are whole")
+    parser = actions.add_parser("list", help="list models, what each encoded, and whether both copies are sound")
     parser.set_defaults(run="nnfs.cli.models:list_models")
     parser.add_argument("path", metavar="PATH", help="a store, a mount point, or anything on a mount")
     _add_json(parser)
-    parser = actions.add_parser("add", help="put a model's file into the store")
+    parser = actions.add_parser("add", help="put the file of a model into the store")
     parser.set_defaults(run="nnfs.cli.models:add")
     parser.add_argument("path", metavar="PATH", help="a store, a mount point, or anything on a mount")
-    parser.add_argument("file", metavar="FILE", help="the model: whole, or fitted to one that the store has")
-    parser.add_argument("--use", action="store_true", help="encode what is below the directory PATH with it")
-    parser = actions.add_parser("retire", help="encode nothing with it any more; it goes when nothing needs it")
+    parser.add_argument("file", metavar="FILE", help="the model: a whole one, or a delta over one that the store has")
+    parser.add_argument("--use", action="store_true", help="encode everything below the directory PATH with it")
+    parser = actions.add_parser("retire", help="encode nothing more with it; delete it when no block needs it")
     parser.set_defaults(run="nnfs.cli.models:retire")
     parser.add_argument("path", metavar="PATH", help="a store, a mount point, or anything on a mount")
-    parser.add_argument("fingerprint", metavar="FINGERPRINT", help="its first digits")
+    parser.add_argument("fingerprint", metavar="FINGERPRINT", help="the first digits of its fingerprint")
 
     parser = _command(commands, "train", "models:train", "fit the default model to the files below a directory", """\
-  nnfs train /mnt/nn/logs                 learn, and keep the fitted model if it saves more than it takes
-  nnfs train /mnt/nn/logs --wait          and recompress what is there
+  nnfs train /mnt/nn/logs                 fit, and keep the model if it saves more than it takes
+  nnfs train /mnt/nn/logs --wait          then recompress the files there
 """)  # fmt: skip
     parser.add_argument("path", metavar="PATH", help="a directory on a mount, with files of one kind")
     parser.add_argument("--seconds", type=positive, default=1200, metavar="N", help="how long to learn (1200)")
-    parser.add_argument("--keep-always", action="store_true", help="keep the model even if it does not pay")
-    parser.add_argument("--wait", action="store_true", help="then recompress everything below PATH")
+    parser.add_argument("--keep-always", action="store_true", help="keep the model even if it saves less than it takes")
+    parser.add_argument("--wait", action="store_true", help="then recompress everything below PATH, and wait for that")
     _add_json(parser)
 
 
@@ -236,21 +247,21 @@ def _add_maintaining(commands: Any) -> None:
   nnfs mkfs /data
   nnfs mkfs /data --chunk-size 64K
 """)  # fmt: skip
-    parser.add_argument("store", metavar="STORE", help="an empty directory, or one to make")
+    parser.add_argument("store", metavar="STORE", help="an empty directory, or one to be made")
     parser.add_argument(
         "--chunk-size", type=byte_count, default=DEFAULT_CHUNK_SIZE, metavar="N",
-        help="16K to 1M, a power of two (128K): larger compresses better, smaller suits random writes",
+        help="16K to 1M, a power of two (128K): large ones compress better, small ones suit random writes",
     )  # fmt: skip
 
     parser = _command(commands, "fsck", "maintain:fsck", "check a store that is not mounted", """\
-  nnfs fsck /data                  every invariant of the format, checksums of all stored bytes
-  nnfs fsck /data --data           decode every chunk and compare its hash as well
-  nnfs fsck /data --repair         mend what can be mended; what has no name goes to /lost+found
-exit status, as of fsck(8): 0 clean, 1 errors corrected, 4 errors left, 8 could not check, 16 wrong usage
+  nnfs fsck /data                  check every invariant of the format, and all checksums
+  nnfs fsck /data --data           also decode every chunk and compare its hash
+  nnfs fsck /data --repair         repair what can be repaired; files without a name go to /lost+found
+exit status as of fsck(8): 0 clean, 1 errors corrected, 4 errors left, 8 could not check, 16 wrong usage
 """)  # fmt: skip
     parser.__class__ = FsckParser
     parser.add_argument("store", metavar="STORE", help="directory of the store")
-    parser.add_argument("--data", action="store_true", help="decode every chunk and compare its BLAKE2b-512")
+    parser.add_argument("--data", action="store_true", help="also decode every chunk and compare its BLAKE2b-512")
     parser.add_argument("--repair", action="store_true", help="repair; make a copy of data.mdb first if you can")
     _add_json(parser)
 
@@ -260,7 +271,7 @@ restore:
   mkdir /data2 && cp /backup/nn.mdb /data2/data.mdb && nnfs mount /data2 /mnt/nn
 """)  # fmt: skip
     parser.add_argument("path", metavar="PATH", help="a store, a mount point, or anything on a mount")
-    parser.add_argument("file", metavar="FILE", help="the file to write; it appears when it is complete")
+    parser.add_argument("file", metavar="FILE", help="the file to write; it appears when the copy is complete")
     _add_json(parser)
 
 
@@ -269,12 +280,12 @@ def _add_helping(commands: Any) -> None:
   nnfs help compact
   nnfs help model add
 """)  # fmt: skip
-    parser.add_argument("command", metavar="COMMAND", nargs="*", help="a command, and an action of it")
+    parser.add_argument("command", metavar="COMMAND", nargs="*", help="a command, and one of its actions")
     _command(commands, "version", "help:version", "show the version", "  nnfs version\n")
 
 
 def build_parser() -> Parser:
-    """The whole command line."""
+    """Return the parser of the whole command line."""
     parser = Parser(
         prog="nnfs", description="A filesystem that compresses cold data with a neural network and proves every read.",
         epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -292,7 +303,7 @@ def build_parser() -> Parser:
 
 
 def _open_standard_descriptors() -> None:
-    """Put /dev/null where a caller has closed 0, 1 or 2: a pipe or a store that got such a number is written to."""
+    """Put /dev/null where a caller has closed 0, 1 or 2, so that no store or pipe gets such a number."""
     null = os.open(os.devnull, os.O_RDWR)
     while null <= 2:
         os.set_inheritable(null, True)
@@ -311,7 +322,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     names.show_on_terminals()
     args = parsed(build_parser(), argv)
     module, _, name = args.run.partition(":")
-    umask = os.umask(0o077)  # stores, backups, logs, models: what is written is for its owner
+    umask = os.umask(0o077)  # stores, backups, logs, models are for their owner
     try:
         run = getattr(importlib.import_module(module), name)
         status: int = run(args)

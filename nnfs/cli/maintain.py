@@ -28,15 +28,15 @@ def mkfs(args: argparse.Namespace) -> int:
 
     path = Path(os.path.abspath(args.store))
     if (path / DATA_FILE).exists():
-        raise UsageError(f"{path} holds a store already; remove it first if you mean to lose it")
+        raise UsageError(f"{path} already holds a store; remove that first if you want to lose it")
     if not path.parent.is_dir():
-        raise UsageError(f"{path.parent} does not exist{why_missing(path.parent)}; or make it with mkdir -p")
+        raise UsageError(f"{path.parent} does not exist{why_missing(path.parent)}; mkdir -p makes it")
     store = Store.create(path, args.chunk_size)
     name, chunk = names.printable(path), tables.size(store.superblock.chunk_size)
     print(f"{name}: new store {store.superblock.uuid.hex()}, chunks of {chunk}")
     store.close()
     absent = not_mounted(path)
-    for line in [*([f"the new store{absent} Is that meant?"] if absent else []), *privacy.close_up(path)[1]]:
+    for line in [*([f"the new store{absent} Is that what you want?"] if absent else []), *privacy.close_up(path)[1]]:
         print(f"nnfs: {line}", file=sys.stderr)
     return 0
 
@@ -49,9 +49,9 @@ def backup(args: argparse.Namespace) -> int:
         raise UsageError(f"{args.file} is a directory: give the name of the file to write")
     target = mount_of(os.fspath(file))
     if file.parent == place.store or (target and place.mount and target.mountpoint == place.mount.mountpoint):
-        raise UsageError(f"{args.file} lies in the store that is being backed up: write the backup elsewhere")
+        raise UsageError(f"{args.file} lies in the store that is backed up: write the backup elsewhere")
     if not file.parent.is_dir():
-        raise UsageError(f"{file.parent} is no directory")
+        raise UsageError(f"{file.parent} is not a directory")
     if place.mount is not None or client.daemon_pid(place.store) is not None:
         answer = client.ask(place.store, "backup", timeout=None, file=os.fspath(file))
     else:
@@ -91,7 +91,7 @@ def fsck(args: argparse.Namespace) -> int:
 
 
 class _Progress:
-    """One line on a terminal: stage and share done."""
+    """Progress as one line on a terminal: the stage and the share that is done."""
 
     def __init__(self, wanted: bool) -> None:
         self._wanted = wanted
@@ -111,9 +111,9 @@ class _Progress:
 
 
 def print_report(report: Report) -> None:
-    """Problems with the files they concern, notes, and a last line that sums up."""
+    """Print problems with the files that they concern, notes, and a last line that sums up."""
     for problem in report.problems:
-        mark = "fixed" if problem.fixed else "error"
+        mark = "repaired" if problem.fixed else "error"
         print(f"{mark}: {names.one_line(problem.message)}")
         for path in problem.paths[:PATHS_SHOWN]:
             print(f"    {names.printable(path)}")
@@ -126,5 +126,5 @@ def print_report(report: Report) -> None:
     found, fixed = len(report.problems) + report.omitted.total(), sum(problem.fixed for problem in report.problems)
     counts = report.counts
     looked = f"{counts['inode']} inodes, {counts['dentry']} names, {counts['block']} blocks"
-    verdict = "clean, as far as it was checked" if report.unchecked else "clean"
+    verdict = "clean, as far as could be checked" if report.unchecked else "clean"
     print(f"{looked}: {verdict if not found else f'{found} errors, {fixed} of them repaired'}")

@@ -1,8 +1,8 @@
-"""Whether `nnfs mount` may make a store, and the advice where there is none.
+"""The decision whether `nnfs mount` may make a store, and the advice where there is none.
 
-A store that is made where none was meant hides the mistake: a path with a typing error, or the mount point of a disk
-that is not mounted, and all that is written goes to the wrong place. So a mount makes one in an existing empty
-directory only, and only for a person at a terminal, who is told, or for who says `-o create`.
+A new store that nobody wanted hides a mistake: a typing error in a path, or a disk that is not mounted. Everything
+written then goes to the wrong place. So a mount makes a store in an existing empty directory only, and only for a
+person at a terminal, who is told, or with `-o create`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SIMILAR = 3  # names that are suggested at most
 
 
 def provide(store: Path, *, create: bool, at_terminal: bool, chunk_size: int | None) -> None:
-    """Return when there is a store, made if that is meant. A store that was there must have `chunk_size`.
+    """Return when there is a store; make one if that is allowed. A store that was there must have `chunk_size`.
 
     Raises `NotAStore` with the way out, `StoreError`, `UsageError`, and what making one raises.
     """
@@ -30,9 +30,9 @@ def provide(store: Path, *, create: bool, at_terminal: bool, chunk_size: int | N
     except FileNotFoundError as error:
         raise NotAStore(f"{store} does not exist{why_missing(store)}; nnfs mkfs {store} makes a new store") from error
     except NotADirectoryError as error:
-        raise NotAStore(f"{store} is not a directory: give the one that holds the store's {DATA_FILE}") from error
+        raise NotAStore(f"{store} is not a directory: give the directory that holds the store's {DATA_FILE}") from error
     except PermissionError as error:
-        raise StoreError(f"{store} may not be read by this user: its owner mounts it, or root (sudo)") from error
+        raise StoreError(f"{store} cannot be read by this user: its owner or root (sudo) can mount it") from error
     if DATA_FILE in names:
         if chunk_size is not None:
             _compare(store, chunk_size)
@@ -57,11 +57,11 @@ def _compare(store: Path, chunk_size: int) -> None:
     found = opened.superblock.chunk_size
     opened.close()
     if found != chunk_size:
-        raise UsageError(f"{store} has chunks of {found} bytes already: leave --chunk-size out")
+        raise UsageError(f"{store} already has chunks of {found} bytes: leave --chunk-size out")
 
 
 def why_missing(store: Path) -> str:
-    """Why a directory may not be there, to be put behind "it does not exist"."""
+    """Return why a directory may not be there, as the end of a message."""
     if absent := not_mounted(store):
         return absent.rstrip(".")
     above = store
@@ -78,13 +78,13 @@ def why_missing(store: Path) -> str:
 
 
 def _inside(store: Path, names: list[str]) -> str:
-    """The stores in a directory that is none itself."""
+    """Return the stores in a directory that is not a store itself, as the end of a message."""
     found = [os.fspath(store / name) for name in sorted(names) if (store / name / DATA_FILE).exists()]
     return f"; there is one in {' and in '.join(found[:SIMILAR])}" if found else ": choose an empty directory"
 
 
 def not_mounted(store: Path) -> str:
-    """The filesystem of /etc/fstab that should be mounted at or above a path and is not; "" when there is none."""
+    """Return the filesystem of /etc/fstab that should be mounted at or above a path and is not, or ""."""
     try:
         lines = Path(FSTAB).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""`nnfs model` and `nnfs train`: the models that a store keeps."""
+"""The commands `nnfs model` and `nnfs train`: the models that a store keeps."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DIGITS = 16  # of a fingerprint that are shown
 
 
 def list_models(args: argparse.Namespace) -> int:
-    """What models the store has, and how much was encoded with each."""
+    """Print the models of the store, and how much was encoded with each."""
     answer = client.ask(locate(args.path).store, "models")
     if args.json:
         tables.printed_json(answer)
@@ -54,11 +54,11 @@ def _kind(line: dict[str, Any], default: str) -> str:
 
 
 def add(args: argparse.Namespace) -> int:
-    """Put a model's file into the store."""
+    """Put the file of a model into the store."""
     place = locate(args.path, follow=True)
     file = Path(os.path.abspath(args.file))
     if not file.is_file():
-        raise UsageError(f"{args.file} is no file: give a model's, as tools/train or nnfs train make them")
+        raise UsageError(f"{args.file} is not a file: give the file of a model, as tools/train makes it")
     answer = client.ask(place.store, "model_add", timeout=None, file=os.fspath(file), **_directory(place, args.use))
     use = f"; {names.printable(place.path)} is encoded with it from now on" if args.use else ""
     print(f"model {answer['number']}: {answer['fingerprint'][:DIGITS]}{use}")
@@ -69,26 +69,26 @@ def _directory(place: Place, wanted: bool) -> dict[str, int]:
     if not wanted:
         return {}
     if not place.is_inside or not place.path.is_dir():
-        raise UsageError(f"{place.path} is no directory on a mount: --use needs one")
+        raise UsageError(f"{place.path} is not a directory on a mount: --use needs one")
     return {"ino": progress.ino_of(place)}
 
 
 def retire(args: argparse.Namespace) -> int:
-    """Encode nothing with a model any more; it goes when the last block that needs it does."""
+    """Encode nothing more with a model; its files go with the last block that needs it."""
     place = locate(args.path)
     line = _named(client.ask(place.store, "models")["models"], args.fingerprint)
     client.ask(place.store, "model_retire", fingerprint=line["fingerprint"])
     name = line["fingerprint"][:DIGITS]
     if line["blocks"]:
         path = names.shell(args.path)
-        print(f"{name} is retired; {line['blocks']} chunks need it still: nnfs compact {path} --all changes them")
+        print(f"{name} is retired; {line['blocks']} chunks still need it: nnfs compact {path} --all recompresses them")
     else:
         print(f"{name} is retired")
     return 0
 
 
 def _named(lines: list[dict[str, Any]], text: str) -> dict[str, Any]:
-    """The model whose fingerprint begins with `text`. Raises `UsageError`."""
+    """Return the model whose fingerprint begins with `text`. Raises `UsageError`."""
     found = [line for line in lines if line["fingerprint"].startswith(text.lower())] if text else []
     if len(found) != 1:
         known = ", ".join(line["fingerprint"][:DIGITS] for line in lines) or "none"
@@ -98,7 +98,7 @@ def _named(lines: list[dict[str, Any]], text: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Fit:
-    """What a training run found on data that it had held out. All in bytes."""
+    """The result of a training run on data that it had held out. All in bytes."""
 
     held_out: int
     base_stored: int
@@ -108,12 +108,12 @@ class Fit:
 
     @property
     def gain(self) -> int:
-        """What the fitted model would save below the directory."""
+        """Return the bytes that the fitted model would save below the directory."""
         return (self.base_stored - self.fitted_stored) * self.below // self.held_out
 
     @property
     def cost(self) -> int:
-        """What the model itself takes."""
+        """Return the bytes that the model itself takes."""
         return COPIES * self.delta
 
 
@@ -121,7 +121,7 @@ def train(args: argparse.Namespace) -> int:
     """Fit the default model to the files below a directory, and keep it if it saves more than it takes."""
     place = locate(args.path, follow=True)
     if not place.is_inside or not place.path.is_dir():
-        raise UsageError(f"{args.path} is no directory on a mount: give one whose files are alike")
+        raise UsageError(f"{args.path} is not a directory on a mount: give one whose files are alike")
     read_only = client.ask(place.store, "status").get("read_only")
     if read_only:
         why = "" if read_only is True else f" ({read_only})"
@@ -153,7 +153,7 @@ def train(args: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _cleared_up() -> Iterator[None]:
-    """Have SIGTERM end what is done within as ^C does: with its child process and its files."""
+    """Let SIGTERM end the work within as ^C does: with its child process and its files."""
 
     def end(number: int, _frame: object) -> NoReturn:
         raise SystemExit(128 + number)
@@ -172,19 +172,21 @@ def _say(fit: Fit, found: dict[str, Any], kept: bool, place: Place) -> None:
     print(f"below {path}: {tables.size(fit.below)}; about {gain} less")
     print(f"the model takes {tables.size(fit.cost)}, {COPIES} copies")
     if kept:
-        print(f"kept as model {found['number']}; nnfs compact {progress.shell(place)} --all recompresses what is there")
+        print(
+            f"kept as model {found['number']}; nnfs compact {progress.shell(place)} --all recompresses the files there"
+        )
     else:
-        print("not kept: it does not pay for itself (--keep-always keeps it all the same)")
+        print("not kept: it takes more than it saves (--keep-always keeps it anyway)")
 
 
 def _fitted(path: Path, delta: str, seconds: int) -> dict[str, Any]:
-    """Run the training as a child process, which tells of its progress on stderr. Raises `WorkerError`."""
+    """Run the training as a child process, which prints its progress on stderr. Raises `WorkerError`."""
     from nnfs.cli.mounting import environment
     from nnfs.workers.catalogue import PRESETS, SUFFIX, presets
 
     shipped = presets()
     if not shipped:
-        raise WorkerError("no model is shipped with this nnfs: there is nothing to start from")
+        raise WorkerError("this nnfs has no shipped model: there is nothing to start from")
     base = os.path.join(PRESETS, shipped[0] + SUFFIX)
     command = [sys.executable, "-P", "-m", "nnfs.train", "fit", "--base", base, "--out", delta]
     command += ["--seconds", str(seconds), "--", os.fspath(path)]
@@ -196,7 +198,7 @@ def _fitted(path: Path, delta: str, seconds: int) -> dict[str, Any]:
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise WorkerError("the training gave no sensible answer")
+        raise WorkerError("the training gave an answer that is not understood")
     return found
 
 
@@ -205,7 +207,7 @@ def _measured(found: dict[str, Any], below: int) -> Fit:
         fields = ("held_out_bytes", "base_stored", "fitted_stored", "delta_bytes")
         held_out, before, after, delta = (int(found[name]) for name in fields)
     except (KeyError, TypeError, ValueError) as error:
-        raise WorkerError("the training gave no sensible answer") from error
+        raise WorkerError("the training gave an answer that is not understood") from error
     if held_out <= 0:
         raise UsageError("there is too little to learn from: no data could be held out")
     return Fit(held_out, before, after, delta, below)

@@ -1,4 +1,4 @@
-"""`nnfs mount` and `nnfs umount`."""
+"""The commands `nnfs mount` and `nnfs umount`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SAY_AFTER_S = 5  # an unmount that takes longer says what it waits for
 
 
 def mount(args: argparse.Namespace) -> int:
-    """Mount a store; without -f return once it is mounted."""
+    """Mount a store; without -f return when it is mounted."""
     store, mountpoint = Path(resolve(args.store)), Path(resolve(args.mountpoint))
     _check_places(store, mountpoint)
     if args.ready_fd is None:  # else done by who started us
@@ -43,7 +43,7 @@ def _check_places(store: Path, mountpoint: Path) -> None:
         there = mount_of(os.fspath(mountpoint))
         is_ours = there is not None and there.fstype == FSTYPE and there.mountpoint == os.fspath(mountpoint)
         if not is_ours and not mountpoint.is_dir():  # what is ours may hang: the daemon looks, and takes its time
-            raise UsageError(f"{mountpoint} is no directory to mount on: make one with mkdir -p")
+            raise UsageError(f"{mountpoint} is not a directory to mount on: mkdir -p makes one")
     except OSError as error:
         if error.errno != errno.ENOTCONN:  # a dead mount is the daemon's to clean up
             raise
@@ -61,16 +61,14 @@ def _same_store(entry: MountEntry, store: Path) -> bool:
 
 
 def _provide(store: Path, args: argparse.Namespace) -> None:
-    """See to it that there is a store, before a daemon is started."""
+    """Find or make the store before a daemon is started."""
     from nnfs.cli import making
     from nnfs.config import load_options
     from nnfs.mount.options import parse_options, words
 
     options = parse_options(_options(args), fsname=os.fspath(store))
-    load_options(store, options.own, words())  # a wrong option is told before anything is made
-    making.provide(
-        store, create=options.create, at_terminal=os.isatty(0) and os.isatty(2), chunk_size=args.chunk_size
-    )
+    load_options(store, options.own, words())  # a wrong option is an error before anything is made
+    making.provide(store, create=options.create, at_terminal=os.isatty(0) and os.isatty(2), chunk_size=args.chunk_size)
 
 
 def _foreground(store: Path, mountpoint: Path, args: argparse.Namespace) -> int:
@@ -100,13 +98,13 @@ def _foreground(store: Path, mountpoint: Path, args: argparse.Namespace) -> int:
 
 
 def _options(args: argparse.Namespace) -> list[str]:
-    """What was given with -o; --device is short for an option of that name, where a comma would begin the next one."""
+    """Return the options of -o and --device, which is short for an option whose value has no comma."""
     device = [f"device={args.device.replace(',', '+')}"] if args.device is not None else []
     return [*args.options, *device]
 
 
 def _background(store: Path, mountpoint: Path, args: argparse.Namespace) -> int:
-    """Start the daemon and wait until it is mounted, in a session of its own, or has failed (it says why itself)."""
+    """Start the daemon, and wait until it is mounted or has failed. It says itself why it failed."""
     ours, theirs = os.pipe()
     command = [sys.executable, "-m", "nnfs", "mount", "-f", "--ready-fd", str(theirs), "--log-level", args.log_level]
     command += ["--log", os.fspath(args.log)] if args.log else []
@@ -134,7 +132,7 @@ def _background(store: Path, mountpoint: Path, args: argparse.Namespace) -> int:
 
 
 def environment() -> dict[str, str]:
-    """A child's environment: wherever it runs, a daemon in "/", it must find this very package."""
+    """Return the environment of a child: wherever it runs (a daemon runs in "/"), it must find this very package."""
     home = os.path.dirname(os.path.dirname(os.path.abspath(nnfs.__file__)))
     path = [home, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(path))}
@@ -173,7 +171,7 @@ def umount(args: argparse.Namespace) -> int:
 
 
 def _mounted_place(text: str, *, anyhow: bool) -> Place:
-    """The mount at a mount point, or of a store directory. `anyhow`: even if its daemon does not answer."""
+    """Return the mount at a mount point, or of a store. `anyhow`: even if its daemon does not answer."""
     path = resolve(text)
     entry = mount_of(path)
     of_store = mount_from(path)
@@ -194,7 +192,7 @@ def _mounted_place(text: str, *, anyhow: bool) -> Place:
 
 
 def _mount_of_moved(path: str) -> MountEntry | None:
-    """The mount of a store that has another name than when it was mounted: its daemon tells."""
+    """Return the mount of a store that was renamed after it was mounted, as its daemon tells."""
     try:
         told = client.ask(Path(path), "status")["mountpoint"]
     except (OSError, KeyError, DaemonError):
@@ -210,7 +208,7 @@ def _pidfd(pid: int) -> int | None:
 
 
 def _wait(pidfd: int, mountpoint: str, device: str, pid: int, store: Path) -> None:
-    """Wait for the daemon's end. Raises `StoreBusy` when somebody keeps what is unmounted here in use."""
+    """Wait for the daemon's end. Raises `StoreBusy` when another mount namespace keeps the filesystem in use."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     told = False
@@ -219,8 +217,8 @@ def _wait(pidfd: int, mountpoint: str, device: str, pid: int, store: Path) -> No
         held = holders.look(device)
         if held.users and any(user.pid != pid for user in held.users):
             raise StoreBusy(
-                f"{mountpoint} is unmounted here, and committed, but {held}: the daemon (pid {pid}) serves that until "
-                f"it ends, and keeps the store {store} until then; kill {pid} ends it within a minute"
+                f"{mountpoint} is unmounted here, and everything is committed, but {held}. Until that ends, the daemon "
+                f"(pid {pid}) serves it and keeps the store {store}; kill {pid} ends the daemon within a minute"
             )
         if not told:
             told = True
@@ -240,7 +238,7 @@ def _unmount(mountpoint: str, *, lazy: bool, force: bool) -> None:
         raise MountError(
             f"{mountpoint} is busy: a process has a file open or its working directory there "
             f"(fuser -vm {mountpoint} or lsof +f -- {mountpoint} shows it); "
-            f"end it, or use -l to detach now and finish when the last one is gone"
+            f"end it, or use -l to detach the mount now and have it end with its last user"
         )
     else:
         raise MountError(f"cannot unmount {mountpoint}: {os.strerror(code)}")
@@ -259,7 +257,7 @@ def _fusermount(words: Sequence[str]) -> None:
 
 
 def _not_theirs(mountpoint: str) -> str:
-    """Who may unmount what somebody else has mounted; "" where that is not so."""
+    """Return who may unmount a mount of another user, as a message; "" for a mount of this user."""
     entry = next((entry for entry in reversed(mounts()) if entry.mountpoint == mountpoint), None)
     owner = rendezvous.owner(entry.super_options) if entry is not None else None
     if owner is None or owner == os.geteuid():

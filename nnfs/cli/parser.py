@@ -1,4 +1,4 @@
-"""argparse with our way to say errors: one line, what was perhaps meant, and whose --help tells more."""
+"""argparse with errors of one line: what is wrong, what was perhaps meant, and whose --help tells more."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ class Parser(argparse.ArgumentParser):
         )
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse has it, noting the command's parser: its --help is the one that helps."""
+        """Parse as argparse does, and note the parser of the command: an error names its --help."""
         found, rest = super().parse_known_args(args, namespace)
         if not hasattr(found, "parser"):  # the innermost is the first to return
             found.parser = self
         return found, rest
 
     def unknown(self, words: Sequence[str]) -> NoReturn:
-        """End with a message about words that nothing is known of."""
+        """End with a message about unknown words."""
         options = [option for action in self._actions for option in action.option_strings]
         word = next((word for word in words if word.startswith("-")), words[0])
         name = word.partition("=")[0]
         advice = meant(name, options) if name.startswith("--") else ""
         if name in options:
-            advice = "; options stand behind the command"
+            advice = "; options go behind the command"
         self.error(f"unrecognized arguments: {' '.join(words)}{advice}")
 
 
@@ -58,7 +58,7 @@ class FsckParser(Parser):
 
 
 def parsed(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Return a command's arguments, or end with a message about what is wrong with them."""
+    """Return the arguments of a command, or end with a message that says what is wrong with them."""
     args, rest = parser.parse_known_args(argv)
     found: argparse.Namespace = args
     if rest:

@@ -1,4 +1,4 @@
-"""`nnfs policy`: what recompression may do with a file or below a directory. An extended attribute, inherited."""
+"""The command `nnfs policy`: the policy of recompression of a path, an extended attribute that is inherited."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NOT_SET = (errno.ENODATA, errno.EOPNOTSUPP)
 
 @dataclass(frozen=True)
 class Found:
-    """A policy and the path that it was set on; None: the mount's option."""
+    """A policy and the path that it was set on (None: it is the option of the mount)."""
 
     policy: str
     source: Path | None
@@ -55,7 +55,7 @@ def _of_mount(store: Path) -> str:
 
 
 def policy(args: argparse.Namespace) -> int:
-    """Set the policy of a path when one is given; print the one that holds."""
+    """Set the policy of a path if one is given, and print the policy that holds."""
     place = locate(args.path, follow=True)
     if place.mount is None:
         raise UsageError(f"{args.path} is a store: give a path on its mount")

@@ -1,4 +1,4 @@
-"""`nnfs compact`, `thaw`, `scrub`, `pause` and `resume`: the daemon does the work."""
+"""The commands `nnfs compact`, `thaw`, `scrub`, `pause` and `resume`: the daemon does the work."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nnfs.cli.locate import locate
 
 
 def compact(args: argparse.Namespace) -> int:
-    """Recompress what is cold, or everything, at and below a path."""
+    """Recompress cold data, or everything, at and below a path."""
     place = locate(args.path, follow=True)
     if args.cancel:
         return progress.cancel(place, "compact", progress.DRY_RUN)
@@ -21,7 +21,7 @@ def compact(args: argparse.Namespace) -> int:
 
 
 def thaw(args: argparse.Namespace) -> int:
-    """Bring a path, and what is below it, back to the hot tier."""
+    """Bring a path, and everything below it, back to the hot tier."""
     place = locate(args.path, follow=True)
     if args.cancel:
         return progress.cancel(place, "thaw")
@@ -29,7 +29,7 @@ def thaw(args: argparse.Namespace) -> int:
 
 
 def scrub(args: argparse.Namespace) -> int:
-    """Verify the checksums of all stored bytes, or decode them."""
+    """Verify the checksums of all stored bytes; with --deep also decode them."""
     place = locate(args.path)
     if args.cancel:
         return progress.cancel(place, "scrub")
@@ -45,7 +45,7 @@ def pause(args: argparse.Namespace) -> int:
 
 
 def resume(args: argparse.Namespace) -> int:
-    """Let them go on."""
+    """Let recompression, thawing and scrub go on."""
     place = locate(args.path)
     client.ask(place.store, "resume")
     jobs = [job for job in client.ask(place.store, "jobs")["jobs"] if job["job"] and job["state"] in progress.RUNNING]

@@ -1,4 +1,4 @@
-"""`python -m nnfs.cli.remount MNT OPTS`: what `mount -o remount` cannot do is refused before the kernel shows it."""
+"""`python -m nnfs.cli.remount MNT OPTS`: refuse a remount that nnfs cannot do, before the kernel shows it as done."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from nnfs.mount.options import parse_options
 
 
 def check(mountpoint: str, options: str) -> None:
-    """Raise `UsageError` for what would be shown and not done; name options of ours that stay."""
+    """Raise `UsageError` for an option that would be shown and not done; name options of nnfs that do not change."""
     wanted = parse_options([options])
     own = sorted(wanted.own.keys() - {"remount"})
     if own:
         print(
-            f"nnfs: a remount does not change {', '.join(own)}: /etc/nnfs.toml and a SIGHUP may, or another mount",
+            f"nnfs: a remount does not change {', '.join(own)}: use /etc/nnfs.toml and a SIGHUP, or mount again",
             file=sys.stderr,
         )
     store = locate(mountpoint).store

@@ -1,4 +1,4 @@
-"""`nnfs df`, `nnfs status` and `nnfs stat`: asked of the daemon, or worked out here when the store is not mounted."""
+"""The commands `nnfs df`, `nnfs status` and `nnfs stat`. They ask the daemon, or read a store that is not mounted."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _answer(place: Place, command: str, offline: Callable[[Store], dict[str, Any
 
 
 def df(args: argparse.Namespace) -> int:
-    """Space: logical, stored, physical, by codec; of all mounts where no path is given."""
+    """Print space: logical, stored and physical bytes, by codec; of all mounts if no path is given."""
     if args.path is None:
         return everywhere.df(args.json)
 
@@ -52,9 +52,11 @@ def df(args: argparse.Namespace) -> int:
     if answer.get("model_bytes"):
         lines.append(("models", f"{tables.size(answer['model_bytes'])} of that, two copies of each"))
     if answer.get("thawed_bytes"):
-        lines.append(("thawed", f"{tables.size(answer['thawed_bytes'])} more, copies of cold data lately read"))
+        lines.append(
+            ("thawed", f"{tables.size(answer['thawed_bytes'])} more, copies of cold data that was read lately")
+        )
     if answer.get("gain") is not None:
-        lines.append(("to gain", f"about {tables.size(answer['gain'])}, by recompressing what is hot"))
+        lines.append(("to gain", f"about {tables.size(answer['gain'])}, by recompressing hot data"))
     print(tables.pairs(lines))
     return 0
 
@@ -64,7 +66,7 @@ def _ratios(plain: int, stored: int) -> str:
 
 
 def codec_table(codecs: list[dict[str, Any]]) -> str:
-    """One line per codec and model."""
+    """Return a table with one line for each codec and model."""
     sums = {name: sum(line[name] for line in codecs) for name in ("chunks", "plain_bytes", "stored_bytes")}
     total = [{"codec": "all", "fingerprint": "", **sums}] if len(codecs) > 1 else []
     rows = [
@@ -80,7 +82,7 @@ def codec_table(codecs: list[dict[str, Any]]) -> str:
 
 
 def status(args: argparse.Namespace) -> int:
-    """What the daemon is doing; of all mounts where no path is given."""
+    """Print what the daemon does; of all mounts if no path is given."""
     if args.path is None:
         return everywhere.status(args.json)
     place = locate(args.path)
@@ -100,7 +102,7 @@ def status(args: argparse.Namespace) -> int:
 
 
 def _status_text(answer: dict[str, Any], place: Place) -> str:
-    """The daemon's fields, then what recompression does and what is damaged, then a table of the workers."""
+    """Return the daemon's fields, then recompression and damage, then a table of the workers."""
     rest = dict(answer)
     rest.pop("data_file", None)
     lost = rest.pop("lost", "")
@@ -140,13 +142,13 @@ def _status_text(answer: dict[str, Any], place: Place) -> str:
 
 
 def _scrubbed(times: dict[str, float | None]) -> str:
-    """When everything was last found sound: the beginning of the last scrub that looked at all."""
+    """Return when everything was last found sound: the beginning of the last scrub that looked at all blocks."""
     names_of = {"checksums": "checksums", "deep": "decoded"}
     return "; ".join(f"{names_of[kind]} {tables.date(at) if at else 'never'}" for kind, at in times.items())
 
 
 def _speed(speed: dict[str, Any]) -> str:
-    """What a worker does in a second with a codec, as measured lately."""
+    """Return how fast a worker is with a codec, as measured lately."""
     parts = [
         f"{name} {tables.size(int((1 << 20) / seconds))}/s"
         for name, seconds in (
@@ -164,7 +166,7 @@ def _job_line(job: dict[str, Any], paused: bool) -> str:
 
 
 def stat(args: argparse.Namespace) -> int:
-    """One file: chunks, codecs, stored bytes; of a directory the sum of all below it."""
+    """Print chunks, codecs and stored bytes of a file; of a directory the sum of everything below it."""
     place = locate(args.path)
     ino = progress.ino_of(place)
 

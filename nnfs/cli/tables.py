@@ -13,7 +13,7 @@ PATHS = ("store", "mountpoint", "log")  # fields that hold names
 
 
 def size(number: int) -> str:
-    """Bytes with a binary unit, three digits: 17 -> "17 B", 1536 -> "1.50 KiB"."""
+    """Return bytes with a binary unit and three digits: 17 -> "17 B", 1536 -> "1.50 KiB"."""
     if number < 1024:
         return f"{number} B"
     value, units = number / 1024, ["EiB", "PiB", "TiB", "GiB", "MiB", "KiB"]
@@ -24,17 +24,17 @@ def size(number: int) -> str:
 
 
 def ratio(plain: int, stored: int) -> str:
-    """How many times smaller than plain."""
+    """Return how many times smaller than plain the stored bytes are."""
     return f"{plain / stored:.2f}" if plain and stored else "-"
 
 
 def bits(plain: int, stored: int) -> str:
-    """Stored bits per plain byte."""
+    """Return stored bits per plain byte."""
     return f"{8 * stored / plain:.3f}" if plain else "-"
 
 
 def span(seconds: float) -> str:
-    """A duration: "3 d 4 h", "12 min 5 s"."""
+    """Return a duration in words: "3 d 4 h", "12 min 5 s"."""
     rest, parts = int(seconds), []
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if rest >= length:
@@ -44,12 +44,12 @@ def span(seconds: float) -> str:
 
 
 def date(seconds: float) -> str:
-    """A time of the wall clock, to the minute."""
+    """Return a time of the wall clock, to the minute."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Columns as wide as they must be; the first `left` ones aligned left, the others right."""
+    """Return a table whose columns are as wide as they must be; the first `left` ones are aligned left."""
     lines = [head, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
 
@@ -60,13 +60,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> 
 
 
 def pairs(items: Sequence[tuple[str, str]]) -> str:
-    """Names and values in two columns."""
+    """Return names and values in two columns."""
     width = max(len(name) for name, _ in items)
     return "\n".join(f"{name.ljust(width)}  {names.one_line(value)}" for name, value in items)
 
 
 def flat(answer: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """The fields of an answer as names and values for `pairs`; lists are left out."""
+    """Return the fields of an answer as names and values for `pairs`; lists are left out."""
     lines = []
     for name, value in answer.items():
         label = prefix + name.removesuffix("_bytes").replace("_", " ")
@@ -87,5 +87,5 @@ def flat(answer: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def printed_json(answer: dict[str, Any] | list[dict[str, Any]]) -> None:
-    """An answer as JSON for a program to read: valid Unicode, whatever names are in it (`names.for_json`)."""
+    """Print an answer as JSON: valid Unicode, whatever names are in it (`names.for_json`)."""
     print(json.dumps(names.for_json(answer), indent=2))

@@ -1,4 +1,4 @@
-"""How a daemon has ended, told by its store: it is no child of the command that waits for it."""
+"""How a daemon has ended, read from its store: it is not a child of the command that waits for it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ASK_S = 10.0  # for what the daemon tells; an unmount does without it
 
 
 class Witness:
-    """What a daemon told of its store while it lived, and the judgement when it has ended."""
+    """The facts that a daemon told of its store while it lived, and the judgement when it has ended."""
 
     def __init__(self, store: Path, *, ask: bool = True) -> None:
         self._told: dict[str, Any] = {}
@@ -32,12 +32,12 @@ class Witness:
 
     def _gone(self) -> MountError:
         return MountError(
-            f"{self._store / DATA_FILE} was deleted or replaced while it was mounted: all that it held is lost, "
-            f"but for what nnfs backup has saved before"
+            f"{self._store / DATA_FILE} was deleted or replaced while it was mounted: its content is lost, "
+            f"except for what nnfs backup has saved before"
         )
 
     def check(self) -> None:
-        """Raise `MountError` if the daemon has not written all, or what it has written is nowhere any more."""
+        """Raise `MountError` if the daemon has not written everything, or if the file that it wrote to is gone."""
         from nnfs.store.env import Store
         from nnfs.store.whereabouts import identity
 
@@ -57,4 +57,4 @@ class Witness:
         is_clean = opened.state.clean_commit == opened.state.commit
         opened.close()
         if not is_clean:
-            raise MountError(f"{self._store}: the daemon could not write all that was left, or was killed: see its log")
+            raise MountError(f"{self._store}: the daemon could not write everything, or was killed: see its log")

@@ -86,13 +86,13 @@ def test_every_command_has_help_with_examples(name: str, capsys: pytest.CaptureF
         (["policy", "/", "cald"], 2, "did you mean cold?"),
         (["df", "--jsn", "/"], 2, "unrecognized arguments: --jsn; did you mean --json?\ntry: nnfs df --help"),
         (["model", "list", "/", "--jason"], 2, "did you mean --json?\ntry: nnfs model list --help"),
-        (["--json", "df", "/"], 2, "options stand behind the command\ntry: nnfs df --help"),
+        (["--json", "df", "/"], 2, "options go behind the command\ntry: nnfs df --help"),
         (["stat", "/", "more"], 2, "unrecognized arguments: more\ntry: nnfs stat --help"),
         (["stat"], 2, "FILE\ntry: nnfs stat --help"),
         (["fsck", "--repiar", "x"], 16, "did you mean --repair?\ntry: nnfs fsck --help"),
         (["fsck"], 16, "STORE"),
         (["fsck", "--nonsense", "x"], 16, "unrecognized arguments: --nonsense\ntry: nnfs fsck --help"),
-        (["mkfs", "/nowhere", "--chunk-size", "many"], 2, "no number of bytes"),
+        (["mkfs", "/nowhere", "--chunk-size", "many"], 2, "not a number of bytes"),
         (["df", "/nowhere/at/all"], 1, "No such file"),
         (["df", "/"], 2, "neither a store nor on an nnfs mount"),
         (["status", "/etc"], 2, "neither a store nor on an nnfs mount"),
@@ -129,7 +129,7 @@ def test_mkfs_makes_a_store(tmp_path: Path, text: str, size: int, capsys: pytest
 def test_mkfs_refuses_what_is_there(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, text = error_of(capsys, "mkfs", str(store))
     assert status == 2
-    assert "holds a store already" in text
+    assert "already holds a store" in text
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter").write_text("dear")
     status, text = error_of(capsys, "mkfs", str(tmp_path / "full"))
@@ -194,7 +194,7 @@ def test_backup_without_a_mount(store: Path, tmp_path: Path, capsys: pytest.Capt
 def test_backup_refuses_bad_targets(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "is a directory" in error_of(capsys, "backup", str(store), str(tmp_path))[1]
     assert "lies in the store" in error_of(capsys, "backup", str(store), str(store / "copy"))[1]
-    assert "no directory" in error_of(capsys, "backup", str(store), str(tmp_path / "no" / "copy"))[1]
+    assert "not a directory" in error_of(capsys, "backup", str(store), str(tmp_path / "no" / "copy"))[1]
     assert sorted(os.listdir(store)) == [DATA_FILE]
 
 
@@ -206,8 +206,8 @@ def test_mount_refuses_bad_places(store: Path, tmp_path: Path, capsys: pytest.Ca
     file = tmp_path / "file"
     file.touch()
     for where, mnt, message in (
-        (store, tmp_path / "missing", "no directory to mount on"),
-        (store, file, "no directory to mount on"),
+        (store, tmp_path / "missing", "not a directory to mount on"),
+        (store, file, "not a directory to mount on"),
         (store, inner, "lies in the store"),
         (store, store, "beneath its own mount point"),
         (outer / "store", outer, "beneath its own mount point"),
@@ -221,7 +221,7 @@ def test_mount_refuses_another_chunk_size(store: Path, tmp_path: Path, capsys: p
     (tmp_path / "mnt").mkdir()
     status, text = error_of(capsys, "mount", str(store), str(tmp_path / "mnt"), "--chunk-size", "128K")
     assert status == 2
-    assert "chunks of 16384 bytes already" in text
+    assert "already has chunks of 16384 bytes" in text
 
 
 def test_nobody_answers(store: Path) -> None:

@@ -52,7 +52,7 @@ def test_only_a_person_or_a_word_makes_a_store(
     opened = Store.open(tmp_path / "other")
     assert opened.superblock.chunk_size == 16384
     opened.close()
-    with pytest.raises(UsageError, match="chunks of 16384 bytes already"):
+    with pytest.raises(UsageError, match="already has chunks of 16384 bytes"):
         provide(tmp_path / "other", create=True, chunk_size=32768)
 
 
@@ -113,7 +113,7 @@ def test_a_store_of_somebody_else(tmp_path: Path, fstab: Path) -> None:
             os.seteuid(65534)
             provide(store)
         except StoreError as error:
-            status = 0 if "may not be read by this user" in str(error) else 98
+            status = 0 if "cannot be read by this user" in str(error) else 98
         except PermissionError:
             status = 0  # of a directory above
         finally:

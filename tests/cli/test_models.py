@@ -58,9 +58,9 @@ def test_adding_what_is_none(store: Path, mnt: Path, tmp_path: Path, run: Run) -
     file = tmp_path / "model.safetensors"
     status, _, err = run("model", "add", mnt, file)
     assert status == 2
-    assert "is no file" in err
+    assert "is not a file" in err
     file.touch()
-    assert "is no directory on a mount" in run("model", "add", file, file, "--use")[2]
+    assert "is not a directory on a mount" in run("model", "add", file, file, "--use")[2]
     for error in (ModelMissing("no model file"), OutOfSpace("no space for it")):
         with FakeDaemon(store, model_add=error):
             assert run("model", "add", mnt, file) == (error.exit_code, "", f"nnfs: {error}\n")
@@ -68,7 +68,7 @@ def test_adding_what_is_none(store: Path, mnt: Path, tmp_path: Path, run: Run) -
 
 def test_retiring(store: Path, run: Run) -> None:
     with FakeDaemon(store, models=LIST, model_retire={}) as daemon:
-        assert f"{WHOLE[:16]} is retired; 10 chunks need it still" in run("model", "retire", store, "AB")[1]
+        assert f"{WHOLE[:16]} is retired; 10 chunks still need it" in run("model", "retire", store, "AB")[1]
         assert run("model", "retire", store, FITTED)[1] == f"{FITTED[:16]} is retired\n"
     assert daemon.asked("model_retire") == [{"fingerprint": WHOLE}, {"fingerprint": FITTED}]
 
@@ -181,7 +181,7 @@ def test_a_training_that_talks_nonsense(answer: object, store: Path, mnt: Path, 
     with FakeDaemon(store, stat={"plain_bytes": 1000}):
         status, _, err = run("train", mnt)
     assert status == 14
-    assert "no sensible answer" in err
+    assert "an answer that is not understood" in err
 
 
 def test_a_training_that_fails(store: Path, mnt: Path, run: Run, training: Training) -> None:
@@ -195,7 +195,7 @@ def test_a_training_that_fails(store: Path, mnt: Path, run: Run, training: Train
 def test_what_cannot_be_learnt_from(store: Path, mnt: Path, run: Run, training: Training) -> None:
     file = mnt / "file"
     file.touch()
-    assert "no directory on a mount" in run("train", file)[2]
+    assert "not a directory on a mount" in run("train", file)[2]
     with FakeDaemon(store, stat={"plain_bytes": 0}):
         assert "nothing below" in run("train", mnt)[2]
     training.answer = {**FOUND, "held_out_bytes": 0}

@@ -160,7 +160,7 @@ class Answering:
 async def test_senseless_answers(tmp_path: Path, answer: bytes) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(Answering(tmp_path, answer).run)
-        with pytest.raises(DaemonError, match=r"no sensible answer|ended while"):
+        with pytest.raises(DaemonError, match=r"is not understood|ended while"):
             await ask(tmp_path, "status")
 
 
