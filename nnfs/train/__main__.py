@@ -1,4 +1,4 @@
-"""``python -m nnfs.train``: the corpus and the training, by hand."""
+"""``python -m nnfs.train``: the command line of corpus, training, export and fitting."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nnfs.kernelcache import clean_environment
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one subcommand; its exit status."""
+    """Run one subcommand and return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m nnfs.train", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_corpus(commands.add_parser("corpus", help="build a training corpus from raw folders and packages"))

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-call,no-any-return,attr-defined"
-"""Goes on training a model on a sample, with changes of low rank (LoRA, Hu et al. 2021): what a delta can hold.
+"""Further training of a model on a sample, by changes of low rank (LoRA, Hu et al. 2021), which a delta can hold.
 
 The base's integers stay; each product learns two narrow factors, and the sum is rounded on the way as
 `nnfs.model.delta` will round it. One thread: the other processors belong to those who use the machine.
@@ -120,7 +120,7 @@ def network_of(w: stored.Weights, rank: int, seed: int) -> Any:
 
 
 def changes_of(network: Any) -> Tensors:
-    """Return what has been learnt, as a delta holds it."""
+    """Return the learnt changes as a delta holds them."""
     found: Tensors = {"biases": _integers(network.biases * LOGIT_UNIT, 1 << 24).astype(np.int32)}
 
     def add(name: str, *parts: Adapted) -> None:

@@ -1,4 +1,4 @@
-"""Builds a corpus from raw folders and packages: classified, deduplicated, without what benchmarks are made of."""
+"""Building a corpus from raw folders and packages: classified, deduplicated, without the data of benchmarks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HELD_OUT = 100  # one file in so many
 
 @dataclass
 class Options:
-    """What to build, and within which bounds."""
+    """The options of a build: roots, output and bounds."""
 
     out: str
     roots: list[str]  # hand-picked: taken before the packages
@@ -41,7 +41,7 @@ class Options:
 
 
 class Builder:
-    """Writes one corpus. Use `run`; the counters say afterwards what was left out and why."""
+    """Writer of one corpus. Use `run`; the counters say afterwards what was left out and why."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -58,7 +58,7 @@ class Builder:
         self._offset = 0
 
     def run(self) -> None:
-        """Raises OSError when a root or the output cannot be read or written."""
+        """Build the corpus. Raises OSError when a root or the output cannot be read or written."""
         for folder in self.options.exclude_content:
             self._learn_foreign(folder)
         work = _few_of_a_name(_mixed(self.options.roots) + _mixed(self.options.packages))
@@ -92,7 +92,7 @@ class Builder:
                 self.dropped[f"unreadable: {type(error).__name__}"] += 1
 
     def _worth(self, source: str, name: str, size: int) -> bool:
-        """A look at the name of a file before it is read."""
+        """Decide by its name whether a file is worth reading."""
         kind = guess(name)
         if size < MIN_FILE or (kind is not None and size > SMALL and self._full(kind, source, form(name))):
             self.dropped["too short" if size < MIN_FILE else f"enough of {kind}"] += 1
@@ -133,7 +133,7 @@ class Builder:
         )
 
     def _unfit(self, data: bytes, kind: str) -> str | None:
-        """Why not, or None; remembers what it lets pass."""
+        """Return why data does not fit, or None; remember data that passes."""
         if len(data) < MIN_FILE:
             return "too short"
         digest = hashlib.blake2b(data, digest_size=16).digest()
@@ -186,12 +186,12 @@ class Builder:
 
 
 def build(options: Options) -> None:
-    """Builds the corpus that `options` describe. Raises OSError."""
+    """Build the corpus that `options` describe. Raises OSError."""
     Builder(options).run()
 
 
 def _stretch(file: Candidate, most: int) -> bytes:
-    """All of a file, or `most` bytes of it from a multiple of the chunk size on."""
+    """Return all of a file, or `most` bytes of it from a multiple of the chunk size on."""
     data = file.load(1 << 28)
     if len(data) <= most:
         return data
@@ -210,7 +210,7 @@ def _mixed(roots: list[str]) -> list[Unit]:
 
 
 def _few_of_a_name(work: list[Unit]) -> list[Unit]:
-    """Without the many builds of one package: they repeat each other."""
+    """Return the units without the many builds of one package: they repeat each other."""
     count: Counter[str] = Counter()
     kept = []
     for unit in work:

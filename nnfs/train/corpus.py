@@ -59,7 +59,7 @@ class Corpus:
                 self._odds[kind] = self.weights[kind] * float(chunks.odds[-1]) / float(chunks.length.sum())
 
     def sample(self, rng: random.Random, kind: str | None = None) -> tuple[bytes, str]:
-        """Draws a chunk (at most `CHUNK` bytes, cut as the store cuts files); returns it and its kind."""
+        """Draw a chunk (at most `CHUNK` bytes, cut as the store cuts files); return it and its kind."""
         if kind is None:
             (kind,) = rng.choices(list(self._odds), list(self._odds.values()))
         chunks = self._chunks[kind]
@@ -68,7 +68,7 @@ class Corpus:
         return self.data[offset : offset + int(chunks.length[number])].tobytes(), kind
 
     def file(self, entry: Any) -> bytes:
-        """All of a file of the index."""
+        """Return all of a file of the index."""
         return self.data[int(entry["offset"]) : int(entry["offset"]) + int(entry["length"])].tobytes()
 
 

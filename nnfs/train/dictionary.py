@@ -1,4 +1,4 @@
-"""Chooses a dictionary (`nnfs.model.dictionary`): the pieces of a sample that most of its chunks have something of.
+"""Choice of a dictionary (`nnfs.model.dictionary`): the pieces of a sample that most of its chunks share.
 
 Greedy cover, as zstd's dictionary builder has it (COVER, Liao et al. 2016): a piece is worth the sum of what its
 distinct 8-byte strings are worth, a string the root of the number of other chunks that have it, until a chosen piece

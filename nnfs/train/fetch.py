@@ -1,4 +1,4 @@
-"""The ordinary packages from which the corpus is made, got with the registries' own clients.
+"""Download of the ordinary packages that the corpus is made of, with the clients of their registries.
 
 `packages.toml` beside this module names them. What a registry does not have, or no client is there for, is skipped
 with a note; what is in the folder already is not downloaded again.
@@ -43,12 +43,12 @@ _SIZE = re.compile(rb"^Size: (\d+)", re.MULTILINE)
 
 
 def system_roots() -> list[str]:
-    """Those folders of `SYSTEM` that are there."""
+    """Return the folders of `SYSTEM` that exist."""
     return [path for pattern in SYSTEM for path in sorted(glob.glob(pattern)) if os.path.isdir(path)]
 
 
 def fetch(folder: str) -> list[str]:
-    """Downloads the packages into folders inside `folder`; returns these. Raises OSError when it cannot write there."""
+    """Download the packages into folders inside `folder`; return these. Raises OSError when it cannot write there."""
     with open(os.path.join(os.path.dirname(__file__), "packages.toml"), "rb") as file:
         wanted: dict[str, list[str]] = tomllib.load(file)
     made = []

@@ -1,4 +1,4 @@
-"""Fits a model to a person's own data: a dictionary, start values and, where it pays, changes of the weights.
+"""Fitting a model to a user's data: a dictionary, start values and, where it pays, changes of the weights.
 
 What comes out is a delta over the base (`nnfs.model.delta`), measured on chunks that were held out. The dictionary and
 the start values take a minute; the rest of the time goes to the weights, of which as many numbers are learnt as the
@@ -46,7 +46,7 @@ LEARN_S = 60.0  # below this nothing is learnt: torch's compiler takes as long
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What to fit, to what, and how long."""
+    """The plan of a fit: the base model, the content, and how long to learn."""
 
     base: str
     out: str
@@ -67,7 +67,7 @@ class Sample:
 
 
 def say(text: str) -> None:
-    """Tell of the progress."""
+    """Print a line of progress."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
 

@@ -1,4 +1,4 @@
-"""Which kind of data a file is, how much of each kind the corpus wants, and what must never be in it.
+"""Kinds of data: which kind a file is, how much of each the corpus wants, and which files it must not have.
 
 The tables are the whole policy of the corpus; nothing elsewhere knows a file suffix or a project's name. A kind is
 settled by the file's name where that says enough and by its first bytes where it does not; text for people is then
@@ -19,7 +19,7 @@ SMALL = 4096  # bytes: configuration up to here is the kind "small"
 
 
 class Kind(NamedTuple):
-    """What the corpus wants of one kind of data."""
+    """The share and bounds that the corpus has for one kind of data."""
 
     weight: float  # percent of the bytes seen in training
     source_share: float = 0.06  # of the kind's bytes, the most that one package or folder may give
@@ -134,13 +134,13 @@ _KJV = re.compile(
 
 
 def excluded(path: str, head: bytes = b"") -> bool:
-    """Is this something that benchmarks are made of, by its path (and the first bytes of it)?"""
+    """Return whether a file is data of a benchmark, by its path and its first bytes."""
     low = path.lower()
     return bool(EXCLUDED.search(low) or EXCLUDED_AUTHORS.search(low) or _KJV.search(head))
 
 
 def form(path: str) -> str:
-    """The key in `FORM_SHARE` of a file's name, or the empty string."""
+    """Return the key in `FORM_SHARE` of a file's name, or the empty string."""
     name = path.rsplit("/", 1)[-1].lower()
     if name.startswith(("changelog", "changes", "news")):
         return "changelog"
@@ -153,13 +153,13 @@ def form(path: str) -> str:
 
 
 def guess(path: str) -> str | None:
-    """The kind of a file of more than `SMALL` bytes when its name alone settles that; otherwise None."""
+    """Return the kind of a file of more than `SMALL` bytes when its name alone tells it, or None."""
     kind = SUFFIX_KIND.get(os.path.splitext(path)[1][1:].lower())
     return kind if kind in _BY_NAME else None
 
 
 def classify(path: str, size: int, head: bytes) -> str | None:
-    """The kind of a file from its name, its size in bytes and its first `HEAD` bytes; None: not wanted."""
+    """Return the kind of a file by its name, size in bytes and first `HEAD` bytes; None: not wanted."""
     name = path.rsplit("/", 1)[-1]
     suffix = os.path.splitext(name)[1][1:].lower()
     if suffix in _IMAGE:
@@ -234,5 +234,5 @@ def _is_text(head: bytes) -> bool:
 
 
 def _is_packed(head: bytes) -> bool:
-    """Compressed already, or as good as random: nothing to learn there."""
+    """Return whether data is compressed already or nearly random: there is nothing to learn."""
     return len(zlib.compress(head, 1)) > 0.93 * len(head)

@@ -1,4 +1,4 @@
-"""In which language a text is written: by its script, then by its commonest short words.
+"""Recognition of the language of a text: by its script, then by its commonest short words.
 
 Good enough to file documents into a handful of languages, and to tell prose from lists, tables and test data.
 """
@@ -36,7 +36,7 @@ MIN_SHARE = 0.09  # of all words; running English has 0.15 to 0.25, code with co
 
 
 def language(data: bytes) -> str | None:
-    """The ISO 639-1 code of the language of a UTF-8 text; "other": none of those known here; None: no running text."""
+    """Return the ISO 639-1 code of a text in UTF-8; "other": a language not known here; None: no running text."""
     text = data.decode("utf-8", "replace")
     if text.count("\ufffd") * 20 > len(text):
         return "other"  # another charset

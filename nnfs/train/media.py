@@ -1,4 +1,4 @@
-"""Photographs to the raw pixels that image files without compression hold. Wants Pillow; nothing else here does."""
+"""Conversion of photographs to image files without compression. Needs Pillow, which no other module here does."""
 
 from __future__ import annotations
 

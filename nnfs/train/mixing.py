@@ -1,4 +1,4 @@
-"""The values that the mixer starts from, trained by running it over many chunks (`nnfs.mixer.start` reads them).
+"""Training of the values that the mixer starts from, by running it over many chunks (`nnfs.mixer.start` reads them).
 
 Weights are averaged as Reptile does (Nichol 2018): each chunk starts from the average so far, and the average moves a
 little towards where the chunk ended. Maps are carried from chunk to chunk, so that they end as averages over the last

@@ -1,4 +1,4 @@
-"""Where the corpus came from: licences as the packages state them, and a report for people."""
+"""Provenance of the corpus: licences as the packages state them, and a report for people."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LICENCE_FILE = re.compile(r"(^|/)(licen[cs]e|copying)(\.\w+)?$", re.IGNORECASE)
 
 
 def licence(files: list[Candidate]) -> str:
-    """The licences that a package states in debian/copyright or its metadata; "see LICENSE" or "" otherwise."""
+    """Return the licences that a package states in debian/copyright or its metadata, else "see LICENSE" or ""."""
     named: Counter[str] = Counter()
     stated = ""
     for file in files:
@@ -29,7 +29,7 @@ def licence(files: list[Candidate]) -> str:
 
 
 def report(index: Any, kinds: list[str], sources: list[str], licences: dict[str, str], dropped: Counter[str]) -> str:
-    """Bytes and files of each kind, and of each source within it; then what was left out."""
+    """Return a report: bytes and files of each kind and source, then the files that were left out."""
     lines = [f"{len(index)} files, {int(index['length'].sum())} bytes, {int(index['held'].sum())} files held out", ""]
     for number, kind in enumerate(kinds):
         chosen = index[index["kind"] == number]

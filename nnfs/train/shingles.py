@@ -1,4 +1,4 @@
-"""Content-defined shingles: how much of a file has been seen before?
+"""Content-defined shingles, which tell how much of a file has been seen before.
 
 At every offset whose next 8 bytes hash to 0 mod `STRIDE`, the 64 bytes from there are one shingle (Broder 1997, with
 anchors chosen by content as in LBFS, so that a shift does not change them). Shingles of period 8 (runs of zeros, rules
@@ -18,7 +18,7 @@ Hashes = NDArray[np.uint64]  # (shingles,)
 
 
 def shingles(data: bytes) -> Hashes:
-    """The 64-bit hashes of the shingles of `data`, in order, duplicates included."""
+    """Return the 64-bit hashes of the shingles of `data`, in order, duplicates included."""
     count = len(data) - WIDTH + 1
     if count <= 0:
         return np.empty(0, np.uint64)
@@ -48,7 +48,7 @@ class Seen:
         np.bitwise_or.at(self._bits, place >> np.uint64(3), np.uint8(1) << (place & np.uint64(7)).astype(np.uint8))
 
     def share(self, hashes: Hashes) -> float:
-        """How many of `hashes` are in the set, 0 to 1 (0 when there are none to ask for)."""
+        """Return the share of `hashes` that are in the set, 0 to 1; 0 for no hashes."""
         if len(hashes) == 0:
             return 0.0
         place = (hashes * _MIX) >> self._shift

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-call,attr-defined"
-"""Training on one machine: some single-threaded processes share the parameters, each learns from its own rows.
+"""Training on one machine: single-threaded processes share the parameters, and each learns from rows of its own.
 
 On a CPU two processes of one thread do twice the work of one process of two threads (tools/LOG.md): the tensors of a
 batch fit the caches, and no thread waits for another inside an operator. Each step, every process adds the gradients of
@@ -49,7 +49,7 @@ QUIET = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run does. `steps` may grow from one run to the next; the rest is the run's identity."""
+    """The plan of a run. `steps` may grow from one run to the next; the other fields identify the run."""
 
     corpus: str
     out: str
@@ -72,7 +72,7 @@ def rate_at(plan: Plan, step: int) -> float:
 
 
 def is_product(name: str) -> bool:
-    """Tell whether Muon learns the parameter."""
+    """Return whether Muon learns the parameter."""
     return name.startswith("layers.") and name.endswith(".weight")
 
 
@@ -219,7 +219,7 @@ def work(rank: int, plan: Plan, architecture: Architecture, shared: Shared, barr
 def loss(
     network: Network, rows: Tensor, ngrams: Tensor, candidates: Tensor, buckets: Tensor, start: Tensor, target: Tensor
 ) -> Tensor:
-    """Mean cross-entropy in nats over the positions that count."""
+    """Return the mean cross-entropy in nats over the positions that count."""
     logits = network(rows, ngrams, candidates, buckets, start)
     return F.cross_entropy(logits.view(-1, 256), target.view(-1), ignore_index=PAD)
 

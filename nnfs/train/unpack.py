@@ -1,4 +1,4 @@
-"""Raw folders and archives to plain files.
+"""Reading of raw folders and archives as plain files.
 
 A *unit* is what counts as one source: a first-level folder of a root, or one archive with all that is packed inside it.
 Archives are read as streams, in memory; nothing is unpacked to disk.
@@ -67,7 +67,7 @@ class Unit(NamedTuple):
 
 
 def units(root: str) -> list[Unit]:
-    """What a root folder (or a single archive) holds, without unpacking anything yet."""
+    """Return the units in a root folder or a single archive; nothing is unpacked yet."""
     if _ARCHIVE.search(root):
         return [Unit(source_of(root), root, root, [])]
     base = os.path.basename(os.path.abspath(root))
@@ -84,12 +84,12 @@ def units(root: str) -> list[Unit]:
 
 
 def source_of(archive: str) -> str:
-    """The name of a package from the name of its archive: without version and suffix."""
+    """Return the name of a package by the name of its archive: without version and suffix."""
     return _VERSION.sub("", os.path.splitext(os.path.basename(archive))[0]) or os.path.basename(archive)
 
 
 def listing(unit: Unit, wanted: Wanted = lambda _name, _size: True) -> list[Candidate]:
-    """The files of a unit, archives inside it unpacked too, in the order of a hash of their names.
+    """Return the files of a unit, also of archives inside it, in the order of a hash of their names.
 
     What can be read of a damaged archive is there, without a word.
     """
