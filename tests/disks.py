@@ -67,7 +67,7 @@ def disk(kind: str, size: int, *, quota: int = 0) -> Iterator[Path]:
     point.mkdir()
     try:
         if kind == "tmpfs":
-            command = ["mount", "-t", "tmpfs", "-o", f"size={size}m", "tmpfs", point]
+            command: list[str | Path] = ["mount", "-t", "tmpfs", "-o", f"size={size}m", "tmpfs", point]
         else:
             _make(kind, image, size, bool(quota))
             options = "loop,prjquota" if quota and kind != "btrfs" else "loop"
@@ -86,7 +86,11 @@ def disk(kind: str, size: int, *, quota: int = 0) -> Iterator[Path]:
 def _limit(kind: str, point: Path, size: int) -> None:
     folder = point / "limited"
     if kind == "btrfs":
-        steps = (("quota", "enable", point), ("subvolume", "create", folder), ("qgroup", "limit", f"{size}M", folder))
+        steps: tuple[tuple[str | Path, ...], ...] = (
+            ("quota", "enable", point),
+            ("subvolume", "create", folder),
+            ("qgroup", "limit", f"{size}M", folder),
+        )
         for one in steps:
             subprocess.run(["btrfs", *one], check=True, capture_output=True)
         return
@@ -97,8 +101,8 @@ def _limit(kind: str, point: Path, size: int) -> None:
         subprocess.run(["setquota", "-P", str(_PROJECT), blocks, blocks, "0", "0", point], check=True)
     else:
         setup = (f"project -s -p {folder} {_PROJECT}", f"limit -p bhard={size}m {_PROJECT}")
-        for one in setup:
-            subprocess.run(["xfs_quota", "-x", "-c", one, point], check=True, capture_output=True)
+        for step in setup:
+            subprocess.run(["xfs_quota", "-x", "-c", step, point], check=True, capture_output=True)
 
 
 def free(path: Path) -> int:

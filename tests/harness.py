@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from nnfs.store.env import Store
 from nnfs.store.schema import DEFAULT_CHUNK_SIZE
@@ -204,7 +204,7 @@ class Mount:
 
     # -- life cycle -------------------------------------------------------------------------------------------------
 
-    def __enter__(self) -> Mount:
+    def __enter__(self) -> Self:
         try:
             self.store.mkdir(exist_ok=True)
             self.path.mkdir()

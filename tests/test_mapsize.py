@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import pytest
@@ -69,17 +70,17 @@ def test_a_machine_that_cannot_map_so_much(tmp_path: Path, monkeypatch: pytest.M
     sizes: list[int] = []
     real = lmdb.open
 
-    def small(path: bytes, map_size: int, **words: object) -> object:
+    def small(path: bytes, map_size: int, **words: Any) -> lmdb.Environment:
         sizes.append(map_size)
         if map_size > 1 << 38:
             raise lmdb.MemoryError("Cannot allocate memory")
         return real(path, map_size=map_size, **words)
 
-    monkeypatch.setattr(env.lmdb, "open", small)
+    monkeypatch.setattr("nnfs.store.env.lmdb.open", small)
     store = Store.create(tmp_path / "store")
     assert (store.map_size, store.is_limited) == (1 << 38, True)
     store.close()
-    monkeypatch.setattr(env.lmdb, "open", lambda *_, **__: (_ for _ in ()).throw(lmdb.MemoryError("none")))
+    monkeypatch.setattr("nnfs.store.env.lmdb.open", lambda *_, **__: (_ for _ in ()).throw(lmdb.MemoryError("none")))
     with pytest.raises(StoreError, match="cannot map"):
         Store.open(tmp_path / "store")
     assert sizes[:3] == [1 << 44, 1 << 43, 1 << 42]

@@ -56,8 +56,10 @@ def operation(
 
     def wrap(function: Callable[..., None]) -> Callable[..., None]:
         OPERATIONS.append((function.__name__, weight, when, choices))
-        drawn = {name: st.sampled_from(values) for name, values in choices.items()}
-        return precondition(when)(rule(**drawn)(function))
+        drawn: dict[str, Any] = {name: st.sampled_from(values) for name, values in choices.items()}
+        made: Any = rule(**drawn)
+        ruled: Callable[..., None] = precondition(when)(made(function))
+        return ruled
 
     return wrap
 
@@ -289,7 +291,10 @@ class SideBySide(RuleBasedStateMachine):
             self.handles.append((one, two))
 
     def on_handles(self, pick: int, run: Callable[[int], Answer]) -> None:
-        want, got = (attempt(lambda _, fd=fd: run(fd), self.shm) for fd in self.handles[pick % len(self.handles)])
+        def on(fd: int) -> Answer:
+            return attempt(lambda _: run(fd), self.shm)
+
+        want, got = map(on, self.handles[pick % len(self.handles)])
         assert got == want, f"the mount gives {got!r}, tmpfs {want!r}"
 
     @operation(2, has_handles, pick=PICK, offset=OFFSETS, length=LENGTHS)

@@ -164,9 +164,7 @@ class ColdEncoder:
     def _runs(self, codec_id: int, model: bytes) -> bool:
         return bool(model) and not self.outages.has(codec_id, model)
 
-    async def _attempt(
-        self, codec_id: int, plain: bytes, model: bytes, worker: str, note: Note = str
-    ) -> list[Payload]:
+    async def _attempt(self, codec_id: int, plain: bytes, model: bytes, worker: str, note: Note = str) -> list[Payload]:
         """Return what a codec makes of a chunk: nothing if that gets no smaller, or if the codec is out.
 
         Raises what went wrong with this chunk alone, as far as known.

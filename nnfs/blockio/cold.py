@@ -50,10 +50,7 @@ def specs(options: Options) -> list[WorkerSpec]:
     fast = [device for device in devices if device.partition(":")[0] == devices[0].partition(":")[0]]
     return [
         *(WorkerSpec(READ, device, options.threads or cores, hang_s=hang_s, idle_s=300.0) for device in fast),
-        *(
-            WorkerSpec(COMPACT, device, compact_threads, idle=True, hang_s=HANG_S, idle_s=300.0)
-            for device in devices
-        ),
+        *(WorkerSpec(COMPACT, device, compact_threads, idle=True, hang_s=HANG_S, idle_s=300.0) for device in devices),
         WorkerSpec(REFERENCE, "cpu", 1, hang_s=hang_s, idle_s=60.0, environment=other),
     ]
 

@@ -278,7 +278,6 @@ class Work:
             key = schema.KEY.pack(ino)
             txn.put("orphan", key, schema.pack_orphan(key, epoch.commit))
 
-
     def _check_inode(self, ino: int) -> None:
         """An inode that was stored is about to be replaced: where it is not found, an old record may come up again."""
         if ino >= self._stored_below or ino in self._spares:

@@ -174,9 +174,7 @@ class Walk:
             if look is Look.YES:
                 self._files.insert(0, _Reading(ino, rules, 0, 0, inode.proof, inode.ctime))
             elif look is Look.LATER:
-                self._unmarked.append(
-                    Piece(ino, rules, [], True, inode.proof, inode.ctime, inode.stored, mark=False)
-                )
+                self._unmarked.append(Piece(ino, rules, [], True, inode.proof, inode.ctime, inode.stored, mark=False))
 
     def _read_file(self, snapshot: Snapshot) -> Iterator[Piece]:
         """Yield one map node's candidates, and the file's end."""

@@ -30,9 +30,7 @@ class Settled:
     mark: bool = True  # False: it is to be looked at again
 
 
-def recode(
-    work: Work, recodes: Sequence[Recode], fingerprints: Mapping[int, bytes] | None = None
-) -> list[int | None]:
+def recode(work: Work, recodes: Sequence[Recode], fingerprints: Mapping[int, bytes] | None = None) -> list[int | None]:
     """Swap payloads; return for each by how many bytes it has grown.
 
     None for a block that is not as it was, or whose new model has been dropped since it was encoded: `fingerprints` are

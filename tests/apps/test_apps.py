@@ -121,9 +121,9 @@ def make_everything(base: Path) -> None:
     # No mtime of today: rsync takes times within one second for equal.
     for i, path in enumerate(sorted(base.rglob("*"), reverse=True)):
         os.utime(path, ns=(10**18 + i * 10**9 + i, 10**18 + i * 10**9 + i), follow_symlinks=False)
-    for i, name in enumerate(("big", "empty", "sparse", "dir5/sub2", "dir5", "fifo", "link", "suid")):
+    for i, node in enumerate(("big", "empty", "sparse", "dir5/sub2", "dir5", "fifo", "link", "suid")):
         ns = (-(10**18) + i, 123_456_789 + i, 2**31 * 10**9 + 7)[i % 3]
-        os.utime(base / name, ns=(ns, ns), follow_symlinks=False)
+        os.utime(base / node, ns=(ns, ns), follow_symlinks=False)
 
 
 @pytest.fixture(scope="module")

@@ -96,7 +96,7 @@ def patch(mode: str) -> None:
     catalogue.PRESETS = models.PRESETS = folder  # type: ignore[attr-defined]
     models.Models._examine = examined  # type: ignore[method-assign]
     delta = SimpleNamespace(is_delta=lambda data: False)
-    sys.modules["nnfs.model.delta"] = nnfs.model.delta = delta  # type: ignore[assignment, attr-defined]
+    sys.modules["nnfs.model.delta"] = nnfs.model.delta = delta  # type: ignore[assignment]
     service.FIRST_PASS = service.PASS_EVERY = 0.05
     tasks.LOOKING = 1
     recompression.REST = recompression.REST_MOST = 0.2
@@ -117,7 +117,7 @@ def patch(mode: str) -> None:
         measure(float(takes))
     ahead = int(os.environ.get("CHAOS_CLOCK", "0")) * 10**9
     clock = SimpleNamespace(monotonic=time.monotonic, time_ns=lambda: time.time_ns() + ahead)
-    candidates.time = clock  # type: ignore[attr-defined]
+    candidates.time = clock  # type: ignore[attr-defined, assignment]
 
 
 def measure(seconds: float) -> None:
@@ -130,7 +130,7 @@ def measure(seconds: float) -> None:
         return found
 
     Cold.run = counted  # type: ignore[method-assign]
-    encoder.time = SimpleNamespace(monotonic=lambda: passed[0])  # type: ignore[attr-defined]
+    encoder.time = SimpleNamespace(monotonic=lambda: passed[0])  # type: ignore[attr-defined, assignment]
 
 
 def settled(store: Store) -> int:

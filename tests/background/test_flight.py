@@ -287,7 +287,12 @@ async def test_what_somebody_writes_to_in_part_is_not_swapped() -> None:
     under_test = Tried(range(1, 4), lambda _: None)
     under_test.commits.written = {2}
     cooling: list[int] = []
-    under_test.commits.answer = lambda one: cooling.extend(under_test._reader.cooling) or -1
+
+    def answer(_: object) -> int:
+        cooling.extend(under_test._reader.cooling)
+        return -1
+
+    under_test.commits.answer = answer
     await under_test.once()
     assert under_test.commits.swaps == [1, 3]
     assert set(cooling) == {1, 3}
@@ -377,8 +382,6 @@ def test_the_gain_of_a_store_that_this_mount_has_not_compacted(cold: Any, gain: 
     assert tiers.gain(lines) == 1200
     tiers._compactor.swaps.after = 2000  # what was thawed counts, too
     assert tiers.gain(lines) == 0
-
-
 
 
 # -- threads

@@ -179,7 +179,7 @@ async def test_what_nobody_can_prove_is_not_made(cold: Cold) -> None:
     cold.run = run  # type: ignore[method-assign]
     with pytest.raises(CodecUnavailable):
         await under_test.prove(BLOCK, best)
-    del cold.run  # type: ignore[method-assign]
+    del cold.run
     assert await encode(under_test) == CM
 
 

@@ -397,7 +397,9 @@ async def test_what_is_removed_is_damaged_no_longer(tmp_path: Path) -> None:
     async with running(tmp_path / "s") as volume:
         await volume.write(b"f", text(1))
         inode = await volume.write(b"g", text(2))
-        for each in (inode, volume.names.lookup(schema.ROOT_INO, b"f")):
+        other = volume.names.lookup(schema.ROOT_INO, b"f")
+        assert other is not None
+        for each in (inode, other):
             volume.reader.damaged[volume.block(each)[0]] = "found by a reader"
         volume.names.unlink(schema.ROOT_INO, b"f")
         await volume.committer.sync()
@@ -624,7 +626,12 @@ async def test_one_that_had_found_damage_begins_anew(tmp_path: Path, monkeypatch
         with volume.store.write() as txn:
             txn.put("payload", first_fragment(block), bytes(4080))
         job = Job(1, "scrub", volume.scrub.run, volume.gate)
-        volume.busy = lambda: bool(setattr(job, "cancelled", job.done_chunks >= 3))
+
+        def busy() -> bool:
+            job.cancelled = job.done_chunks >= 3
+            return False
+
+        volume.busy = busy
         await job.run()
         assert job.state == "cancelled"
         volume.busy = lambda: False

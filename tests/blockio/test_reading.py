@@ -222,9 +222,10 @@ async def test_what_waits_has_patience_while_workers_get_on(start: Start, gate: 
     """Any of those that read: what a worker for compaction does brings no reader on."""
     async with start() as volume:
         held, other = await volume.add(b"held", gate.chunk), await volume.add(b"other", b"goes first")
-        pool, went_on = volume.pool, []
+        pool, went_on, cold = volume.pool, list[int](), volume.reader.cold
+        assert cold is not None
         volume.reader.patience.go_on = lambda: went_on.append(1)  # type: ignore[method-assign]
-        volume.reader.cold.watch(volume.reader.patience.go_on)
+        cold.watch(volume.reader.patience.go_on)
         async with trio.open_nursery() as readers:
             readers.start_soon(volume.content, held)
             await until(lambda: went_on)  # it has begun
@@ -234,7 +235,7 @@ async def test_what_waits_has_patience_while_workers_get_on(start: Start, gate: 
             pool._board.on_moved(COMPACT)
             await trio.testing.wait_all_tasks_blocked()
             assert not went_on
-            assert await volume.reader.cold.run(Job(Op.DECODE, FAKE, payload(b"x"), 1, worker=REFERENCE)) == b"x"
+            assert await cold.run(Job(Op.DECODE, FAKE, payload(b"x"), 1, worker=REFERENCE)) == b"x"
             await until(lambda: went_on)
             gate.open()
         assert await volume.content(other) == b"goes first"

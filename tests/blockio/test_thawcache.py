@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from nnfs.blockio import thawcache
 from nnfs.blockio.thawcache import Thawed
 from nnfs.store.schema import Block
 
@@ -82,7 +81,7 @@ def test_a_scan_passes_by_what_is_no_copy_and_what_is_being_written(
         copies.scan()
         rename(old, new)
 
-    monkeypatch.setattr(thawcache.os, "rename", slow)
+    monkeypatch.setattr("nnfs.blockio.thawcache.os.rename", slow)
     assert copies.put(3, plain(3))
     assert copies.bytes == 3 * PER_COPY
     assert [copies.get(number, block(number)) for number in (1, 2, 3)] == [plain(1), plain(2), plain(3)]
@@ -132,7 +131,7 @@ def test_a_filesystem_below_that_is_nearly_full(
 ) -> None:
     """Of 1,000 MiB, a tenth is left."""
     lower = namedtuple("lower", "f_bavail f_frsize f_blocks")  # noqa: PYI024 - as os.statvfs has it
-    monkeypatch.setattr(thawcache.os, "statvfs", lambda _: lower(free_mib, 1 << 20, 1000))
+    monkeypatch.setattr("nnfs.blockio.thawcache.os.statvfs", lambda _: lower(free_mib, 1 << 20, 1000))
     assert Thawed(tmp_path, 1 << 30).put(1, plain(1)) is room
 
 

@@ -37,7 +37,9 @@ CHANGES = [(write, (2, b"new")), (write, (30, b"far over the end" * 60)), (trunc
 
 def changed(change: Callable[..., Any], arguments: tuple[Any, ...], old: bytes) -> bytes:
     if change is truncate:
-        return old[: arguments[0]]
+        return old[: int(arguments[0])]
+    offset: int
+    new: bytes
     offset, new = arguments
     return old[:offset] + new + old[offset + len(new) :]
 
@@ -163,7 +165,7 @@ async def test_a_chunk_written_over_while_it_is_committed_as_a_cold_one(start: S
             await write(volume, copy, 2, b"new")
             return found
 
-        volume.committer.encoding.changes = changes  # type: ignore[method-assign]
+        volume.committer.encoding.changes = changes  # type: ignore[method-assign, assignment]
         await volume.committer.sync()
         await volume.committer.sync_inode(copy.ino)
         assert await volume.content(volume.fs.inode(copy.ino)) == changed(write, (2, b"new"), gate.chunk)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import socket
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,10 @@ def job(**fields: Any) -> dict[str, Any]:
 class FakeDaemon:
     """Answers each command with the next of its answers, the last one again and again; keeps the requests."""
 
-    def __init__(self, store: Path, **answers: Answer | list[Answer]) -> None:
-        self.answers = {name: value if isinstance(value, list) else [value] for name, value in answers.items()}
+    def __init__(self, store: Path, **answers: Answer | Sequence[Answer]) -> None:
+        self.answers = {
+            name: [value] if isinstance(value, (dict, NnfsError)) else [*value] for name, value in answers.items()
+        }
         self.answers.setdefault("status", [{}])
         self.requests: list[dict[str, Any]] = []
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -8,12 +8,15 @@ import os
 import shutil
 import socket
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from nnfs.cli import bymount
+from nnfs.cli.locate import mounts
 from nnfs.errors import DaemonError, MountError, StoreGone
+from nnfs.mount import rendezvous
 from nnfs.store.env import DATA_FILE, Store
 from tests.conftest import why_no_mount
 from tests.harness import Mount, mounted_at, nnfs, wait_for
@@ -58,7 +61,7 @@ def another_store(mount: Mount) -> None:
 @pytest.mark.parametrize(
     "lose", [delete_all, delete_data, replace_data, move_data_out, another_store], ids=lambda lose: lose.__name__
 )
-def test_nothing_more_is_accepted_and_all_can_be_saved(lose, tmp_path: Path) -> None:
+def test_nothing_more_is_accepted_and_all_can_be_saved(lose: Callable[[Mount], None], tmp_path: Path) -> None:
     with Mount() as mount:
         mount.expect_log("was deleted|was replaced|was moved out|the last commit failed")
         write_synced(mount.path / "kept", KEPT)
@@ -189,8 +192,8 @@ def test_a_path_longer_than_a_socket_address(tmp_path: Path) -> None:
 def test_the_socket_for_all_is_for_the_owner() -> None:
     with Mount() as mount:
         write_synced(mount.path / "kept", KEPT)
-        entry = next(entry for entry in locate_mounts() if entry.mountpoint == str(mount.path))
-        address = bymount.rendezvous.address(entry.device, entry.source)
+        entry = next(entry for entry in mounts() if entry.mountpoint == str(mount.path))
+        address = rendezvous.address(entry.device, entry.source)
         script = (
             "import json, socket, sys\n"
             "s = socket.socket(socket.AF_UNIX); s.connect(bytes.fromhex(sys.argv[1]))\n"
@@ -205,19 +208,13 @@ def test_the_socket_for_all_is_for_the_owner() -> None:
         assert "only the owner" in answer["error"]
 
 
-def locate_mounts():
-    from nnfs.cli.locate import mounts
-
-    return mounts()
-
-
 def test_a_name_that_somebody_else_has_taken_is_not_believed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The peer must be the one who mounted, or root."""
     bymount.remember(tmp_path, "0:0", "/nowhere", "rw,user_id=4711,group_id=0", is_first=True)
-    address = bymount.rendezvous.address("0:0", "/nowhere")
+    address = rendezvous.address("0:0", "/nowhere")
     with socket.socket(socket.AF_UNIX) as squatter, socket.socket(socket.AF_UNIX) as client:
         squatter.bind(address)
         squatter.listen()
-        monkeypatch.setattr(bymount.rendezvous, "peer", lambda _: (1, 65534))
+        monkeypatch.setattr(rendezvous, "peer", lambda _: (1, 65534))
         assert not bymount.connect(client, tmp_path)
     bymount.forget(tmp_path)

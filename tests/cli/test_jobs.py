@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from nnfs.background.history import FILE, History
-from nnfs.cli import progress
 from nnfs.errors import ModelMissing, UsageError, WorkerError
 from tests.cli.conftest import Run
 from tests.cli.fake import FakeDaemon, job
@@ -224,7 +223,7 @@ def interrupted(_: float) -> None:
 
 
 def test_interrupted_the_job_goes_on(store: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress.time, "sleep", interrupted)
+    monkeypatch.setattr("nnfs.cli.progress.time.sleep", interrupted)
     with FakeDaemon(store, thaw={"job": 3}, job=job(kind="thaw")) as daemon:
         status, out, err = run("thaw", store, "--wait")
     assert (status, out) == (130, "")
@@ -235,7 +234,7 @@ def test_interrupted_the_job_goes_on(store: Path, run: Run, monkeypatch: pytest.
 
 
 def test_interrupted_a_dry_run_ends(store: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress.time, "sleep", interrupted)
+    monkeypatch.setattr("nnfs.cli.progress.time.sleep", interrupted)
     with FakeDaemon(store, compact={"job": 3}, job=job(kind="dry run"), cancel={}) as daemon:
         assert run("compact", store, "--dry-run")[0] == 130
     assert daemon.asked("cancel") == [{"job": 3}]

@@ -32,9 +32,7 @@ def fstab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return file
 
 
-def test_only_a_person_or_a_word_makes_a_store(
-    tmp_path: Path, fstab: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_only_a_person_or_a_word_makes_a_store(tmp_path: Path, fstab: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = tmp_path / "new"
     store.mkdir()
     with pytest.raises(NotAStore, match=r"is empty.*nnfs mkfs .*/new, or mount with -o create"):

@@ -10,7 +10,6 @@ from typing import Any, NoReturn
 
 import pytest
 
-from nnfs.cli import models
 from nnfs.errors import ModelMissing, OutOfSpace
 from tests.cli.conftest import Run
 from tests.cli.fake import FakeDaemon, job
@@ -121,7 +120,7 @@ class Training:
 @pytest.fixture
 def training(monkeypatch: pytest.MonkeyPatch) -> Training:
     training = Training()
-    monkeypatch.setattr(models.subprocess, "run", training)
+    monkeypatch.setattr("nnfs.cli.models.subprocess.run", training)
     return training
 
 
@@ -225,7 +224,7 @@ def test_sigterm_leaves_nothing(store: Path, mnt: Path, run: Run, monkeypatch: p
         signal.raise_signal(signal.SIGTERM)
         raise AssertionError
 
-    monkeypatch.setattr(models.subprocess, "run", terminated)
+    monkeypatch.setattr("nnfs.cli.models.subprocess.run", terminated)
     with FakeDaemon(store, stat={"plain_bytes": 1000}):
         assert run("train", mnt)[0] == 128 + signal.SIGTERM
     assert [folder.exists() for folder in folders] == [False]

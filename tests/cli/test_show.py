@@ -234,7 +234,9 @@ def test_a_bad_option_ends_the_mount_with_its_name(tmp_path: Path) -> None:
         assert done.returncode == UsageError.exit_code
         assert message in done.stderr
         assert done.stderr.count("\n") == 1
-        assert not logs.default_file(tmp_path / "store").exists()
+        log = logs.default_file(tmp_path / "store")
+        assert log is not None
+        assert not log.exists()
     with (
         pytest.raises(AssertionError, match=r"nnfs.toml \[default\]: thaw_limit=soon"),
         Mount(env={"NNFS_CONFIG": str(config)}),

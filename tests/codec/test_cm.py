@@ -23,7 +23,7 @@ def picture(channels: int, width: int, height: int, seed: int = 1) -> bytes:
     noise = np.random.default_rng(seed)
     y, x, c = np.mgrid[:height, :width, :channels]
     wave = 128 + 70 * np.sin(x / 17 + c) * np.cos(y / 23) + noise.normal(0, 2, x.shape)
-    return wave.clip(0, 255).astype(np.uint8).tobytes()
+    return bytes(wave.clip(0, 255).astype(np.uint8))
 
 
 def sound(channels: int, count: int, kind: str) -> bytes:
@@ -32,8 +32,8 @@ def sound(channels: int, count: int, kind: str) -> bytes:
     t = np.arange(count)[:, None]
     wave = 9000 * np.sin(t / 9 + np.arange(channels)) + 3000 * np.sin(t / 31) + noise.normal(0, 20, (count, channels))
     if kind == "u1":
-        return (128 + wave / 120).astype(np.uint8).tobytes()
-    return wave.astype(kind).tobytes()
+        return bytes((128 + wave / 120).astype(np.uint8))
+    return bytes(wave.astype(kind))
 
 
 def records(count: int) -> bytes:

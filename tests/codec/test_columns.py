@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from nnfs.mixer.start import untrained
 from nnfs.mixer.state import MixState
 
 TEXT = b"".join(b"line %d of a log, status=%d\n" % (n, n * n % 7) for n in range(6000))
-KINDS = {
+KINDS: dict[str, Callable[[int], bytes]] = {
     "text": lambda n: TEXT[:n],
     "random": lambda n: random.Random(1).randbytes(n),
     "zeros": bytes,

@@ -146,8 +146,9 @@ def test_cm_writes_what_numba_writes(kind: str, plain: bytes, use: Callable[[str
 def test_damage_ends_with_an_error_or_other_bytes(kind: str, use: Callable[[str, bool], Neural]) -> None:
     codec, rng = use(kind, True), random.Random(7)
     plain = sample(500, 9)
-    good = {codec: codec.encode(plain), ContextMixing(): ContextMixing().encode(plain)}
-    for one, payload in good.items():
+    both: tuple[Neural | ContextMixing, ...] = (codec, ContextMixing())
+    good = [(one, one.encode(plain)) for one in both]
+    for one, payload in good:
         assert payload is not None
         for _ in range(12):
             bad = bytearray(payload)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def plain_decoder(stream: bytes, p: list[int]) -> list[int]:
 
 
 @njit
-def _decode(p, states, words, cursor):
+def _decode(p: Any, states: Any, words: Any, cursor: Any) -> Any:
     bits = np.empty(p.size, np.uint8)
     for i in range(p.size):
         bits[i] = rans.decode_bit(states, 0, np.int64(p[i]), words, cursor)

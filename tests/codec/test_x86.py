@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import struct
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,7 +30,7 @@ OPCODES = [
 )
 def test_inverse(pieces: list[bytes]) -> None:
     plain = b"".join(pieces)
-    array = x86.np.frombuffer(plain, x86.np.uint8).copy()
+    array = np.frombuffer(plain, np.uint8).copy()
     x86.convert(array, 1)
     assert x86.relative(array.tobytes()) == plain
 

@@ -272,10 +272,10 @@ class Generator:
         while len(made) < count:
             if len(made) % BULK_EVERY == BULK_EVERY // 2 and count - len(made) >= 5:
                 made += self._bulk()
-            step = self._draw()
-            if step is not None:
-                apply(self.tree, step)
-                made.append(step)
+            drawn = self._draw()
+            if drawn is not None:
+                apply(self.tree, drawn)
+                made.append(drawn)
         return made
 
     def _bulk(self) -> list[Step]:

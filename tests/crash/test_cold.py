@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -81,7 +82,7 @@ def test_power_cuts(shim: Path, seed: int, cuts: int) -> None:
             (store / "data.mdb").write_bytes(image)
             try:
                 recording.plan.judge(offline.observe(store, Here()), acked)
-                code, found = in_child(lambda store=store: check(store))
+                code, found = in_child(partial(check, store))
                 assert code == 0, found
             except BaseException as error:
                 error.add_note(f"cut after record {moment}, {acked} steps answered")

@@ -33,7 +33,7 @@ def refused(folder: Path, shim: Path, code: int, count: str) -> list[str]:
     env = environment(shim_environment(shim, store / "data.mdb", journal=journal, control=control))
     Store.create(store, CHUNK).close()
     shutil.copy(store / "data.mdb", folder / "base")
-    argv = [sys.executable, "-m", "tests.crash.refused", store, control.path, journal, str(code), count]
+    argv = [sys.executable, "-m", "tests.crash.refused", *map(str, (store, control.path, journal, code, count))]
     done = subprocess.run(argv, cwd=REPO, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [line.split(" ", 1) for line in done.stdout.splitlines()]
@@ -50,7 +50,8 @@ def folder() -> Iterator[Path]:
 
 
 def files(store: Path) -> dict[str, bytes]:
-    return {f"/{path}": entry.data for path, entry in offline.observe(store).items() if entry.kind == "f"}
+    entries = offline.observe(store).items()
+    return {f"/{path}": entry.data for path, entry in entries if entry.kind == "f" and entry.data is not None}
 
 
 def power_cuts(folder: Path, rng: random.Random) -> None:

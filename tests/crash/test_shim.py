@@ -43,7 +43,7 @@ def make_env(folder: Path) -> bytes:
 
 def run_writer(folder: Path, journal: Path, env: dict[str, str], *, sync: bool = True, commits: int = 40) -> int:
     """Returns the exit status of the writer."""
-    command = [sys.executable, "-m", "tests.crash.lmdb_writer", folder, journal, "1", str(commits), str(int(sync))]
+    command = [sys.executable, "-m", "tests.crash.lmdb_writer", *map(str, (folder, journal, 1, commits, int(sync)))]
     return subprocess.run(command, cwd=ROOT, env=os.environ | env, timeout=WAIT_S).returncode
 
 

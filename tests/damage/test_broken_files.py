@@ -71,7 +71,7 @@ def test_mount_and_fsck_refuse(place: Path, sample: Sample, name: str) -> None:
     data.write_bytes(content)
     for command in (["mount", str(place / "store"), str(place / "mnt"), "-f"], ["fsck", str(place / "store")]):
         done = nnfs(*command, check=False, timeout=WAIT_S)  # a mount that succeeds would stay
-        expected = (FSCK_LEFT, FSCK_FAILED)
+        expected: tuple[int, ...] = (FSCK_LEFT, FSCK_FAILED)
         if command[0] == "mount":
             expected = (NOT_A_STORE, DAMAGED) if name in EITHER else (DAMAGED,)
         said = done.stdout + done.stderr

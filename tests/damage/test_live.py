@@ -11,6 +11,7 @@ import os
 import random
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -198,7 +199,7 @@ def test_every_bit_of_keys_of_names(folder: Path, sample: Sample, walk: Walk) ->
                         verdict = Verdict()
                         verdict.ask("names", lambda: set(live.view.names(MANY)), sample.truth.names[MANY])
                         for path in near:
-                            verdict.ask(path, lambda path=path: live.view.stat(path), sample.truth.stats[path])
+                            verdict.ask(path, partial(live.view.stat, path), sample.truth.stats[path])
                         assert verdict.lies == [], f"key {place}, byte {at - keys[place].start}, bit {bit}"
                         flips += verdict.errors > 0
             assert set(live.view.names(MANY)) == sample.truth.names[MANY]
@@ -375,9 +376,7 @@ def test_what_the_kernel_knows_is_damaged_when_it_is_not_found(folder: Path, sam
     in_child(work)
 
 
-def test_a_scrub_passes_no_block_by(
-    folder: Path, sample: Sample, walk: Walk, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_scrub_passes_no_block_by(folder: Path, sample: Sample, walk: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
     """The number in a damaged key is no place to go on from."""
     monkeypatch.setattr(scrubreads, "SLICE_BLOCKS", 4)
     monkeypatch.setattr(scrubreads, "SLICE_S", 1e9)

@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -60,7 +61,7 @@ class Mounted:
         fd = os.open(self.root / path, os.O_RDONLY)
         try:
             for offset in range(0, os.fstat(fd).st_size, READ_SIZE):
-                yield lambda offset=offset: _pread_all(fd, READ_SIZE, offset)
+                yield partial(_pread_all, fd, READ_SIZE, offset)
         finally:
             os.close(fd)
 
@@ -122,7 +123,7 @@ class Offline:
             raise failure
 
         for offset in range(0, inode.size, READ_SIZE):
-            yield lambda offset=offset: trio.run(read, offset)
+            yield partial(trio.run, read, offset)
 
 
 @dataclass
@@ -179,16 +180,20 @@ class Verdict:
                 self.lies.append(f"{what}: {got!r:.200} in place of {want!r:.200}")
 
 
+def _names(view: View, path: str) -> set[str]:
+    return set(view.names(path))
+
+
 def judge(view: View, truth: Truth) -> Verdict:
     """Ask for everything that the truth knows."""
     verdict = Verdict()
     for path, names in truth.names.items():
-        verdict.ask(f"names of {path!r}", lambda path=path: set(view.names(path)), names)
+        verdict.ask(f"names of {path!r}", partial(_names, view, path), names)
     for path, want in truth.stats.items():
-        verdict.ask(f"stat {path!r}", lambda path=path: view.stat(path), want)
-        verdict.ask(f"xattrs {path!r}", lambda path=path: view.xattrs(path), truth.xattrs[path])
+        verdict.ask(f"stat {path!r}", partial(view.stat, path), want)
+        verdict.ask(f"xattrs {path!r}", partial(view.xattrs, path), truth.xattrs[path])
     for path, target in truth.targets.items():
-        verdict.ask(f"target {path!r}", lambda path=path: view.target(path), target)
+        verdict.ask(f"target {path!r}", partial(view.target, path), target)
     for path, data in truth.data.items():
         _judge_data(view, verdict, path, data)
     return verdict

@@ -21,6 +21,7 @@ from nnfs.codec import cm, neural, x86
 from nnfs.codec.geometry import Layout
 from nnfs.codec.zstd import Zstd
 from nnfs.model import delta, selftest
+from nnfs.model.lanes import lanes_for
 from nnfs.model.weights import Weights, load_weights, save_weights
 from tests.format.decoder.models import Tensors
 from tests.model.golden import sample
@@ -87,7 +88,7 @@ def sound(seed: int, size: int) -> bytes:
 
 def streams(weights: Weights, plain: bytes, lanes: int, states: int) -> bytes:
     """A payload of codec 16 with these lanes and states, which the encoder would choose otherwise."""
-    chosen = neural.lanes_for, neural.STATES
+    chosen = lanes_for, neural.STATES
     neural.lanes_for, neural.STATES = (lambda _: lanes), states  # type: ignore[assignment, attr-defined]
     try:
         return neural.Neural(weights)._encode([neural.prepared(plain)], lambda: None)[0]

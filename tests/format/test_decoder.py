@@ -6,6 +6,7 @@ import ast
 import base64
 import json
 import re
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from struct import pack
@@ -109,7 +110,7 @@ def test_constants_of_the_decoder_stand_in_the_document() -> None:
     assert [number for number in missing if set(number[2:]) != {"F"}] == []  # masks: 2^n - 1
 
 
-LONG = {
+LONG: dict[str, Callable[[], tuple[int, str, bytes, int]]] = {
     "text": lambda: (17, "", sample(4000, 31), 0),
     "repeats over and over": lambda: (17, "", (sample(700, 32) + b"x") * 6, 0),
     "records": lambda: (17, "", b"".join(pack("<IHB", n * n, n % 999, n % 7) for n in range(600)), 7),

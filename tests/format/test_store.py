@@ -125,14 +125,15 @@ def recompress(path: Path) -> None:
             assert block is not None
             name = next((n for n, plain in cold_files().items() if blake2b(plain).digest() == block.hash), "")
             plain = cold_files().get(name, b"")
-            payload = {
-                "cm": lambda plain=plain: (17, 0, ContextMixing()._mix(plain, 0)),
-                "network": lambda plain=plain: (16, first, make.streams(one, plain, 2, 1)),
-                "fitted": lambda plain=plain: (16, second, make.streams(other, plain, 1, 1)),
-            }.get(name)
-            if payload is not None:
-                codec, model, data = payload()
-                assert blocks.recode(Recode(number, block.payload, (0, 0), codec, model, data)) is not None
+            if name == "cm":
+                codec, model, data = 17, 0, ContextMixing()._mix(plain, 0)
+            elif name == "network":
+                codec, model, data = 16, first, make.streams(one, plain, 2, 1)
+            elif name == "fitted":
+                codec, model, data = 16, second, make.streams(other, plain, 1, 1)
+            else:
+                continue
+            assert blocks.recode(Recode(number, block.payload, (0, 0), codec, model, data)) is not None
         blocks.flush()
         txn.put_state(state)
     store.close()

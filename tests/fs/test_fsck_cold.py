@@ -41,7 +41,9 @@ def check(files: Files, *, data: bool = True, repair: bool = False) -> Report:
 
 def write(files: Files, name: bytes = b"file") -> Inode:
     inode = files.create(name)
-    content = {n: Encoded(blake2b(plain).digest(), 0, len(plain), plain) for n, plain in enumerate(PLAINS)}
+    content: dict[int, Encoded | None] = {
+        n: Encoded(blake2b(plain).digest(), 0, len(plain), plain) for n, plain in enumerate(PLAINS)
+    }
     files.commit({inode.ino: ChunkChanges(chunks=content)})
     return inode
 

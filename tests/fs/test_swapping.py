@@ -16,7 +16,7 @@ from nnfs.fs.swapping import Settled
 from nnfs.store import modelfiles, schema
 from nnfs.store.blocks import ChunkChanges, Recode, load_block
 from nnfs.store.env import DATA_FILE, Store
-from nnfs.store.schema import Block, Inode, State, Total
+from nnfs.store.schema import Block, Inode, Model, State, Total
 from tests.fs.test_apply import Files, chunk, chunks, damage, files
 
 __all__ = ["files"]  # a fixture
@@ -320,13 +320,13 @@ def test_only_retired_models_go(files: Files) -> None:
 
 
 def test_what_is_retired_stays_so_when_it_is_gone(files: Files) -> None:
-    number, retired = keep(files), modelfiles.Model.FLAG_RETIRED
+    number, retired = keep(files), Model.FLAG_RETIRED
     retire(files, number)
     assert drop(files) == [number]
     assert drop(files) == []
     with files.store.read() as snapshot:
         assert (modelfiles.models(snapshot), modelfiles.by_fingerprint(snapshot, A)) == ({}, None)
-        assert modelfiles.load_model(snapshot, number).flags == retired | modelfiles.Model.FLAG_GONE
+        assert modelfiles.load_model(snapshot, number).flags == retired | Model.FLAG_GONE
         with pytest.raises(ModelMissing, match="was retired"):
             modelfiles.read_model(snapshot, number)
     assert files.store.entries("payload") == 0
@@ -433,7 +433,7 @@ def forget(files: Files, number: int) -> None:
 
 def test_numbers_come_to_an_end(files: Files) -> None:
     with files.store.write() as txn:
-        modelfiles.put_model(txn, modelfiles.LAST, modelfiles.Model(B, 0, 0, 0, 0, 0, 0, 0))
+        modelfiles.put_model(txn, modelfiles.LAST, Model(B, 0, 0, 0, 0, 0, 0, 0))
     with pytest.raises(UsageError, match="no number"):
         keep(files)
 

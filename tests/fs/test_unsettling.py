@@ -9,6 +9,7 @@ import pytest
 
 from nnfs.codec.base import CM, NEURAL
 from nnfs.fs import candidates, swapping
+from nnfs.fs.apply import Work
 from nnfs.fs.candidates import Ages, Look, Piece, Walk
 from nnfs.fs.policy import MODEL, POLICY, Policy, Rules
 from nnfs.fs.swapping import Settled
@@ -177,7 +178,7 @@ def test_a_swap_of_the_same_commit_keeps_its_model(files: Files) -> None:
     one = Recode(block, block_at(files, inode, 3).payload, (inode.ino, 3), NEURAL, number, b"payload")
     results: list[list[int]] = []
 
-    def both(work: swapping.Work) -> None:
+    def both(work: Work) -> None:
         swapping.recode(work, [one])
         work.blocks._totals[key].blocks = 0
         results.append(swapping.drop_models(work, {number}))

@@ -50,7 +50,7 @@ def broken_serving() -> None:
             await removed.wait()
             broken("link")()
 
-    Namespace.unlink, Connection.serve = unlinked, serving  # type: ignore[method-assign]
+    Namespace.unlink, Connection.serve = unlinked, serving  # type: ignore[method-assign, assignment]
 
 
 PLACES: dict[str, tuple[Any, str]] = {

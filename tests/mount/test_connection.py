@@ -27,8 +27,10 @@ from nnfs.config import load_options, parse_own
 from nnfs.errors import MountError, UsageError
 from nnfs.mount import connection
 from nnfs.mount import options as flags
-from nnfs.mount.connection import Connection, MountInfo, connect, mounts, negotiate
+from nnfs.mount.connection import Connection, connect, negotiate
+from nnfs.mount.mountpoint import unmount_path
 from nnfs.mount.options import MountOptions, parse_options, words
+from nnfs.mount.table import MountInfo, mounts
 from tests.harness import WAIT_S
 
 mounting = pytest.mark.skipif(
@@ -593,7 +595,7 @@ def test_mount_of_a_killed_daemon_is_taken_off(place: Path) -> None:
         mounted(mountpoint, look)
     finally:
         with contextlib.suppress(MountError):
-            connection.unmount_path(str(mountpoint), lazy=True)
+            unmount_path(str(mountpoint), lazy=True)
 
 
 @mounting

@@ -170,5 +170,3 @@ async def test_no_answer_in_time(tmp_path: Path) -> None:
         silent.listen(1)
         with pytest.raises(DaemonError, match="did not answer"):
             await ask(tmp_path, "status", timeout=0.05)
-
-

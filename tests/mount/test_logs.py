@@ -193,7 +193,7 @@ def test_a_file_that_cannot_be_written_is_told_at_once(
 ) -> None:
     monkeypatch.setattr(logs, "JOURNAL_SOCKET", str(tmp_path / "none"))
     monkeypatch.setattr(logs, "LOG_DIR", tmp_path / "logs")
-    monkeypatch.setattr(logs.os, "geteuid", lambda: 0)
+    monkeypatch.setattr("nnfs.mount.logs.os.geteuid", lambda: 0)
     (tmp_path / "file").touch()
     for file in (tmp_path / "file" / "log", tmp_path, Path("/proc/self/none/log")):
         where = logs.configure(tmp_path, foreground=False, file=file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import pwd
 import shutil
@@ -46,7 +47,8 @@ class Nobody:
     def __init__(self, program: Path) -> None:
         self.mounts: list[Path] = []
         version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-        places = [self._shown(program / str(n), place) for n, place in enumerate((sys.base_prefix, sys.prefix, REPO))]
+        roots: tuple[str | Path, ...] = (sys.base_prefix, sys.prefix, REPO)
+        places = [self._shown(program / str(n), place) for n, place in enumerate(roots)]
         self.python = [str(places[0] / "bin" / version), "-P"]
         path = [places[2], places[1] / "lib" / version / "site-packages"]
         self.env = {
@@ -197,7 +199,7 @@ def test_no_home(home: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_log_that_fails_later_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     handler = logs._File(tmp_path / "folder" / "log", delay=True)
     (tmp_path / "folder").touch()
-    record = logs.logging.makeLogRecord({"msg": "lost"})
+    record = logging.makeLogRecord({"msg": "lost"})
     for _ in range(3):
         handler.emit(record)
     assert capsys.readouterr().err.count("cannot be written") == 1

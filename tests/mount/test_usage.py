@@ -86,7 +86,7 @@ class Kernel:
         self.told = 0
         fs: Any = SimpleNamespace(touch=lambda _: None, inode=lambda _: self.inode)
         monkeypatch.setattr(ops, "time", SimpleNamespace(time_ns=self.clock))
-        monkeypatch.setattr(ops.pyfuse3, "invalidate_inode", self.tell)
+        monkeypatch.setattr("nnfs.mount.ops.pyfuse3.invalidate_inode", self.tell)
         committer: Any = SimpleNamespace(failure=None)
         self.ops = Operations(fs, None, None, committer, read_only=read_only, atime=atime, read_age=24 * 3600)  # type: ignore[arg-type]
         self.ops.usage = Usage(self.clock)
@@ -96,7 +96,8 @@ class Kernel:
         raise OSError(errno.ENOENT, "the kernel does not know it")  # which is no harm
 
     def open(self, flags: int) -> None:
-        trio.run(self.ops.open, 20, flags, None)
+        ctx: Any = None
+        trio.run(self.ops.open, 20, flags, ctx)
 
     def close(self) -> None:
         trio.run(self.ops.release, 20)

@@ -42,6 +42,19 @@ def checked(code: int) -> int:
     return code
 
 
+def make(path: Path, kind: str) -> int:
+    """Make a file, dir, symlink or fifo; return its inode number."""
+    if kind == "file":
+        path.write_bytes(b"content of " + path.name.encode())
+    elif kind == "dir":
+        path.mkdir()
+    elif kind == "symlink":
+        path.symlink_to("t")
+    else:
+        os.mkfifo(path)
+    return path.lstat().st_ino
+
+
 @contextlib.contextmanager
 def fails(*codes: int) -> Iterator[None]:
     """The block raises OSError with one of *codes*."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,7 @@ def test_random_operations_on_files_of_their_own(mnt: Path, mounted: Mount | Pla
         checker.close()
         (mnt / f"f{who}.want").write_bytes(checker.model)
 
-    at_once([lambda who=who: work(who) for who in range(PROCESSES)])
+    at_once([partial(work, who) for who in range(PROCESSES)])
     mounted.remount()
     for who in range(PROCESSES):
         assert (mnt / f"f{who}").read_bytes() == (mnt / f"f{who}.want").read_bytes()
@@ -87,7 +88,7 @@ def test_one_file_in_slices(mnt: Path, mounted: Mount | Plain) -> None:
         os.close(fd)
         (mnt / f"want{who}").write_bytes(b"".join(n.to_bytes(4, "big") + data for n, data in sorted(mine.items())))
 
-    at_once([lambda who=who: work(who) for who in range(PROCESSES)])
+    at_once([partial(work, who) for who in range(PROCESSES)])
     mounted.remount()
     got = f.read_bytes()
     for who in range(PROCESSES):
@@ -136,7 +137,7 @@ def test_one_directory(mnt: Path, mounted: Mount | Plain) -> None:
             assert (d / name).read_bytes() == data
         (mnt / f"left{who}").write_text("\n".join(sorted(mine)))
 
-    at_once([lambda who=who: work(who) for who in range(PROCESSES)])
+    at_once([partial(work, who) for who in range(PROCESSES)])
     mounted.remount()
     left = {n for who in range(PROCESSES) for n in (mnt / f"left{who}").read_text().split("\n") if n}
     assert set(os.listdir(d)) == left
@@ -151,11 +152,12 @@ def test_the_same_name_by_everybody(mnt: Path) -> None:
     def work(who: int) -> None:
         won = 0
         for i in range(rounds):
-            for make in (
+            makers: list[Callable[[Path], None]] = [
                 lambda p: os.close(os.open(p, os.O_CREAT | os.O_EXCL | os.O_WRONLY)),
                 lambda p: os.mkdir(f"{p}-d"),
                 lambda p: os.symlink(str(who), f"{p}-l"),
-            ):
+            ]
+            for make in makers:
                 try:
                     make(mnt / f"n{i}")
                     won += 1
@@ -163,6 +165,6 @@ def test_the_same_name_by_everybody(mnt: Path) -> None:
                     pass
         (mnt / f"won{who}").write_text(str(won))
 
-    at_once([lambda who=who: work(who) for who in range(PROCESSES)])
+    at_once([partial(work, who) for who in range(PROCESSES)])
     assert sum(int((mnt / f"won{who}").read_text()) for who in range(PROCESSES)) == 3 * rounds
     assert len(os.listdir(mnt)) == 3 * rounds + PROCESSES

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.semantics.kit import ALICE, as_user, fails
+from tests.semantics.kit import ALICE, as_user, fails, make
 
 CALLS: dict[str, Callable[[Path], object]] = {
     "open": lambda p: os.open(p, os.O_RDONLY),
@@ -35,7 +35,7 @@ CALLS: dict[str, Callable[[Path], object]] = {
     "setxattr": lambda p: os.setxattr(p, "user.a", b""),
     "listxattr": os.listxattr,
     "removexattr": lambda p: os.removexattr(p, "user.a"),
-    "access": lambda p: os.stat(p) and None,
+    "access": os.stat,
     "rename from": lambda p: os.rename(p, p.parent.parent / "target"),
     "rename to": lambda p: os.rename(source(p), p),
     "link from": lambda p: os.link(p, p.parent.parent / "target"),
@@ -121,7 +121,7 @@ def test_a_directory_that_may_not_be_written(mnt: Path, call: str) -> None:
 def test_a_name_that_exists(mnt: Path, call: str, kind: str) -> None:
     (mnt / "d").mkdir()
     x = mnt / "d" / "x"
-    {"file": x.touch, "dir": x.mkdir, "symlink": lambda: os.symlink("t", x), "fifo": lambda: os.mkfifo(x)}[kind]()
+    make(x, kind)
     with fails(errno.EEXIST):
         CALLS[call](x)
 

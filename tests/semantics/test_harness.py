@@ -154,6 +154,7 @@ def test_the_guard_kills_what_ignores_an_abort(monkeypatch: pytest.MonkeyPatch) 
 
 # -- a daemon that does not end
 
+
 def test_stacks_of_a_daemon_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
     mount = Mount(argv=lingers)
     mount.__enter__()
@@ -287,7 +288,7 @@ def test_mounts_that_were_there_are_let_go(point: Path, tmp_path: Path) -> None:
         (point / "beneath").mkdir()
         subprocess.run(["mount", "-t", "tmpfs", "none", point / "beneath"], check=True)
         for kept, want in ((tmp_path / "other", [point, point / "beneath"]), (point / "x", [point / "beneath"])):
-            command = [sys.executable, "-c", INHERIT, kept]
+            command: list[str | Path] = [sys.executable, "-c", INHERIT, kept]
             done = subprocess.run(command, env=harness.environment(), capture_output=True, text=True, check=True)
             assert done.stdout.split() == list(map(str, want))
         assert mounted_at(point / "beneath")

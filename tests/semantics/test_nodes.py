@@ -8,6 +8,7 @@ import os
 import socket
 import stat
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -223,7 +224,7 @@ def test_names_of_256_bytes_are_too_long(mnt: Path) -> None:
     long = mnt / ("n" * 256)
     (mnt / "f").touch()
     (mnt / "d").mkdir()
-    attempts = [
+    attempts: list[Callable[[], object]] = [
         lambda: os.open(long, os.O_CREAT | os.O_WRONLY),
         lambda: os.mkdir(long),
         lambda: os.symlink("t", long),

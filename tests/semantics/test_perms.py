@@ -67,7 +67,12 @@ def test_only_the_owner_changes_metadata(mnt: Path) -> None:
     f = owned(mnt / "f", ALICE, ALICE, 0o666)
 
     def stranger() -> None:
-        for attempt in (lambda: os.chmod(f, 0o777), lambda: os.chown(f, BOB, -1), lambda: os.utime(f, (1, 1))):
+        attempts: tuple[Callable[[], None], ...] = (
+            lambda: os.chmod(f, 0o777),
+            lambda: os.chown(f, BOB, -1),
+            lambda: os.utime(f, (1, 1)),
+        )
+        for attempt in attempts:
             with fails(errno.EPERM):
                 attempt()
         os.utime(f)  # to now: allowed to whoever may write
@@ -137,11 +142,12 @@ def test_sticky_directory(mnt: Path) -> None:
     owned(d / "bob", BOB, BOB, 0o666)
 
     def stranger() -> None:
-        for attempt in (
+        attempts: tuple[Callable[[], None], ...] = (
             lambda: os.unlink(d / "alice"),
             lambda: os.rename(d / "alice", d / "x"),
             lambda: os.rename(d / "bob", d / "alice"),
-        ):
+        )
+        for attempt in attempts:
             with fails(errno.EPERM):
                 attempt()
         os.rename(d / "bob", d / "bob2")

@@ -9,20 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.harness import Mount, Plain
-from tests.semantics.kit import CHUNK, EXCHANGE, NOREPLACE, WHITEOUT, fails, pattern, renameat2
+from tests.semantics.kit import CHUNK, EXCHANGE, NOREPLACE, WHITEOUT, fails, make, pattern, renameat2
 
 KINDS = ["file", "dir", "symlink", "fifo"]
-
-
-def make(path: Path, kind: str) -> int:
-    """A node of this kind; its inode number."""
-    {
-        "file": lambda: path.write_bytes(b"content of " + path.name.encode()),
-        "dir": path.mkdir,
-        "symlink": lambda: os.symlink("t", path),
-        "fifo": lambda: os.mkfifo(path),
-    }[kind]()
-    return path.lstat().st_ino
 
 
 @pytest.mark.parametrize("kind", KINDS)

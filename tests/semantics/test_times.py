@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import Mount, Plain
-from tests.semantics.kit import CHUNK, NS, UTIME_NOW, UTIME_OMIT, fails, utimensat
+from tests.semantics.kit import CHUNK, NS, UTIME_NOW, UTIME_OMIT, fails, make, utimensat
 
 OLD = 10**18 + 123_456_789  # 2001, with a fraction
 
@@ -38,7 +38,7 @@ def keep_times(mnt: Path, mounted: Mount | Plain, times: list[int]) -> None:
     """Of files, directories and symlinks, at once and after a remount."""
     nodes = [(mnt / f"{kind}{i}", ns) for i, ns in enumerate(times) for kind in "fdl"]
     for path, ns in nodes:
-        {"f": path.touch, "d": path.mkdir, "l": lambda path=path: os.symlink("t", path)}[path.name[0]]()
+        make(path, {"f": "file", "d": "dir", "l": "symlink"}[path.name[0]])
         os.utime(path, ns=(ns, ns + 1), follow_symlinks=False)
         assert stamps(path)[:2] == (ns, ns + 1)
     mounted.remount()
@@ -114,9 +114,13 @@ def test_truncate_to_the_same_size(mnt: Path, mounted: Mount | Plain, size: int)
     f = mnt / "f"
     f.write_bytes(b"c" * size)
     with f.open("r+b") as handle:
-        for change in (os.truncate, os.ftruncate):
+        changes: tuple[Callable[[], None], ...] = (
+            lambda: os.truncate(f, size),
+            lambda: os.ftruncate(handle.fileno(), size),
+        )
+        for change in changes:
             os.utime(f, ns=(OLD, OLD))
-            change(f if change is os.truncate else handle.fileno(), size)
+            change()
             shown = stamps(f)
             mounted.drop_caches()
             assert stamps(f) == shown

@@ -124,8 +124,8 @@ def test_block_header() -> None:
     key = schema.KEY.pack(1)
     assert_fields("**Block header**", Block(**values).pack(key)[:-8], values)  # type: ignore[arg-type]
     assert flags_of("**Block header**") == {Block.FLAG_TRIED: "tried"}
-    names = {**codec.NAMES, NEURAL: "neural", CM: "cm"}
-    for number, name in names.items():
+    codecs = {**codec.NAMES, NEURAL: "neural", CM: "cm"}
+    for number, name in codecs.items():
         assert f"{number} {name}" in meaning("**Block header**", "codec")
     assert f"{FIRST_COLD} and above: cold codecs" in meaning("**Block header**", "codec")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import stat
@@ -89,7 +90,7 @@ def test_logs_and_those_rotated_away(tmp_path: Path, umask: int) -> None:
     handler = logs._File(file, maxBytes=1000, backupCount=logs.FILES_KEPT)
     assert open_ones(file.parent) == []
     for number in range(60):
-        handler.emit(logs.logging.makeLogRecord({"msg": f"{number} {'x' * 50}"}))
+        handler.emit(logging.makeLogRecord({"msg": f"{number} {'x' * 50}"}))
     handler.close()
     assert {path.name for path in file.parent.iterdir()} == {"log", "log.1", "log.2", "log.3"}
     assert open_ones(file.parent) == []

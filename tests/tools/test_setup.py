@@ -139,12 +139,16 @@ def test_two_calls_at_once_install_once(checkout: Checkout) -> None:
     os.mkfifo(checkout.root / "go")
     paused = STAND_INS + 'eval "real_$(declare -f make_venv)"\n'
     paused += "make_venv() { echo >ready; read -r <go; real_make_venv; }\n"
-    run = {"cwd": checkout.root, "text": True, "stderr": subprocess.PIPE}
-    first = subprocess.Popen(["bash", "-c", paused + "set_up run"], **run)
+
+    def start(script: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(["bash", "-c", script], cwd=checkout.root, text=True, stderr=subprocess.PIPE)
+
+    first = start(paused + "set_up run")
     second = None
     try:
         (checkout.root / "ready").read_text()
-        second = subprocess.Popen(["bash", "-c", STAND_INS + "set_up run"], **run)
+        second = start(STAND_INS + "set_up run")
+        assert second.stderr is not None
         assert "waiting for another set-up" in second.stderr.readline()
         (checkout.root / "go").write_text("\n")
         assert [first.wait(), second.wait()] == [0, 0]

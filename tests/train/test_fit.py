@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,7 +138,7 @@ def test_learns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, base: str) -> N
 
     monkeypatch.setattr(torch, "compile", lambda f, **_: f)  # the compiler's minutes are not what is tested
     monkeypatch.setattr(adapt, "TIME", 256)
-    w, told = selftest.weights(), []
+    w, told = selftest.weights(), list[str]()
     made = adapt.adapt(w, [lines(1, 60)], None, 2, 0, told.append)  # one step
     changed = load_weights(delta.compose(Path(base).read_bytes(), delta.pack(w.fingerprint(), made)))
     assert changed.architecture == w.architecture
@@ -166,8 +167,9 @@ def test_gradients_pass_the_rounding() -> None:
         made.left.normal_(std=3)
     x = torch.randint(-127, 128, (2, 3, product.weight.shape[1])).float().requires_grad_()
     made(x).square().sum().backward()
-    found = [x.grad.clone(), made.left.grad.clone(), right.grad.clone()]
-    for one in (x, made.left, right):
+    leaves: tuple[Any, ...] = (x, made.left, right)
+    found = [one.grad.clone() for one in leaves]
+    for one in leaves:
         one.grad = None
     change = adapt.whole(made.left) @ adapt.whole(right)
     integers = made.weight + change

@@ -20,7 +20,7 @@ def unwanted() -> None:
 
 def batches(jobs: Jobs, most: int = 1, below: int = IDLE) -> list[list[int]]:
     """Everything that waits, as it would be done."""
-    taken = []
+    taken: list[list[int]] = []
     while batch := jobs.take(below, lambda _: most, wait=False):
         taken.append([request.job for request in batch])
     return taken
@@ -107,7 +107,7 @@ def test_a_full_queue_holds_the_reader_back() -> None:
 
     reader = threading.Thread(target=add)
     reader.start()
-    taken = []
+    taken: list[int] = []
     while len(taken) < 6:
         taken += [request.job for request in jobs.take(IDLE, lambda _: 1, wait=True)]
         assert len(jobs) <= 2

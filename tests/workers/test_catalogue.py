@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from nnfs.codec.base import FIRST_COLD, RAW, ZSTD
+from nnfs.codec.base import FIRST_COLD, NEURAL, RAW, ZSTD
 from nnfs.errors import CodecError, ModelMissing
 from nnfs.model import selftest
 from nnfs.model.weights import save_weights
 from nnfs.workers import catalogue
-from nnfs.workers.catalogue import NEURAL, Catalogue
+from nnfs.workers.catalogue import Catalogue
 from nnfs.workers.pool import Pool, WorkerSpec
 from nnfs.workers.wire import NO_MODEL
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -36,6 +37,7 @@ from nnfs.workers.wire import (
 )
 from nnfs.workers.worker import SHARED, TOLD, next_batch
 from tests.harness import WAIT_S
+from tests.workers.conftest import Gate
 from tests.workers.fake import FAKE, SERVE, payload
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,7 +96,7 @@ class Peer:
     def ping(self) -> Info:
         """An answer to this proves that the worker has taken in everything sent before."""
         self.send(Request(1 << 60, Op.PING))
-        passed = []
+        passed: list[Message] = []
         while True:
             message = self.receive()
             if isinstance(message, Answer) and message.job == 1 << 60:
@@ -108,13 +110,16 @@ class Peer:
         assert self.receive() == Begun((1,))
 
 
-def start(*arguments: str, **more: object) -> subprocess.Popen[bytes]:
+Spawn = Callable[..., tuple[subprocess.Popen[bytes], Peer]]
+
+
+def start(*arguments: str, pass_fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "nnfs.workers.worker", "--serve", SERVE, "--device", "cpu", *arguments]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, **more)  # type: ignore[call-overload,no-any-return]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, pass_fds=pass_fds)
 
 
 @pytest.fixture
-def spawn() -> Iterator[Callable[..., tuple[subprocess.Popen[bytes], Peer]]]:
+def spawn() -> Iterator[Spawn]:
     """Starts workers, and makes sure that none is left."""
     started: list[tuple[subprocess.Popen[bytes], Peer]] = []
 
@@ -134,21 +139,21 @@ def spawn() -> Iterator[Callable[..., tuple[subprocess.Popen[bytes], Peer]]]:
 
 
 @pytest.fixture
-def peer(spawn: Callable[..., tuple[subprocess.Popen[bytes], Peer]]) -> Peer:
+def peer(spawn: Spawn) -> Peer:
     _, peer = spawn()
     peer.greet()
     return peer
 
 
-def decode(job: int, plain: bytes, **more: int) -> Request:
+def decode(job: int, plain: bytes, **more: Any) -> Request:
     return Request(job, Op.DECODE, FAKE, payload(plain), len(plain), **more)
 
 
-def encode(job: int, plain: bytes, **more: int) -> Request:
+def encode(job: int, plain: bytes, **more: Any) -> Request:
     return Request(job, Op.ENCODE, FAKE, plain, len(plain), **more)
 
 
-def test_hello_and_simple_jobs(spawn) -> None:
+def test_hello_and_simple_jobs(spawn: Spawn) -> None:
     process, peer = spawn()
     info = peer.greet()
     assert (info.pid, info.device, info.codecs, info.models) == (process.pid, "cpu", {FAKE: "fake"}, ())
@@ -191,7 +196,7 @@ def test_failures_of_single_jobs(peer: Peer) -> None:
     assert peer.ping().failed == 7
 
 
-def test_a_model_is_loaded_before_what_needs_it(peer: Peer, gate) -> None:
+def test_a_model_is_loaded_before_what_needs_it(peer: Peer, gate: Gate) -> None:
     peer.hold(gate.chunk)
     peer.send(
         Request(2, Op.DECODE, FAKE, payload(b"x"), 1, MODEL, priority=0),
@@ -212,7 +217,7 @@ def test_batches_of_what_is_waited_for_are_kept_short() -> None:
     assert next_batch(1 << 17, 60.0, 2) == 1 << 19  # however slow: not less than two chunks a thread
 
 
-def test_decode_overtakes_waiting_encodes(peer: Peer, gate) -> None:
+def test_decode_overtakes_waiting_encodes(peer: Peer, gate: Gate) -> None:
     peer.hold(gate.chunk)
     peer.send(encode(2, b"two"), encode(3, b"three"), decode(4, b"four"))
     peer.ping()
@@ -259,7 +264,7 @@ def heard(peer: Peer) -> Message:
 def test_who_only_waits_moves_nothing(peer: Peer) -> None:
     """Neither columns nor CPU time, whatever the threads beside it do: so the other side knows that it hangs."""
     peer.hold(b"hang:")
-    told = []
+    told: list[Progress] = []
     while len(told) < 3:
         peer.send(Request(1 << 60, Op.PING))
         message = heard(peer)
@@ -277,7 +282,7 @@ def test_columns_are_told(peer: Peer) -> None:
     assert then.columns > first.columns
 
 
-def test_an_older_client_is_told_that_work_goes_on(spawn) -> None:
+def test_an_older_client_is_told_that_work_goes_on(spawn: Spawn) -> None:
     _, peer = spawn()
     peer.send(Hello(version=1))
     assert isinstance(peer.receive(), Hello)
@@ -285,7 +290,7 @@ def test_an_older_client_is_told_that_work_goes_on(spawn) -> None:
     assert heard(peer) == Alive()
 
 
-def test_batches(peer: Peer, gate) -> None:
+def test_batches(peer: Peer, gate: Gate) -> None:
     peer.hold(gate.chunk)
     peer.send(*(encode(job, b"%25d" % job) for job in range(2, 9)), encode(9, b"alone", flags=ALONE))
     peer.ping()
@@ -300,7 +305,7 @@ def test_batches(peer: Peer, gate) -> None:
 
 
 @pytest.mark.parametrize("bad", [b"bug:", b"memory:", b"refused:"])
-def test_one_bad_job_does_not_spoil_its_batch(peer: Peer, gate, bad: bytes) -> None:
+def test_one_bad_job_does_not_spoil_its_batch(peer: Peer, gate: Gate, bad: bytes) -> None:
     peer.hold(gate.chunk)
     peer.send(encode(2, b"a"), encode(3, b"b"), encode(4, bad), encode(5, b"c"))
     peer.ping()
@@ -308,7 +313,7 @@ def test_one_bad_job_does_not_spoil_its_batch(peer: Peer, gate, bad: bytes) -> N
     assert [answer.status == Status.OK for answer in peer.answers(5)] == [True, True, True, False, True]
 
 
-def test_too_little_memory_shrinks_the_batches(peer: Peer, gate) -> None:
+def test_too_little_memory_shrinks_the_batches(peer: Peer, gate: Gate) -> None:
     peer.hold(gate.chunk)
     peer.send(*(encode(job, b"memory-unless-alone:") for job in range(2, 10)))
     peer.ping()
@@ -321,7 +326,7 @@ def test_too_little_memory_shrinks_the_batches(peer: Peer, gate) -> None:
     assert [message.jobs for message in seen if isinstance(message, Begun)] == [(14,), (11,), (12,), (13,)]
 
 
-def test_cancel(peer: Peer, gate) -> None:
+def test_cancel(peer: Peer, gate: Gate) -> None:
     peer.hold(gate.chunk)
     peer.send(encode(2, b"two"), encode(3, b"three"))
     peer.send(Cancel(2), Cancel(1), Cancel(77))
@@ -333,7 +338,7 @@ def test_cancel(peer: Peer, gate) -> None:
 
 
 @pytest.mark.parametrize("busy", [b"between:", b"hang:", None])
-def test_a_worker_ends_with_its_peer(spawn, busy: bytes | None) -> None:
+def test_a_worker_ends_with_its_peer(spawn: Spawn, busy: bytes | None) -> None:
     process, peer = spawn()
     peer.greet()
     if busy is not None:
@@ -342,7 +347,7 @@ def test_a_worker_ends_with_its_peer(spawn, busy: bytes | None) -> None:
     assert process.wait(WAIT_S) == 0
 
 
-def test_a_worker_whose_queue_is_full_ends_with_its_peer(spawn, gate) -> None:
+def test_a_worker_whose_queue_is_full_ends_with_its_peer(spawn: Spawn, gate: Gate) -> None:
     process, peer = spawn()
     info = peer.greet()
     peer.hold(gate.chunk)
@@ -362,7 +367,7 @@ def test_a_slow_peer_gets_everything(peer: Peer) -> None:
 
 
 @pytest.mark.parametrize("number", [*SHARED, *TOLD])
-def test_what_is_sent_to_all_is_not_for_the_worker(spawn, number: signal.Signals) -> None:
+def test_what_is_sent_to_all_is_not_for_the_worker(spawn: Spawn, number: signal.Signals) -> None:
     process, peer = spawn()
     peer.greet()
     process.send_signal(number)
@@ -374,13 +379,14 @@ def test_what_is_sent_to_all_is_not_for_the_worker(spawn, number: signal.Signals
     [b"GET / HTTP/1.1\r\n\r\n", pack(Hello()) * 2, pack(Hello()) + b"\xff\xff\xff\xff\2", pack(Alive())],
     ids=["http", "two hellos", "oversized", "not a client"],
 )
-def test_garbage_closes_the_connection_with_a_word(spawn, garbage: bytes) -> None:
+def test_garbage_closes_the_connection_with_a_word(spawn: Spawn, garbage: bytes) -> None:
     process, peer = spawn()
     peer.socket.sendall(garbage)
     seen = peer.rest()
     assert isinstance(seen[-1], Bye)
     assert seen[-1].why
     assert process.wait(WAIT_S) == 0
+    assert process.stderr is not None
     assert seen[-1].why in process.stderr.read().decode()
 
 
@@ -411,7 +417,8 @@ def listening(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[],
     finally:
         process.kill()
         process.wait()
-        process.stderr.close()
+        if process.stderr is not None:
+            process.stderr.close()
 
 
 def test_one_peer_after_the_other(listening: Callable[[], Peer]) -> None:

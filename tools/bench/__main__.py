@@ -130,7 +130,7 @@ def main() -> int:
     args = arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave through the context managers: unmount, clean up
     results: dict[str, Any] = {"quick": args.quick, "kernel": os.uname().release, "cpus": os.cpu_count(), "rows": {}}
-    heads = ("lower", "nullfs", "nnfs", "nnfs/null", "nnfs/lower", "must", "wants")
+    heads: tuple[str, ...] = ("lower", "nullfs", "nnfs", "nnfs/null", "nnfs/lower", "must", "wants")
     heads += ("compacting", "/nnfs") if "compacting" in args.targets else ()
     print(f"{'':<42} {'unit':<6}" + "".join(f"{head:>11}" for head in heads), flush=True)
     failed = False

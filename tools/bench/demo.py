@@ -33,12 +33,12 @@ CHUNK = 128 << 10
 MODEL = "two copies of the model"
 
 
-def nnfs(*words: str, **options: Any) -> str:
+def nnfs(*words: str) -> str:
     """Run `nnfs WORDS` and return what it prints."""
     command = [sys.executable, "-P", "-m", "nnfs", *words]
     root = os.fspath(Path(__file__).resolve().parents[2])
     environment = {**os.environ, "PYTHONPATH": root}
-    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True, env=environment, **options)
+    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True, env=environment)
     if done.returncode:
         raise SystemExit(f"demo: nnfs {words[0]} failed with status {done.returncode}")
     return done.stdout
@@ -150,7 +150,7 @@ def run(source: Path, sets: dict[str, list[str]], limit: int | None, options: st
         timed("copy", start)
         hot, hot_sets = settle(mount), stats(mount, sets)
         start = time.monotonic()
-        nnfs("compact", os.fspath(mount), "--all", "--wait", stderr=None)
+        nnfs("compact", os.fspath(mount), "--all", "--wait")
         timed("compact", start)
         cold, cold_sets = settle(mount), stats(mount, sets)
         nnfs("umount", os.fspath(mount))
@@ -169,8 +169,9 @@ def mib(size: float) -> str:
 
 
 def neural_share(line: dict[str, Any]) -> float:
-    chunks = sum(codec["chunks"] for codec in line["codecs"])
-    return sum(codec["chunks"] for codec in line["codecs"] if codec["codec"] == "neural") / max(1, chunks)
+    chunks: int = sum(codec["chunks"] for codec in line["codecs"])
+    neural: int = sum(codec["chunks"] for codec in line["codecs"] if codec["codec"] == "neural")
+    return neural / max(1, chunks)
 
 
 def beside_models(df: dict[str, Any]) -> int:

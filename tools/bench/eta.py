@@ -99,7 +99,7 @@ def make(mount: Path, size: int) -> None:
 def watch(store: Path, words: list[str]) -> tuple[list[tuple[float, dict[str, Any]]], float]:
     """Start a task and ask about it until it ends: what was told at which time, and the time of its end."""
     number = json.loads(nnfs(*words, "--json"))["job"]
-    told = []
+    told: list[tuple[float, dict[str, Any]]] = []
     while True:
         job = client.ask(store, "job", job=number)
         if job["state"] not in ("queued", "running"):

@@ -84,8 +84,8 @@ def main() -> None:
         tree.fs.close()
         tree.store.close()
         shutil.rmtree(folder)
-    for name, value in best.items():
-        print(f"{name:30} {value:6.2f}")
+    for what, value in best.items():
+        print(f"{what:30} {value:6.2f}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ def norm(x: Ints) -> Ints:
     """6.5: root mean square norm."""
     root = max(isqrt(int((x * x).sum()) << 8), 16)
     inverse = isqrt(1024 * len(x) << 64) // root
-    return np.clip(x * inverse + (1 << 27) >> 28, -127, 127)
+    clipped: Ints = np.clip(x * inverse + (1 << 27) >> 28, -127, 127)
+    return clipped
 
 
 class Product:
@@ -30,7 +31,7 @@ class Product:
         self.pre = max((self.weight.shape[1] * 16129).bit_length() - 16, 0)
 
     def __call__(self, x: Ints) -> Ints:
-        sums = (self.weight @ x.astype(np.float64)).astype(np.int64)
+        sums: Ints = (self.weight @ x.astype(np.float64)).astype(np.int64)
         sums = sums + (1 << self.pre >> 1) >> self.pre
         return sums * self.multiplier + (1 << self.shift - 1) >> self.shift
 
@@ -62,8 +63,9 @@ class Lane:
     def embed(self, row: Row) -> Ints:
         """6.4: the residual stream at the start."""
         t = self.n.t
-        x = t["inputs"][row.inputs].astype(np.int64).sum(0)
-        return (x + np.concatenate([t[f"ngrams.{k}"][at] for k, at in enumerate(row.ngrams)])) << 4
+        x: Ints = t["inputs"][row.inputs].astype(np.int64).sum(0)
+        x += np.concatenate([t[f"ngrams.{k}"][at] for k, at in enumerate(row.ngrams)])
+        return x << 4
 
     def attend(self, k: int, act: Ints) -> Ints:
         """6.6: attention of one layer."""

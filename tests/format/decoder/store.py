@@ -45,7 +45,7 @@ class Inode(NamedTuple):
     mtime: int
     ctime: int
     btime: int
-    count: int
+    count: int  # type: ignore[assignment] # the document's name; the tuple's method is not used
     proof: int
     xattrs: int
     stored: int

@@ -108,7 +108,7 @@ def main(args: argparse.Namespace) -> int:
                         print(f"  - {name} on {path}: {len(plain)} bytes do not become smaller", flush=True)
                         continue
                     rows.append(row)
-                    cells = (f"{row.plain_bytes:,}", f"{row.stored_bytes:,}", f"{row.encode_s:.3f}")
+                    cells: tuple[str, ...] = (f"{row.plain_bytes:,}", f"{row.stored_bytes:,}", f"{row.encode_s:.3f}")
                     cells += (f"{row.decode_s:.3f}", f"{row.decode_with_start_s:.3f}", f"{row.peak_mb:.1f}")
                     shown = row.path[-width:]
                     print(f"{shown:<{width}}  {name[-16:]:<16}" + "".join(f"{cell:>14}" for cell in cells), flush=True)
