@@ -23,7 +23,7 @@ from nnfs.codec import columns, rans, x86
 from nnfs.codec.base import CM
 from nnfs.codec.geometry import Layout, propose, record_length, values
 from nnfs.errors import CodecError
-from nnfs.mixer import samples
+from nnfs.mixer import native, samples
 from nnfs.mixer.compiling import njit
 from nnfs.mixer.state import MixState
 
@@ -77,7 +77,11 @@ def _encode_numbers(plain: Bytes, layout: Layout) -> bytes:
     bits = 8 * layout.size
     s = samples.start(v.size, layout.size, layout.channels, layout.stride, layout.phase, layout.signed, v)
     probabilities = np.empty((v.size, bits), np.uint16)
-    samples.encode_path(s, probabilities)
+    kernels = native.kernels()
+    if kernels:
+        kernels.samples(s, probabilities)
+    else:
+        samples.encode_path(s, probabilities)
     shifted = v.astype(np.int64) - int(samples.bottom_of(s.parameters))
     decisions = (shifted[:, None] >> np.arange(bits - 1, -1, -1) & 1).astype(np.uint8)
     loose = plain[: layout.skip].tobytes() + plain[layout.skip + v.size * layout.size :].tobytes()
@@ -92,7 +96,11 @@ def _decode_numbers(payload: bytes, size: int) -> bytes:
         raise CodecError("cm: payload ends in its head")
     state, words, cursor = rans.start(payload[4 + loose :])
     s = samples.start(count, layout.size, layout.channels, layout.stride, layout.phase, layout.signed)
-    _decode_samples(s, words, state, cursor)
+    kernels = native.kernels()
+    if kernels:
+        kernels.decode_samples(s, state, words, cursor)
+    else:
+        _decode_samples(s, words, state, cursor)
     rans.finish(state, words, cursor)
     kind = "B" if layout.size == 1 else (">u2" if layout.big else "<u2")
     body = (s.value & (0xFF if layout.size == 1 else 0xFFFF)).astype(kind).tobytes()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import mmap
 import os
 from functools import cache
 from typing import Any
@@ -24,6 +25,7 @@ VARIABLE = "NNFS_KERNELS"
 NONE = "none"
 LEVELS = ("amx", "vnni", "avxvnni", "avx2", "neon", "portable")  # in the order of preference and of `dispatch.c`
 NGRAM_TABLES = 5
+HUGE = 1 << 21  # bytes of a huge page
 
 _PTR, _I32, _I64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
 
@@ -79,6 +81,12 @@ class Coder(ctypes.Structure):
     _fields_ = (("states", _PTR), ("width", _I64), ("words", _PTR), ("size", _I64), ("cursor", _I64))
 
 
+class Samples(ctypes.Structure):
+    """`Samples` of mixing.h: the tables, then the fields of `nnfs.mixer.samples.Samples`."""
+
+    _fields_ = tuple((f"field{i}", _PTR) for i in range(25))
+
+
 class Past(ctypes.Structure):
     """`Past` of nnfs.h."""
 
@@ -126,6 +134,7 @@ _ENTRY_POINTS: tuple[tuple[str, Any, tuple[Any, ...]], ...] = (
     ("nnfs_mix_encode", _INT, (_INT, _MIXER, _PTR, _PTR)),
     ("nnfs_mix_enter", _INT, (_INT, _MIXER)),
     ("nnfs_mix_decode", _INT, (_INT, _MIXER, _CODER, _I64, _I64)),
+    ("nnfs_samples", _INT, (_INT, ctypes.POINTER(Samples), _PTR, ctypes.POINTER(Coder))),
     ("nnfs_rans_encode", _I64, (_PTR, _I64, _I64, _PTR, _PTR, _I64, _PTR)),
     ("nnfs_encode_columns", _INT, (_INT, _NETWORK, _STATE, _BATCH, _I64, _I64, _I64)),
     ("nnfs_decode_columns", _INT, (_INT, _NETWORK, _STATE, _BATCH, _I64, _I64)),
@@ -148,10 +157,19 @@ def room(size: int) -> NDArray[np.uint8]:
 
 
 def zeros(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-    """Return zeros that begin at a multiple of 64; large ones cost nothing until they are touched."""
+    """Return zeros that begin at a multiple of 64; large ones cost nothing until they are touched.
+
+    Those lie in huge pages where the system has some to give: hash tables are read all over.
+    """
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    raw = np.zeros(size + 64, np.uint8)
-    start = -raw.ctypes.data % 64
+    if size >= HUGE:
+        memory = mmap.mmap(-1, size + HUGE)
+        memory.madvise(mmap.MADV_HUGEPAGE)
+        raw = np.frombuffer(memory, np.uint8)
+        start = -raw.ctypes.data % HUGE
+    else:
+        raw = np.zeros(size + 64, np.uint8)
+        start = -raw.ctypes.data % 64
     return raw[start : start + size].view(dtype).reshape(shape)
 
 

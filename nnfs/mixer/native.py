@@ -16,6 +16,7 @@ from nnfs.kernels.library import Coder, Library, Mixer, Past, address
 from nnfs.mixer import mixing as m
 from nnfs.mixer.histories import NEXT
 from nnfs.mixer.logistic import COARSE, FINE, SQUASH, STRETCH
+from nnfs.mixer.samples import Samples
 from nnfs.mixer.state import MixState
 
 log = logging.getLogger(__name__)
@@ -84,6 +85,20 @@ class Kernels:
         )
         if self.library.calls.nnfs_features_enter(past):
             raise CodecError("features: an impossible dictionary")
+
+    def samples(self, s: Samples, out: NDArray[np.uint16]) -> None:
+        """`samples.encode_path`."""
+        given = native.Samples(address(self._tables), *(address(field) for field in s))
+        if self.library.calls.nnfs_samples(self.level, given, address(out), None):
+            raise CodecError("samples: an impossible chunk")
+
+    def decode_samples(self, s: Samples, states: NDArray[np.int64], words: Words, cursor: NDArray[np.int64]) -> None:
+        """Decode all samples into `value`."""
+        given = native.Samples(address(self._tables), *(address(field) for field in s))
+        coder = coder_of(states, words, cursor)
+        if self.library.calls.nnfs_samples(self.level, given, None, coder):
+            raise CodecError("samples: an impossible chunk")
+        cursor[0] = coder.cursor
 
     def rans(self, plain: Words, lanes: int, probabilities: NDArray[np.uint16], states: NDArray[np.int64]) -> Words:
         """Return the words of a chunk whose bits have these probabilities; `states` become the final ones."""

@@ -10,13 +10,13 @@ from functools import cache
 import numpy as np
 import pytest
 
-from nnfs.codec import neural
+from nnfs.codec import neural, rans
 from nnfs.codec.batches import kernels_for
 from nnfs.codec.cm import ContextMixing
 from nnfs.codec.neural import Neural, dictionary_of, stored_dictionary
 from nnfs.errors import CodecError
 from nnfs.kernels.library import LEVELS
-from nnfs.mixer import native
+from nnfs.mixer import native, samples
 from nnfs.mixer.native import DIGEST, Kernels, digest
 from nnfs.model import dictionary, selftest
 from nnfs.model.cpu import CpuModel
@@ -140,6 +140,31 @@ def test_cm_writes_what_numba_writes(kind: str, plain: bytes, use: Callable[[str
     assert payload == wanted
     assert payload is not None
     assert ContextMixing().decode(payload, len(plain)) == plain
+
+
+@pytest.mark.parametrize("kind", NATIVE)
+@pytest.mark.parametrize("seed", range(3))
+def test_samples_are_predicted_as_by_numba(kind: str, seed: int) -> None:
+    """Sound and pixels of random layouts: the same probabilities, and decoded again."""
+    kernels, rng = kernels_of(kind), np.random.default_rng(seed)
+    for _ in range(3):
+        count, size, channels = int(rng.integers(1, 300)), int(rng.integers(1, 3)), int(rng.integers(1, 5))
+        stride, signed = int(rng.choice([0, channels + 1, 40])), bool(rng.integers(2))
+        phase = int(rng.integers(channels))
+        least = -(1 << 8 * size - 1) if signed else 0
+        v = ((np.cumsum(rng.integers(-9, 10, count)) - least) % (1 << 8 * size) + least).astype(np.int32)
+        v[::50] = least  # jumps
+        layout = (count, size, channels, stride, phase, signed)
+        wanted, found = np.zeros((2, count, 8 * size), np.uint16)
+        samples.encode_path(samples.start(*layout, v), wanted)
+        kernels.samples(samples.start(*layout, v), found)
+        assert np.array_equal(found, wanted), layout
+        bits = (v.astype(np.int64)[:, None] - least >> np.arange(8 * size - 1, -1, -1) & 1).astype(np.uint8)
+        stream = rans.encode_row(bits.reshape(-1), wanted.reshape(-1))
+        s, (states, words, cursor) = samples.start(*layout), rans.start(stream)
+        kernels.decode_samples(s, states, words, cursor)
+        rans.finish(states, words, cursor)
+        assert np.array_equal(s.value, v), layout
 
 
 @pytest.mark.parametrize("kind", NATIVE)

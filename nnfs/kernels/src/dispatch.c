@@ -223,6 +223,20 @@ EXPORT int nnfs_mix_decode(int which, Mixer *s, Coder *coder, i64 from, i64 to) 
     return OK;
 }
 
+// Probabilities of 1 along the bits of samples, (samples, bits), or with a coder the samples
+EXPORT int nnfs_samples(int which, Samples *s, u16 *out, Coder *coder) {
+    const Level *level = level_of(which);
+    const i64 *g = s->parameters;
+    if (!level) return NO_LEVEL;
+    if (g[0] <= 0 || g[0] > 1 << 30 || g[1] < 1 || g[1] > 2 || g[2] < 1 || g[2] > 4 || g[3] < 0 || (g[3] && g[3] <= g[2])) return BAD_ARGUMENT;
+    if (g[4] < 0 || g[6] < 1 || g[6] > MOST_REGRESSORS || g[7] < 1 || g[8] < 0 || g[8] > 1350) return BAD_ARGUMENT;
+    if (g[9] < 0 || g[9] > 62 || g[10] < 0 || g[10] > 62 || (coder && !coder_fits(coder)) || (!coder && !out)) return BAD_ARGUMENT;
+    for (i64 i = 0; i < g[6]; i++)
+        if (s->offsets[i] < 1) return BAD_ARGUMENT;
+    level->samples(s, out, coder);
+    return OK;
+}
+
 // Encode backwards the bits of a chunk, `probability` (columns, lanes, 8); `words` is filled from its end, and has room
 // for 16 bits a bit. Return where the first word starts, -1 for impossible numbers.
 EXPORT i64 nnfs_rans_encode(const u8 *plain, i64 size, i64 lanes, const u16 *probability, i64 *states, i64 width, u8 *words) {

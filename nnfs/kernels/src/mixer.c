@@ -14,7 +14,11 @@ typedef struct {
     i32 dot[8][SETS];         // what the sets of weights answered
     i32 set[8][SETS];
     i32 total[8], slot[8][MATCHES], refined[8][2];
-    u16 state[8][CONTEXTS];        // bit histories used, as places in `maps`; 0xFFFF: none
+    u32 hashed[8];                 // where the second refining map of each bit begins
+    u16 state[8][CONTEXTS];        // bit histories used, as places in `maps`
+    i32 before;                    // the byte before
+    i32 expected[MATCHES];         // what a match expects, with bit 8 set; 0: there is no match
+    i32 matched[MATCHES];          // its class of length, and its misses
     const u8 *line[2][CONTEXTS];   // of each nibble: where its histories are
     const u8 *asked[2][CONTEXTS];  // where they may be: this place and two beside it
     u8 check[2][CONTEXTS];
@@ -103,6 +107,11 @@ INLINE u32 match_hash(const u8 *end, int least) {
     return (u32)(h * HASH_A >> 40) & ((1 << FIND_BITS) - 1);
 }
 
+INLINE i32 length_class(i64 n) {
+    if (n < 8) return (i32)n;
+    return 8 + (n >= 12) + (n >= 16) + (n >= 24) + (n >= 32) + (n >= 64) + (n >= 128) + (n >= 512);
+}
+
 // Keep or look for a match of model m before column t
 INLINE void match(const Mixer *s, Lane *l, i64 *r, i64 columns, i64 base, i64 t, int m) {
     const u8 *plain = s->plain;
@@ -133,17 +142,15 @@ INLINE void match(const Mixer *s, Lane *l, i64 *r, i64 columns, i64 base, i64 t,
         }
     }
     r[POINT + 3 * m] = point, r[LENGTH + 3 * m] = point ? length : 0;
-}
-
-INLINE i32 length_class(i64 n) {
-    if (n < 8) return (i32)n;
-    return 8 + (n >= 12) + (n >= 16) + (n >= 24) + (n >= 32) + (n >= 64) + (n >= 128) + (n >= 512);
+    l->expected[m] = point ? plain[point] | 256 : 0;
+    l->matched[m] = length_class(r[LENGTH + 3 * m]) << 3 | (i32)r[MISSES + 3 * m];
 }
 
 // First half of preparing a lane for column t: what can be fetched ahead is asked for
 static void prepare(const Mixer *s, Lane *l, const i64 *r, i64 base, i64 t) {
     hash_contexts(s, r, base, t, l->hash);
     ask(s, l, 0, 1);
+    l->before = (i32)(r[LAST] & 255);
     for (int m = 0; m < MATCHES; m++) {
         if (t >= LEAST[m]) {
             l->found[m] = match_hash(s->plain + base + t, LEAST[m]);
@@ -194,8 +201,9 @@ INLINE void dots(const i32 *x, const i32 *const *w, i32 *out) {
     }
 }
 
-// The probability (1/65536) that bit k (0: the highest) is 1, after the bits in c0 (1: none yet); network: its own, or 0
-INLINE i32 predict_bit(const Mixer *s, Lane *l, const i64 *r, int k, i32 c0, u32 network) {
+// The inputs of bit k (0: the highest) after the bits in c0 (1: none yet), and the sets of weights that they choose;
+// network: its own probability, or 0. Apart from `answer`: a vector that is read right after its parts were written waits.
+INLINE void look_up(const Mixer *s, Lane *l, int k, i32 c0, u32 network) {
     const Tables *tables = s->tables;
     const int node = k < 4 ? c0 : (c0 & ((1 << (k - 4)) - 1)) | 1 << (k - 4);
     const u8 *const *line = l->line[k >> 2];
@@ -205,55 +213,53 @@ INLINE i32 predict_bit(const Mixer *s, Lane *l, const i64 *r, int k, i32 c0, u32
     for (int i = 0; i < CONTEXTS; i++) {
         const int state = line[i][node];
         const i32 p = (i32)(s->maps[i << 8 | state] >> 10), there = -(state != 0);
-        used[i] = (u16)(state ? i << 8 | state : 0xFFFF);
+        used[i] = (u16)(i << 8 | state);
         x[i] = tables->coarse[p >> 10] & there;
         x[CONTEXTS + i] = (p - 2097152) >> 11 & there;
         if (i >= 2 && i <= 6) hits -= there;
     }
     i32 expected = 0;
     for (int m = 0; m < MATCHES; m++) {
-        const i64 point = r[POINT + 3 * m];
         i32 slot = -1, answer = 0;
-        if (point > 0) {
-            const i32 byte = s->plain[point] | 256;
-            if (byte >> (8 - k) == c0) {
-                const i32 own = length_class(r[LENGTH + 3 * m]);
-                slot = (own << 3 | (i32)r[MISSES + 3 * m]) << 1 | (byte >> (7 - k) & 1);
-                answer = tables->coarse[s->match_maps[m * 512 + slot] >> 20];
-                expected = own > expected ? own : expected;
-            }
+        if (l->expected[m] >> (8 - k) == c0) {
+            slot = l->matched[m] << 1 | (l->expected[m] >> (7 - k) & 1);
+            answer = tables->coarse[s->match_maps[m * 512 + slot] >> 20];
+            const i32 own = l->matched[m] >> 3;
+            expected = own > expected ? own : expected;
         }
         x[2 * CONTEXTS + m] = answer;
         l->slot[k][m] = slot;
     }
-    const i32 c1 = (i32)(r[LAST] & 255), own = network ? tables->stretch[network] : 0;
+    const i32 own = network ? tables->stretch[network] : 0;
     x[INPUTS - 2] = own;
     x[INPUTS - 1] = 256;
+    const i32 n = (own < 0 ? -own : own) >> 7;
     i32 *set = l->set[k];
     set[0] = expected;
     set[1] = 16 + c0;
-    if (network) {
-        const i32 n = (own < 0 ? -own : own) >> 7;
-        set[2] = 272 + ((n < 15 ? n : 15) << 3 | k);
-    } else
-        set[2] = 272 + c1;
+    set[2] = 272 + (network ? (n < 15 ? n : 15) << 3 | k : l->before);
     set[3] = 528 + (hits << 3 | k);
+    l->hashed[k] = (256 + (u32)(((u64)l->before * 0x2F0B + (u64)c0 * 0x1C35) * 0x9E37 >> 8 & 4095)) * CERTAIN;
+    prefetch(s->refine + l->hashed[k] + CERTAIN / 2);
+}
+
+// The probability (1/65536) that bit k is 1, once its inputs were looked up
+INLINE i32 answer(const Mixer *s, Lane *l, int k, i32 c0) {
     const i32 *w[SETS];
-    for (int j = 0; j < SETS; j++) w[j] = s->weights + (i64)INPUTS * set[j];
-    dots(x, w, l->dot[k]);
+    for (int j = 0; j < SETS; j++) w[j] = s->weights + (i64)INPUTS * l->set[k][j];
+    dots(l->x[k], w, l->dot[k]);
     i64 total = 0;
     for (int j = 0; j < SETS; j++) total += (i64)l->dot[k][j] * s->weights_last[SETS * c0 + j];
     total >>= 16;
     total = total > LIMIT ? LIMIT : total < -LIMIT ? -LIMIT : total;
     l->total[k] = (i32)total;
     const u32 place = (u32)(total + 2880), low = place / 180, part = place % 180;
-    const u32 first = (u32)c0 * CERTAIN;
-    const u32 second = (256 + (u32)(((u64)c1 * 0x2F0B + (u64)c0 * 0x1C35) * 0x9E37 >> 8 & 4095)) * CERTAIN;
+    const u32 first = (u32)c0 * CERTAIN, second = l->hashed[k];
     l->refined[k][0] = (i32)(first + low + (part >= 90));
     l->refined[k][1] = (i32)(second + low + (part >= 90));
     const u32 *f = s->refine + first + low, *g = s->refine + second + low;
     const u64 both = ((u64)(f[0] >> 10) + (g[0] >> 10)) * (180 - part) + ((u64)(f[1] >> 10) + (g[1] >> 10)) * part;
-    const i64 p = (2 * (i64)tables->squash[total + LIMIT] + (i64)(both / (180 * 64))) >> 2;
+    const i64 p = (2 * (i64)s->tables->squash[total + LIMIT] + (i64)(both / (180 * 64))) >> 2;
     return (i32)(p < 1 ? 1 : p > 65535 ? 65535 : p);
 }
 
@@ -280,8 +286,8 @@ INLINE void learn_bit(const Mixer *s, Lane *l, int k, i32 c0, u32 bit, i64 rate)
         const vi e = set1((i32)((target - tables->squash[dot + LIMIT]) * rate >> 8));
         for (int v = 0; v < INPUTS / VL; v++) store(w + v * VL, load(w + v * VL) + ((inputs[v] * e + 32768) >> 16));
     }
-    for (int i = 0; i < CONTEXTS; i++)
-        if (l->state[k][i] != 0xFFFF) learn_entry(tables->reciprocal, s->maps + l->state[k][i], bit, (u32)s->map_limit);
+    for (int i = 0; i < CONTEXTS; i++) // that of state 0, which has seen nothing, is never asked: no need to branch
+        learn_entry(tables->reciprocal, s->maps + l->state[k][i], bit, (u32)s->map_limit);
     for (int m = 0; m < MATCHES; m++)
         if (l->slot[k][m] >= 0) learn_entry(tables->reciprocal, s->match_maps + m * 512 + l->slot[k][m], bit, 1023);
     for (int i = 0; i < 2; i++) learn_entry(tables->reciprocal, s->refine + l->refined[k][i], bit, (u32)s->refine_limit);
@@ -353,8 +359,8 @@ static void mix_encode(Mixer *s, const u16 *network, u16 *out) {
             find_lines(s, l, 0);
             find_lines(s, l, 1);
             const i32 byte = s->plain[base + t] | 256;
-            for (int k = 0; k < 8; k++)
-                out[at + k] = (u16)predict_bit(s, l, r, k, byte >> (8 - k), network ? network[at + k] : 0);
+            for (int k = 0; k < 8; k++) look_up(s, l, k, byte >> (8 - k), network ? network[at + k] : 0);
+            for (int k = 0; k < 8; k++) out[at + k] = (u16)answer(s, l, k, byte >> (8 - k));
         }
         learn_column(s, lanes, columns, active, t);
     }
@@ -472,8 +478,9 @@ static void mix_decode(Mixer *s, i64 t, const u32 *frequencies, Coder *coder, co
                 ones[lane] = ones_of(frequencies + lane * 256, so_far[lane], k);
                 own = share(ones[lane], total[lane]);
             }
-            p[lane] = predict_bit(s, lanes + lane, s->record + lane * RECORD, k, so_far[lane], own);
+            look_up(s, lanes + lane, k, so_far[lane], own);
         }
+        for (i64 lane = 0; lane < active; lane++) p[lane] = answer(s, lanes + lane, k, so_far[lane]);
         for (i64 lane = 0; lane < active; lane++) {
             const u32 bit = decode_bit(coder, lane % coder->width, p[lane]);
             total[lane] = bit ? ones[lane] : total[lane] - ones[lane];

@@ -35,3 +35,22 @@ typedef struct {
     const u8 *words;
     i64 size, cursor;
 } Coder;
+
+// The state of one chunk of samples: memory of `nnfs.mixer.samples.Samples`, in its order
+enum { EXPERTS = 6, SOLVERS = 2, MOST_REGRESSORS = 32, SAMPLE_CONTEXTS = 6, SAMPLE_TABLE_BITS = 18 };
+typedef struct {
+    const Tables *tables;
+    const i64 *parameters;
+    i32 *value;
+    const i64 *offsets;
+    i64 *r, *b, *w, *lower, *scratch, *x, *mean, *narrow, *place;
+    i32 *error;
+    i64 *spread;
+    i32 *weights, *weights_last;
+    u32 *refine;
+    i32 *inputs;
+    i64 *key;
+    u8 *table;
+    u32 *maps;
+    i64 *hashed, *seen, *below;
+} Samples;

@@ -115,6 +115,7 @@ typedef struct {
     void (*mix_encode)(Mixer *, const u16 *network, u16 *out);
     void (*mix_enter)(Mixer *);
     void (*mix_decode)(Mixer *, i64 column, const u32 *frequencies, Coder *, const Mixer *next);
+    void (*samples)(Samples *, u16 *out, Coder *);
 } Level;
 
 #endif

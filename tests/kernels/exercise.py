@@ -1,0 +1,122 @@
+"""``python -m tests.kernels.exercise VARIANT``: golden payloads and damage through every level of one library.
+
+A program of its own, so that it can run under AddressSanitizer (`test_sanitized`). It prints what it did.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from unittest import mock
+
+import numpy as np
+
+from nnfs.codec import neural
+from nnfs.codec.cm import ContextMixing, _encode_numbers
+from nnfs.codec.geometry import Layout
+from nnfs.codec.neural import Neural
+from nnfs.errors import CodecError
+from nnfs.kernels import library as native_library
+from nnfs.mixer import native
+from nnfs.mixer.native import Kernels
+from nnfs.model import selftest
+from nnfs.model.native import NativeModel
+from tests.kernels.built import library
+from tests.model.golden import sample
+
+ROUNDS = 8
+
+TUNE = np.frombuffer((np.sin(np.arange(90) / 9) * 9000).astype("<i2").tobytes() + b"!", np.uint8)
+LAYOUT = Layout(2, 1, 0, 0, True, False, 0)
+
+
+def payloads(codec: Neural) -> list[bytes]:
+    """Return payloads of batches of several shapes; all of them were decoded again."""
+    made = []
+    for sizes in ([300], [1], [400, 2, 300, 33], [5], [64, 64, 64]):
+        plains = [sample(size, size) for size in sizes]
+        found = codec._encode([(plain, False) for plain in sorted(plains, key=len, reverse=True)], lambda: None)
+        jobs = [(p, len(plain)) for p, plain in zip(found, sorted(plains, key=len, reverse=True), strict=True)]
+        assert codec.decode_many(jobs) == sorted(plains, key=len, reverse=True)
+        made += found
+    return made
+
+
+def damage(codec: Neural | ContextMixing, payload: bytes, size: int, rng: random.Random) -> None:
+    bad = bytearray(payload)
+    for _ in range(rng.randrange(1, 5)):
+        bad[rng.randrange(len(bad))] = rng.randrange(256)
+    try:
+        codec.decode(bytes(bad[: rng.randrange(1, len(bad) + 1)]), rng.choice([1, 7, size, size + 1, 2 * size]))
+    except CodecError:
+        pass
+
+
+def wrong_arguments(kernels: Kernels, model: NativeModel) -> None:
+    """Every entry point refuses numbers that cannot be."""
+    calls, level = kernels.library.calls, kernels.level
+    engine = model.engine(2)
+    f = selftest.features(1, 2)
+    given = native_library.Features(*(native_library.address(field) for field in f))
+    for lanes, columns in ((0, 1), (3, 1), (1, 3), (-1, 1), (1, -1)):
+        assert calls.nnfs_forward(level, model.network, engine.state, given, lanes, columns)
+    assert calls.nnfs_forward(99, model.network, engine.state, given, 1, 1)
+    state = native.MixState(1, 64, 1)
+    state.start(0, b"a" * 64, 1)
+    out = np.zeros((64, 1, 8), np.uint16)
+    for field, value in (
+        ("size", 0),
+        ("size", -1),
+        ("lanes", 0),
+        ("lanes", 33),
+        ("lines", 3),
+        ("begin", -1),
+        ("stride", -1),
+        ("rate", 1 << 40),
+    ):
+        mixer = kernels.mixer(state, 0)
+        setattr(mixer, field, value)
+        assert calls.nnfs_mix_encode(level, mixer, None, native_library.address(out)), field
+    mixer = kernels.mixer(state, 0)
+    states, words, cursor = np.zeros(1, np.int64), np.zeros(0, np.uint8), np.zeros(1, np.int64)
+    for change in ({"width": 0}, {"width": 999}, {"cursor": 1}, {"cursor": -1}, {"size": -1}):
+        coder = native.coder_of(states, words, cursor)
+        for field, value in change.items():
+            setattr(coder, field, value)
+        assert calls.nnfs_mix_decode(level, mixer, coder, 0, 64), change
+    coder = native.coder_of(states, words, cursor)
+    assert calls.nnfs_mix_decode(level, mixer, coder, 0, 65)
+    assert calls.nnfs_mix_decode(level, mixer, coder, -1, 4)
+
+
+def main(variant: str) -> None:
+    there = library(variant)
+    wanted: list[bytes] = []
+    for level in there.levels:
+        kernels = Kernels(there, level)
+        with mock.patch.object(native, "kernels", lambda own=kernels: own):
+            weights = selftest.weights()
+            model = NativeModel(weights, level, there)
+            assert native.digest(kernels) == native.DIGEST, level
+            assert selftest.digest(model) == selftest.DIGEST, level
+            with mock.patch.object(neural, "open_model", lambda *_, own=model: own):
+                codec, cm = Neural(weights), ContextMixing()
+            found = payloads(codec)
+            plain = sample(400, 1)
+            found += [cm.encode(plain) or b"", cm.encode(bytes(range(40)) * 30) or b"", _encode_numbers(TUNE, LAYOUT)]
+            wanted = wanted or found
+            assert found == wanted, level
+            assert cm.decode(found[-3], 400) == plain
+            assert cm.decode(found[-1], TUNE.size) == TUNE.tobytes()
+            rng = random.Random(3)
+            for _ in range(ROUNDS):
+                damage(codec, found[0], 300, rng)
+                damage(codec, found[2], 400, rng)
+                damage(cm, found[-3], 400, rng)
+                damage(cm, found[-1], TUNE.size, rng)
+            wrong_arguments(kernels, model)
+        print(f"{level}: {len(found)} payloads, {4 * ROUNDS} damaged", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else "")
