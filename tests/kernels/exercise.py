@@ -19,6 +19,7 @@ from nnfs.errors import CodecError
 from nnfs.kernels import library as native_library
 from nnfs.mixer import native
 from nnfs.mixer.native import Kernels
+from nnfs.mixer.state import MixState
 from nnfs.model import selftest
 from nnfs.model.native import NativeModel
 from tests.kernels.built import library
@@ -61,7 +62,7 @@ def wrong_arguments(kernels: Kernels, model: NativeModel) -> None:
     for lanes, columns in ((0, 1), (3, 1), (1, 3), (-1, 1), (1, -1)):
         assert calls.nnfs_forward(level, model.network, engine.state, given, lanes, columns)
     assert calls.nnfs_forward(99, model.network, engine.state, given, 1, 1)
-    state = native.MixState(1, 64, 1)
+    state = MixState(1, 64, 1)
     state.start(0, b"a" * 64, 1)
     out = np.zeros((64, 1, 8), np.uint16)
     for field, value in (
