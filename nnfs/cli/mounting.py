@@ -85,6 +85,7 @@ def _foreground(store: Path, mountpoint: Path, args: argparse.Namespace) -> int:
         logs.mounted()
         notify.ready(f"{store} mounted on {mountpoint}")
         if in_background:
+            logs.leave_stderr()
             null = os.open(os.devnull, os.O_RDWR)
             for descriptor in (0, 1, 2):
                 os.dup2(null, descriptor)

@@ -328,10 +328,16 @@ def _dump_into_journal() -> None:
 
 
 def _dump_into_null() -> None:
-    """Dump nowhere: a copy of stderr in the background would keep the caller's pipe open, and who reads it waiting."""
+    """Dump nowhere."""
     null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     _dump_into(null)
     os.close(null)
+
+
+def leave_stderr() -> None:
+    """Dump nowhere what still goes to a copy of stderr: the caller's, who may wait for its end."""
+    if _dump >= 0 and os.path.sameopenfile(_dump, 2):
+        _dump_into_null()
 
 
 def current_file() -> str | None:

@@ -87,7 +87,7 @@ class Kernel:
         fs: Any = SimpleNamespace(touch=lambda _: None, inode=lambda _: self.inode)
         monkeypatch.setattr(ops, "time", SimpleNamespace(time_ns=self.clock))
         monkeypatch.setattr("nnfs.mount.ops.pyfuse3.invalidate_inode", self.tell)
-        committer: Any = SimpleNamespace(failure=None)
+        committer: Any = SimpleNamespace(failure=None, spares=lambda: True)
         self.ops = Operations(fs, None, None, committer, read_only=read_only, atime=atime, read_age=24 * 3600)  # type: ignore[arg-type]
         self.ops.usage = Usage(self.clock)
 
