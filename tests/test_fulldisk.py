@@ -261,10 +261,13 @@ def test_full_in_every_way(kind: str, size: int, how: str) -> None:
     Trial(kind, size, how, seed=size).run()
 
 
+@pytest.mark.parametrize(
+    "how", ["itself", "remount"]
+)  # beside somebody who uses it up at the same time: tools/test-full
 @pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
-def test_a_quota_is_used_up(kind: str) -> None:
+def test_a_quota_is_used_up(kind: str, how: str) -> None:
     if disks.why_no_quota(kind):
         pytest.skip(disks.why_no_quota(kind))
-    trial = Trial(kind, 320, "outside", seed=1, quota=True)
+    trial = Trial(kind, 320, how, seed=1, quota=True)
     trial.run()
     assert errno.EDQUOT in trial.codes

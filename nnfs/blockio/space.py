@@ -50,6 +50,9 @@ class Space:
         if self.reserve is not None:
             self.reserve.shrink(self.keep)
             self.refill()
+            if not self.is_tight:  # as later: else the first write would take more of what statfs shows than it writes
+                self.hold(0, 0)
+            self.refresh()
 
     @property
     def held(self) -> int:

@@ -92,6 +92,8 @@ class Claims:
                 except OSError as error:
                     if error.errno not in NO_ROOM or not reserve.spend(STEP):
                         return False
+                    if reserve.on_btrfs:
+                        reserve.settle()  # a quota has what was cut off when the transaction has ended, not before
                     offset += write_zeros(fd, offset, size)
         return True
 

@@ -334,8 +334,9 @@ def test_mount_helper_fakes_refuses_and_remounts(installed: Checkout) -> None:
     assert helper(installed, "mount", "/data", "/mnt/nn", "-N", "1") == 1
     assert helper(installed, "mount", "/data", "/mnt/nn", "-X") == 1
     assert helper(installed, "mount", "/data") == 1
-    assert helper(installed, "mount", "/data", "/mnt/nn", "-o", "ro,remount") == 0
     assert installed.calls_of("nnfs") == []
+    assert helper(installed, "mount", "/data", "/mnt/nn", "-o", "ro,remount") == 0
+    assert installed.calls_of("nnfs") == ["-I -m nnfs.cli.remount /mnt/nn ro,remount"]
     assert installed.calls_of("mount") == ["-i -o ro,remount /mnt/nn"]
 
 
@@ -443,8 +444,9 @@ def test_remount_read_only_and_back(place: Place) -> None:
 
 @pytest.mark.mount
 def test_failures_have_the_status_of_mount_8(place: Place) -> None:
-    (place.store / "something else").touch()
-    assert place.run("mount", "-t", "fuse.nnfs", place.store, place.mnt) == 32
+    no_store = place.base / "no store"
+    no_store.mkdir()
+    assert place.run("mount", "-t", "fuse.nnfs", no_store, place.mnt) == 32
     assert not harness.mounted_at(place.mnt)
 
 

@@ -56,7 +56,9 @@ def source_of(path: Path) -> Iterator[Path]:
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="nnfs-demo-") as folder, tarfile.open(path) as archive:
-        archive.extractall(folder, filter="data")
+        if hasattr(tarfile, "data_filter"):  # 3.11.4, and not Debian 12's 3.11.2
+            archive.extraction_filter = tarfile.data_filter
+        archive.extractall(folder)
         top = [entry for entry in Path(folder).iterdir() if entry.is_dir()]
         yield top[0] if len(top) == 1 else Path(folder)
 
