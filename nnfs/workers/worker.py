@@ -401,8 +401,9 @@ def take_signals() -> None:
     """
     for number in SHARED:
         signal.signal(number, signal.SIG_IGN)
-    for number in TOLD:
-        faulthandler.register(number)
+    for number in TOLD[:-1]:  # by Python, which stops the other threads: their stacks can be read safely
+        signal.signal(number, lambda *_: faulthandler.dump_traceback())
+    faulthandler.register(TOLD[-1])  # at once, also where the interpreter hangs
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {*SHARED, *TOLD, signal.SIGABRT})
 
 
