@@ -25,6 +25,7 @@ from nnfs import errors
 from nnfs.store import btrfs, claims, freepages, locktable, mapsize, privacy, reserve, schema, whereabouts
 from nnfs.store.schema import Inode, State, Superblock
 
+LET_GO = 4  # tries of a commit that finds no room: the last of them may have all that is held
 DATA_FILE = whereabouts.DATA_FILE
 PAGE, PAGE_HEADER = 4096, 16  # bytes of LMDB
 SLACK = 64 << 10  # bytes of a commit: roots, meta page, and what was counted wrongly
@@ -464,11 +465,11 @@ class Store:
     def _lend(self, lender: reserve.Reserve) -> None:
         """See to it that the commit which is about to be written finds room, as far as the reserve goes.
 
-        First where LMDB will write, most likely. If that was wrong all is let go, which is right unless somebody else
-        fills the disk this very moment; then all places are claimed that can be; and so on.
+        First where LMDB will write, most likely. If that was wrong, all places are claimed that can be. All is let go
+        at the last try: that is right unless somebody else fills the disk this very moment.
         """
         cost = self.write_cost
-        if lender.failures % 2:
+        if lender.failures % LET_GO == LET_GO - 1:
             lender.spend(lender.held)
             return
         if not lender.failures and lender.may_rely(cost.total):

@@ -13,6 +13,10 @@ from collections.abc import Iterator
 from tests.disks import KINDS, SIZES, why_no_quota, why_not
 from tests.fullness import HOWS, Trial
 
+# Somebody takes every free block within half a millisecond, for seconds: what is handed from the reserve to the data
+# file is theirs now and then, until nothing is held. Not promised (DESIGN.md, "Space"), so only tried when it is named.
+RACING = "racing"
+
 Case = tuple[str, int, str, bool]  # filesystem, MiB, who fills it, whether by a quota
 
 
@@ -20,10 +24,11 @@ def cases(args: argparse.Namespace) -> Iterator[Case]:
     """Yield all that this machine can try, again and again."""
     plain = [(k, s, h, False) for s, h, k in itertools.product(SIZES, HOWS, KINDS)]
     quotas = [(k, s, h, True) for k, s, h in itertools.product(KINDS, (320, 512), HOWS) if not why_no_quota(k)]
+    hows = [args.how] if args.how else [how for how in HOWS if how != RACING]
     wanted = [
         (kind, size, how, quota)
         for kind, size, how, quota in plain + quotas
-        if args.kind in (None, kind) and args.size in (None, size) and args.how in (None, how)
+        if args.kind in (None, kind) and args.size in (None, size) and how in hows
         and not why_not(kind, size) and args.quota in (None, quota)
     ]  # fmt: skip
     if not wanted:
@@ -36,7 +41,7 @@ def main() -> None:
     parser.add_argument("trials", nargs="?", type=int, default=200, help="default 200")
     parser.add_argument("--kind", choices=KINDS)
     parser.add_argument("--size", type=int, help="MiB")
-    parser.add_argument("--how", choices=HOWS, help="who fills the disk")
+    parser.add_argument("--how", choices=HOWS, help=f"who fills the disk (all but {RACING})")
     parser.add_argument("--quota", action=argparse.BooleanOptionalAction, help="only with (without) a quota")
     parser.add_argument("--seed", type=int, default=1, help="of the first trial")
     args = parser.parse_args()
