@@ -15,6 +15,7 @@ from nnfs.store.schema import Block
 log = logging.getLogger(__name__)
 
 BUCKETS = 8  # of how well zstd has done: that tells text from what repeats itself, where cm is tried, too
+PER_CHUNK = 8 << 10  # bytes that a chunk counts for beside its own: beginning one takes time, however small it is
 FEW = 0.02  # of what zstd cannot make smaller is encoded all the same
 
 
@@ -43,14 +44,19 @@ def assumed(kind: Kind, *, neural: bool) -> Steps:
 def expect(job: Job, block: Block, *, thaw: bool, neural: bool) -> None:
     """Count a chunk that a job will come to."""
     kind = kind_of(block, thaw=thaw)
-    job.left.expect(kind, block.plain, assumed(kind, neural=neural))
+    job.left.expect(kind, weight(block), assumed(kind, neural=neural))
+
+
+def weight(block: Block) -> int:
+    """Return the bytes that a chunk counts for."""
+    return block.plain + PER_CHUNK
 
 
 class Way:
     """One chunk's way through its steps. Calling it tells one that is done."""
 
     def __init__(self, job: Job, block: Block, *, thaw: bool) -> None:
-        self._job, self._size, self._kind = job, block.plain, kind_of(block, thaw=thaw)
+        self._job, self._size, self._kind = job, weight(block), kind_of(block, thaw=thaw)
         self._steps: Counter[str] = Counter()
 
     def __call__(self, step: str) -> None:

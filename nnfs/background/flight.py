@@ -11,7 +11,7 @@ from typing import NamedTuple
 import trio
 
 from nnfs.background.encoder import Proof
-from nnfs.background.expectation import kind_of
+from nnfs.background.expectation import kind_of, weight
 from nnfs.background.tasks import Job
 from nnfs.blockio.cold import COMPACT, READ
 from nnfs.config import Options, format_duration
@@ -110,7 +110,7 @@ class Flow:
         if candidate.number in self.shared:
             self.job.done_chunks += 1
             self.job.done_bytes += candidate.block.plain
-            self.job.left.drop(kind_of(candidate.block, thaw=self.aim.thaw), candidate.block.plain)
+            self.job.left.drop(kind_of(candidate.block, thaw=self.aim.thaw), weight(candidate.block))
             return True
         self.shared.add(candidate.number)
         return False

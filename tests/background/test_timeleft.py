@@ -198,3 +198,33 @@ def test_a_recorded_task() -> None:
     known = [((now - begin) / (end - begin), one, end - now) for now, one in told if one is not None]
     assert len(known) > 50
     check(known, 0.33)  # once, before a batch that took twice as long as the one before: other work came to the machine
+
+
+def test_a_recorded_task_of_files_of_all_sizes() -> None:
+    """20 MB with `tools/bench_eta --options neural=off --trace`, two quiet cores: 92 s, a third of the chunks small.
+
+    Sizes are as expectations count them: with what beginning a chunk takes, else the rate of small files that come
+    first is taken for that of all (25 % too long for most of the way).
+    """
+    rows = [line.split() for line in Path(__file__).with_name("timeleft-cm-20mb.txt").read_text().splitlines()]
+    events = [(float(at), tuple(kind.split("-")), step.replace("-", " "), int(size)) for at, kind, step, size in rows]
+    left, flying, end = TimeLeft(), Counter[tuple[tuple[str, ...], str]](), events[-1][0]
+    for _, kind, step, size in events:
+        if step == "end":
+            left.expect(kind, size, assumed(kind, neural=False))
+    left.go(0.0)
+    told: list[tuple[float, float | None, float]] = []
+    for tenth in range(1, 10):
+        now = end * tenth / 10
+        while events[0][0] <= now:
+            at, kind, step, size = events.pop(0)
+            if step == "end":
+                steps = {name: min(size, flying[kind, name]) for name in ("look", "encode cm", "prove cm")}
+                flying.subtract({(kind, name): done for name, done in steps.items()})
+                left.ended(kind, size, steps)
+            else:
+                flying[kind, step] += size
+                left.did(kind, step, size, at)
+        told.append((tenth / 10, left.left(now, {"encode cm": 4.6, "prove cm": 4.0}), end - now))
+    check([(way, one, true) for way, one, true in told if one is not None], 0.3)
+    assert len(told) == 9
