@@ -271,3 +271,19 @@ def test_a_quota_is_used_up(kind: str, how: str) -> None:
     trial = Trial(kind, 320, how, seed=1, quota=True)
     trial.run()
     assert errno.EDQUOT in trial.codes
+
+
+@pytest.mark.parametrize("kind", disks.KINDS)
+def test_many_writes_at_a_time_find_the_room_that_there_is(kind: str) -> None:
+    """The kernel sends dozens of writes at once; what one had made sure of was another's, and there was no room."""
+    size = 320 if kind == "xfs" else 64
+    if disks.why_not(kind, size):
+        pytest.skip(disks.why_not(kind, size))
+    with disks.disk(kind, size) as folder, Mount(folder / "store") as mount:
+        mount.deadline(600)
+        for number in range(2):  # buffered, in small pieces, and a commit only when enough has come together
+            path = mount.path / f"f{number}"
+            with path.open("wb") as file:
+                subprocess.run(["head", "-c", "20M", "/dev/urandom"], stdout=file, check=True)
+                os.fsync(file.fileno())
+            assert path.stat().st_size == 20 * MIB

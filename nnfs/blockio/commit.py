@@ -170,10 +170,11 @@ class Committer:
 
     async def _held(self, size: int) -> bool:
         """Whether all that is dirty, and `size` bytes and a record more, will find room. Asks for what is missing."""
-        if self.space.fits(self.data.size + size, self._records() + 1):
-            return True
-        await trio.to_thread.run_sync(self.space.hold, self.data.size + size, self._records() + 1)
-        return self.space.fits(self.data.size + size, self._records() + 1)
+        while not self.space.fits(self.data.size + size, self._records() + 1):
+            if not await trio.to_thread.run_sync(self.space.hold, self.data.size + size, self._records() + 1):
+                return self.space.fits(self.data.size + size, self._records() + 1)
+            # It holds what was asked for; but others were admitted meanwhile, or it was given back after a commit.
+        return True
 
     def _records(self) -> int:
         """Records that the next commits change, about."""

@@ -125,11 +125,12 @@ class Space:
         need = self.need(data, records) + self.overhead
         return need <= held or (data + data // 32 <= held and self.free > PLENTY + 4 * need)
 
-    def hold(self, data: int, records: int, *, removing: bool = False) -> None:
-        """Try to hold what `fits` (or `may_remove`) asks for. May wait for a disk."""
-        if self.reserve is not None:
-            need = self.need(data, records) + self.overhead
-            self.reserve.grow(need + (0 if removing else 2 * self.keep))
+    def hold(self, data: int, records: int, *, removing: bool = False) -> bool:
+        """Try to hold what `fits` (or `may_remove`) asks for, and more; tell whether it does. May wait for a disk."""
+        if self.reserve is None:
+            return False
+        need = self.need(data, records) + self.overhead
+        return self.reserve.grow(need + (0 if removing else 2 * self.keep))
 
     def refill(self, *, at_once: bool = False) -> bool:
         """Hold what is kept for removals; tell whether it is all there. May wait for a disk."""
