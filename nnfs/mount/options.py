@@ -35,15 +35,19 @@ _IGNORED = frozenset((
     "mand", "nomand", "iversion", "noiversion", "comment",
 ))  # fmt: skip
 # Of other FUSE filesystems, whose lines in fstab people change to ours: what nnfs does anyway, or never does.
+# With those of the kernel, which a line that is copied from /proc/mounts has.
 _OF_OTHERS = frozenset((
-    "ac_attr_timeout", "attr_timeout", "async_read", "atomic_o_trunc", "auto_cache",
-    "auto_unmount", "big_writes", "clone_fd", "congestion_threshold", "debug",
-    "direct_io", "entry_timeout", "gid", "hard_remove", "intr", "intr_signal", "kernel_cache",
+    "ac_attr_timeout", "acl", "attr_timeout", "async_read", "atomic_o_trunc", "auto_cache",
+    "auto_unmount", "big_writes", "blksize", "clone_fd", "congestion_threshold", "debug",
+    "direct_io", "discard", "dmask", "entry_timeout", "fd", "fmask", "gid", "group_id",
+    "hard_remove", "intr", "intr_signal", "kernel_cache",
     "kernel_permissions", "large_read", "max_background", "max_idle_threads", "max_readahead",
     "max_threads", "max_write", "modules", "negative_timeout", "no_remote_flock", "no_remote_lock",
-    "no_remote_posix_lock", "no_splice_move", "no_splice_read", "no_splice_write", "noauto_cache", "nonempty",
-    "noforget", "nolock", "nopath", "readdir_ino", "remember", "setuid", "splice_move", "splice_read",
-    "splice_write", "sync_read", "uid", "umask", "use_ino", "writeback_cache",
+    "no_remote_posix_lock", "no_splice_move", "no_splice_read", "no_splice_write", "noauto_cache", "nodiscard",
+    "nonempty",
+    "noforget", "nolock", "nopath", "nullpath_ok", "parallel_direct_writes", "permissions",
+    "readdir_ino", "reconnect", "remember", "rootmode", "setuid", "splice_move", "splice_read",
+    "splice_write", "sync_read", "uid", "umask", "use_ino", "user_id", "user_xattr", "writeback_cache",
     "no_writeback_cache",
 ))  # fmt: skip
 _BY_USER = {"user": MS_NOEXEC, "users": MS_NOEXEC, "owner": 0, "group": 0}
