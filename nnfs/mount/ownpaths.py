@@ -18,6 +18,9 @@ TEMPORARY = ("TMPDIR", "TEMP", "TMP")  # as tempfile looks for a folder
 def check(mountpoint: Path, store: Path, log_file: Path | None) -> None:
     """Raise `UsageError` when the mount would cover something that its daemon opens, symbolic links followed."""
     where = resolve(os.fspath(mountpoint))
+    package = resolve(os.path.dirname(os.path.abspath(nnfs.__file__)))
+    if is_beneath(where, package):  # modules, models and kernels are opened when they are needed first
+        raise UsageError(f"the mount point {where} would cover a part of this program, {package}: choose another one")
     for what, path, cure in _opened(store, log_file):
         if is_beneath(resolve(path), where):
             raise UsageError(
