@@ -22,6 +22,7 @@ class Way(NamedTuple):
     is_first: bool
 
 
+LOOK_S = 5.0  # for a daemon's socket to take a connection
 _WAYS: dict[Path, Way] = {}  # by the store that a command has found: a command deals with one mount at a time
 
 
@@ -55,3 +56,14 @@ def connect(sock: socket.socket, store: Path) -> bool:
     except (ConnectionRefusedError, FileNotFoundError):
         return False
     return rendezvous.peer(sock)[1] in (0, os.geteuid() if way.owner is None else way.owner)
+
+
+def daemon_of(device: str, source: str) -> int | None:
+    """Return the process that serves a mount, busy or not; None if there is none, or it cannot be found that way."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
+        sock.settimeout(LOOK_S)
+        try:
+            sock.connect(rendezvous.address(device, source))
+        except OSError:
+            return None
+        return rendezvous.peer(sock)[0]

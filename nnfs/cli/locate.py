@@ -15,7 +15,8 @@ from nnfs.mount import table
 from nnfs.mount.table import FSTYPE, is_beneath, resolve
 
 __all__ = [
-    "FSTYPE", "MountEntry", "Place", "found_by_mount", "held", "locate", "mount_from", "mount_of", "mounts",
+    "FSTYPE", "MountEntry", "Place", "check_answers", "found_by_mount", "held", "locate", "mount_from",
+    "mount_of", "mounts",
 ]  # fmt: skip
 
 DATA_FILE = "data.mdb"
@@ -73,6 +74,16 @@ def _check_answers(entry: MountEntry) -> None:
         client.ping(source)
     finally:
         bymount.forget(source)
+
+
+def check_answers(text: str) -> None:
+    """Raise `DaemonError` when a path lies on a mount of nnfs whose daemon lives and does not answer.
+
+    To be called before a path that a user gave is touched, by commands that do not `locate` it.
+    """
+    entry = mount_of(resolve(text))
+    if entry is not None and entry.fstype == FSTYPE:
+        _check_answers(entry)
 
 
 def _store_of(entry: MountEntry, path: str) -> Path:

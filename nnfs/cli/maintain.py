@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from nnfs import names
 from nnfs.cli import client, tables
-from nnfs.cli.locate import locate, mount_of
+from nnfs.cli.locate import FSTYPE, check_answers, locate, mount_of
 from nnfs.cli.making import not_mounted, why_missing
 from nnfs.errors import NnfsError, UsageError
 
@@ -27,6 +27,7 @@ def mkfs(args: argparse.Namespace) -> int:
     from nnfs.store.env import DATA_FILE, Store
 
     path = Path(os.path.abspath(args.store))
+    check_answers(args.store)
     if (path / DATA_FILE).exists():
         raise UsageError(f"{path} already holds a store; remove that first if you want to lose it")
     if not path.parent.is_dir():
@@ -44,11 +45,13 @@ def mkfs(args: argparse.Namespace) -> int:
 def backup(args: argparse.Namespace) -> int:
     """Copy a store, mounted or not, into one file."""
     place = locate(args.path)
+    check_answers(args.file)
     file = Path(os.path.realpath(args.file))
     if file.is_dir():
         raise UsageError(f"{args.file} is a directory: give the name of the file to write")
     target = mount_of(os.fspath(file))
-    if file.parent == place.store or (target and place.mount and target.mountpoint == place.mount.mountpoint):
+    is_on_nnfs = target is not None and target.fstype == FSTYPE and file.parent.is_dir()
+    if file.parent == place.store or (is_on_nnfs and _same(locate(os.fspath(file.parent)).store, place.store)):
         raise UsageError(f"{args.file} lies in the store that is backed up: write the backup elsewhere")
     if not file.parent.is_dir():
         raise UsageError(f"{file.parent} is not a directory")
@@ -70,6 +73,14 @@ def backup(args: argparse.Namespace) -> int:
     return 0
 
 
+def _same(one: Path, other: Path) -> bool:
+    """Whether two stores are one, that may be deleted."""
+    try:
+        return one == other or os.path.samefile(one, other)
+    except OSError:
+        return False
+
+
 def fsck(args: argparse.Namespace) -> int:
     """Check a store, and repair it when asked to."""
     from nnfs.fs import fsck as check
@@ -77,6 +88,7 @@ def fsck(args: argparse.Namespace) -> int:
     path = Path(os.path.abspath(args.store))
     show = _Progress(sys.stderr.isatty() and not args.json)
     try:
+        check_answers(args.store)
         report = check.run(path, data=args.data, repair=args.repair, progress=show)
     except (NnfsError, OSError) as error:
         show.clear()

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from nnfs import names
 from nnfs.cli import client, progress, tables
-from nnfs.cli.locate import Place, locate
+from nnfs.cli.locate import Place, check_answers, locate
 from nnfs.errors import UsageError, WorkerError
 
 COPIES = 2  # of every model in a store
@@ -56,6 +56,7 @@ def _kind(line: dict[str, Any], default: str) -> str:
 def add(args: argparse.Namespace) -> int:
     """Put the file of a model into the store."""
     place = locate(args.path, follow=True)
+    check_answers(args.file)
     file = Path(os.path.abspath(args.file))
     if not file.is_file():
         raise UsageError(f"{args.file} is not a file: give the file of a model, as tools/train makes it")

@@ -15,8 +15,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import nnfs
-from nnfs.cli import client
-from nnfs.cli.locate import FSTYPE, MountEntry, Place, found_by_mount, locate, mount_from, mount_of, mounts
+from nnfs.cli import bymount, client
+from nnfs.cli.locate import (
+    FSTYPE,
+    MountEntry,
+    Place,
+    check_answers,
+    found_by_mount,
+    locate,
+    mount_from,
+    mount_of,
+    mounts,
+)
 from nnfs.cli.witness import Witness
 from nnfs.errors import DaemonError, MountError, StoreBusy, StoreError, UsageError
 from nnfs.mount import holders, rendezvous
@@ -30,7 +40,7 @@ SAY_AFTER_S = 5  # an unmount that takes longer says what it waits for
 def mount(args: argparse.Namespace) -> int:
     """Mount a store; without -f return when it is mounted."""
     store, mountpoint = Path(resolve(args.store)), Path(resolve(args.mountpoint))
-    _check_places(store, mountpoint)
+    _check_places(store, mountpoint, args.log)
     if args.ready_fd is None:  # else done by who started us
         _provide(store, args)
     if args.foreground:
@@ -38,10 +48,14 @@ def mount(args: argparse.Namespace) -> int:
     return _background(store, mountpoint, args)
 
 
-def _check_places(store: Path, mountpoint: Path) -> None:
+def _check_places(store: Path, mountpoint: Path, log: Path | None) -> None:
     try:
         there = mount_of(os.fspath(mountpoint))
         is_ours = there is not None and there.fstype == FSTYPE and there.mountpoint == os.fspath(mountpoint)
+        for path in (os.fspath(store), *([os.fspath(log)] if log is not None else [])):
+            check_answers(path)
+        if not is_ours:
+            check_answers(os.fspath(mountpoint))
         if not is_ours and not mountpoint.is_dir():  # what is ours may hang: the daemon looks, and takes its time
             raise UsageError(f"{mountpoint} is not a directory to mount on: mkdir -p makes one")
     except OSError as error:
@@ -150,6 +164,8 @@ def umount(args: argparse.Namespace) -> int:
     assert place.mount is not None
     mountpoint, device = place.mount.mountpoint, place.mount.device
     pid = client.daemon_pid(place.store)
+    if pid is not None and _serves_another(pid, device):
+        pid = None  # this one's daemon is dead, and the store was mounted again
     witness = None if args.force or pid is None else Witness(place.store)
     waiter = _pidfd(pid) if pid is not None else None
     try:
@@ -169,6 +185,12 @@ def umount(args: argparse.Namespace) -> int:
             os.close(waiter)
     (witness or Witness(place.store, ask=False)).check()
     return 0
+
+
+def _serves_another(pid: int, device: str) -> bool:
+    """Whether a daemon is that of another mount than the one of this device."""
+    others = [entry for entry in mounts() if entry.fstype == FSTYPE and entry.device != device]
+    return any(bymount.daemon_of(entry.device, entry.source) == pid for entry in others)
 
 
 def _mounted_place(text: str, *, anyhow: bool) -> Place:

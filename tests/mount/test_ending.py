@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from nnfs.cli import client
-from nnfs.errors import DaemonError, MountError, StoreBusy
-from nnfs.mount import holders
+from nnfs.errors import DaemonError, MountError, StoreBusy, UsageError
+from nnfs.mount import holders, ownpaths
 from nnfs.mount.table import mounts, resolve
 from nnfs.store.env import Store
 from tests.harness import MNT_DETACH, WAIT_S, Mount, command, environment, mounted_at, nnfs, umount, wait_for
@@ -122,6 +122,24 @@ def test_commands_on_the_mount_of_a_stopped_daemon_end(fresh_mount: Mount, tmp_p
         assert nnfs("status", str(paths[-1])).returncode == 0
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["mkfs M/s", "fsck M/s", "mount M/s D", "mount S M/d", "mount S D --log M/log", "backup S M/file", "fsck L/s"],
+)
+def test_paths_on_the_mount_of_a_stopped_daemon_are_not_touched(fresh_mount: Mount, tmp_path: Path, words: str) -> None:
+    (fresh_mount.path / "d").mkdir()
+    (tmp_path / "D").mkdir()
+    (tmp_path / "L").symlink_to(fresh_mount.path)
+    nnfs("mkfs", str(tmp_path / "S"))
+    names = {"M": str(fresh_mount.path), "S": str(tmp_path / "S"), "D": str(tmp_path / "D"), "L": str(tmp_path / "L")}
+    given = [names[head] + word[1:] if (head := word.partition("/")[0]) in names else word for word in words.split()]
+    with stopped(fresh_mount):
+        done = nnfs(*given, check=False)
+    assert done.returncode == (8 if given[0] == "fsck" else DaemonError.exit_code), done.stderr
+    assert f"kill -CONT {fresh_mount.pid}" in done.stderr
+    assert not (fresh_mount.path / "file").exists()
+
+
 def test_a_store_under_another_name_is_found_and_a_stopped_daemon_too(fresh_mount: Mount) -> None:
     fresh_mount.options.append("fsname=archive,subtype=other")
     fresh_mount.remount()
@@ -172,6 +190,35 @@ def test_umount_by_the_store_leaves_a_bind_mount(fresh_mount: Mount, tmp_path: P
     assert not mounted_at(fresh_mount.path)
     nnfs("umount", str(tmp_path / "bind"))
     fresh_mount.unmount()
+
+
+def test_a_dead_bind_mount_does_not_wait_for_the_next_daemon(fresh_mount: Mount, tmp_path: Path) -> None:
+    fresh_mount.unmount()
+    nnfs("mount", str(fresh_mount.store), str(fresh_mount.path), "--log", str(tmp_path / "log"))
+    bind(fresh_mount.path, tmp_path / "bind")
+    pid = client.daemon_pid(fresh_mount.store)
+    assert pid is not None
+    with open(os.pidfd_open(pid), "rb") as daemon:
+        os.kill(pid, signal.SIGKILL)
+        assert select.select([daemon], [], [], WAIT_S)[0]
+    nnfs("mount", str(fresh_mount.store), str(fresh_mount.path), "--log", str(tmp_path / "log"))
+    nnfs("umount", str(tmp_path / "bind"))
+    assert not mounted_at(tmp_path / "bind")
+    assert client.daemon_pid(fresh_mount.store) is not None
+    nnfs("umount", str(fresh_mount.path))
+    assert is_clean(fresh_mount.store)
+
+
+@pytest.mark.parametrize("by", ["mount", "store", "bind"])
+def test_no_backup_goes_into_the_store_itself(fresh_mount: Mount, tmp_path: Path, by: str) -> None:
+    bind(fresh_mount.path, tmp_path / "bind")
+    source = fresh_mount.store if by == "store" else fresh_mount.path
+    target = (tmp_path / "bind" if by == "bind" else fresh_mount.path) / "backup"
+    done = nnfs("backup", str(source), str(target), check=False)
+    assert done.returncode == UsageError.exit_code, done.stderr
+    assert "write the backup elsewhere" in done.stderr
+    assert not target.exists()
+    umount(tmp_path / "bind")
 
 
 def test_a_signal_takes_bind_mounts_off_too(fresh_mount: Mount, tmp_path: Path) -> None:
@@ -306,6 +353,16 @@ def test_options_of_other_filesystems_are_ignored_with_one_line(fresh_mount: Mou
     assert "auto_unmount, nonempty, kernel_cache" in lines[0]
 
 
+def test_what_the_kernel_shows_of_a_mount_can_mount_it_again(fresh_mount: Mount) -> None:
+    """People copy the options from /proc/mounts into /etc/fstab."""
+    lines = Path("/proc/mounts").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    shown = next(line.split()[3] for line in lines if line.split()[1] == str(fresh_mount.path))
+    assert "user_id=" in shown
+    fresh_mount.options.append(shown)
+    fresh_mount.remount()
+    assert mounted_at(fresh_mount.path)
+
+
 def test_a_path_is_resolved_without_touching_a_mount(fresh_mount: Mount, tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b/../c")
     (tmp_path / "b").mkdir()
@@ -320,6 +377,17 @@ def test_a_path_is_resolved_without_touching_a_mount(fresh_mount: Mount, tmp_pat
 
 
 # -- what the daemon opens must not lie beneath its mount point
+
+
+@pytest.mark.parametrize("inside", ["", "model", "fs/fsck"])
+def test_no_part_of_the_program_is_covered(tmp_path: Path, inside: str) -> None:
+    package = tmp_path / "nnfs"
+    with pytest.MonkeyPatch.context() as patch:
+        (package / inside).mkdir(parents=True)
+        patch.setattr("nnfs.__file__", str(package / "__init__.py"))
+        with pytest.raises(UsageError, match="this program"):
+            ownpaths.check(package / inside, tmp_path / "store", None)
+        ownpaths.check(tmp_path / "nnfs-mnt", tmp_path / "store", None)
 
 
 @pytest.mark.parametrize("where", ["log", "link", "config", "TMPDIR", "NUMBA_CACHE_DIR", "thawed", "python"])
