@@ -1,10 +1,11 @@
 """``python -m tests.kernels.exercise VARIANT``: golden payloads and damage through every level of one library.
 
-A program of its own, so that it can run under AddressSanitizer (`test_sanitized`). It prints what it did.
+NNFS_FULL: longer samples and more of them. A program of its own, so that it can run under AddressSanitizer (`test_sanitized`). It prints what it did.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 from unittest import mock
@@ -25,7 +26,10 @@ from nnfs.model.native import NativeModel
 from tests.kernels.built import library
 from tests.model.golden import sample
 
-ROUNDS = 8
+FULL = bool(os.environ.get("NNFS_FULL"))
+ROUNDS = 8 if FULL else 2
+BATCHES = ([300], [1], [400, 2, 300, 33], [5], [64, 64, 64]) if FULL else ([70, 2, 33], [1])
+SIZE = 400 if FULL else 150  # bytes for the context mixing
 
 TUNE = np.frombuffer((np.sin(np.arange(90) / 9) * 9000).astype("<i2").tobytes() + b"!", np.uint8)
 LAYOUT = Layout(2, 1, 0, 0, True, False, 0)
@@ -34,7 +38,7 @@ LAYOUT = Layout(2, 1, 0, 0, True, False, 0)
 def payloads(codec: Neural) -> list[bytes]:
     """Return payloads of batches of several shapes; all of them were decoded again."""
     made = []
-    for sizes in ([300], [1], [400, 2, 300, 33], [5], [64, 64, 64]):
+    for sizes in BATCHES:
         plains = [sample(size, size) for size in sizes]
         found = codec._encode([(plain, False) for plain in sorted(plains, key=len, reverse=True)], lambda: None)
         jobs = [(p, len(plain)) for p, plain in zip(found, sorted(plains, key=len, reverse=True), strict=True)]
@@ -103,17 +107,17 @@ def main(variant: str) -> None:
             with mock.patch.object(neural, "open_model", lambda *_, own=model: own):
                 codec, cm = Neural(weights), ContextMixing()
             found = payloads(codec)
-            plain = sample(400, 1)
+            plain = sample(SIZE, 1)
             found += [cm.encode(plain) or b"", cm.encode(bytes(range(40)) * 30) or b"", _encode_numbers(TUNE, LAYOUT)]
             wanted = wanted or found
             assert found == wanted, level
-            assert cm.decode(found[-3], 400) == plain
+            assert cm.decode(found[-3], SIZE) == plain
             assert cm.decode(found[-1], TUNE.size) == TUNE.tobytes()
             rng = random.Random(3)
             for _ in range(ROUNDS):
-                damage(codec, found[0], 300, rng)
-                damage(codec, found[2], 400, rng)
-                damage(cm, found[-3], 400, rng)
+                damage(codec, found[0], max(BATCHES[0]), rng)
+                damage(codec, found[-4], max(BATCHES[-1]), rng)
+                damage(cm, found[-3], SIZE, rng)
                 damage(cm, found[-1], TUNE.size, rng)
             wrong_arguments(kernels, model)
         print(f"{level}: {len(found)} payloads, {4 * ROUNDS} damaged", flush=True)

@@ -88,10 +88,10 @@ def test_free_space_follows_the_lower_filesystem(lower: Lower) -> None:
         mount.drop_caches()
         settle(mount)
         wait_for("what was held to be given back", lambda: full - free(mount) < 2 * MIB, 60)
-        # Somebody else's file on the lower filesystem takes free space away, too.
+        # Somebody else's file on the lower filesystem takes free space away, too; up to 2 MiB may still have been held.
         before = free(mount)
         (lower.path / "other").write_bytes(bytes(16 * MIB))
-        wait_for("statfs to notice", lambda: free(mount) <= min(lower.free(), before - 15 * MIB))
+        wait_for("statfs to notice", lambda: free(mount) <= min(lower.free(), before - 13 * MIB))
 
 
 @pytest.mark.parametrize("how", ["unlink", "truncate", "overwrite", "rename"])
