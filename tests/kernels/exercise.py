@@ -1,6 +1,7 @@
 """``python -m tests.kernels.exercise VARIANT``: golden payloads and damage through every level of one library.
 
-NNFS_FULL: longer samples and more of them. A program of its own, so that it can run under AddressSanitizer (`test_sanitized`). It prints what it did.
+NNFS_FULL: longer samples and more of them. A program of its own, so that it can run under AddressSanitizer
+(`test_sanitized`). It prints what it did.
 """
 
 from __future__ import annotations

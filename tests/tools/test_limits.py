@@ -1,0 +1,73 @@
+"""Tests of tools/lib/limits.py: what exceeds a limit is told, and what has a reason is not."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+FILE = Path(__file__).resolve().parents[2] / "tools" / "lib" / "limits.py"
+BODY = "    x = 1\n"
+
+
+def load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("limits", os.fspath(FILE))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+limits: Any = load()
+
+
+def names(source: str) -> list[str]:
+    return [name for name, _, _ in limits.exceeded(source)]
+
+
+@pytest.mark.parametrize("lines", [400, 401])
+def test_a_module_has_400_lines(lines: int) -> None:
+    assert names("x = 1\n" * lines) == ([""] if lines > 400 else [])
+
+
+@pytest.mark.parametrize("body", [49, 50])
+def test_a_function_has_50_lines(body: int) -> None:
+    wrong = body > 49  # and its first line
+    assert names("async def f():\n" + BODY * body) == (["f"] if wrong else [])
+    method = "class A:\n    def g(self):\n" + f"    {BODY}" * body
+    assert names(method) == (["A.g"] if wrong else [])
+
+
+@pytest.mark.parametrize("mark", ["njit", "njit(cache=True)", "numba.njit(inline='always')", "intrinsic"])
+def test_a_kernel_may_be_longer(mark: str) -> None:
+    assert names(f"@{mark}\ndef f():\n" + BODY * 60) == []
+
+
+@pytest.mark.parametrize("mark", ["cache", "property", "functools.wraps(njit)"])
+def test_other_marks_exempt_nothing(mark: str) -> None:
+    assert names(f"@{mark}\ndef f():\n" + BODY * 60) == ["f"]
+
+
+def test_a_function_within_a_function_counts_too() -> None:
+    inner = "    def g():\n" + "        x = 1\n" * 50
+    assert names("def f():\n" + inner) == ["f", "f.g"]
+
+
+@pytest.mark.parametrize("given", ["a, b, c, d, e, f, g", "a, b, c, *, d, e, f, g", "a, b, c, d, e, *f, **g"])
+def test_a_constructor_has_seven_parameters(given: str) -> None:
+    assert names(f"class A:\n    def __init__(self, {given}): ...\n") == []
+    assert names(f"class A:\n    def __init__(self, z, {given}): ...\n") == ["A.__init__"]
+    assert names(f"class A:\n    def work(self, z, {given}): ...\n") == []
+
+
+def test_a_reason_excuses_and_a_needless_one_is_told(tmp_path: Path) -> None:
+    (tmp_path / "nnfs").mkdir()
+    (tmp_path / "nnfs" / "long.py").write_text("x = 1\n" * 401)
+    assert len(list(limits.complaints(tmp_path, {}))) == 1
+    assert list(limits.complaints(tmp_path, {"nnfs/long.py": "one table"})) == []
+    assert len(list(limits.complaints(tmp_path, {"nnfs/long.py": "one table", "nnfs/gone.py": "it was long"}))) == 1
