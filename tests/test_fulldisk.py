@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests import disks
-from tests.background.chaos import RESTLESS, Chaos, fsck_clean
+from tests.background.kit import RESTLESS, Chaos, fsck_clean
 from tests.conftest import why_no_mount
 from tests.fullness import HOWS, Trial
 from tests.harness import FULL, Mount, nnfs, umount, wait_for, work_dir

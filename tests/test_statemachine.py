@@ -383,7 +383,7 @@ class SideBySide(RuleBasedStateMachine):
 
     @operation(3, lambda self: hasattr(self.mount, "turn_round"))
     def turn_round(self) -> None:
-        """Where blocks change under the files (tests.background.chaos): let some do so."""
+        """Where blocks change under the files (tests.background.kit): let some do so."""
         self.mount.turn_round()  # type: ignore[union-attr]
 
     # -- comparing ----------------------------------------------------------------------------------------------------

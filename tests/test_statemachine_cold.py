@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.background.chaos import Chaos, restless
+from tests.background.kit import Chaos, restless
 from tests.conftest import why_no_mount
 from tests.harness import FULL
 from tests.test_statemachine import shm, side_by_side, walk

@@ -15,7 +15,7 @@ from tests.apps.test_apps import (
     test_the_tree_itself_on_the_mount,
     test_the_way_dpkg_installs,
 )
-from tests.background.chaos import Chaos, restless
+from tests.background.kit import Chaos, restless
 from tests.conftest import why_no_mount
 
 __all__ = [  # a fixture, and tests that the mount below is for

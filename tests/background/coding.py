@@ -1,6 +1,6 @@
 """What workers serve in tests of recompression: quick codecs under the numbers of the real ones, and their troubles.
 
-Environment of a worker (`chaos.Chaos` sets it): CHAOS_KILL=N dies at each N-th chunk or soon after, but not of a chunk
+Environment of a worker (`kit.Chaos` sets it): CHAOS_KILL=N dies at each N-th chunk or soon after, but not of a chunk
 of which one has just died (two deaths fail it); CHAOS_WRONG and CHAOS_FAIL name the workers that decode something else,
 or refuse to encode; CHAOS_SLOW is the seconds in which the neural codec decodes a chunk; CHAOS_BROKEN are the ids of
 codecs that cannot be opened, and CHAOS_HOW says why, see `fail`. Chunks themselves can ask for trouble, see `obey`.

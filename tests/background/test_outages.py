@@ -30,8 +30,8 @@ from nnfs.fs.policy import Policy, Rules
 from nnfs.store.schema import Block
 from nnfs.workers.pool import Job
 from nnfs.workers.wire import Op
-from tests.background.chaos import COLD
 from tests.background.coding import text
+from tests.background.kit import COLD
 from tests.background.test_recompression import codecs, done, end_of, start, write
 from tests.background.test_rules import Start, mounts
 from tests.harness import nnfs

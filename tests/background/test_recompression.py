@@ -14,8 +14,8 @@ from nnfs.blockio.cold import COMPACT, READ
 from nnfs.errors import DaemonError
 from nnfs.store import modelfiles
 from nnfs.store.env import Store
-from tests.background.chaos import COLD, Chaos, fsck_clean
 from tests.background.coding import NO_GAIN, fingerprint, model_file, text
+from tests.background.kit import COLD, Chaos, fsck_clean
 from tests.conftest import why_no_mount
 from tests.harness import drop_caches, sync_fs, wait_for
 

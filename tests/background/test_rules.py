@@ -26,9 +26,9 @@ from nnfs.store.env import Store
 from nnfs.store.schema import Inode
 from nnfs.workers import catalogue
 from nnfs.workers.catalogue import fingerprint
-from tests.background.chaos import COLD, Chaos
 from tests.background.coding import NO_GAIN, Quick, model_file, text
 from tests.background.coding import fingerprint as fingerprint_of
+from tests.background.kit import COLD, Chaos
 from tests.background.test_recompression import codecs, cold_read, done, end_of, start, sync, turn, write
 from tests.conftest import why_no_mount
 from tests.fs.test_apply import Files, files

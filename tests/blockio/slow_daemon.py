@@ -1,4 +1,4 @@
-"""A daemon whose workers serve the fake codec of `tests.workers.fake`: payloads are plain content turned round.
+"""A daemon whose workers serve the fake codec of `tests.workers.kit`: payloads are plain content turned round.
 
 `python slow_daemon.py STORE MNT OPTIONS` runs in the foreground.
 """
@@ -13,7 +13,7 @@ from nnfs.blockio.cold import specs
 from nnfs.config import Options
 from nnfs.mount import daemon, logs
 from nnfs.workers.pool import WorkerSpec
-from tests.workers.fake import SERVE
+from tests.workers.kit import SERVE
 
 
 def fake_specs(options: Options) -> list[WorkerSpec]:

@@ -23,7 +23,7 @@ from nnfs.workers.pool import Job, Pool, WorkerSpec
 from nnfs.workers.wire import Op
 from tests.harness import WAIT_S
 from tests.workers.conftest import Gate
-from tests.workers.fake import FAKE, SERVE, payload
+from tests.workers.kit import FAKE, SERVE, payload
 
 NUMBER = 7
 MODEL = bytes(range(64))

@@ -29,7 +29,7 @@ from tests.blockio.test_cold import until
 from tests.blockio.test_commit import CHUNK, Volume
 from tests.harness import WAIT_S
 from tests.workers.conftest import Gate
-from tests.workers.fake import FAKE, SERVE, payload
+from tests.workers.kit import FAKE, SERVE, payload
 
 MIXED = os.urandom(CHUNK) + b"".join(bytes([number]) * CHUNK for number in range(1, 8))  # its first chunk stays hot
 

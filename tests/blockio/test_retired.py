@@ -13,7 +13,7 @@ from nnfs.store import schema
 from nnfs.store.blocks import load_block
 from tests.blockio.test_commit import CHUNK
 from tests.blockio.test_reading import ColdVolume, start
-from tests.workers.fake import payload
+from tests.workers.kit import payload
 
 __all__ = ["start"]  # a fixture
 

@@ -22,7 +22,7 @@ from nnfs.store import schema
 from nnfs.store.env import Store
 from nnfs.store.schema import Block
 from tests.harness import Mount, sync_fs, wait_for
-from tests.workers.fake import FAKE, payload
+from tests.workers.kit import FAKE, payload
 
 FILES = 200
 SIZE = 8192

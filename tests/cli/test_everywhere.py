@@ -12,7 +12,7 @@ import nnfs
 from nnfs.cli import everywhere, locate
 from nnfs.errors import DaemonError, UsageError
 from tests.cli.conftest import Run
-from tests.cli.fake import FakeDaemon, job
+from tests.cli.kit import FakeDaemon, job
 
 DF = {"logical_bytes": 4 << 20, "stored_bytes": 1 << 20, "physical_bytes": 2 << 20, "free_bytes": 3 << 30, "codecs": []}
 STATUS = {"pid": 17, "read_only": "", "no_space": False, "damaged_blocks": 2, "jobs": [job(kind="scrub")]}

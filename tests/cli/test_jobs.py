@@ -12,7 +12,7 @@ import pytest
 from nnfs.background.history import FILE, History
 from nnfs.errors import ModelMissing, UsageError, WorkerError
 from tests.cli.conftest import Run
-from tests.cli.fake import FakeDaemon, job
+from tests.cli.kit import FakeDaemon, job
 
 DONE = {
     "state": "done", "done_bytes": 1 << 20, "total_bytes": 1 << 20, "done_chunks": 8, "total_chunks": 8,

@@ -12,7 +12,7 @@ import pytest
 
 from nnfs.errors import ModelMissing, OutOfSpace
 from tests.cli.conftest import Run
-from tests.cli.fake import FakeDaemon, job
+from tests.cli.kit import FakeDaemon, job
 
 WHOLE, FITTED = "ab" * 64, "ac" * 64
 LINES = [

@@ -18,7 +18,7 @@ from nnfs.mount import logs
 from nnfs.mount.table import mounts as mountinfo_mounts
 from nnfs.store.env import DATA_FILE, Store
 from tests.cli.conftest import Run
-from tests.cli.fake import FakeDaemon, job
+from tests.cli.kit import FakeDaemon, job
 from tests.conftest import why_no_mount
 from tests.harness import WAIT_S, Mount, command, environment
 

@@ -16,7 +16,7 @@ from nnfs.config import Options, described
 from nnfs.errors import DaemonError, UsageError
 from nnfs.mount import logs
 from tests.cli.conftest import Run
-from tests.cli.fake import FakeDaemon, job
+from tests.cli.kit import FakeDaemon, job
 from tests.conftest import why_no_mount
 from tests.harness import Mount, nnfs
 

@@ -22,7 +22,7 @@ from nnfs.model import dictionary, selftest
 from nnfs.model.cpu import CpuModel
 from nnfs.model.native import NativeModel
 from nnfs.model.weights import Weights
-from tests.kernels.built import EMULATED, library
+from tests.kernels.kit import EMULATED, library
 from tests.model.golden import sample
 
 NATIVE = [f"native {level}" for level in LEVELS] + [f"emulated {level}" for level in EMULATED]

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from nnfs.fs import fsck
-from tests.background.chaos import RESTLESS, Chaos, Here, fsck_clean
+from tests.background.kit import RESTLESS, Chaos, Here, fsck_clean
 from tests.conftest import why_no_mount
 from tests.crash import offline
 from tests.crash.journal import HOW, Control, shim_environment
-from tests.crash.rounds import Round, acked_steps, look, make_store
+from tests.crash.kit import Round, acked_steps, look, make_store
 from tests.crash.test_kill import STEPS, die
 from tests.crash.test_power import images, record
 from tests.damage.child import in_child

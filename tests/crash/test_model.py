@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.crash.kit import Round, acked_steps
 from tests.crash.model import Step, differences, find_prefix, mixes, observe, view
-from tests.crash.rounds import Round, acked_steps
 from tests.harness import work_dir
 
 

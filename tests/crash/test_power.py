@@ -18,7 +18,7 @@ import pytest
 from tests.conftest import why_no_mount
 from tests.crash import offline
 from tests.crash.journal import ACK, FLUSH, PUNCH, WRITE, Disk, Record, read_journal, replay, shim_environment
-from tests.crash.rounds import Round, fsck_clean, look, make_store
+from tests.crash.kit import Round, fsck_clean, look, make_store
 from tests.harness import FULL, Mount, wait_for, work_dir
 
 pytestmark = pytest.mark.skipif(why_no_mount() is not None, reason="mounting needs root and /dev/fuse")

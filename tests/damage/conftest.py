@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import why_no_mount
-from tests.damage.build import Sample, build
+from tests.damage.kit import Sample, build
 from tests.damage.pages import Walk
 from tests.harness import work_dir
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import why_no_mount
-from tests.damage.build import Sample
 from tests.damage.child import examine
+from tests.damage.kit import Sample
 from tests.damage.pages import PAGE, Walk
 from tests.harness import WAIT_S, mounted_at, nnfs, umount, work_dir
 

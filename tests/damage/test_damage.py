@@ -17,8 +17,8 @@ from nnfs.store import modelfiles, schema
 from nnfs.store.env import Store
 from nnfs.store.schema import Model
 from nnfs.workers.catalogue import fingerprint
-from tests.damage.build import Sample
 from tests.damage.child import Outcome, examine, fsck_code
+from tests.damage.kit import Sample
 from tests.damage.pages import PAGE, Span, Walk
 from tests.damage.truth import Mounted, judge
 from tests.harness import FULL, Mount

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.background.chaos import RESTLESS, Chaos
-from tests.damage.build import Sample
+from tests.background.kit import RESTLESS, Chaos
+from tests.damage.kit import Sample
 from tests.damage.pages import Walk
 from tests.damage.test_damage import flip_bit
 from tests.damage.truth import Mounted, judge

@@ -23,8 +23,8 @@ from nnfs.fs.known import Known, Numbers
 from nnfs.store import schema
 from nnfs.store.blocks import ChunkChanges, Encoded
 from nnfs.store.env import Store
-from tests.damage.build import CHUNK, Sample
 from tests.damage.child import in_child
+from tests.damage.kit import CHUNK, Sample
 from tests.damage.pages import Span, Walk
 from tests.damage.truth import Mounted, Offline, Truth, Verdict, judge
 from tests.harness import FULL, Mount

@@ -24,7 +24,7 @@ from nnfs.mixer.native import Kernels
 from nnfs.mixer.state import MixState
 from nnfs.model import selftest
 from nnfs.model.native import NativeModel
-from tests.kernels.built import library
+from tests.kernels.kit import library
 from tests.model.golden import sample
 
 FULL = bool(os.environ.get("NNFS_FULL"))

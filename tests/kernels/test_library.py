@@ -17,7 +17,7 @@ from nnfs.kernels import library as native
 from nnfs.model import selftest
 from nnfs.model.engines import open_model
 from nnfs.model.native import NativeModel
-from tests.kernels.built import EMULATED, library
+from tests.kernels.kit import EMULATED, library
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ def test_the_sanitizer_sees_an_overflow() -> None:
         pytest.skip("this compiler has no sanitizers")
     build.build("sanitized-")
     code = (
-        "import numpy as np\nfrom nnfs.mixer import native\nfrom tests.kernels.built import library\n"
+        "import numpy as np\nfrom nnfs.mixer import native\nfrom tests.kernels.kit import library\n"
         "k = native.Kernels(library('sanitized-'), 'portable')\ns = native.MixState(1, 4096, 1)\n"
         "s.start(0, b'a' * 4096, 1)\nk.encode_path(s, 0, np.zeros(0, np.uint16), np.zeros(64, np.uint16))\n"
     )

@@ -14,7 +14,7 @@ from safetensors.numpy import save
 from nnfs.errors import ModelMissing
 from nnfs.model import delta, selftest
 from nnfs.model.weights import load_weights, save_weights
-from tests.model.nets import random_weights
+from tests.model.kit import random_weights
 
 FINGERPRINT = "8812a481d5d40576e0879f804e263ebb"  # of the base with CHANGES
 

@@ -19,8 +19,8 @@ from nnfs.model.engines import Model, open_model
 from nnfs.model.features import Features
 from nnfs.model.native import NativeModel
 from nnfs.model.weights import Weights
-from tests.kernels.built import EMULATED, library
-from tests.model.nets import ONE_LAYER, TINY, expected, extreme_weights, fields, random_weights, trained_weights
+from tests.kernels.kit import EMULATED, library
+from tests.model.kit import ONE_LAYER, TINY, expected, extreme_weights, fields, random_weights, trained_weights
 
 COLUMNS, LANES = 68, 3  # more than a window
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU and torch for CUDA")

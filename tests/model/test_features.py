@@ -24,7 +24,7 @@ from nnfs.model.architecture import (
 )
 from nnfs.model.features import Batch, Features, match_bucket, of_chunk, room
 from nnfs.model.lanes import LANE, MAX_LANES, lanes_for
-from tests.model.nets import fields
+from tests.model.kit import fields
 
 BITS = 10  # log2 of the rows of n-gram tables
 

@@ -20,7 +20,7 @@ from nnfs.model.architecture import Architecture
 from nnfs.model.cpu import CpuModel
 from nnfs.model.units import pre_shift
 from nnfs.model.weights import Weights, load_weights, save_weights
-from tests.model.nets import TINY, expected, extreme_weights, random_weights
+from tests.model.kit import TINY, expected, extreme_weights, random_weights
 
 FINGERPRINT = (
     "2f80bf327edbee12acdc1cc335789263507f8ba7c01603e1de9ea54617c5b9aa"

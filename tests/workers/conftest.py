@@ -10,7 +10,7 @@ import pytest
 
 
 class Gate:
-    """`chunk` is worked on until `open` is called (see `tests.workers.fake`)."""
+    """`chunk` is worked on until `open` is called (see `tests.workers.kit`)."""
 
     def __init__(self, path: Path) -> None:
         os.mkfifo(path)

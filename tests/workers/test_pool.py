@@ -17,7 +17,7 @@ from nnfs.workers.pool import AHEAD, URGENT, Job, Pool, WorkerSpec
 from nnfs.workers.wire import MAX_CHUNK, Op
 from tests.harness import WAIT_S, wait_for
 from tests.workers.conftest import Gate
-from tests.workers.fake import FAKE, SERVE, payload
+from tests.workers.kit import FAKE, SERVE, payload
 
 CPU = WorkerSpec("cpu", device="cpu", serve=SERVE, hang_s=600.0)
 MODEL = bytes(range(64))

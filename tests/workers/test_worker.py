@@ -38,7 +38,7 @@ from nnfs.workers.wire import (
 from nnfs.workers.worker import SHARED, TOLD, next_batch
 from tests.harness import WAIT_S
 from tests.workers.conftest import Gate
-from tests.workers.fake import FAKE, SERVE, payload
+from tests.workers.kit import FAKE, SERVE, payload
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = bytes(range(64))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from nnfs.codec.base import ColdCodec, nothing
 from nnfs.errors import CodecError, ModelMissing
 
-HERE = "tests.fs.served"
+HERE = "tests.fs.kit"
 
 
 class Backwards:

@@ -1,6 +1,6 @@
 """A daemon that recompresses all the time, with quick codecs and, when asked to, workers that die.
 
-`python -m tests.background.chaos STORE MNT -o OPTIONS`, in the foreground; `Chaos` is a mount of it. Variables of the
+`python -m tests.background.kit STORE MNT -o OPTIONS`, in the foreground; `Chaos` is a mount of it. Variables of the
 environment, besides those of `tests.background.coding`: CHAOS_MODELS, the folder of the models that are shipped;
 CHAOS_MODE=pass (what has gone cold, as a mount does), all (compact, thaw and deep scrub of everything in turn, and any
 payload will do, however large) or none; CHAOS_CLOCK, seconds by which ages are looked at from the future; CHAOS_TAKES,
@@ -227,7 +227,7 @@ def restless(store: Path | None = None, *, chunk_size: int | None = 16384, kill:
 
 def start() -> list[str]:
     """The argv of the daemon, but for its arguments."""
-    return [sys.executable, "-m", "tests.background.chaos"]
+    return [sys.executable, "-m", "tests.background.kit"]
 
 
 def fsck_clean(store: Path) -> None:

@@ -14,7 +14,7 @@ from nnfs.codec.base import ColdCodec, nothing
 from nnfs.errors import CodecError, ModelMissing
 
 FAKE = 200
-SERVE = "tests.workers.fake:Fake"
+SERVE = "tests.workers.kit:Fake"
 BABBLE = {  # devices whose workers begin with this
     "garbage": b"Traceback (most recent call last)",
     "newer": struct.pack("<IB8sH", 11, 1, b"nnfswire", 3),
