@@ -8,8 +8,9 @@ import re
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,21 @@ def pytest_configure(config: pytest.Config) -> None:
     """A mount namespace of the run's own. timeout(1) and CI end a run with SIGTERM: fixtures clean up as after ^C."""
     isolation.enter(target_dir(config))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, Any, Any]:
+    """Reports hold what tests logged, names that are no UTF-8 too: xdist cannot send these, and would end the run."""
+    return sendable((yield))
+
+
+def sendable(data: Any) -> Any:
+    """The same, with every string as UTF-8 can have it."""
+    if isinstance(data, str):
+        return data.encode("utf-8", "backslashreplace").decode()
+    if isinstance(data, dict):
+        return {sendable(key): sendable(value) for key, value in data.items()}
+    return type(data)(map(sendable, data)) if type(data) in (list, tuple) else data
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests import harness, isolation
-from tests.conftest import why_no_mount
+from tests.conftest import sendable, why_no_mount
 from tests.ending import wait_gone
 from tests.harness import Mount, mounted_at, umount, umount_held_by_none, wait_for, work_dir
 from tests.holders import holders
@@ -302,3 +302,11 @@ def test_not_root_stays_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     before = os.readlink("/proc/self/ns/mnt")
     assert not isolation.enter()
     assert os.readlink("/proc/self/ns/mnt") == before
+
+
+def test_a_report_with_any_name_can_be_sent() -> None:
+    """One that could not ended a whole run of xdist: its sections hold what was logged."""
+    sections = [("Captured log call", "name \udcff"), ("Captured stdout call", "plain")]
+    sent = sendable({"sections": sections, "lines": (1, None, "\udc80")})
+    assert sent["sections"] == [("Captured log call", "name \\udcff"), ("Captured stdout call", "plain")]
+    assert sent["lines"] == (1, None, "\\udc80")
