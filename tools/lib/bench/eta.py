@@ -34,7 +34,7 @@ PAUSE_S = 0.5
 
 def nnfs(*words: str) -> str:
     """Run `nnfs WORDS` and return what it prints."""
-    root = os.fspath(Path(__file__).resolve().parents[2])
+    root = os.fspath(Path(__file__).resolve().parents[3])
     environment = {**os.environ, "PYTHONPATH": root}
     done = subprocess.run(
         [sys.executable, "-P", "-m", "nnfs", *words], env=environment, stdout=subprocess.PIPE, text=True, check=True

@@ -1,6 +1,6 @@
 """CPU time of name and attribute look-ups in the daemon's own layers, without FUSE: for comparing two checkouts.
 
-`PYTHONPATH=CHECKOUT .venv/bin/python tools/bench/names.py` prints microseconds of the CPU, the best of five.
+`PYTHONPATH=CHECKOUT .venv/bin/python tools/lib/bench/names.py` prints microseconds of the CPU, the best of five.
 """
 
 from __future__ import annotations

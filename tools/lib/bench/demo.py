@@ -36,7 +36,7 @@ MODEL = "two copies of the model"
 def nnfs(*words: str) -> str:
     """Run `nnfs WORDS` and return what it prints."""
     command = [sys.executable, "-P", "-m", "nnfs", *words]
-    root = os.fspath(Path(__file__).resolve().parents[2])
+    root = os.fspath(Path(__file__).resolve().parents[3])
     environment = {**os.environ, "PYTHONPATH": root}
     done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True, env=environment)
     if done.returncode:

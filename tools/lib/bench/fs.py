@@ -24,7 +24,7 @@ from bench.targets import Compacting, Failed, Nnfs, Null, Target
 
 ROWS: tuple[Row, ...] = (*data.ROWS, *meta.ROWS, *space.ROWS)
 TARGETS = ("lower", "nullfs", "nnfs", "compacting")
-CHECKOUT = Path(__file__).resolve().parents[2]
+CHECKOUT = Path(__file__).resolve().parents[3]
 EPILOG = """examples:
   sudo tools/bench_fs                          all rows, some ten minutes
   sudo tools/bench_fs --quick --only write,loops
