@@ -16,7 +16,7 @@ import trio
 from xxhash import xxh3_64_intdigest
 
 from nnfs.background.calibration import SPECIAL, Kind, kind_of, sample
-from nnfs.background.models import Models
+from nnfs.background.modelreader import ModelReader
 from nnfs.background.outages import BITS, Outages
 from nnfs.background.worth import least_saving
 from nnfs.blockio.cold import COMPACT, READ, REFERENCE, Cold
@@ -97,7 +97,9 @@ class Proof(NamedTuple):
 class ColdEncoder:
     """Chooses codecs by what reading with them costs here, and encodes in worker processes."""
 
-    def __init__(self, cold: Cold, models: Models, options: Options, busy: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self, cold: Cold, models: ModelReader, options: Options, busy: Callable[[], bool] = lambda: False
+    ) -> None:
         self._cold, self._models, self._options, self._busy = cold, models, options, busy
         self._limit = options.thaw_limit  # seconds per MiB that `auto` may cost a reader
         # Seconds per MiB, when that was measured, seconds until it is again:

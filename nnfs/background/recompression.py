@@ -25,7 +25,7 @@ from nnfs.background.dryrun import Sample
 from nnfs.background.encoder import ColdEncoder, Proof
 from nnfs.background.expectation import Way, expect
 from nnfs.background.flight import Aim, Flow, Ready
-from nnfs.background.models import Models
+from nnfs.background.modelchanges import ModelChanges
 from nnfs.background.selection import Chooser
 from nnfs.background.swaps import Swaps
 from nnfs.background.tasks import Cancelled, Job
@@ -78,16 +78,16 @@ class Compactor:
     """Makes jobs of `nnfs compact` and `nnfs thaw`, and of time passing."""
 
     def __init__(
-        self, store: Store, committer: Committer, reader: Reader, cold: Cold, known: Models,
+        self, store: Store, committer: Committer, reader: Reader, cold: Cold, models: ModelChanges,
         encoder: ColdEncoder, options: Options,
         *, busy: Callable[[], bool], changed: Callable[[list[int]], None],
         last_read: Callable[[int], int] = never,
     ) -> None:  # fmt: skip
-        self._store, self._committer, self._reader, self._cold, self._models = store, committer, reader, cold, known
+        self._store, self._committer, self._reader, self._cold, self._models = store, committer, reader, cold, models
         self._options, self._busy, self._last_read = options, busy, last_read
         self._encoder = encoder
         self.swaps = Swaps(committer, reader, encoder, changed)
-        self._chooser = Chooser(store, known, encoder, options, last_read)
+        self._chooser = Chooser(store, models.known, encoder, options, last_read)
         self._rest_until, self._rests = 0.0, 0  # after failures, background passes wait
         self._chunk_failures: Counter[int] = Counter()  # by payload
         self.last_error = ""
@@ -95,7 +95,7 @@ class Compactor:
     def set_options(self, options: Options) -> None:
         """Go by other options from the next walk on."""
         self._options = options
-        self._chooser = Chooser(self._store, self._models, self._encoder, options, self._last_read)
+        self._chooser = Chooser(self._store, self._models.known, self._encoder, options, self._last_read)
 
     # -- jobs
 

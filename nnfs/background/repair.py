@@ -1,9 +1,10 @@
-"""What a scrub does about a damaged block: a search for its true stored bytes, a copy of its content, or nothing."""
+"""Repair of damaged blocks: a scrub's search for the true stored bytes or for a copy; storing repaired bytes."""
 
 from __future__ import annotations
 
 import functools
 import logging
+import math
 import time
 from hashlib import blake2b
 
@@ -92,3 +93,29 @@ class Mender:
             self.repaired += 1
             self._reader.damaged.pop(mended.number, None)
         return done is not None
+
+
+class RepairedBlocks:
+    """A queue of blocks that reads have repaired in memory, and whose true stored bytes are to be stored."""
+
+    def __init__(self, *, read_only: bool = False) -> None:
+        self._read_only = read_only
+        self._send, self._receive = trio.open_memory_channel[Recode](math.inf)
+
+    def put(self, number: int, block: Block, payload: bytes) -> None:
+        """Add a block with its true stored bytes; a mount that is read-only forgets it."""
+        if not self._read_only:
+            self._send.send_nowait(Recode(number, block.payload, (0, 0), block.codec, block.model, payload))
+
+    async def run(self, committer: Committer) -> None:
+        """Store what is queued, until cancelled. Blocks that come together are stored in one commit."""
+        async with trio.open_nursery() as nursery:
+            async for repaired in self._receive:
+                nursery.start_soon(_store_repaired, committer, repaired)
+
+
+async def _store_repaired(committer: Committer, repaired: Recode) -> None:
+    try:
+        await committer.amend(functools.partial(swapping.recode, recodes=[repaired]), len(repaired.data or b""))
+    except Exception as error:  # noqa: BLE001 - the mount goes on, the next read repairs it again
+        log.warning("block %d was repaired, but that is not stored: %s", repaired.number, error)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from nnfs.background.encoder import ColdEncoder
 from nnfs.background.flight import Aim
-from nnfs.background.models import Models
+from nnfs.background.modelreader import ModelReader
 from nnfs.codec.base import FIRST_COLD, NEURAL
 from nnfs.config import Options
 from nnfs.fs import policy
@@ -22,7 +22,7 @@ class Chooser:
     """Joins ages, policies and models. `last_read` gives the time of an inode's last read in this mount, in ns."""
 
     def __init__(
-        self, store: Store, known: Models, encoder: ColdEncoder, options: Options, last_read: Callable[[int], int]
+        self, store: Store, known: ModelReader, encoder: ColdEncoder, options: Options, last_read: Callable[[int], int]
     ) -> None:
         self._store, self._models, self._encoder, self._options = store, known, encoder, options
         self._ages = Ages(int(options.write_age * 1e9), int(options.read_age * 1e9), last_read)

@@ -15,7 +15,7 @@ import trio
 from nnfs.background.encoder import ColdEncoder
 from nnfs.background.history import FILE as HISTORY
 from nnfs.background.history import History
-from nnfs.background.models import Models
+from nnfs.background.modelchanges import ModelChanges
 from nnfs.background.recompression import Compactor
 from nnfs.background.scrub import Scrub
 from nnfs.background.tasks import BESIDE, UNENDED, Job, Jobs
@@ -25,12 +25,10 @@ from nnfs.blockio.reader import Reader
 from nnfs.codec import NAMES
 from nnfs.config import Options
 from nnfs.errors import NnfsError, UsageError
-from nnfs.fs import policy, swapping
+from nnfs.fs import policy
 from nnfs.fs.filesystem import Filesystem
 from nnfs.fs.xattrs import Xattrs
-from nnfs.store.blocks import Recode
 from nnfs.store.env import Store
-from nnfs.store.schema import Block
 from nnfs.workers.pool import Pool
 
 log = logging.getLogger(__name__)
@@ -50,12 +48,12 @@ class Tiering:
 
     def __init__(
         self, store: Store, fs: Filesystem, committer: Committer, reader: Reader, cold: Cold, pool: Pool,
-        models: Models, options: Options, *, read_only: bool, changed: Callable[[list[int]], None],
+        models: ModelChanges, options: Options, *, read_only: bool, changed: Callable[[list[int]], None],
         last_read: Callable[[int], int],
     ) -> None:  # fmt: skip
         self._store, self._fs, self._committer, self._reader, self._pool = store, fs, committer, reader, pool
         self.models, self._read_only = models, read_only
-        self._encoder = ColdEncoder(cold, models, options, self._busy)
+        self._encoder = ColdEncoder(cold, models.known, options, self._busy)
         self._compactor = Compactor(
             store, committer, reader, cold, models, self._encoder, options,
             busy=self._busy, changed=changed, last_read=last_read,
@@ -98,14 +96,6 @@ class Tiering:
             await self.models.bring_back(read_only=self._read_only)
         except NnfsError as error:
             log.error("not all models were verified: %s", error)
-
-    async def write_back(self, number: int, block: Block, payload: bytes) -> None:
-        """Store the repaired bytes of a block."""
-        mended = Recode(number, block.payload, (0, 0), block.codec, block.model, payload)
-        try:
-            await self._committer.amend(functools.partial(swapping.recode, recodes=[mended]), len(payload))
-        except Exception as error:  # noqa: BLE001 - the mount goes on, the next read repairs it again
-            log.warning("block %d was repaired, but that is not stored: %s", number, error)
 
     def _busy(self) -> bool:
         """Whether somebody uses the mount: reads or writes are under way, or requests keep the loop at work."""
@@ -172,7 +162,7 @@ class Tiering:
         return {"paused": False}
 
     async def _models(self, _request: Answer) -> Answer:
-        return await trio.to_thread.run_sync(self.models.report)
+        return await trio.to_thread.run_sync(self.models.known.report)
 
     async def _model_add(self, request: Answer) -> Answer:
         self._writable()

@@ -77,10 +77,13 @@ class Cold:
     `timeout` is the seconds within which reads end: a bound of repairs, not of jobs. Whoever waits bounds those.
     """
 
-    def __init__(self, pool: Pool, model: Callable[[int], bytes], timeout: float) -> None:
+    def __init__(
+        self, pool: Pool, model: Callable[[int], bytes], timeout: float,
+        on_repaired: Callable[[int, Block, bytes], None] = _nothing,
+    ) -> None:  # fmt: skip
         self.pool = pool
         # Called with block number, header and true stored bytes of any block, hot ones too, that has been repaired.
-        self.on_repaired: Callable[[int, Block, bytes], None] = _nothing
+        self.on_repaired = on_repaired
         # The last error of a worker, for people, such as what is not installed; until that worker decodes again.
         self.trouble = ""
         self._troubled: object = None  # whose it is: a worker's name, a model's number

@@ -20,7 +20,9 @@ import pyfuse3
 import trio
 
 import nnfs
-from nnfs.background.models import Models
+from nnfs.background.modelchanges import ModelChanges
+from nnfs.background.modelreader import ModelReader
+from nnfs.background.repair import RepairedBlocks
 from nnfs.background.service import Tiering
 from nnfs.blockio import thawcache
 from nnfs.blockio.cold import Cold, specs
@@ -150,17 +152,18 @@ class Daemon:
         self.own = own
         self.data = DirtyData(store.superblock.chunk_size)
         self.fs = Filesystem(store, on_release=self.data.drop)
-        self.pool = Pool(specs(own), self._find_model)
-        self.cold = Cold(self.pool, self._fingerprint, own.read_timeout)
+        self.read_only = read_only = mount_options.read_only or store.read_only
+        models, self.repaired = ModelReader(store), RepairedBlocks(read_only=read_only)
+        self.pool = Pool(specs(own), models.find)
+        self.cold = Cold(self.pool, models.fingerprint, own.read_timeout, self.repaired.put)
         self.thawed = Thawed(store.place.here / thawcache.FOLDER, own.thawed if store.writable else 0)
         self.reader = Reader(
             store, self.fs, self.data, cache_bytes=own.cache, timeout=own.read_timeout,
             cold=self.cold, thawed=self.thawed,
         )  # fmt: skip
-        self.read_only = read_only = mount_options.read_only or store.read_only
         self.space = Space(store.place.here, own.dirty, read_only=read_only)
         self.committer = Committer(store, self.fs, self.data, self.reader, self.space, self._apply)
-        self.models = Models(store, self.committer, self.cold)
+        changes = ModelChanges(store, models, self.committer, self.cold)
         if read_only:
             self.fs.active.release.clear()  # orphans are for a mount that may write
         self.ops = Operations(
@@ -170,18 +173,12 @@ class Daemon:
         self.mount_options = mount_options
         self.connection: Connection | None = None
         self.tiering = Tiering(
-            store, self.fs, self.committer, self.reader, self.cold, self.pool, self.models, own,
+            store, self.fs, self.committer, self.reader, self.cold, self.pool, changes, own,
             read_only=read_only, changed=self._recoded, last_read=self.ops.last_read,
         )  # fmt: skip
         self._stored_changed: set[int] = set()
         self._tell = trio.Event()
         self._serving = trio.CancelScope()
-
-    def _find_model(self, fingerprint: bytes) -> bytes | None:
-        return self.models.find(fingerprint)
-
-    def _fingerprint(self, number: int) -> bytes:
-        return self.models.fingerprint(number)
 
     def _recoded(self, inodes: list[int]) -> None:
         """Files occupy fewer bytes now: the kernel is to ask again, where it knows them."""
@@ -248,9 +245,7 @@ class Daemon:
         if not self.read_only:
             guarded.start_soon(self.committer.run, guarded)
             guarded.start_soon(self._tell_kernel)
-            self.cold.on_repaired = lambda number, block, payload: guarded.start_soon(
-                self.tiering.write_back, number, block, payload
-            )
+            guarded.start_soon(self.repaired.run, self.committer)
         guarded.start_soon(self.tiering.run)
         own: dict[str, control.Handler] = {
             "df": self._df, "status": self._status, "stat": self._stat, "backup": self._backup, "ping": self._ping,

@@ -25,7 +25,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import nnfs.model
-from nnfs.background import encoder, models, recompression, scrub, service, swaps, tasks
+from nnfs.background import encoder, modelchanges, modelreader, recompression, scrub, service, swaps, tasks
 from nnfs.blockio import commit
 from nnfs.blockio.cold import Cold, Progress, specs
 from nnfs.cli import client
@@ -64,7 +64,7 @@ def stated(data: bytes) -> bytes:
     return bytes.fromhex(header["__metadata__"]["fingerprint"])
 
 
-async def examined(self: models.Models, file: Path, data: bytes, base: bytes | None) -> bytes:
+async def examined(self: modelchanges.ModelChanges, file: Path, data: bytes, base: bytes | None) -> bytes:
     """What a model's file says of itself: the real look at it loads weights."""
     return stated(data)
 
@@ -93,8 +93,8 @@ def patch(mode: str) -> None:
     """Make this process's daemon the one of the tests."""
     daemon.specs = quick_specs  # type: ignore[attr-defined]
     folder = os.environ["CHAOS_MODELS"]
-    catalogue.PRESETS = models.PRESETS = folder  # type: ignore[attr-defined]
-    models.Models._examine = examined  # type: ignore[method-assign]
+    catalogue.PRESETS = modelreader.PRESETS = folder  # type: ignore[attr-defined]
+    modelchanges.ModelChanges._examine = examined  # type: ignore[method-assign]
     delta = SimpleNamespace(is_delta=lambda data: False)
     sys.modules["nnfs.model.delta"] = nnfs.model.delta = delta  # type: ignore[assignment]
     service.FIRST_PASS = service.PASS_EVERY = 0.05

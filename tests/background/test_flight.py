@@ -241,7 +241,7 @@ class Tried(Compactor):
         self.commits = Commits()
         reader: Any = SimpleNamespace(damaged={}, cooling=set())
         super().__init__(
-            None, self.commits, reader, None, None, coder(), Options(),  # type: ignore[arg-type]
+            None, self.commits, reader, None, SimpleNamespace(known=None), coder(), Options(),  # type: ignore[arg-type]
             busy=lambda: False, changed=lambda _: None,
         )  # fmt: skip
         self._files, self._outcome = files, outcome

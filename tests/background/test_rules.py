@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from nnfs.background import models as mount_models
-from nnfs.background.models import ROOM, Models
+from nnfs.background import modelreader
+from nnfs.background.modelchanges import ROOM, ModelChanges
+from nnfs.background.modelreader import ModelReader
 from nnfs.blockio.cold import REFERENCE
 from nnfs.codec.base import NEURAL
 from nnfs.errors import DaemonError, EnginesDisagree, ModelMissing
@@ -352,7 +353,7 @@ async def test_a_model_is_examined_as_it_was_read(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("PYTHONPATH", str(REPO))
     save_weights(selftest.weights(selftest.ARCHITECTURE, b"rules"), str(tmp_path / "tiny"), {})
     data = (tmp_path / "tiny").read_bytes()
-    under_test = Models(None, None)  # type: ignore[arg-type]
+    under_test = ModelChanges(None, ModelReader(None), None, None)  # type: ignore[arg-type]
     assert await under_test._examine(tmp_path / "gone", data, None) == fingerprint(data)
     with pytest.raises(ModelMissing, match="gone: "):
         await under_test._examine(tmp_path / "gone", b"{" + data[1:], None)
@@ -369,7 +370,7 @@ async def test_a_shipped_model_that_is_damaged_does_not_come_into_a_store(
     monkeypatch.setenv("PYTHONPATH", str(REPO))
     path = tmp_path / "default.safetensors"
     save_weights(selftest.weights(selftest.ARCHITECTURE, b"rules"), str(path), {})
-    data, under_test = path.read_bytes(), Models(None, None)  # type: ignore[arg-type]
+    data, under_test = path.read_bytes(), ModelChanges(None, ModelReader(None), None, None)  # type: ignore[arg-type]
     name = fingerprint(data)
     assert await under_test._sound(path, name) == data
     path.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
@@ -381,10 +382,10 @@ async def test_a_shipped_model_that_is_damaged_does_not_come_into_a_store(
 def test_a_damaged_shipped_model_does_not_keep_the_stores_own_from_use(
     files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, header: bytes
 ) -> None:
-    for module in (mount_models, catalogue):
+    for module in (modelreader, catalogue):
         monkeypatch.setattr(module, "PRESETS", str(tmp_path))
     (tmp_path / "default.safetensors").write_bytes(header)
-    under_test = Models(files.store, None)  # type: ignore[arg-type]
+    under_test = ModelReader(files.store)
     with pytest.raises(ModelMissing, match="default"):
         under_test.default()
     assert under_test.wanted(b"") == b""
@@ -406,9 +407,9 @@ def test_a_delta_uses_the_shipped_base_when_that_of_the_store_is_damaged(
     inode = written(files, 3)
     swap(files, inode, 3, NEURAL, number)
     (tmp_path / "shipped").write_bytes(FILE_A)
-    monkeypatch.setattr(mount_models, "shipped", lambda fingerprint: tmp_path / "shipped" if fingerprint == A else None)
+    monkeypatch.setattr(modelreader, "shipped", lambda fingerprint: tmp_path / "shipped" if fingerprint == A else None)
     monkeypatch.setattr(delta, "compose", lambda base, changes: base + changes)
-    under_test = Models(files.store, None)  # type: ignore[arg-type]
+    under_test = ModelReader(files.store)
     assert under_test.find(B) == FILE_A + changes
     damage_files(files, base)
     assert under_test.find(B) == FILE_A + changes

@@ -1,8 +1,7 @@
-"""The models of a mount: those in its store, and the one that is shipped, which is put there when it is first used."""
+"""Changing the models of a store: adding, retiring, dropping and repairing them, through commits."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import stat
@@ -11,19 +10,19 @@ import time
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
 import trio
 from xxhash import xxh3_64_intdigest
 
+from nnfs.background.modelreader import ModelReader, shipped, shipped_files
 from nnfs.blockio.cold import READ, URGENT, Cold
 from nnfs.blockio.commit import Committer
 from nnfs.errors import CodecError, ModelMissing, NnfsError, OutOfSpace, RecordDamaged, UsageError, WorkerError
 from nnfs.fs import swapping
 from nnfs.store import modelfiles
-from nnfs.store.env import Snapshot, Store
-from nnfs.store.schema import Block, Model, Total
-from nnfs.workers.catalogue import CANNOT_LOOK, PRESETS, SUFFIX, presets, stated_fingerprint
+from nnfs.store.env import Store
+from nnfs.store.schema import Block
+from nnfs.workers.catalogue import CANNOT_LOOK, stated_fingerprint
 from nnfs.workers.pool import Job
 from nnfs.workers.wire import Op
 
@@ -33,67 +32,13 @@ CHECK_S = 120.0  # seconds for a model's file to be looked at
 ROOM = 20 << 20  # bytes that a model's file may have; the one that is shipped has 14 MB
 
 
-class Models:
-    """Numbers, fingerprints and files of models. Numbers are the store's."""
+class ModelChanges:
+    """Puts models into the store and takes them out. `cold` decodes a block with a model that may be a lost one."""
 
-    def __init__(self, store: Store, committer: Committer, cold: Cold | None = None) -> None:
-        self._store, self._committer, self._cold = store, committer, cold
-        self._tried: dict[bytes, bytes] = {}  # whole files that may be those of lost records, by fingerprint
+    def __init__(self, store: Store, known: ModelReader, committer: Committer, cold: Cold | None) -> None:
+        self._store, self.known, self._committer, self._cold = store, known, committer, cold
         self._numbers: dict[bytes, int] = {}  # of those known to be in the store and sound
-        self._fingerprints: dict[int, bytes] = {}
         self._keeping = trio.Lock()
-
-    # -- for supervisors' threads
-
-    def find(self, fingerprint: bytes) -> bytes | None:
-        """Return a whole model's file, from the store or as it is shipped; None when there is none."""
-        with self._store.read() as snapshot:
-            number = modelfiles.by_fingerprint(snapshot, fingerprint)
-            if number is not None:
-                try:
-                    return _whole(snapshot, number)
-                except NnfsError as error:
-                    log.error("%s", error)
-        path = shipped(fingerprint)
-        return self._tried.get(fingerprint) if path is None else path.read_bytes()
-
-    # -- for the loop
-
-    def fingerprint(self, number: int) -> bytes:
-        """Return the fingerprint that a block header's model number stands for. Raises `ModelMissing`."""
-        if number not in self._fingerprints:
-            with self._store.read() as snapshot:
-                self._fingerprints[number] = modelfiles.load_model(snapshot, number).fingerprint
-        return self._fingerprints[number]
-
-    def default(self) -> bytes:
-        """Return the fingerprint of the model that is shipped. Raises `ModelMissing`."""
-        names = presets()
-        if not names:
-            raise ModelMissing("no model is shipped with this nnfs")
-        return stated_fingerprint(os.path.join(PRESETS, names[0] + SUFFIX))
-
-    def wanted(self, fingerprint: bytes) -> bytes:
-        """Return the model to encode with where the rules name `fingerprint`: the default, unless the store has it.
-
-        Empty when there is none: none is shipped, or the one that is has been retired.
-        """
-        with self._store.read() as snapshot:
-            known = {model.fingerprint: model.retired for model in modelfiles.records(snapshot).values()}
-        if fingerprint in known and not known[fingerprint]:
-            return fingerprint
-        try:
-            default = self.default()
-        except ModelMissing:  # damaged, say: a whole one that the store has does as well
-            return self._kept_whole()
-        return b"" if known.get(default) else default
-
-    def _kept_whole(self) -> bytes:
-        """Return the latest whole model of the store that is in use; empty: there is none."""
-        with self._store.read() as snapshot:
-            records = modelfiles.records(snapshot)
-        whole = [number for number, one in records.items() if not (one.base or one.retired or one.gone)]
-        return records[max(whole)].fingerprint if whole else b""
 
     async def keep(self, fingerprint: bytes) -> int:
         """Return the number of a model, after putting it into the store if it is not there.
@@ -135,7 +80,7 @@ class Models:
         except OutOfSpace as error:
             room = f"two copies of the model take {2 * len(data) >> 20} MiB"
             raise OutOfSpace(f"{error}: {room}; free as much, or mount with -o neural=off to do without") from error
-        self._fingerprints[kept] = fingerprint
+        self.known.note(kept, fingerprint)
         log.info("model %s is in the store, as number %d", fingerprint.hex()[:16], kept)
         return kept
 
@@ -155,7 +100,7 @@ class Models:
             await self.keep(base)
         fingerprint = await self._examine(file, data, base)
         number = None
-        for lost in await trio.to_thread.run_sync(self.lost):
+        for lost in await trio.to_thread.run_sync(self.known.lost):
             if await self._is_lost(lost, fingerprint, data, base):
                 number = lost.number
         return await self._store_model(fingerprint, data, base, wanted=True, number=number), fingerprint
@@ -165,7 +110,7 @@ class Models:
         command = [sys.executable, "-P", "-m", "nnfs.workers.catalogue", str(len(data))]
         whole = None
         if base is not None:
-            whole = await trio.to_thread.run_sync(self.find, base)
+            whole = await trio.to_thread.run_sync(self.known.find, base)
         with trio.move_on_after(CHECK_S):
             done = await trio.run_process(
                 command, stdin=data + (whole or b""), capture_stdout=True, capture_stderr=True, check=False
@@ -177,35 +122,17 @@ class Models:
         raise ModelMissing(f"{file}: could not be looked at within {CHECK_S:.0f} s")
 
     async def verify(self) -> None:
-        """Look at both copies of every model, and mend a damaged one from the other: at a mount's start."""
-        for number in await trio.to_thread.run_sync(self._damaged):
+        """Look at both copies of every model, and repair a damaged one from the other: at a mount's start."""
+        for number in await trio.to_thread.run_sync(self.known.damaged):
             try:
                 await self._committer.amend(partial(swapping.mend_model, number=number), ROOM)
-                log.warning("a copy of model %d was damaged: it is mended from the other one", number)
+                log.warning("a copy of model %d was damaged: it was repaired from the other one", number)
             except NnfsError as error:
                 log.error("%s", error)
 
-    def _damaged(self) -> list[int]:
-        found = []
-        with self._store.read() as snapshot:
-            for number in modelfiles.numbers(snapshot):
-                try:
-                    if modelfiles.damaged_copies(snapshot, number):
-                        found.append(number)
-                except NnfsError as error:
-                    log.error("%s", error)
-        return found
-
-    # -- what is lost
-
-    def lost(self) -> list[modelfiles.Wanting]:
-        """Return the models that are lost though blocks need them. Reads all their files: for a thread."""
-        with self._store.read() as snapshot:
-            return list({one.number: one for one in modelfiles.lost(snapshot).values()}.values())
-
     async def bring_back(self, *, read_only: bool = False) -> None:
         """Put back what is lost and shipped, and tell what else is lost: at a mount's start."""
-        for lost in await trio.to_thread.run_sync(self.lost):
+        for lost in await trio.to_thread.run_sync(self.known.lost):
             try:
                 if not await self._bring_back(lost, read_only=read_only):
                     log.error("%s", lost.why)
@@ -213,15 +140,14 @@ class Models:
                 log.error("%s; it was not put back: %s", lost.why, error)
 
     async def _bring_back(self, lost: modelfiles.Wanting, *, read_only: bool) -> bool:
-        for name in presets():
-            path = Path(PRESETS, name + SUFFIX)
+        for path in shipped_files():
             fingerprint = stated_fingerprint(os.fspath(path))
             if lost.fingerprint not in (b"", fingerprint):
                 continue
             data = await self._sound(path, fingerprint)
             if await self._is_lost(lost, fingerprint, data, None):
                 if read_only:
-                    self._fingerprints[lost.number] = fingerprint
+                    self.known.note(lost.number, fingerprint)
                 else:
                     await self._store_model(fingerprint, data, None, number=lost.number)
                 log.warning("model %d was lost: the one that is shipped takes its place", lost.number)
@@ -241,20 +167,18 @@ class Models:
         block, payload = found
         if base is not None:
             data = await trio.to_thread.run_sync(self._composed, base, data)
-        self._tried[fingerprint] = data
+        job = Job(Op.DECODE, block.codec, payload, block.plain, fingerprint, URGENT, READ)
         try:
-            job = Job(Op.DECODE, block.codec, payload, block.plain, fingerprint, URGENT, READ)
-            plain = await self._cold.run(job)
+            with self.known.trying(fingerprint, data):
+                plain = await self._cold.run(job)
         except CodecError:
             return False
-        finally:
-            del self._tried[fingerprint]
         return isinstance(plain, bytes) and blake2b(plain).digest() == block.hash
 
     def _composed(self, base: bytes, data: bytes) -> bytes:
         from nnfs.model.delta import compose
 
-        return compose(self.find(base) or b"", data)
+        return compose(self.known.find(base) or b"", data)
 
     async def retire(self, fingerprint: bytes) -> None:
         """Encode nothing with a model any more. Raises `ModelMissing`."""
@@ -267,69 +191,12 @@ class Models:
 
     async def collect(self) -> None:
         """Drop the retired models that nothing needs any more."""
-        idle = await trio.to_thread.run_sync(self._idle)
+        idle = await trio.to_thread.run_sync(self.known.idle)
         if not idle:
             return
         for number in await self._committer.amend(partial(swapping.drop_models, idle=idle)):
             self._numbers = {f: n for f, n in self._numbers.items() if n != number}
             log.info("model %d is gone: no block needed it", number)
-
-    def _idle(self) -> set[int]:
-        with self._store.read() as snapshot:
-            return swapping.idle_models(snapshot)
-
-    def report(self) -> dict[str, Any]:
-        """Return what `nnfs model list` shows. Reads every copy: for a thread."""
-        lines = []
-        with self._store.read() as snapshot:
-            totals: dict[int, Total] = {}
-            for key, record in snapshot.range("total", b""):
-                total = Total.unpack(key, record)
-                mine = totals.setdefault(int.from_bytes(key[1:], "big"), Total())
-                mine.blocks, mine.plain, mine.stored = (
-                    mine.blocks + total.blocks, mine.plain + total.plain, mine.stored + total.stored,
-                )  # fmt: skip
-            for number in sorted({*modelfiles.numbers(snapshot), *totals} - {0}):
-                total = totals.get(number, Total())
-                try:
-                    model = modelfiles.load_model(snapshot, number)
-                    damaged = sum(copy is None for copy in modelfiles.copies(snapshot, model))
-                    sound = "gone" if model.gone else "ok"
-                    lines.append(_line(number, model, total, f"{damaged} damaged" if damaged else sound))
-                except ModelMissing:
-                    if total.blocks:
-                        lines.append(_line(number, Model(b"", 0, 0, 0, 0, 0, 0, 0), total, "missing"))
-        try:
-            default = self.default().hex()
-        except ModelMissing:
-            default = ""
-        return {"models": lines, "default": default}
-
-
-def _line(number: int, model: Model, total: Total, copies: str) -> dict[str, Any]:
-    return {
-        "number": number, "fingerprint": model.fingerprint.hex(), "base": model.base, "bytes": model.size,
-        "retired": model.retired, "added": model.added, "blocks": total.blocks, "plain_bytes": total.plain,
-        "stored_bytes": total.stored, "copies": copies,
-    }  # fmt: skip
-
-
-def _whole(snapshot: Snapshot, number: int) -> bytes:
-    """Return a model's file as workers take it. A base that is lost is replaced by the one that is shipped.
-
-    Raises `ModelMissing`, `StoreDamaged`.
-    """
-    try:
-        return modelfiles.whole_model(snapshot, number)
-    except ModelMissing as error:
-        from nnfs.model import delta
-
-        data = modelfiles.read_model(snapshot, number)
-        path = shipped(delta.base_of(data)) if delta.is_delta(data) else None
-        if path is None:
-            raise
-        log.warning("%s; what is shipped takes its place", error)
-        return delta.compose(path.read_bytes(), data)
 
 
 def _block_of(store: Store, model: int) -> tuple[Block, bytes] | None:
@@ -359,13 +226,3 @@ def _read(file: Path) -> bytes:
             return stream.read(ROOM)
     except OSError as error:
         raise UsageError(f"{file}: {error.strerror}") from error
-
-
-def shipped(fingerprint: bytes) -> Path | None:
-    """Return the file of a model that comes with nnfs."""
-    for name in presets():
-        path = Path(PRESETS, name + SUFFIX)
-        with contextlib.suppress(ModelMissing):  # this one is damaged, and another one may be meant
-            if stated_fingerprint(os.fspath(path)) == fingerprint:
-                return path
-    return None
