@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from nnfs.background.tasks import Job
+from nnfs.background.tasks import Task
 from nnfs.errors import NnfsError, again, kept
 from nnfs.fs.candidates import Candidate
 from nnfs.fs.policy import Rules
@@ -35,7 +35,7 @@ class Sample:
         elif place < SAMPLES:
             self._chosen[place] = candidate, rules
 
-    async def sizes(self, job: Job, size: Size) -> list[tuple[int, int]]:
+    async def sizes(self, task: Task, size: Size) -> list[tuple[int, int]]:
         """Return the stored bytes of each chunk, as they are and as `size` says; where it says None, the chunk is gone.
 
         Raises `Cancelled`, and what went wrong with a chunk when something did with all of them.
@@ -53,8 +53,8 @@ class Sample:
                     found.append((candidate.block.stored, after))
 
         for start in range(0, len(self._chosen), TOGETHER):
-            await job.checkpoint()
-            with job.cancellable():
+            await task.checkpoint()
+            with task.cancellable():
                 async with trio.open_nursery() as nursery:
                     for chosen in self._chosen[start : start + TOGETHER]:
                         nursery.start_soon(one, *chosen)

@@ -6,7 +6,7 @@ import logging
 import time
 from collections import Counter
 
-from nnfs.background.tasks import Job
+from nnfs.background.tasks import Task
 from nnfs.background.timeleft import Kind, Steps
 from nnfs.codec import NAMES
 from nnfs.codec.base import FIRST_COLD, RAW
@@ -41,10 +41,10 @@ def assumed(kind: Kind, *, neural: bool) -> Steps:
     return steps | ({f"decode {kind[1]}": 1.0} if kind[0] == "cold" else {})
 
 
-def expect(job: Job, block: Block, *, thaw: bool, neural: bool) -> None:
-    """Count a chunk that a job will come to."""
+def expect(task: Task, block: Block, *, thaw: bool, neural: bool) -> None:
+    """Count a chunk that a task will come to."""
     kind = kind_of(block, thaw=thaw)
-    job.left.expect(kind, weight(block), assumed(kind, neural=neural))
+    task.left.expect(kind, weight(block), assumed(kind, neural=neural))
 
 
 def weight(block: Block) -> int:
@@ -55,16 +55,16 @@ def weight(block: Block) -> int:
 class Way:
     """One chunk's way through its steps. Calling it tells one that is done."""
 
-    def __init__(self, job: Job, block: Block, *, thaw: bool) -> None:
-        self._job, self._size, self._kind = job, weight(block), kind_of(block, thaw=thaw)
+    def __init__(self, task: Task, block: Block, *, thaw: bool) -> None:
+        self._task, self._size, self._kind = task, weight(block), kind_of(block, thaw=thaw)
         self._steps: Counter[str] = Counter()
 
     def __call__(self, step: str) -> None:
         self._steps[step] += self._size
         log.debug("way %s %s %d", "-".join(self._kind), step.replace(" ", "-"), self._size)
-        self._job.left.did(self._kind, step, self._size, time.monotonic())
+        self._task.left.did(self._kind, step, self._size, time.monotonic())
 
     def end(self) -> None:
         """It is over, whatever came of it."""
         log.debug("way %s end %d", "-".join(self._kind), self._size)
-        self._job.left.ended(self._kind, self._size, self._steps)
+        self._task.left.ended(self._kind, self._size, self._steps)

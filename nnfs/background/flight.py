@@ -1,4 +1,4 @@
-"""What a job of recompression wants, and its chunks on their way."""
+"""What a task of recompression wants, and its chunks on their way."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import trio
 
 from nnfs.background.encoder import Proof
 from nnfs.background.expectation import kind_of, weight
-from nnfs.background.tasks import Job
+from nnfs.background.tasks import Task
 from nnfs.blockio.cold import COMPACT, READ
 from nnfs.config import Options, format_duration
 from nnfs.errors import NnfsError
@@ -23,7 +23,7 @@ from nnfs.store.schema import Block
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """What a job wants."""
+    """What a task wants."""
 
     everything: bool = False  # ignore ages, the thaw limit and marks
     thaw: bool = False  # into the hot tier, not out of it
@@ -53,10 +53,10 @@ class Ready(NamedTuple):
 
 
 @dataclass(slots=True)
-class Flow:
-    """One job's chunks on their way."""
+class Flight:
+    """One task's chunks on their way."""
 
-    job: Job
+    task: Task
     aim: Aim
     flushed: float
     plain: int = 0  # bytes under way
@@ -81,7 +81,7 @@ class Flow:
     @property
     def worker(self) -> str:
         """Who codes: what a person waits for does not wait for an idle machine. Reads come first in both workers."""
-        return READ if self.job.number else COMPACT
+        return READ if self.task.number else COMPACT
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -108,9 +108,9 @@ class Flow:
         if candidate.block.refs == 1:
             return False
         if candidate.number in self.shared:
-            self.job.done_chunks += 1
-            self.job.done_bytes += candidate.block.plain
-            self.job.left.drop(kind_of(candidate.block, thaw=self.aim.thaw), weight(candidate.block))
+            self.task.done_chunks += 1
+            self.task.done_bytes += candidate.block.plain
+            self.task.left.drop(kind_of(candidate.block, thaw=self.aim.thaw), weight(candidate.block))
             return True
         self.shared.add(candidate.number)
         return False

@@ -44,7 +44,7 @@ class Outage:
             return "give it more memory, or mount with compact_threads=1 or neural=off"
         if "compute" in text or "self-test" in text:
             return "mount with device=cpu, and report this"
-        return "mount again once that is mended; `nnfs status` tells"
+        return "mount again once that is repaired; `nnfs status` tells"
 
 
 class Outages:

@@ -24,11 +24,11 @@ from nnfs import codec
 from nnfs.background.dryrun import Sample
 from nnfs.background.encoder import ColdEncoder, Proof
 from nnfs.background.expectation import Way, expect
-from nnfs.background.flight import Aim, Flow, Ready
+from nnfs.background.flight import Aim, Flight, Ready
 from nnfs.background.modelchanges import ModelChanges
-from nnfs.background.selection import Chooser
+from nnfs.background.selection import Selection
 from nnfs.background.swaps import Swaps
-from nnfs.background.tasks import Cancelled, Job
+from nnfs.background.tasks import Cancelled, Task
 from nnfs.blockio.cold import READ, Cold
 from nnfs.blockio.commit import Committer
 from nnfs.blockio.reader import Reader, decode_verified
@@ -66,16 +66,16 @@ WINDOW = 4 << 20  # plain bytes under way: two batches of a worker
 IN_FLIGHT = 400  # chunks under way; a worker takes 512
 LEAST = 8 << 10  # bytes that a chunk counts for at least in the window
 BUSY_S, BUSY_MOST = 0.25, 40  # a busy mount: seconds between two looks, looks before one batch goes on all the same
-WAIT_S = 1.0  # at most, until a job notices that it is cancelled
-FAILURES = 8  # of workers in a row, then the job fails
+WAIT_S = 1.0  # at most, until a task notices that it is cancelled
+FAILURES = 8  # of workers in a row, then the task fails
 CHUNK_FAILURES = 3  # with a payload, then background passes leave it alone until the next mount
 FAILURES_KEPT = 10_000  # payloads of which that is known
 REST, REST_MOST = 30.0, 3600.0  # seconds without background passes after the first failure, doubled by each further one
 _NUMBERS = re.compile(r"\d+")
 
 
-class Compactor:
-    """Makes jobs of `nnfs compact` and `nnfs thaw`, and of time passing."""
+class Recompression:
+    """Makes tasks of `nnfs compact` and `nnfs thaw`, and of time passing."""
 
     def __init__(
         self, store: Store, committer: Committer, reader: Reader, cold: Cold, models: ModelChanges,
@@ -87,7 +87,7 @@ class Compactor:
         self._options, self._busy, self._last_read = options, busy, last_read
         self._encoder = encoder
         self.swaps = Swaps(committer, reader, encoder, changed)
-        self._chooser = Chooser(store, models.known, encoder, options, last_read)
+        self._selection = Selection(store, models.known, encoder, options, last_read)
         self._rest_until, self._rests = 0.0, 0  # after failures, background passes wait
         self._chunk_failures: Counter[int] = Counter()  # by payload
         self.last_error = ""
@@ -95,26 +95,26 @@ class Compactor:
     def set_options(self, options: Options) -> None:
         """Go by other options from the next walk on."""
         self._options = options
-        self._chooser = Chooser(self._store, self._models.known, self._encoder, options, self._last_read)
+        self._selection = Selection(self._store, self._models.known, self._encoder, options, self._last_read)
 
-    # -- jobs
+    # -- tasks
 
-    def compact(self, ino: int, *, everything: bool, parent: int = 0) -> Callable[[Job], Any]:
+    def compact(self, ino: int, *, everything: bool, parent: int = 0) -> Callable[[Task], Any]:
         """Return the work of `nnfs compact` on an inode; `parent` is the directory of a file, for its policy."""
         if everything:
-            return lambda job: self._run(job, ino, Aim(everything=True, marks=False, tries=False, parent=parent))
-        return lambda job: self._pass(job, ino, parent)
+            return lambda task: self._run(task, ino, Aim(everything=True, marks=False, tries=False, parent=parent))
+        return lambda task: self._pass(task, ino, parent)
 
-    def thaw(self, ino: int, parent: int = 0) -> Callable[[Job], Any]:
+    def thaw(self, ino: int, parent: int = 0) -> Callable[[Task], Any]:
         """Return the work of `nnfs thaw`."""
-        return lambda job: self._run(job, ino, Aim(thaw=True, everything=True, marks=False, parent=parent))
+        return lambda task: self._run(task, ino, Aim(thaw=True, everything=True, marks=False, parent=parent))
 
-    async def background(self, job: Job) -> None:
+    async def background(self, task: Task) -> None:
         """Look for what has gone cold meanwhile."""
         if time.monotonic() < self._rest_until:
             return
         try:
-            await self._pass(job, ROOT_INO)
+            await self._pass(task, ROOT_INO)
         except Cancelled:
             raise
         except NnfsError as error:
@@ -124,17 +124,17 @@ class Compactor:
             raise
         self.last_error, self._rests = "", 0
 
-    async def _pass(self, job: Job, ino: int, parent: int = 0) -> None:
+    async def _pass(self, task: Task, ino: int, parent: int = 0) -> None:
         """Look at what has not been looked at, and at everything where policies or models have changed since."""
-        with job.cancellable():
+        with task.cancellable():
             await self._encoder.revive(self._store.state.settings)
         if self._has_changed():
-            with job.cancellable():
+            with task.cancellable():
                 await self._weigh()
             begin = functools.partial(swapping.begin_pass, digest=self._encoder.digest(), fast=self._encoder.fast)
             await self._committer.amend(begin)
         unsettles = bool(self._store.state.flags & State.FLAG_UNSETTLING)
-        await self._run(job, ino, Aim(marks=not unsettles, parent=parent))
+        await self._run(task, ino, Aim(marks=not unsettles, parent=parent))
         if unsettles and ino == ROOT_INO:
             await self._committer.amend(swapping.end_pass)
 
@@ -160,26 +160,26 @@ class Compactor:
         self._encoder.outages.clear()
         self._rest_until, self._rests = 0.0, 0
 
-    async def estimate(self, job: Job, ino: int, *, everything: bool, parent: int = 0) -> None:
+    async def estimate(self, task: Task, ino: int, *, everything: bool, parent: int = 0) -> None:
         """Work of `nnfs compact --dry-run`: count what would be looked at, and encode a sample of it."""
         void = everything or self._has_changed()
         unsettles = bool(self._store.state.flags & State.FLAG_UNSETTLING)
         aim = Aim(everything=everything, marks=not (void or unsettles), tries=not void, parent=parent)
         sample = Sample()
-        async for piece in self._walk(job, ino, aim):
+        async for piece in self._walk(task, ino, aim):
             for candidate in piece.candidates:
-                job.total_chunks += 1
-                job.total_bytes += candidate.block.plain
-                job.stored_before += candidate.block.stored
+                task.total_chunks += 1
+                task.total_bytes += candidate.block.plain
+                task.stored_before += candidate.block.stored
                 sample.offer(candidate, piece.rules)
-        job.note = "" if job.total_chunks else aim.why_nothing(self._options)
-        job.phase = "encoding a sample"
-        sizes = await sample.sizes(job, functools.partial(self._encoded_size, everything=everything))
+        task.note = "" if task.total_chunks else aim.why_nothing(self._options)
+        task.phase = "encoding a sample"
+        sizes = await sample.sizes(task, functools.partial(self._encoded_size, everything=everything))
         before, after = sum(b for b, _ in sizes), sum(a for _, a in sizes)
-        job.stored_after = job.stored_before * after // before if before else job.stored_before
-        job.result = {
-            "chunks": job.total_chunks, "plain_bytes": job.total_bytes, "stored_bytes": job.stored_before,
-            "estimated_bytes": job.stored_after, "sampled_chunks": len(sizes),
+        task.stored_after = task.stored_before * after // before if before else task.stored_before
+        task.result = {
+            "chunks": task.total_chunks, "plain_bytes": task.total_bytes, "stored_bytes": task.stored_before,
+            "estimated_bytes": task.stored_after, "sampled_chunks": len(sizes),
         }  # fmt: skip
 
     async def _encoded_size(self, candidate: Candidate, rules: Rules, *, everything: bool) -> int | None:
@@ -191,166 +191,166 @@ class Compactor:
         best = await self._encoder.encode(found[0], block, rules, everything=everything, worker=READ)
         return block.stored if best is None else len(best.data)
 
-    # -- the flow
+    # -- the flight
 
-    async def _walk(self, job: Job, ino: int, aim: Aim) -> Any:
-        walk = self._chooser.walk(ino, aim)
-        job.phase = "looking for cold chunks" if not aim.thaw else "looking for thawed chunks"
+    async def _walk(self, task: Task, ino: int, aim: Aim) -> Any:
+        walk = self._selection.walk(ino, aim)
+        task.phase = "looking for cold chunks" if not aim.thaw else "looking for thawed chunks"
         while True:
-            await job.checkpoint()
+            await task.checkpoint()
             pieces, seconds = await self._in_thread(_timed, walk.next)
-            job.looked += seconds
+            task.looked += seconds
             if pieces is None:
                 return
             for piece in pieces:
                 yield piece
             await trio.lowlevel.checkpoint()
 
-    async def _run(self, job: Job, ino: int, aim: Aim) -> None:
-        if job.number:  # somebody looks: count first
-            async for piece in self._walk(job, ino, aim):
-                job.total_chunks += len(piece.candidates)
+    async def _run(self, task: Task, ino: int, aim: Aim) -> None:
+        if task.number:  # somebody looks: count first
+            async for piece in self._walk(task, ino, aim):
+                task.total_chunks += len(piece.candidates)
                 for candidate in piece.candidates:
-                    job.total_bytes += candidate.block.plain
-                    expect(job, candidate.block, thaw=aim.thaw, neural=self._options.neural)
-            job.note = "" if job.total_chunks else aim.why_nothing(self._options)
-            job.costs = functools.partial(self._encoder.costs, READ)
-        flow = Flow(job, aim, flushed=time.monotonic())
+                    task.total_bytes += candidate.block.plain
+                    expect(task, candidate.block, thaw=aim.thaw, neural=self._options.neural)
+            task.note = "" if task.total_chunks else aim.why_nothing(self._options)
+            task.costs = functools.partial(self._encoder.costs, READ)
+        flight = Flight(task, aim, flushed=time.monotonic())
         async with trio.open_nursery() as nursery:
             try:
-                await self._feed(flow, ino, nursery)
+                await self._feed(flight, ino, nursery)
             except NnfsError as error:
-                flow.error = kept(error)
-            if flow.error is not None:
+                flight.error = kept(error)
+            if flight.error is not None:
                 nursery.cancel_scope.cancel()
         try:
-            await self.swaps.flush(flow, force=True)  # what is proved is kept, also when the job ends early
+            await self.swaps.flush(flight, force=True)  # what is proved is kept, also when the task ends early
         except NnfsError as error:
-            flow.error = flow.error or kept(error)
-        if flow.error is not None:
-            raise again(flow.error)
-        for payload in flow.refused:
+            flight.error = flight.error or kept(error)
+        if flight.error is not None:
+            raise again(flight.error)
+        for payload in flight.refused:
             self._count_failure(payload, 1)
-        if job.total_chunks and not aim.thaw:
-            job.note = self._encoder.outages.summary()
-        if job.number and not flow.is_any_done and flow.last_failure is not None:
-            raise flow.last_failure
-        if self._chooser.retired:
+        if task.total_chunks and not aim.thaw:
+            task.note = self._encoder.outages.summary()
+        if task.number and not flight.is_any_done and flight.last_failure is not None:
+            raise flight.last_failure
+        if self._selection.retired:
             await self._models.collect()
 
-    async def _feed(self, flow: Flow, ino: int, nursery: trio.Nursery) -> None:
-        """Start a task for each chunk, as many as fit the window, and wait for the last one. Raises `flow.error`."""
-        async with contextlib.aclosing(self._walk(flow.job, ino, flow.aim)) as walk:
+    async def _feed(self, flight: Flight, ino: int, nursery: trio.Nursery) -> None:
+        """Start a task for each chunk, as many as fit the window, and wait for the last one. Raises `flight.error`."""
+        async with contextlib.aclosing(self._walk(flight.task, ino, flight.aim)) as walk:
             async for piece in walk:
-                self._tell(flow)
-                flow.open.setdefault(piece.ino, 1)
+                self._tell(flight)
+                flight.open.setdefault(piece.ino, 1)
                 for candidate in piece.candidates:
-                    if flow.job.number == 0 and self._chunk_failures[candidate.block.payload] >= CHUNK_FAILURES:
-                        flow.failed.add(piece.ino)
+                    if flight.task.number == 0 and self._chunk_failures[candidate.block.payload] >= CHUNK_FAILURES:
+                        flight.failed.add(piece.ino)
                         continue
-                    if flow.has_taken(candidate):
-                        flow.failed.add(piece.ino)  # what comes of it is not known yet: the next pass sees
+                    if flight.has_taken(candidate):
+                        flight.failed.add(piece.ino)  # what comes of it is not known yet: the next pass sees
                         continue
-                    await self._admit(flow, candidate)
-                    flow.open[piece.ino] += 1
-                    nursery.start_soon(self._one, flow, candidate, piece.rules)
+                    await self._admit(flight, candidate)
+                    flight.open[piece.ino] += 1
+                    nursery.start_soon(self._one, flight, candidate, piece.rules)
                 if piece.last:
-                    flow.ends[piece.ino] = piece
-                    flow.close(piece.ino)
-                await self.swaps.flush(flow)
-        while flow.chunks:
-            await self._wait(flow)
+                    flight.ends[piece.ino] = piece
+                    flight.close(piece.ino)
+                await self.swaps.flush(flight)
+        while flight.chunks:
+            await self._wait(flight)
 
-    async def _wait(self, flow: Flow) -> None:
-        """Wait until a chunk is done, or a flush is due. Raises `flow.error`."""
-        flow.moved = trio.Event()
-        self._tell(flow)
+    async def _wait(self, flight: Flight) -> None:
+        """Wait until a chunk is done, or a flush is due. Raises `flight.error`."""
+        flight.moved = trio.Event()
+        self._tell(flight)
         with trio.move_on_after(WAIT_S):
-            await flow.moved.wait()
-        self._tell(flow)
-        await flow.job.checkpoint()
-        if flow.error is not None:
-            raise again(flow.error)
-        await self.swaps.flush(flow)
+            await flight.moved.wait()
+        self._tell(flight)
+        await flight.task.checkpoint()
+        if flight.error is not None:
+            raise again(flight.error)
+        await self.swaps.flush(flight)
 
-    def _tell(self, flow: Flow) -> None:
-        """Say what the job is at, and hold its clock where that is no work on chunks."""
-        job, stages = flow.job, flow.stages
+    def _tell(self, flight: Flight) -> None:
+        """Say what the task is at, and hold its clock where that is no work on chunks."""
+        task, stages = flight.task, flight.stages
         if self._encoder.measuring:
-            job.phase = MEASURING
-        elif (stages[ENCODING] or stages[PROVING] or stages[DECODING]) and self._encoder.waits_for(flow.worker):
-            job.phase = STARTING
-        elif flow.aim.thaw:
-            job.phase = THAWING
+            task.phase = MEASURING
+        elif (stages[ENCODING] or stages[PROVING] or stages[DECODING]) and self._encoder.waits_for(flight.worker):
+            task.phase = STARTING
+        elif flight.aim.thaw:
+            task.phase = THAWING
         else:
-            job.phase = PROVING if stages[PROVING] and not stages[ENCODING] else ENCODING
-        if job.phase in (MEASURING, STARTING):
-            job.left.stop(time.monotonic())
+            task.phase = PROVING if stages[PROVING] and not stages[ENCODING] else ENCODING
+        if task.phase in (MEASURING, STARTING):
+            task.left.stop(time.monotonic())
         else:
-            job.left.go(time.monotonic())
+            task.left.go(time.monotonic())
 
-    async def _admit(self, flow: Flow, candidate: Candidate) -> None:
+    async def _admit(self, flight: Flight, candidate: Candidate) -> None:
         """Wait until a chunk may be taken in hand."""
         cost, looks = max(LEAST, candidate.block.plain), 0
-        await flow.job.checkpoint()
-        while flow.chunks and (flow.plain + cost > WINDOW or flow.chunks >= IN_FLIGHT):
-            await self._wait(flow)
-        while flow.job.number == 0 and looks < BUSY_MOST and self._busy():
+        await flight.task.checkpoint()
+        while flight.chunks and (flight.plain + cost > WINDOW or flight.chunks >= IN_FLIGHT):
+            await self._wait(flight)
+        while flight.task.number == 0 and looks < BUSY_MOST and self._busy():
             looks += 1
             await trio.sleep(BUSY_S)
-            await flow.job.checkpoint()
-            await self.swaps.flush(flow)
-        flow.plain += cost
-        flow.chunks += 1
+            await flight.task.checkpoint()
+            await self.swaps.flush(flight)
+        flight.plain += cost
+        flight.chunks += 1
 
-    async def _one(self, flow: Flow, candidate: Candidate, rules: Rules) -> None:
+    async def _one(self, flight: Flight, candidate: Candidate, rules: Rules) -> None:
         """One chunk's way."""
-        is_looked_at = False  # not when the job is cancelled in the middle of it
-        way = Way(flow.job, candidate.block, thaw=flow.aim.thaw)
+        is_looked_at = False  # not when the task is cancelled in the middle of it
+        way = Way(flight.task, candidate.block, thaw=flight.aim.thaw)
         try:
-            result = await self._recoded(flow, candidate, rules, way)
-            flow.failures, flow.is_any_done, is_looked_at = 0, True, True
+            result = await self._recompressed(flight, candidate, rules, way)
+            flight.failures, flight.is_any_done, is_looked_at = 0, True, True
             if result is not None:
-                flow.ready.append(result)
-                flow.ready_bytes += candidate.block.plain
+                flight.ready.append(result)
+                flight.ready_bytes += candidate.block.plain
         except (BlockDamaged, RecordDamaged) as error:
             self._reader.damaged[candidate.number] = str(error)
-            flow.job.failed_chunks, is_looked_at = flow.job.failed_chunks + 1, True
+            flight.task.failed_chunks, is_looked_at = flight.task.failed_chunks + 1, True
             log.error("inode %d, chunk %d, block %d: %s", candidate.ino, candidate.chunk, candidate.number, error)
         except NnfsError as error:
-            self._failed(flow, candidate, error)
+            self._failed(flight, candidate, error)
         finally:
             if not is_looked_at:
-                flow.failed.add(candidate.ino)
-            flow.plain -= max(LEAST, candidate.block.plain)
-            flow.chunks -= 1
-            flow.job.done_chunks += 1
-            flow.job.done_bytes += candidate.block.plain
+                flight.failed.add(candidate.ino)
+            flight.plain -= max(LEAST, candidate.block.plain)
+            flight.chunks -= 1
+            flight.task.done_chunks += 1
+            flight.task.done_bytes += candidate.block.plain
             way.end()
-            flow.close(candidate.ino)
-            flow.moved.set()
+            flight.close(candidate.ino)
+            flight.moved.set()
 
-    def _failed(self, flow: Flow, candidate: Candidate, error: NnfsError) -> None:
+    def _failed(self, flight: Flight, candidate: Candidate, error: NnfsError) -> None:
         """A chunk stays as it is, because of something that is not wrong with itself."""
-        flow.job.failed_chunks += 1
-        flow.last_failure = kept(error)
+        flight.task.failed_chunks += 1
+        flight.last_failure = kept(error)
         is_missing = isinstance(error, ModelMissing)
         # Nothing is wrong with workers: chunks with another model or codec may do.
-        flow.failures += not (is_missing or isinstance(error, CodecUnavailable))
+        flight.failures += not (is_missing or isinstance(error, CodecUnavailable))
         if is_missing or isinstance(error, JobKills):
             self._count_failure(candidate.block.payload, CHUNK_FAILURES if is_missing else 1)
         elif isinstance(error, CodecError):
-            flow.refused.append(candidate.block.payload)
+            flight.refused.append(candidate.block.payload)
         kind = _NUMBERS.sub("#", str(error))
-        level = logging.DEBUG if kind in flow.told else logging.WARNING
-        flow.told.add(kind)
+        level = logging.DEBUG if kind in flight.told else logging.WARNING
+        flight.told.add(kind)
         log.log(level, "inode %d, chunk %d stays as it is: %s", candidate.ino, candidate.chunk, error)
         if isinstance(error, EnginesDisagree):
-            flow.drop(flow.ready)
-            flow.ready.clear()
-            flow.error = error
-        if flow.failures >= FAILURES or isinstance(error, OutOfSpace | NoCodecRuns):
-            flow.error = flow.error or error
+            flight.drop(flight.ready)
+            flight.ready.clear()
+            flight.error = error
+        if flight.failures >= FAILURES or isinstance(error, OutOfSpace | NoCodecRuns):
+            flight.error = flight.error or error
 
     def _count_failure(self, payload: int, times: int) -> None:
         """Something is wrong with a chunk: an outage of workers, which they all share, does not count."""
@@ -375,36 +375,36 @@ class Compactor:
             plain = await self._in_thread(decode_verified, candidate.number, block, payload)
         return plain, block.payload
 
-    async def _recoded(self, flow: Flow, candidate: Candidate, rules: Rules, way: Way) -> Ready | None:
+    async def _recompressed(self, flight: Flight, candidate: Candidate, rules: Rules, way: Way) -> Ready | None:
         block = candidate.block
 
         def ready(codec_id: int = 0, model: int = 0, data: bytes | None = None, proof: Proof | None = None) -> Ready:
             owner = (candidate.ino, candidate.chunk)
             return Ready(Recode(candidate.number, block.payload, owner, codec_id, model, data), block, proof)
 
-        with flow.stage(DECODING if block.codec >= FIRST_COLD else LOOKING):
-            found = await self._plain(candidate, flow.worker)
+        with flight.stage(DECODING if block.codec >= FIRST_COLD else LOOKING):
+            found = await self._plain(candidate, flight.worker)
         if block.codec >= FIRST_COLD:
             way(f"decode {codec.NAMES[block.codec]}")
         way("look")
         if found is None or found[1] != block.payload:
             return None  # somebody was faster
         plain = found[0]
-        if flow.aim.thaw or rules.policy is Policy.HOT:
+        if flight.aim.thaw or rules.policy is Policy.HOT:
             return ready(*await self._hot(plain))
-        leave = block.model in self._chooser.retired
-        with flow.stage(ENCODING):
+        leave = block.model in self._selection.retired
+        with flight.stage(ENCODING):
             best = await self._encoder.encode(
-                plain, block, rules, everything=flow.aim.everything, leave=leave, worker=flow.worker, note=way
+                plain, block, rules, everything=flight.aim.everything, leave=leave, worker=flight.worker, note=way
             )
         if best is None:
             return ready(*await self._hot(plain)) if leave else ready()
-        with flow.stage(PROVING):
-            proof = await self._encoder.prove(block, best, flow.worker, way)
+        with flight.stage(PROVING):
+            proof = await self._encoder.prove(block, best, flight.worker, way)
         model = 0
         if best.codec == NEURAL:
             model = await self._models.keep(best.model)
-            flow.models[model] = best.model
+            flight.models[model] = best.model
         return ready(best.codec, model, best.data, proof)
 
     async def _hot(self, plain: bytes) -> tuple[int, int, bytes]:

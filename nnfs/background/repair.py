@@ -12,7 +12,7 @@ import trio
 from xxhash import xxh3_64_intdigest
 
 from nnfs import codec
-from nnfs.background.tasks import Job
+from nnfs.background.tasks import Task
 from nnfs.blockio.cold import BACKGROUND, READ, Cold
 from nnfs.blockio.commit import Committer
 from nnfs.blockio.reader import Reader, decode_verified
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 SEARCH_S, SEARCHES_S = 10.0, 60.0  # seconds of one search; of those in vain, before the rest of the damage is just told
 
 
-class Mender:
+class Repairer:
     """The repairs of one scrub. `cold` decodes what is cold, None: nobody does."""
 
     def __init__(
@@ -38,7 +38,7 @@ class Mender:
         self.repaired = 0  # blocks
         self._in_vain = 0.0  # seconds
 
-    async def mend(self, job: Job, number: int, block: Block, payload: bytes) -> bool:
+    async def repair(self, task: Task, number: int, block: Block, payload: bytes) -> bool:
         """Look for a small change that gives a block its stored bytes back; whether they are stored again.
 
         Raises `Cancelled`.
@@ -46,13 +46,13 @@ class Mender:
         if self._in_vain >= SEARCHES_S or len(payload) != block.stored or xxh3_64_intdigest(payload) == block.xxh3:
             return False
         started = time.monotonic()
-        with job.cancellable():
+        with task.cancellable():
             whole = await repair_beside(payload, block.xxh3, min(SEARCH_S, SEARCHES_S - self._in_vain))
         if whole is None:
             self._in_vain += time.monotonic() - started
             return False
-        mended = Recode(number, block.payload, (0, 0), block.codec, block.model, whole)
-        return await self._proved(number, block, whole) and await self._store(mended)
+        repaired = Recode(number, block.payload, (0, 0), block.codec, block.model, whole)
+        return await self._proved(number, block, whole) and await self._store(repaired)
 
     async def replace(self, number: int, block: Block) -> bool:
         """Store a block's content anew, from a copy in memory or on disk; whether there was one."""
@@ -78,20 +78,20 @@ class Mender:
             return False
         return True
 
-    async def _store(self, mended: Recode) -> bool:
+    async def _store(self, repaired: Recode) -> bool:
         """Replace a damaged block's stored bytes by proved ones; whether that was possible."""
-        if self._read_only or mended.data is None:
+        if self._read_only or repaired.data is None:
             return False
         try:
-            change = functools.partial(swapping.recode, recodes=[mended])
-            [done] = await self._committer.amend(change, len(mended.data))
+            change = functools.partial(swapping.recode, recodes=[repaired])
+            [done] = await self._committer.amend(change, len(repaired.data))
         except NnfsError as error:
-            log.warning("block %d could be repaired, but that is not stored: %s", mended.number, error)
+            log.warning("block %d could be repaired, but that is not stored: %s", repaired.number, error)
             return False
         if done is not None:
-            log.warning("block %d is repaired", mended.number)
+            log.warning("block %d is repaired", repaired.number)
             self.repaired += 1
-            self._reader.damaged.pop(mended.number, None)
+            self._reader.damaged.pop(repaired.number, None)
         return done is not None
 
 

@@ -19,8 +19,8 @@ from typing import Any
 import trio
 
 from nnfs.background import scrubreads
-from nnfs.background.repair import Mender
-from nnfs.background.tasks import Job
+from nnfs.background.repair import Repairer
+from nnfs.background.tasks import Task
 from nnfs.background.timeleft import Kind
 from nnfs.blockio.cold import BACKGROUND, READ, Cold
 from nnfs.blockio.commit import Committer
@@ -47,13 +47,13 @@ LISTED = 1000  # damaged blocks in an answer
 
 
 @dataclass(slots=True)
-class _Round:
+class _Run:
     """One run over everything."""
 
-    job: Job
+    task: Task
     state: schema.Scrub
     saved: tuple[int, float]  # blocks, time
-    mender: Mender
+    repairer: Repairer
     since: int  # unix ns: its beginning, with an earlier mount perhaps
     damaged: dict[int, str] = field(default_factory=dict)
     lost_models: list[str] = field(default_factory=list)
@@ -101,7 +101,7 @@ class Scrub:
                 return None  # begin anew
         return state if state is not None and state.started else None
 
-    async def run(self, job: Job, deep: bool = False) -> None:
+    async def run(self, task: Task, deep: bool = False) -> None:
         """Do it all, or what is left of the last one of this kind: one that had found nothing damaged goes on.
 
         Raises `WorkerError` when something could not be checked, `StoreDamaged` for damaged pages of the engine.
@@ -109,30 +109,30 @@ class Scrub:
         state = self.unfinished()
         if state is None or bool(state.deep) != deep or state.damaged:
             state = schema.Scrub(next=1, deep=int(deep), started=time.time_ns())
-        mender = Mender(self._committer, self._reader, self._cold, self._limiter, read_only=self._read_only)
-        now = _Round(job, state, (state.blocks, time.monotonic()), mender, state.started)
-        job.total_chunks, by_codec = await self._in_thread(scrubreads.totals, self._store)
-        job.total_bytes = sum(by_codec.values())
-        job.done_chunks = min(state.blocks, job.total_chunks)
-        if state.blocks and job.total_chunks:
-            job.done_bytes = job.total_bytes * job.done_chunks // job.total_chunks
+        repairer = Repairer(self._committer, self._reader, self._cold, self._limiter, read_only=self._read_only)
+        run = _Run(task, state, (state.blocks, time.monotonic()), repairer, state.started)
+        task.total_chunks, by_codec = await self._in_thread(scrubreads.totals, self._store)
+        task.total_bytes = sum(by_codec.values())
+        task.done_chunks = min(state.blocks, task.total_chunks)
+        if state.blocks and task.total_chunks:
+            task.done_bytes = task.total_bytes * task.done_chunks // task.total_chunks
         for number, plain in by_codec.items():
             kind, step = _kind(number, deep=deep)
-            job.left.expect(kind, plain - plain * job.done_chunks // max(1, job.total_chunks), {step: 1.0})
+            task.left.expect(kind, plain - plain * task.done_chunks // max(1, task.total_chunks), {step: 1.0})
         try:
-            await self._check_models(now)
-            await self._check_blocks(now)
+            await self._check_models(run)
+            await self._check_blocks(run)
         except NnfsError:
-            await self._save(now, force=True)
+            await self._save(run, force=True)
             raise
         finally:
-            self._report(now, {})
+            self._report(run, {})
         await self._in_thread(self._reader.forget_gone)
-        now.state = schema.Scrub(1, state.deep, 0, state.blocks, len(now.damaged))
-        await self._save(now, force=True)
-        self._report(now, await self._name(now))
-        if now.unchecked and not (now.damaged or now.lost_models):
-            why = "; ".join(f"{count} blocks: {reason}" for reason, count in now.unchecked.items())
+        run.state = schema.Scrub(1, state.deep, 0, state.blocks, len(run.damaged))
+        await self._save(run, force=True)
+        self._report(run, await self._name(run))
+        if run.unchecked and not (run.damaged or run.lost_models):
+            why = "; ".join(f"{count} blocks: {reason}" for reason, count in run.unchecked.items())
             raise WorkerError(f"not everything could be checked: {why}")
 
     async def _in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
@@ -140,18 +140,18 @@ class Scrub:
 
     # -- models
 
-    async def _check_models(self, now: _Round) -> None:
-        now.job.phase = "models"
+    async def _check_models(self, run: _Run) -> None:
+        run.task.phase = "models"
         unusable: dict[int, str] = {}
         for number in await self._in_thread(scrubreads.model_numbers, self._store):
-            await now.job.checkpoint()
+            await run.task.checkpoint()
             try:
                 if not await self._in_thread(scrubreads.damaged_copies, self._store, number) or self._read_only:
                     continue
                 size = await self._in_thread(scrubreads.model_size, self._store, number)
                 if await self._committer.amend(functools.partial(swapping.mend_model, number=number), size):
                     log.warning("model %d: a damaged copy was written anew from the sound one", number)
-                    now.repaired_models += 1
+                    run.repaired_models += 1
             except ModelMissing as error:
                 unusable[number] = str(error)
             except NnfsError as error:
@@ -159,170 +159,170 @@ class Scrub:
         unusable |= await self._in_thread(scrubreads.lost_models, self._store)
         for why in unusable.values():
             log.error("%s", why)
-            now.lost_models.append(why)
+            run.lost_models.append(why)
 
     # -- blocks
 
-    async def _check_blocks(self, now: _Round) -> None:
-        """Look at all blocks from `now.state.next` on; those that workers decode are waited for at the end."""
-        self._tell(now)
+    async def _check_blocks(self, run: _Run) -> None:
+        """Look at all blocks from `run.state.next` on; those that workers decode are waited for at the end."""
+        self._tell(run)
         failure: NnfsError | None = None
         async with trio.open_nursery() as nursery:
             try:
-                await self._walk(now, nursery)
+                await self._walk(run, nursery)
             except NnfsError as error:  # kept: a nursery would wrap it
                 failure = kept(error)
                 nursery.cancel_scope.cancel()
         if failure is not None:
             raise again(failure)
 
-    async def _walk(self, now: _Round, nursery: trio.Nursery) -> None:
-        at, is_last = now.state.next, False
+    async def _walk(self, run: _Run, nursery: trio.Nursery) -> None:
+        at, is_last = run.state.next, False
         while not is_last:
-            await self._give_way(now)
-            look = await self._in_thread(scrubreads.look_at, self._store, at, now.deep, frozenset(self._reader.damaged))
+            await self._give_way(run)
+            look = await self._in_thread(scrubreads.look_at, self._store, at, run.deep, frozenset(self._reader.damaged))
             at, is_last = look.next, look.is_last
             for number in look.sound:
                 self._reader.damaged.pop(number, None)
             for number, block, payload in look.cold:
-                await self._admit(now, block)
-                now.pending.add(number)
-                now.pending_bytes += max(LEAST, block.plain)
-                nursery.start_soon(self._decode, now, number, block, payload)
+                await self._admit(run, block)
+                run.pending.add(number)
+                run.pending_bytes += max(LEAST, block.plain)
+                nursery.start_soon(self._decode, run, number, block, payload)
             for number, block, payload, why in look.damaged:
-                await now.job.checkpoint()
-                await self._mend(now, number, block, payload, why)
-            now.state.blocks += look.blocks
-            now.job.done_chunks += look.blocks - len(look.cold)
-            now.job.done_bytes += look.plain
-            _went(now, RAW, look.plain)
-            now.advance(at)
-            await self._save(now)
+                await run.task.checkpoint()
+                await self._repair(run, number, block, payload, why)
+            run.state.blocks += look.blocks
+            run.task.done_chunks += look.blocks - len(look.cold)
+            run.task.done_bytes += look.plain
+            _count(run, RAW, look.plain)
+            run.advance(at)
+            await self._save(run)
             await trio.sleep(REST_S)
-        while now.pending:
-            await self._moved(now)
+        while run.pending:
+            await self._moved(run)
 
-    def _tell(self, now: _Round) -> None:
-        """Say what the job is at, and hold its clock while nothing can be decoded yet."""
-        if now.pending and self._cold is not None and self._cold.waits_for(READ):
-            now.job.phase = "starting a worker"
-            now.job.left.stop(time.monotonic())
+    def _tell(self, run: _Run) -> None:
+        """Say what the task is at, and hold its clock while nothing can be decoded yet."""
+        if run.pending and self._cold is not None and self._cold.waits_for(READ):
+            run.task.phase = "starting a worker"
+            run.task.left.stop(time.monotonic())
         else:
-            now.job.phase = "decoding" if now.deep else "checksums"
-            now.job.left.go(time.monotonic())
+            run.task.phase = "decoding" if run.deep else "checksums"
+            run.task.left.go(time.monotonic())
 
-    async def _give_way(self, now: _Round) -> None:
-        await now.job.checkpoint()
+    async def _give_way(self, run: _Run) -> None:
+        await run.task.checkpoint()
         for _ in range(BUSY_MOST):
             if not self._busy():
                 return
             await trio.sleep(BUSY_S)
-            await now.job.checkpoint()
+            await run.task.checkpoint()
 
-    async def _admit(self, now: _Round, block: Block) -> None:
+    async def _admit(self, run: _Run, block: Block) -> None:
         """Wait until workers may be given one more."""
         cost = max(LEAST, block.plain)
-        while now.pending and (now.pending_bytes + cost > WINDOW or len(now.pending) >= IN_FLIGHT):
-            await self._moved(now)
+        while run.pending and (run.pending_bytes + cost > WINDOW or len(run.pending) >= IN_FLIGHT):
+            await self._moved(run)
 
-    async def _moved(self, now: _Round) -> None:
-        now.moved = trio.Event()
-        self._tell(now)
-        if now.pending and now.error is None:
-            with trio.move_on_after(1.0):  # and look whether the job is cancelled
-                await now.moved.wait()
-        await now.job.checkpoint()
-        if now.error is not None:
-            raise now.error
+    async def _moved(self, run: _Run) -> None:
+        run.moved = trio.Event()
+        self._tell(run)
+        if run.pending and run.error is None:
+            with trio.move_on_after(1.0):  # and look whether the task is cancelled
+                await run.moved.wait()
+        await run.task.checkpoint()
+        if run.error is not None:
+            raise run.error
 
-    async def _decode(self, now: _Round, number: int, block: Block, payload: bytes) -> None:
+    async def _decode(self, run: _Run, number: int, block: Block, payload: bytes) -> None:
         """Have a worker decode one block."""
         try:
             if self._cold is None:
                 raise WorkerError("there are no codec workers")
             await self._cold.decode(number, block, payload, priority=BACKGROUND, worker=READ)
-            now.failures = 0
+            run.failures = 0
             self._reader.damaged.pop(number, None)
         except BlockDamaged as error:
-            await self._give_up(now, number, block, str(error))
+            await self._give_up(run, number, block, str(error))
         except NnfsError as error:
-            await self._undecided(now, number, block, error)
+            await self._undecided(run, number, block, error)
         finally:
-            now.pending.discard(number)
-            now.pending_bytes -= max(LEAST, block.plain)
-            now.job.done_chunks += 1
-            now.job.done_bytes += block.plain
-            _went(now, block.codec, block.plain)
-            now.moved.set()
+            run.pending.discard(number)
+            run.pending_bytes -= max(LEAST, block.plain)
+            run.task.done_chunks += 1
+            run.task.done_bytes += block.plain
+            _count(run, block.codec, block.plain)
+            run.moved.set()
 
-    async def _undecided(self, now: _Round, number: int, block: Block, error: NnfsError) -> None:
+    async def _undecided(self, run: _Run, number: int, block: Block, error: NnfsError) -> None:
         """Nobody could say anything about a block."""
         if await self._in_thread(scrubreads.payload_of, self._store, number) != block.payload:
             return  # it has been coded anew meanwhile, or is gone, and so may be the model that it needed
         known = self._reader.damaged.get(number)
-        if known is not None and not now.deep:
-            self._note(now, number, known)
+        if known is not None and not run.deep:
+            self._note(run, number, known)
             return
-        now.pass_over(number, error)
-        now.failures += not isinstance(error, ModelMissing | CodecUnavailable)  # those of other codecs may do
-        if now.failures >= FAILURES:
-            now.error = WorkerError(f"the scrub ends early, workers fail: {error}")
+        run.pass_over(number, error)
+        run.failures += not isinstance(error, ModelMissing | CodecUnavailable)  # those of other codecs may do
+        if run.failures >= FAILURES:
+            run.error = WorkerError(f"the scrub ends early, workers fail: {error}")
 
     # -- damage
 
-    async def _mend(self, now: _Round, number: int, block: Block | None, payload: bytes, why: str) -> None:
+    async def _repair(self, run: _Run, number: int, block: Block | None, payload: bytes, why: str) -> None:
         """One attempt to repair a block. Raises `Cancelled`."""
         log.error("%s", why)
         if block is None:
-            self._note(now, number, why)
-        elif not await now.mender.mend(now.job, number, block, payload):
-            await self._give_up(now, number, block, why)
+            self._note(run, number, why)
+        elif not await run.repairer.repair(run.task, number, block, payload):
+            await self._give_up(run, number, block, why)
 
-    async def _give_up(self, now: _Round, number: int, block: Block, why: str) -> None:
+    async def _give_up(self, run: _Run, number: int, block: Block, why: str) -> None:
         """Its own bytes are of no use: take the content from a copy, or note the damage."""
-        if await now.mender.replace(number, block):
+        if await run.repairer.replace(number, block):
             return
         if await self._in_thread(scrubreads.payload_of, self._store, number) == block.payload:  # else it is another one
-            self._note(now, number, why)
+            self._note(run, number, why)
 
-    def _note(self, now: _Round, number: int, why: str) -> None:
-        now.damaged[number] = self._reader.damaged[number] = why
-        now.state.damaged = len(now.damaged)
+    def _note(self, run: _Run, number: int, why: str) -> None:
+        run.damaged[number] = self._reader.damaged[number] = why
+        run.state.damaged = len(run.damaged)
 
     # -- what comes of it
 
-    async def _save(self, now: _Round, *, force: bool = False) -> None:
+    async def _save(self, run: _Run, *, force: bool = False) -> None:
         """Keep in the store how far it has come. No scrub fails for that."""
-        blocks, then = now.saved
-        due = now.state.blocks - blocks >= SAVE_BLOCKS and time.monotonic() - then >= SAVE_S
+        blocks, then = run.saved
+        due = run.state.blocks - blocks >= SAVE_BLOCKS and time.monotonic() - then >= SAVE_S
         if self._read_only or not (due or force):
             return
-        now.saved = now.state.blocks, time.monotonic()
+        run.saved = run.state.blocks, time.monotonic()
         try:
-            await self._committer.amend(functools.partial(_put, state=now.state))
+            await self._committer.amend(functools.partial(_keep_progress, state=run.state))
         except NnfsError as error:
             log.warning("the progress of the scrub is not kept: %s", error)
 
-    async def _name(self, now: _Round) -> dict[int, list[str]]:
+    async def _name(self, run: _Run) -> dict[int, list[str]]:
         """Return the files of each damaged block."""
-        if not now.damaged:
+        if not run.damaged:
             return {}
-        now.job.phase = "naming files"
-        owners = Owners(self._store, now.damaged.keys())
+        run.task.phase = "naming files"
+        owners = Owners(self._store, run.damaged.keys())
         while await self._in_thread(owners.next):
-            await now.job.checkpoint()
+            await run.task.checkpoint()
         paths: dict[int, list[str]] = await self._in_thread(owners.paths)
         for number, files in paths.items():
             log.error("block %d is damaged: %s", number, ", ".join(files) or "no file has it")
         return paths
 
-    def _report(self, now: _Round, files: dict[int, list[str]]) -> None:
-        damaged: list[dict[str, Any]] = [{"why": why} for why in now.lost_models]
-        for number, why in now.damaged.items():
+    def _report(self, run: _Run, files: dict[int, list[str]]) -> None:
+        damaged: list[dict[str, Any]] = [{"why": why} for why in run.lost_models]
+        for number, why in run.damaged.items():
             damaged.append({"block": number, "why": why, "files": files.get(number, [])})
-        now.job.result = {
-            "deep": now.deep, "blocks": now.state.blocks, "repaired": now.mender.repaired + now.repaired_models,
-            "unchecked": now.unchecked.total(), "since": now.since / 1e9, "damaged": damaged[:LISTED],
+        run.task.result = {
+            "deep": run.deep, "blocks": run.state.blocks, "repaired": run.repairer.repaired + run.repaired_models,
+            "unchecked": run.unchecked.total(), "since": run.since / 1e9, "damaged": damaged[:LISTED],
         }  # fmt: skip
 
 
@@ -336,15 +336,15 @@ def _kind(codec: int, *, deep: bool) -> tuple[Kind, str]:
     return ("hot",), "look"
 
 
-def _went(now: _Round, codec: int, plain: int) -> None:
-    kind, step = _kind(codec, deep=now.deep)
-    now.job.left.did(kind, step, plain, time.monotonic())
-    now.job.left.ended(kind, plain, {step: plain})
+def _count(run: _Run, codec: int, plain: int) -> None:
+    kind, step = _kind(codec, deep=run.deep)
+    run.task.left.did(kind, step, plain, time.monotonic())
+    run.task.left.ended(kind, plain, {step: plain})
 
 
 # -- for the commit thread
 
 
-def _put(work: Work, state: schema.Scrub) -> None:
+def _keep_progress(work: Work, state: schema.Scrub) -> None:
     state.commit = work.epoch.commit
     work.txn.put("meta", schema.SCRUB_KEY, state.pack())

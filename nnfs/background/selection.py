@@ -1,4 +1,4 @@
-"""Which chunks a job takes up."""
+"""Which chunks a task takes up."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nnfs.store.env import Store
 from nnfs.store.schema import Block, Inode
 
 
-class Chooser:
+class Selection:
     """Joins ages, policies and models. `last_read` gives the time of an inode's last read in this mount, in ns."""
 
     def __init__(
@@ -29,7 +29,7 @@ class Chooser:
         self.retired: set[int] = set()  # models whose blocks are to be encoded anew, at the time of the last walk
 
     def walk(self, ino: int, aim: Aim) -> Walk:
-        """Return a walk over what a job may take up, at and below an inode."""
+        """Return a walk over what a task may take up, at and below an inode."""
         mount = Rules(Policy(self._options.policy))
         with self._store.read() as snapshot:
             rules, _ = policy.inherited(snapshot, ino, mount, aim.parent)

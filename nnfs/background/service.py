@@ -1,4 +1,4 @@
-"""The cold tier of a mount: its workers, models and jobs, and what the control socket answers about them."""
+"""The cold tier of a mount: its workers, models and tasks, and what the control socket answers about them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from nnfs.background.encoder import ColdEncoder
 from nnfs.background.history import FILE as HISTORY
 from nnfs.background.history import History
 from nnfs.background.modelchanges import ModelChanges
-from nnfs.background.recompression import Compactor
+from nnfs.background.recompression import Recompression
 from nnfs.background.scrub import Scrub
-from nnfs.background.tasks import BESIDE, UNENDED, Job, Jobs
+from nnfs.background.tasks import BESIDE, UNENDED, Task, Tasks
 from nnfs.blockio.cold import Cold
 from nnfs.blockio.commit import Committer
 from nnfs.blockio.reader import Reader
@@ -43,7 +43,7 @@ WORKER_FIELDS = (
 Answer = dict[str, Any]
 
 
-class Tiering:
+class Service:
     """Joins what turns data cold and warm again. `handlers` are the control socket's commands."""
 
     def __init__(
@@ -54,36 +54,36 @@ class Tiering:
         self._store, self._fs, self._committer, self._reader, self._pool = store, fs, committer, reader, pool
         self.models, self._read_only = models, read_only
         self._encoder = ColdEncoder(cold, models.known, options, self._busy)
-        self._compactor = Compactor(
+        self._recompression = Recompression(
             store, committer, reader, cold, models, self._encoder, options,
             busy=self._busy, changed=changed, last_read=last_read,
         )  # fmt: skip
         self._scrub = Scrub(store, committer, reader, cold, self._busy, read_only=read_only)
         background = self._background if options.compact and not read_only else None
         history = History(store.place.here / HISTORY, read_only=read_only)
-        self.jobs = Jobs(background, PASS_EVERY, FIRST_PASS, history)
+        self.tasks = Tasks(background, PASS_EVERY, FIRST_PASS, history)
         self._scope = trio.CancelScope()
         self._looked = (time.monotonic(), time.thread_time())
         self._was_busy = False
         self.handlers: dict[str, Callable[[Answer], Any]] = {
-            "compact": self._compact, "thaw": self._thaw, "scrub": self._scrub_job, "job": self._job,
-            "jobs": self._jobs, "cancel": self._cancel, "pause": self._pause, "resume": self._resume,
+            "compact": self._compact, "thaw": self._thaw, "scrub": self._scrub_task, "job": self._task,
+            "jobs": self._tasks, "cancel": self._cancel, "pause": self._pause, "resume": self._resume,
             "models": self._models, "model_add": self._model_add, "model_retire": self._model_retire,
         }  # fmt: skip
 
     def set_options(self, options: Options) -> None:
         """Go by other options: policy, ages, `thaw_limit`."""
         self._encoder.set_options(options)
-        self._compactor.set_options(options)
+        self._recompression.set_options(options)
 
     async def run(self) -> None:
-        """Do jobs until stopped. A bug here costs the cold tier's jobs, not the mount."""
+        """Do tasks until stopped. A bug here costs the cold tier's tasks, not the mount."""
         with self._scope:
             try:
                 await self._verify_models()
-                await self.jobs.serve()
+                await self.tasks.serve()
             except Exception:
-                log.exception("a bug: no jobs are done any more until the next mount")
+                log.exception("a bug: no tasks are done any more until the next mount")
 
     def stop(self) -> None:
         """Do no more: the store is about to be closed. What is under way is left as it is."""
@@ -106,10 +106,10 @@ class Tiering:
             self._was_busy = work - before > BUSY_SHARE * (now - then)
         return self._was_busy or self._reader.waiting > 0
 
-    async def _background(self, job: Job) -> None:
+    async def _background(self, task: Task) -> None:
         if self._committer.failure is not None:
             return
-        await self._compactor.background(job)
+        await self._recompression.background(task)
 
     # -- commands
 
@@ -117,48 +117,48 @@ class Tiering:
         if self._read_only or self._committer.failure is not None:
             raise UsageError("the mount is read-only: nothing can be stored in another form")
 
-    def _add(self, kind: str, work: Callable[[Job], Any], request: Answer, *about: int) -> Answer:
-        job = self.jobs.add(kind, work, about, str(request.get("path", "")))
-        return {"job": job.number, "joined": bool(job.joined), "waits_for": len(self.jobs.before(job))}
+    def _add(self, kind: str, work: Callable[[Task], Any], request: Answer, *about: int) -> Answer:
+        task = self.tasks.add(kind, work, about, str(request.get("path", "")))
+        return {"job": task.number, "joined": bool(task.joined), "waits_for": len(self.tasks.before(task))}
 
     async def _compact(self, request: Answer) -> Answer:
         ino, everything, parent = int(request["ino"]), bool(request.get("all")), int(request.get("parent") or 0)
         if request.get("dry_run"):
             with contextlib.suppress(NnfsError):  # else what was committed is looked at
                 await self._committer.sync()
-            run = functools.partial(self._compactor.estimate, ino=ino, everything=everything, parent=parent)
+            run = functools.partial(self._recompression.estimate, ino=ino, everything=everything, parent=parent)
             return self._add("dry run", run, request, ino, everything, parent)
         self._writable()
         await self._committer.sync()
-        work = self._compactor.compact(ino, everything=everything, parent=parent)
+        work = self._recompression.compact(ino, everything=everything, parent=parent)
         return self._add("compact", work, request, ino, everything, parent)
 
     async def _thaw(self, request: Answer) -> Answer:
         self._writable()
         await self._committer.sync()
         ino, parent = int(request["ino"]), int(request.get("parent") or 0)
-        return self._add("thaw", self._compactor.thaw(ino, parent), request, ino, parent)
+        return self._add("thaw", self._recompression.thaw(ino, parent), request, ino, parent)
 
-    async def _scrub_job(self, request: Answer) -> Answer:
+    async def _scrub_task(self, request: Answer) -> Answer:
         deep = bool(request.get("deep"))
         return self._add("scrub", functools.partial(self._scrub.run, deep=deep), request, deep)
 
-    async def _job(self, request: Answer) -> Answer:
-        return self.jobs.told(int(request["job"]))
+    async def _task(self, request: Answer) -> Answer:
+        return self.tasks.told(int(request["job"]))
 
-    async def _jobs(self, _request: Answer) -> Answer:
-        unended = [job for job in (self.jobs.background, *self.jobs.unended()) if job is not None]
-        return {"jobs": [*self.jobs.history.records, *(job.as_dict() for job in unended if job.state in UNENDED)]}
+    async def _tasks(self, _request: Answer) -> Answer:
+        unended = [task for task in (self.tasks.background, *self.tasks.unended()) if task is not None]
+        return {"jobs": [*self.tasks.history.records, *(task.as_dict() for task in unended if task.state in UNENDED)]}
 
     async def _cancel(self, request: Answer) -> Answer:
-        return self.jobs.cancel(int(request["job"])).as_dict()
+        return self.tasks.cancel(int(request["job"])).as_dict()
 
     async def _pause(self, _request: Answer) -> Answer:
-        self.jobs.gate.set(paused=True)
+        self.tasks.gate.set(paused=True)
         return {"paused": True}
 
     async def _resume(self, _request: Answer) -> Answer:
-        self.jobs.gate.set(paused=False)
+        self.tasks.gate.set(paused=False)
         return {"paused": False}
 
     async def _models(self, _request: Answer) -> Answer:
@@ -167,7 +167,7 @@ class Tiering:
     async def _model_add(self, request: Answer) -> Answer:
         self._writable()
         number, fingerprint = await self.models.add(Path(request["file"]))
-        self._compactor.try_again()
+        self._recompression.try_again()
         if request.get("ino"):
             inode = self._fs.inode(int(request["ino"]))
             Xattrs(self._fs).set(inode, policy.MODEL, fingerprint.hex().encode())
@@ -181,21 +181,21 @@ class Tiering:
 
     def status(self) -> Answer:
         """Return the cold tier's part of `nnfs status`."""
-        unended = self.jobs.unended()
-        ours = [*unended, *([self.jobs.background] if self.jobs.background is not None else [])]
-        recoding = (job for job in ours if job.state == "running" and job.kind not in BESIDE)
+        unended = self.tasks.unended()
+        ours = [*unended, *([self.tasks.background] if self.tasks.background is not None else [])]
+        recoding = (task for task in ours if task.state == "running" and task.kind not in BESIDE)
         running = next(recoding, None)
         seen = running.as_dict() if running is not None else {}
-        queued = sum(job.state == "queued" for job in unended)
+        queued = sum(task.state == "queued" for task in unended)
         return {
             "compaction": {
                 "state": seen.get("state", "idle"),
-                "kind": seen.get("kind", ""), "paused": self.jobs.gate.paused, "phase": seen.get("phase", ""),
+                "kind": seen.get("kind", ""), "paused": self.tasks.gate.paused, "phase": seen.get("phase", ""),
                 "queued_jobs": queued, "done_chunks": seen.get("done_chunks", 0), "rate": seen.get("rate", 0.0),
-                **self._compactor.report(),
+                **self._recompression.report(),
             },
-            "jobs": [job.as_dict() for job in ours if job.state in UNENDED],
-            "scrubbed": {kind: self.jobs.history.scrubbed.get(kind) for kind in ("checksums", "deep")},
+            "jobs": [task.as_dict() for task in ours if task.state in UNENDED],
+            "scrubbed": {kind: self.tasks.history.scrubbed.get(kind) for kind in ("checksums", "deep")},
             "speeds": self._speeds(),
             "workers": [
                 {name: getattr(state, name) for name in WORKER_FIELDS} for state in self._pool.states()
@@ -225,7 +225,7 @@ class Tiering:
             [sum(line[field] for line in codecs if line["codec"] in names) for field in ("stored_bytes", "plain_bytes")]
             for names in (("zstd",), ("neural", "cm"))
         )
-        gain = self._compactor.gain(hot[0])
+        gain = self._recompression.gain(hot[0])
         if gain is None and cold[1]:
             gain = hot[0] - hot[1] * cold[0] // cold[1]
         return None if gain is None else max(0, min(hot[0], gain))

@@ -1,4 +1,4 @@
-"""Swaps of a job's payloads, committed together, and the marks of files that are done."""
+"""Swaps of a task's payloads, committed together, and the marks of files that are done."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from nnfs.background.encoder import ColdEncoder
-from nnfs.background.flight import Flow, Ready
+from nnfs.background.flight import Flight, Ready
 from nnfs.blockio.commit import Committer
 from nnfs.blockio.reader import Reader
 from nnfs.codec.base import FIRST_COLD
@@ -28,77 +28,77 @@ class Swaps:
         self.saved = 0  # bytes, by this mount
         self.before = self.after = 0  # stored bytes of what was swapped
 
-    async def flush(self, flow: Flow, *, force: bool = False) -> None:
+    async def flush(self, flight: Flight, *, force: bool = False) -> None:
         """Commit the swaps that are ready, and mark the files that are done."""
-        many = flow.ready_bytes >= FLUSH_BYTES or len(flow.ready) >= FLUSH_CHUNKS
-        if not (force or many or time.monotonic() - flow.flushed >= FLUSH_S):
+        many = flight.ready_bytes >= FLUSH_BYTES or len(flight.ready) >= FLUSH_CHUNKS
+        if not (force or many or time.monotonic() - flight.flushed >= FLUSH_S):
             return
-        flow.flushed = time.monotonic()
-        ready = flow.take(self._encoder.is_checked)
-        if force:  # the job is over, and the reference has not said anything about these
-            flow.drop(flow.ready)
-            flow.ready.clear()
+        flight.flushed = time.monotonic()
+        ready = flight.take(self._encoder.is_checked)
+        if force:  # the task is over, and the reference has not said anything about these
+            flight.drop(flight.ready)
+            flight.ready.clear()
         if ready:
             try:
-                await self._swap(flow, ready)
+                await self._swap(flight, ready)
             except BaseException:
-                flow.drop(ready)
+                flight.drop(ready)
                 raise
-        await self._settle(flow, waiting={one.recode.owner[0] for one in flow.ready})
+        await self._settle(flight, waiting={one.recode.owner[0] for one in flight.ready})
 
-    async def _swap(self, flow: Flow, ready: list[Ready]) -> None:
+    async def _swap(self, flight: Flight, ready: list[Ready]) -> None:
         """Commit swaps. What somebody writes to in part stays as it is: a commit must not wait for a worker.
 
         While the swaps wait for their commit, who begins to write there merges at once (`Reader.cold_below`).
         """
         laid_over = self._committer.laid_over()
-        flow.drop(one for one in ready if one.recode.number in laid_over)
+        flight.drop(one for one in ready if one.recode.number in laid_over)
         ready = [one for one in ready if one.recode.number not in laid_over]
         if not ready:
             return
         cooling = {one.recode.number for one in ready}
         self._reader.cooling |= cooling
         try:
-            await self._swap_now(flow, ready)
+            await self._swap_now(flight, ready)
         finally:
             self._reader.cooling -= cooling
 
-    async def _swap_now(self, flow: Flow, ready: list[Ready]) -> None:
+    async def _swap_now(self, flight: Flight, ready: list[Ready]) -> None:
         recodes = [one.recode for one in ready]
         size = sum(len(one.data or b"") for one in recodes)
         frees = sum(one.block.stored for one in ready if one.recode.data is not None)
-        swap = functools.partial(swapping.recode, recodes=recodes, fingerprints=flow.models)
+        swap = functools.partial(swapping.recode, recodes=recodes, fingerprints=flight.models)
         try:
             changes = await self._committer.amend(swap, size, frees=frees)
         except OutOfSpace:
             if len(ready) == 1:
                 raise
             for half in (ready[: len(ready) // 2], ready[len(ready) // 2 :]):  # less at once needs less room
-                await self._swap_now(flow, half)
+                await self._swap_now(flight, half)
             return
         owners: set[int] = set()
         for (one, block, _), change in zip(ready, changes, strict=True):
             if change is None:
-                flow.failed.add(one.owner[0])  # it is not as it was, or its model is gone: the next pass looks again
+                flight.failed.add(one.owner[0])  # it is not as it was, or its model is gone: the next pass looks again
             if change is None or one.data is None:
                 continue
             owners.add(one.owner[0])
-            flow.changes[one.owner[0]] = flow.changes.get(one.owner[0], 0) + change
-            flow.job.stored_before += block.stored
-            flow.job.stored_after += len(one.data)
-            flow.job.cold_chunks += one.codec >= FIRST_COLD
+            flight.changes[one.owner[0]] = flight.changes.get(one.owner[0], 0) + change
+            flight.task.stored_before += block.stored
+            flight.task.stored_after += len(one.data)
+            flight.task.cold_chunks += one.codec >= FIRST_COLD
             self.before, self.after = self.before + block.stored, self.after + len(one.data)
             self.saved -= change
         self._changed(sorted(owners))
 
-    async def _settle(self, flow: Flow, waiting: set[int]) -> None:
-        done = [ino for ino in flow.ends if flow.open.get(ino, 0) <= 0 and ino not in waiting]
+    async def _settle(self, flight: Flight, waiting: set[int]) -> None:
+        done = [ino for ino in flight.ends if flight.open.get(ino, 0) <= 0 and ino not in waiting]
         files = []
         for ino in done:
-            piece = flow.ends.pop(ino)
-            flow.open.pop(ino, None)
-            growth = flow.changes.pop(ino, 0)
-            mark = piece.mark and ino not in flow.failed
+            piece = flight.ends.pop(ino)
+            flight.open.pop(ino, None)
+            growth = flight.changes.pop(ino, 0)
+            mark = piece.mark and ino not in flight.failed
             files.append(swapping.Settled(ino, piece.proof, piece.ctime, max(0, piece.stored + growth), mark))
         if files:
             digest, slow = self._encoder.digest(), self._encoder.slow

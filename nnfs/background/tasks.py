@@ -19,19 +19,19 @@ from nnfs.errors import NnfsError, UsageError, kept
 
 log = logging.getLogger(__name__)
 
-KEPT = 50  # jobs that are done and can still be asked about
+KEPT = 50  # tasks that are done and can still be asked about
 BESIDE = ("scrub",)  # kinds that go on beside others: they take days, and nobody shall wait for them
 LOOKING = 20  # at most one part in so many of the time goes into looking for what is due
 UNENDED = ("queued", "running")
 
-Run = Callable[["Job"], Awaitable[None]]
+Run = Callable[["Task"], Awaitable[None]]
 
 
 class Cancelled(NnfsError):
-    """The job was cancelled."""
+    """The task was cancelled."""
 
 
-class Job:
+class Task:
     """One piece of work. Its fields are what `nnfs compact --wait` and its kin show.
 
     `about` tells what it does apart from others of its kind, `path` tells a person where.
@@ -53,7 +53,7 @@ class Job:
         self.result: dict[str, Any] = {}
         self.started: float | None = None
         self.ended = self.began_at = self.ended_at = 0.0  # the latter two by the wall clock
-        self.on_end: Callable[[Job], None] = _nobody
+        self.on_end: Callable[[Task], None] = _nobody
         self.seconds = 0.0
         self.cancelled = False
         self.left = TimeLeft()
@@ -71,7 +71,7 @@ class Job:
 
     @contextlib.contextmanager
     def cancellable(self) -> Iterator[None]:
-        """A long step. Raises `Cancelled` as soon as the job is cancelled."""
+        """A long step. Raises `Cancelled` as soon as the task is cancelled."""
         with trio.CancelScope() as scope:
             self._scopes.add(scope)
             try:
@@ -106,7 +106,7 @@ class Job:
             state, self.error, self.exit_code = "failed", str(error), kept(error).exit_code
         except Exception as bug:
             state, self.error, self.exit_code = "failed", f"a bug: {bug!r}", NnfsError.exit_code
-            log.exception("a bug in job %s", self.kind)
+            log.exception("a bug in task %s", self.kind)
         finally:
             self.ended = time.monotonic()
             self.seconds = self.ended - self.started
@@ -125,7 +125,7 @@ class Job:
 
     def told(self) -> str:
         """One line about what came of it."""
-        what = f"{self.kind}{f' {self.path}' if self.path else ''}{f' (job {self.number})' if self.number else ''}"
+        what = f"{self.kind}{f' {self.path}' if self.path else ''}{f' (task {self.number})' if self.number else ''}"
         text = f"{what}: {self.state}{f', {self.error}' if self.error else ''}, {self.seconds:.0f} s"
         if self.done_chunks:
             text += f", {self.done_chunks} chunks, {self.done_bytes} bytes"
@@ -152,7 +152,7 @@ class Job:
         }  # fmt: skip
 
 
-def _nobody(_job: Job) -> None:
+def _nobody(_task: Task) -> None:
     pass
 
 
@@ -174,8 +174,8 @@ class Gate:
         self.changed = trio.Event()
 
 
-class Jobs:
-    """The jobs of one mount, one after the other; a scrub goes on beside them.
+class Tasks:
+    """The tasks of one mount, one after the other; a scrub goes on beside them.
 
     `idle` is asked for work when none is queued: `first` seconds after the start, then every `every` seconds.
     """
@@ -186,50 +186,50 @@ class Jobs:
         self.history = history or History(None)
         self._unwritten = trio.Event()
         self._numbers = itertools.count(self.history.last + 1)
-        self._jobs: OrderedDict[int, Job] = OrderedDict()
+        self._tasks: OrderedDict[int, Task] = OrderedDict()
         self._queued = trio.Event()
-        self.background: Job | None = None  # the last one made of `idle`
+        self.background: Task | None = None  # the last one made of `idle`
 
-    def add(self, kind: str, run: Run, about: Hashable = None, path: str = "") -> Job:
-        """Queue a job, or join one that is queued and does the same: one under way has passed by some of it."""
-        for job in self.unended():
-            if job.state == "queued" and (job.kind, job.about) == (kind, about) and not job.cancelled:
-                job.joined += 1
-                return job
-        job = Job(next(self._numbers), kind, run, self.gate, about, path)
-        job.on_end = self._note
-        self._jobs[job.number] = job
-        for number in [n for n, old in self._jobs.items() if old.state not in UNENDED][:-KEPT]:
-            del self._jobs[number]
+    def add(self, kind: str, run: Run, about: Hashable = None, path: str = "") -> Task:
+        """Queue a task, or join one that is queued and does the same: one under way has passed by some of it."""
+        for task in self.unended():
+            if task.state == "queued" and (task.kind, task.about) == (kind, about) and not task.cancelled:
+                task.joined += 1
+                return task
+        task = Task(next(self._numbers), kind, run, self.gate, about, path)
+        task.on_end = self._note
+        self._tasks[task.number] = task
+        for number in [n for n, old in self._tasks.items() if old.state not in UNENDED][:-KEPT]:
+            del self._tasks[number]
         if self.background is not None and self.background.state == "running" and kind not in BESIDE:
             self.background.cancel()  # it goes on where it was when there is nothing else to do
         self._queued.set()
         self._queued = trio.Event()
-        return job
+        return task
 
-    def get(self, number: int) -> Job:
-        """Return a job by its number. Raises `UsageError`."""
+    def get(self, number: int) -> Task:
+        """Return a task by its number. Raises `UsageError`."""
         try:
-            return self._jobs[number]
+            return self._tasks[number]
         except KeyError:
-            raise UsageError(f"no job {number}: it is not among the last {KEPT} (nnfs jobs)") from None
+            raise UsageError(f"no task {number}: it is not among the last {KEPT} (nnfs jobs)") from None
 
-    def cancel(self, number: int) -> Job:
-        """End a job."""
-        job = self.get(number)
-        job.cancel()
-        return job
+    def cancel(self, number: int) -> Task:
+        """End a task."""
+        task = self.get(number)
+        task.cancel()
+        return task
 
-    def all(self) -> list[Job]:
-        return list(self._jobs.values())
+    def all(self) -> list[Task]:
+        return list(self._tasks.values())
 
     def told(self, number: int) -> dict[str, Any]:
-        """Return what is known of a job, also of one of an earlier mount. Raises `UsageError`."""
+        """Return what is known of a task, also of one of an earlier mount. Raises `UsageError`."""
         kept = [record for record in self.history.records if record["job"] == number]
-        return kept[-1] if kept and number not in self._jobs else self.get(number).as_dict()
+        return kept[-1] if kept and number not in self._tasks else self.get(number).as_dict()
 
-    def _note(self, job: Job) -> None:
-        self.history.add(job.as_dict())
+    def _note(self, task: Task) -> None:
+        self.history.add(task.as_dict())
         self._unwritten.set()
 
     async def _keep(self) -> None:
@@ -238,52 +238,52 @@ class Jobs:
             self._unwritten = trio.Event()
             await trio.to_thread.run_sync(self.history.write)
 
-    def unended(self) -> list[Job]:
+    def unended(self) -> list[Task]:
         """Return those that are queued or under way, but for the background's."""
-        return [job for job in self._jobs.values() if job.state in UNENDED]
+        return [task for task in self._tasks.values() if task.state in UNENDED]
 
-    def before(self, job: Job) -> list[Job]:
-        """Return the jobs that have to end before one begins."""
-        beside = job.kind in BESIDE
-        return [one for one in self.unended() if one.number < job.number and (one.kind in BESIDE) == beside]
+    def before(self, task: Task) -> list[Task]:
+        """Return the tasks that have to end before one begins."""
+        beside = task.kind in BESIDE
+        return [one for one in self.unended() if one.number < task.number and (one.kind in BESIDE) == beside]
 
     async def serve(self) -> None:
-        """Do the jobs in their order, until cancelled."""
+        """Do the tasks in their order, until cancelled."""
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._serve_beside)
                 nursery.start_soon(self._keep)
                 await self._serve()
         finally:
-            for job in self.unended():  # those that have never begun
-                job.error = "the mount ended before it began"
-                job.end("cancelled")
+            for task in self.unended():  # those that have never begun
+                task.error = "the mount ended before it began"
+                task.end("cancelled")
             self.history.write()
 
-    async def _next(self, *, beside: bool) -> Job:
+    async def _next(self, *, beside: bool) -> Task:
         while True:
-            for job in self._jobs.values():
-                if job.state == "queued" and (job.kind in BESIDE) == beside:
-                    return job
+            for task in self._tasks.values():
+                if task.state == "queued" and (task.kind in BESIDE) == beside:
+                    return task
             await self._queued.wait()
 
     async def _serve_beside(self) -> None:
         while True:
-            job = await self._next(beside=True)
-            await job.run()
+            task = await self._next(beside=True)
+            await task.run()
 
     async def _serve(self) -> None:
         due = trio.current_time() + self._first if self._idle is not None else math.inf
         while True:
-            job = None
+            task = None
             with trio.move_on_at(due):
-                job = await self._next(beside=False)
-            if job is not None:
-                await job.run()
+                task = await self._next(beside=False)
+            if task is not None:
+                await task.run()
                 continue
             pause = self._every
             if self._idle is not None and not self.gate.paused:
-                self.background = Job(0, "background", self._idle, self.gate)
+                self.background = Task(0, "background", self._idle, self.gate)
                 self.background.on_end = self._note
                 await self.background.run()
                 pause = max(pause, (LOOKING - 1) * self.background.looked)

@@ -50,11 +50,11 @@ def absolute(text: str) -> Path:
     return Path(os.path.abspath(text))
 
 
-def _command(commands: Any, name: str, run: str, summary: str, examples: str) -> argparse.ArgumentParser:
+def _command(commands: Any, name: str, run: str, summary: str, examples: str, *aliases: str) -> argparse.ArgumentParser:
     module = "nnfs.cli." + run
     parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=summary, description=summary[0].upper() + summary[1:] + ".", epilog="examples:\n" + examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        name, aliases=aliases, help=summary, description=summary[0].upper() + summary[1:] + ".",
+        epilog="examples:\n" + examples, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.set_defaults(run=module)
     return parser
@@ -146,11 +146,11 @@ def _add_looking(commands: Any) -> None:
     _add_json(parser)
 
 
-def _add_jobs(commands: Any) -> None:
-    parser = _command(commands, "jobs", "jobs:jobs", "list the tasks of the daemon, and how the last 50 ended", """\
+def _add_tasks(commands: Any) -> None:
+    parser = _command(commands, "jobs", "tasks:tasks", "list the tasks of the daemon, and how the last 50 ended", """\
   nnfs jobs /mnt/nn
   nnfs jobs /data --json | jq '.jobs[] | select(.state == "failed")'
-""")  # fmt: skip
+""", "tasks")  # fmt: skip
     parser.add_argument("path", metavar="PATH", help="a store, mounted or not, a mount point, or anything on a mount")
     _add_json(parser)
 
@@ -162,7 +162,7 @@ def _add_recompressing(commands: Any) -> None:
   nnfs compact /mnt/nn --dry-run              estimate what it would save
   nnfs compact /mnt/nn --cancel
 """)  # fmt: skip
-    _add_job(parser, "anything on a mount (or the store)")
+    _add_task(parser, "anything on a mount (or the store)")
     parser.add_argument("--all", action="store_true", help="recompress even if young, and even if reading back is slow")
     parser.add_argument("--dry-run", action="store_true", help="change nothing; estimate the saving from a sample")
 
@@ -170,13 +170,13 @@ def _add_recompressing(commands: Any) -> None:
   nnfs thaw /mnt/nn/thesis --wait
   nnfs policy /mnt/nn/thesis hot     keep it there
 """)  # fmt: skip
-    _add_job(parser, "anything on a mount (or the store)")
+    _add_task(parser, "anything on a mount (or the store)")
 
     parser = _command(commands, "scrub", "recompress:scrub", "verify everything that is stored, while mounted", """\
   nnfs scrub /mnt/nn --wait          compare the checksums of all stored bytes; exit status 7: damage
   nnfs scrub /mnt/nn --deep          also decode everything and compare the 512-bit hashes
 """)  # fmt: skip
-    _add_job(parser, "a store, a mount point, or anything on a mount")
+    _add_task(parser, "a store, a mount point, or anything on a mount")
     parser.add_argument("--deep", action="store_true", help="decode everything and compare hashes: slow")
 
     for name, summary in (
@@ -187,7 +187,7 @@ def _add_recompressing(commands: Any) -> None:
         parser.add_argument("path", metavar="PATH", help="a store, a mount point, or anything on a mount")
 
 
-def _add_job(parser: argparse.ArgumentParser, path_help: str) -> None:
+def _add_task(parser: argparse.ArgumentParser, path_help: str) -> None:
     parser.add_argument("path", metavar="PATH", help=path_help)
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--wait", action="store_true", help="show the progress, and return when it is done")
@@ -294,7 +294,7 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
     _add_mounting(commands)
     _add_looking(commands)
-    _add_jobs(commands)
+    _add_tasks(commands)
     _add_recompressing(commands)
     _add_choosing(commands)
     _add_maintaining(commands)

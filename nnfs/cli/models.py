@@ -140,16 +140,16 @@ def train(args: argparse.Namespace) -> int:
             found = {**found, **answer}
     if not args.json:
         _say(fit, found, kept, place)
-    job = None
+    task = None
     if kept and args.wait:
         request = {"ino": progress.ino_of(place), "all": True, "dry_run": False}
-        job = progress.follow(place, client.ask(place.store, "compact", path=os.fspath(place.path), **request)["job"])
+        task = progress.follow(place, client.ask(place.store, "compact", path=os.fspath(place.path), **request)["job"])
     if args.json:
-        answer = {**found, "plain_bytes": below, "gain": fit.gain, "cost": fit.cost, "kept": kept, "compact": job}
+        answer = {**found, "plain_bytes": below, "gain": fit.gain, "cost": fit.cost, "kept": kept, "compact": task}
         tables.printed_json(answer)
-    elif job is not None and job["state"] == "done":
-        print(progress.summary(job, place))
-    return progress.end_of(job) if job is not None else 0
+    elif task is not None and task["state"] == "done":
+        print(progress.summary(task, place))
+    return progress.end_of(task) if task is not None else 0
 
 
 @contextlib.contextmanager

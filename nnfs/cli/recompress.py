@@ -48,7 +48,9 @@ def resume(args: argparse.Namespace) -> int:
     """Let recompression, thawing and scrub go on."""
     place = locate(args.path)
     client.ask(place.store, "resume")
-    jobs = [job for job in client.ask(place.store, "jobs")["jobs"] if job["job"] and job["state"] in progress.RUNNING]
-    told = ", ".join(f"job {job['job']} ({progress.named(job)})" for job in jobs)
+    tasks = [
+        task for task in client.ask(place.store, "jobs")["jobs"] if task["job"] and task["state"] in progress.RUNNING
+    ]
+    told = ", ".join(f"task {task['job']} ({progress.named(task)})" for task in tasks)
     print(f"resumed: {told}" if told else "resumed")
     return 0

@@ -108,10 +108,10 @@ def _status_text(answer: dict[str, Any], place: Place) -> str:
     lost = rest.pop("lost", "")
     scrubbed, speeds = rest.pop("scrubbed", None), rest.pop("speeds", [])
     compaction, thaw = rest.pop("compaction", None), rest.pop("thaw_seconds_per_mib", {})
-    workers, damaged, jobs, out = (rest.pop(name, []) for name in ("workers", "damaged", "jobs", "codecs_out"))
+    workers, damaged, tasks, out = (rest.pop(name, []) for name in ("workers", "damaged", "jobs", "codecs_out"))
     paused = bool(compaction and compaction.get("paused"))
-    running = [job for job in jobs if job["state"] == "running"]
-    lines = [("now", _job_line(job, paused)) for job in running] or [("now", "paused" if paused else "idle")]
+    running = [task for task in tasks if task["state"] == "running"]
+    lines = [("now", _task_line(task, paused)) for task in running] or [("now", "paused" if paused else "idle")]
     lines = tables.flat(rest) if rest.get("mounted") is False else [*lines, *tables.flat(rest)]
     if lost:
         saving = f"nnfs backup {progress.shell(place)} FILE"
@@ -123,7 +123,7 @@ def _status_text(answer: dict[str, Any], place: Place) -> str:
     lines += [("thaw", f"{seconds:.2f} s per MiB ({codec})") for codec, seconds in thaw.items()]
     lines += [(f"codec {one['codec']}", f"cannot run: {one['why']}; {one['cure']}") for one in out]
     lines += [("speed", _speed(speed)) for speed in speeds]
-    lines += [(f"job {job['job']}", _job_line(job, paused)) for job in jobs if job["job"]]  # 0: the background's
+    lines += [(f"task {task['job']}", _task_line(task, paused)) for task in tasks if task["job"]]  # 0: the background's
     lines += [("damaged", line) for line in progress.listed(damaged, place)]
     if damaged:
         repair = f"nnfs scrub {progress.shell(place)} --wait"
@@ -159,9 +159,9 @@ def _speed(speed: dict[str, Any]) -> str:
     return f"{speed['codec']} (worker {speed['worker']}): {', '.join(parts)}"
 
 
-def _job_line(job: dict[str, Any], paused: bool) -> str:
-    state = "paused" if paused and job["state"] == "running" else job["phase"] or job["state"]
-    parts = [progress.named(job), state, progress.progress_of(job)]
+def _task_line(task: dict[str, Any], paused: bool) -> str:
+    state = "paused" if paused and task["state"] == "running" else task["phase"] or task["state"]
+    parts = [progress.named(task), state, progress.progress_of(task)]
     return ", ".join(part for part in parts if part)
 
 

@@ -23,7 +23,7 @@ import nnfs
 from nnfs.background.modelchanges import ModelChanges
 from nnfs.background.modelreader import ModelReader
 from nnfs.background.repair import RepairedBlocks
-from nnfs.background.service import Tiering
+from nnfs.background.service import Service
 from nnfs.blockio import thawcache
 from nnfs.blockio.cold import Cold, specs
 from nnfs.blockio.commit import Committer
@@ -172,15 +172,15 @@ class Daemon:
         )  # fmt: skip
         self.mount_options = mount_options
         self.connection: Connection | None = None
-        self.tiering = Tiering(
+        self.background = Service(
             store, self.fs, self.committer, self.reader, self.cold, self.pool, changes, own,
-            read_only=read_only, changed=self._recoded, last_read=self.ops.last_read,
+            read_only=read_only, changed=self._note_stored, last_read=self.ops.last_read,
         )  # fmt: skip
         self._stored_changed: set[int] = set()
         self._tell = trio.Event()
         self._serving = trio.CancelScope()
 
-    def _recoded(self, inodes: list[int]) -> None:
+    def _note_stored(self, inodes: list[int]) -> None:
         """Files occupy fewer bytes now: the kernel is to ask again, where it knows them."""
         self._stored_changed.update(ino for ino in inodes if ino in self.fs.lookups)
         self._tell.set()
@@ -246,11 +246,11 @@ class Daemon:
             guarded.start_soon(self.committer.run, guarded)
             guarded.start_soon(self._tell_kernel)
             guarded.start_soon(self.repaired.run, self.committer)
-        guarded.start_soon(self.tiering.run)
+        guarded.start_soon(self.background.run)
         own: dict[str, control.Handler] = {
             "df": self._df, "status": self._status, "stat": self._stat, "backup": self._backup, "ping": self._ping,
         }  # fmt: skip
-        handlers = {**self.tiering.handlers, **own}
+        handlers = {**self.background.handlers, **own}
         found = rendezvous.address(self.connection.mount.device, self.connection.mount.source)
         socket_path = self.store.place.here / control.SOCKET_NAME if self.store.writable else None
         room = self.space.lend_a_name
@@ -270,7 +270,7 @@ class Daemon:
             log.exception("requests are not served any more; unmounting")
             self.exit_code = MountError.exit_code
         notify.stopping("writing what is left")
-        self.tiering.stop()
+        self.background.stop()
         await self._finish()
 
     async def _serve(self) -> None:
@@ -345,7 +345,7 @@ class Daemon:
         if not self.read_only and self.committer.failure is None:
             await self.committer.settle()  # what was freed is not occupied
         answer = await trio.to_thread.run_sync(report.df_report, self.store)
-        return {**answer, "thawed_bytes": self.thawed.bytes, "gain": self.tiering.gain(answer["codecs"])}
+        return {**answer, "thawed_bytes": self.thawed.bytes, "gain": self.background.gain(answer["codecs"])}
 
     async def _stat(self, request: dict[str, Any]) -> dict[str, Any]:
         await self._settled()
@@ -399,5 +399,5 @@ class Daemon:
             "worker_trouble": self.cold.trouble,
             "wrong_decodes": self.cold.mismatches,
             "device_errs": self.cold.errs(),
-            **self.tiering.status(),
+            **self.background.status(),
         }

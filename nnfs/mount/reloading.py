@@ -54,7 +54,7 @@ async def reload(daemon: Daemon, words: Mapping[str, str]) -> Options:
     daemon.space.dirty_limit = held.dirty
     daemon.thawed.limit = held.thawed
     daemon.ops.read_age = held.read_age
-    daemon.tiering.set_options(held)
+    daemon.background.set_options(held)
     for name in changed:
         when = "" if name in LIVE else ": takes effect at the next mount"
         log.info("option %s is %s now%s", name, getattr(new, name), when)

@@ -76,13 +76,13 @@ class Everything:
         self._turn = itertools.count()
 
     def method(self) -> Any:
-        async def background(tiers: Any, job: tasks.Job) -> None:
+        async def background(tiers: Any, job: tasks.Task) -> None:
             if tiers._committer.failure is not None:
                 return
-            everything = functools.partial(tiers._compactor.compact, ROOT_INO, everything=True)
-            tiers.jobs.add("scrub", functools.partial(tiers._scrub.run, deep=True))
+            everything = functools.partial(tiers._recompression.compact, ROOT_INO, everything=True)
+            tiers.tasks.add("scrub", functools.partial(tiers._scrub.run, deep=True))
             work = (
-                tiers._compactor.background, everything(), tiers._compactor.thaw(ROOT_INO), everything()
+                tiers._recompression.background, everything(), tiers._recompression.thaw(ROOT_INO), everything()
             )  # fmt: skip
             await work[next(self._turn) % len(work)](job)
 
@@ -111,7 +111,7 @@ def patch(mode: str) -> None:
         encoder.MIN_GAIN = encoder.MIN_GAIN_COLD = -100.0
         encoder.least_saving = lambda *_: -1e9  # type: ignore[attr-defined]
         encoder.compressible = lambda plain: True  # type: ignore[attr-defined]
-        service.Tiering._background = Everything().method()  # type: ignore[method-assign]
+        service.Service._background = Everything().method()  # type: ignore[method-assign]
     tell_more()
     if takes := os.environ.get("CHAOS_TAKES"):
         measure(float(takes))
@@ -151,12 +151,12 @@ def swapped() -> Path:
 
 def tell_more() -> None:
     """A command of the control socket that counts passes and settled files."""
-    init, background, ended = service.Tiering.__init__, service.Tiering._background, [0]
+    init, background, ended = service.Service.__init__, service.Service._background, [0]
     swap = swapping.recode
 
-    async def counted(self: service.Tiering, job: tasks.Job) -> None:
+    async def counted(self: service.Service, task: tasks.Task) -> None:
         try:
-            await background(self, job)
+            await background(self, task)
         finally:
             ended[0] += 1
 
@@ -166,7 +166,7 @@ def tell_more() -> None:
             file.write(b"x" * sum(change is not None for change in changes))
         return changes
 
-    def extended(self: service.Tiering, *args: Any, **kwargs: Any) -> None:
+    def extended(self: service.Service, *args: Any, **kwargs: Any) -> None:
         init(self, *args, **kwargs)
 
         async def passes(_: object) -> dict[str, Any]:
@@ -175,8 +175,8 @@ def tell_more() -> None:
         self.handlers["passes"] = passes
 
     swapping.recode = recounted
-    service.Tiering.__init__ = extended  # type: ignore[method-assign]
-    service.Tiering._background = counted  # type: ignore[method-assign]
+    service.Service.__init__ = extended  # type: ignore[method-assign]
+    service.Service._background = counted  # type: ignore[method-assign]
 
 
 class Chaos(Mount):

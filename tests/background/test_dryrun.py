@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from nnfs.background.dryrun import SAMPLES, TOGETHER, Sample
-from nnfs.background.tasks import Cancelled, Gate, Job
+from nnfs.background.tasks import Cancelled, Gate, Task
 from nnfs.errors import WorkerError
 from nnfs.fs.candidates import Candidate
 from nnfs.fs.policy import Policy, Rules
@@ -25,11 +25,11 @@ def sample_of(number: int) -> Sample:
     return sample
 
 
-def job() -> Job:
-    async def nothing(job: Job) -> None:
+def job() -> Task:
+    async def nothing(job: Task) -> None:
         raise AssertionError
 
-    return Job(1, "dry run", nothing, Gate())
+    return Task(1, "dry run", nothing, Gate())
 
 
 async def half(candidate: Candidate, rules: Rules) -> int | None:

@@ -16,9 +16,9 @@ import trio.testing
 
 from nnfs.background import encoder, recompression, swaps
 from nnfs.background.encoder import BATCH, ColdEncoder, Payload, Proof
-from nnfs.background.flight import Aim, Flow, Ready
-from nnfs.background.recompression import Compactor
-from nnfs.background.tasks import Gate, Job
+from nnfs.background.flight import Aim, Flight, Ready
+from nnfs.background.recompression import Recompression
+from nnfs.background.tasks import Gate, Task
 from nnfs.blockio.cold import COMPACT, REFERENCE
 from nnfs.codec import encode_hot
 from nnfs.codec.base import CM, NEURAL
@@ -234,7 +234,7 @@ class Commits:
         return answers
 
 
-class Tried(Compactor):
+class Tried(Recompression):
     """Takes files of one chunk each, and makes of them what `outcome` says."""
 
     def __init__(self, files: Sequence[int], outcome: Callable[[Candidate], Any]) -> None:
@@ -247,11 +247,11 @@ class Tried(Compactor):
         self._files, self._outcome = files, outcome
         self.tried: list[int] = []
 
-    async def _walk(self, job: Job, ino: int, aim: Aim) -> AsyncIterator[Piece]:
+    async def _walk(self, job: Task, ino: int, aim: Aim) -> AsyncIterator[Piece]:
         for number in self._files:
             yield Piece(number, RULES, [Candidate(number, 0, number, block(number))], last=True)
 
-    async def _recoded(self, flow: Flow, candidate: Candidate, rules: Rules, _way: Any) -> Ready | None:
+    async def _recompressed(self, flight: Flight, candidate: Candidate, rules: Rules, _way: Any) -> Ready | None:
         self.tried.append(candidate.number)
         await trio.lowlevel.checkpoint()
         found = self._outcome(candidate)
@@ -260,11 +260,11 @@ class Tried(Compactor):
         one = Recode(candidate.number, candidate.block.payload, (candidate.ino, 0), CM, 0, b"x")
         return Ready(one, candidate.block, found)
 
-    async def once(self, number: int = 0) -> Job:
-        async def nothing(job: Job) -> None:
+    async def once(self, number: int = 0) -> Task:
+        async def nothing(job: Task) -> None:
             raise AssertionError
 
-        job = Job(number, "background", nothing, Gate())
+        job = Task(number, "background", nothing, Gate())
         await self._run(job, 1, Aim())
         return job
 
@@ -369,18 +369,18 @@ async def test_failures_are_told_once_and_take_no_memory(
     [((), None), ((("neural", 1000, 200), ("cm", 1000, 200)), 2000), ((("cm", 100, 90),), 0), ((("cm", 99, 0),), 4000)],
 )
 def test_the_gain_of_a_store_that_this_mount_has_not_compacted(cold: Any, gain: int | None) -> None:
-    from nnfs.background.service import Tiering
+    from nnfs.background.service import Service
 
-    tiers = Tiering.__new__(Tiering)
-    tiers._compactor = Tried([], lambda _: None)
+    tiers = Service.__new__(Service)
+    tiers._recompression = Tried([], lambda _: None)
     lines = [
         {"codec": name, "plain_bytes": plain, "stored_bytes": stored}
         for name, plain, stored in (("raw", 7, 7), ("zstd", 10_000, 4000), *cold)
     ]
     assert tiers.gain(lines) == gain
-    tiers._compactor.swaps.before, tiers._compactor.swaps.after = 1000, 700
+    tiers._recompression.swaps.before, tiers._recompression.swaps.after = 1000, 700
     assert tiers.gain(lines) == 1200
-    tiers._compactor.swaps.after = 2000  # what was thawed counts, too
+    tiers._recompression.swaps.after = 2000  # what was thawed counts, too
     assert tiers.gain(lines) == 0
 
 
@@ -403,7 +403,7 @@ async def test_a_shared_block_is_coded_once_and_only_its_file_is_done(monkeypatc
     both = block()
     both.refs = 2
 
-    async def walk(job: Job, ino: int, aim: Aim) -> AsyncIterator[Piece]:
+    async def walk(job: Task, ino: int, aim: Aim) -> AsyncIterator[Piece]:
         for file in (1, 2):
             yield Piece(file, RULES, [Candidate(file, 0, 1, both)], last=True)
 

@@ -14,7 +14,7 @@ import trio
 import trio.testing
 
 from nnfs.background.history import FILE, KEPT, LISTED, History
-from nnfs.background.tasks import Job, Jobs
+from nnfs.background.tasks import Task, Tasks
 from nnfs.errors import UsageError, WorkerError
 from tests.background.test_tasks import Work, serving
 
@@ -86,13 +86,13 @@ def test_what_cannot_be_written_is_no_trouble(tmp_path: Path, caplog: pytest.Log
 
 async def test_every_end_is_kept_and_told_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    jobs, work = Jobs(None, 60, 5, History(tmp_path / FILE)), Work()
+    jobs, work = Tasks(None, 60, 5, History(tmp_path / FILE)), Work()
 
-    async def fails(job: Job) -> None:
+    async def fails(job: Task) -> None:
         job.done_chunks, job.done_bytes, job.phase = 3, 300, "encoding"
         raise WorkerError("no\nworker")
 
-    async def does(job: Job) -> None:
+    async def does(job: Task) -> None:
         job.stored_before, job.stored_after, job.phase = 100, 50, "encoding"
 
     async with serving(jobs):
@@ -108,15 +108,15 @@ async def test_every_end_is_kept_and_told_in_one_line(tmp_path: Path, caplog: py
     assert [found["phase"] for found in jobs.history.records] == [""] * 4
     lines = [(one.levelname, one.getMessage()) for one in caplog.records]
     assert len(lines) == 4
-    assert ("INFO", "compact /a\udcff\n (job 1): done, 0 s, 100 stored bytes became 50") in lines
-    assert ("ERROR", "compact /b (job 2): failed, no\nworker, 0 s, 3 chunks, 300 bytes") in lines
-    assert ("INFO", "thaw (job 4): cancelled, 0 s") in lines
+    assert ("INFO", "compact /a\udcff\n (task 1): done, 0 s, 100 stored bytes became 50") in lines
+    assert ("ERROR", "compact /b (task 2): failed, no\nworker, 0 s, 3 chunks, 300 bytes") in lines
+    assert ("INFO", "thaw (task 4): cancelled, 0 s") in lines
 
 
 async def test_numbers_go_on_after_a_remount(tmp_path: Path) -> None:
     history = History(tmp_path / FILE)
     history.add(record(7, note="long ago"))
-    jobs, work = Jobs(None, 60, 5, history), Work()
+    jobs, work = Tasks(None, 60, 5, history), Work()
     async with serving(jobs):
         assert jobs.add("thaw", work.named("thaw")).number == 8
         assert jobs.told(7)["note"] == "long ago"
@@ -127,10 +127,10 @@ async def test_numbers_go_on_after_a_remount(tmp_path: Path) -> None:
 async def test_the_background_is_kept_where_it_did_something(autojump_clock: trio.testing.MockClock) -> None:
     did = [0, 0, 5, 0]
 
-    async def idle(job: Job) -> None:
+    async def idle(job: Task) -> None:
         job.done_chunks = did.pop(0)
 
-    jobs = Jobs(idle, 60, 5)
+    jobs = Tasks(idle, 60, 5)
     async with serving(jobs):
         await trio.sleep(5 + 3 * 60 + 1)
     assert [(found["kind"], found["done_chunks"]) for found in jobs.history.records] == [("background", 5)]

@@ -37,7 +37,7 @@ def end_of(mount: Chaos, job: int) -> dict[str, Any]:
         found = mount.ask("job", job=job)
         return None if found["state"] in ("queued", "running") else found
 
-    return wait_for(f"job {job}", ended, step=0.02)
+    return wait_for(f"task {job}", ended, step=0.02)
 
 
 def target(path: Path) -> dict[str, int]:
@@ -310,7 +310,7 @@ def test_pause_resume_and_cancel(shared: Chaos, folder: Path, tmp_path: Path) ->
     gate.touch()
     assert codecs(shared, path) == {"zstd": 1}
     assert [job["state"] for job in shared.ask("jobs")["jobs"][-2:]] == ["cancelled"] * 2
-    with pytest.raises(DaemonError, match="no job 999"):
+    with pytest.raises(DaemonError, match="no task 999"):
         shared.ask("job", job=999)
     done(shared, "compact", folder)
     assert codecs(shared, folder) == {"neural": 2}

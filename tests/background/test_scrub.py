@@ -17,7 +17,7 @@ import trio.testing
 
 from nnfs.background import repair, scrub, scrubreads
 from nnfs.background.scrub import Scrub
-from nnfs.background.tasks import Gate, Job
+from nnfs.background.tasks import Gate, Task
 from nnfs.blockio.cold import READ, Cold
 from nnfs.blockio.commit import Committer
 from nnfs.blockio.dirty import DirtyData
@@ -125,8 +125,8 @@ class Volume:
             partial(swapping.keep_model, fingerprint=fingerprint, data=data, base=None, now=7)
         )
 
-    async def job(self, *, deep: bool = False) -> Job:
-        job = Job(1, "scrub", partial(self.scrub.run, deep=deep), self.gate)
+    async def job(self, *, deep: bool = False) -> Task:
+        job = Task(1, "scrub", partial(self.scrub.run, deep=deep), self.gate)
         await job.run()
         return job
 
@@ -309,7 +309,7 @@ async def test_cancelled_and_paused_between_and_within_searches(
         inode = await volume.write(b"f", *[noise(n) for n in range(5)])
         for at in range(5):
             volume.damage("payload", first_fragment(volume.block(inode, at)[1]))
-        job = Job(1, "scrub", volume.scrub.run, volume.gate)
+        job = Task(1, "scrub", volume.scrub.run, volume.gate)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(job.run)
             await wait_until(lambda: volume.gate.paused)
@@ -507,7 +507,7 @@ async def test_progress_is_what_has_been_decoded(tmp_path: Path) -> None:
             return await decode(number, block, payload, **how)
 
         volume.cold.decode = slow  # type: ignore[method-assign]
-        job = Job(1, "scrub", partial(volume.scrub.run, deep=True), volume.gate)
+        job = Task(1, "scrub", partial(volume.scrub.run, deep=True), volume.gate)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(job.run)
             await wait_until(lambda: job.done_chunks > 0)
@@ -601,7 +601,7 @@ async def test_cancelled_it_goes_on_where_it_was(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(scrubreads, "SLICE_BLOCKS", 1)
     async with running(tmp_path / "s") as volume:
         inode = await volume.write(b"f", *[noise(n) for n in range(6)])
-        job = Job(1, "scrub", volume.scrub.run, volume.gate)
+        job = Task(1, "scrub", volume.scrub.run, volume.gate)
 
         def cancel_in_the_middle() -> bool:
             job.cancelled = job.done_chunks >= 3
@@ -625,7 +625,7 @@ async def test_one_that_had_found_damage_begins_anew(tmp_path: Path, monkeypatch
         number, block = volume.block(inode)
         with volume.store.write() as txn:
             txn.put("payload", first_fragment(block), bytes(4080))
-        job = Job(1, "scrub", volume.scrub.run, volume.gate)
+        job = Task(1, "scrub", volume.scrub.run, volume.gate)
 
         def busy() -> bool:
             job.cancelled = job.done_chunks >= 3
@@ -642,7 +642,7 @@ async def test_paused_it_waits(tmp_path: Path) -> None:
     async with running(tmp_path / "s") as volume:
         await volume.write(b"f", noise(1))
         volume.gate.set(paused=True)
-        job = Job(1, "scrub", volume.scrub.run, volume.gate)
+        job = Task(1, "scrub", volume.scrub.run, volume.gate)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(job.run)
             await trio.testing.wait_all_tasks_blocked()
@@ -694,7 +694,7 @@ async def test_writers_and_removals_go_on_meanwhile(tmp_path: Path, monkeypatch:
     async with running(tmp_path / "s") as volume:
         for n in range(8):
             await volume.write(b"f%d" % n, noise(n), noise(100 + n))
-        job = Job(1, "scrub", partial(volume.scrub.run, deep=True), volume.gate)
+        job = Task(1, "scrub", partial(volume.scrub.run, deep=True), volume.gate)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(job.run)
             for n in range(8):

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from nnfs.background.tasks import KEPT, LOOKING, Job, Jobs, Run
+from nnfs.background.tasks import KEPT, LOOKING, Run, Task, Tasks
 
 
 class Work:
@@ -22,7 +22,7 @@ class Work:
     def named(self, name: str) -> Run:
         gate = self.gates[name] = trio.Event()
 
-        async def run(job: Job) -> None:
+        async def run(job: Task) -> None:
             self.begun.append(name)
             with job.cancellable():
                 await gate.wait()
@@ -31,15 +31,15 @@ class Work:
 
 
 @asynccontextmanager
-async def serving(jobs: Jobs) -> AsyncIterator[None]:
+async def serving(jobs: Tasks) -> AsyncIterator[None]:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(jobs.serve)
         yield
         nursery.cancel_scope.cancel()
 
 
-def quiet() -> Jobs:
-    return Jobs(None, 60, 5)
+def quiet() -> Tasks:
+    return Tasks(None, 60, 5)
 
 
 async def test_one_after_the_other_and_a_scrub_beside_them() -> None:
@@ -90,7 +90,7 @@ async def test_cancelled_in_the_middle_of_a_long_step() -> None:
 async def test_jobs_that_ended_are_forgotten_at_some_time() -> None:
     jobs = quiet()
 
-    async def nothing(job: Job) -> None:
+    async def nothing(job: Task) -> None:
         pass
 
     async with serving(jobs):
@@ -108,12 +108,12 @@ async def test_what_is_due_is_looked_for_soon_and_then_now_and_then(autojump_clo
     times: list[float] = []
     looked = [0.0, 1.0, 100.0, 0.0]
 
-    async def idle(job: Job) -> None:
+    async def idle(job: Task) -> None:
         times.append(trio.current_time() - began)
         job.looked = looked[len(times) - 1]
 
     began = trio.current_time()
-    async with serving(Jobs(idle, 60, 5)):
+    async with serving(Tasks(idle, 60, 5)):
         await trio.sleep(5 + 60 + 60 + (LOOKING - 1) * 100 + 1)
     assert times == [5, 65, 125, 125 + (LOOKING - 1) * 100]
 
@@ -121,7 +121,7 @@ async def test_what_is_due_is_looked_for_soon_and_then_now_and_then(autojump_clo
 @pytest.mark.parametrize(("kind", "state"), [("thaw", "cancelled"), ("scrub", "running")])
 async def test_the_background_makes_way(kind: str, state: str, autojump_clock: trio.testing.MockClock) -> None:
     work = Work()
-    jobs = Jobs(work.named("background"), 60, 5)
+    jobs = Tasks(work.named("background"), 60, 5)
     async with serving(jobs):
         await trio.sleep(6)
         jobs.add(kind, work.named(kind))
@@ -133,7 +133,7 @@ async def test_the_background_makes_way(kind: str, state: str, autojump_clock: t
 
 async def test_paused_nothing_is_looked_for(autojump_clock: trio.testing.MockClock) -> None:
     work = Work()
-    jobs = Jobs(work.named("background"), 60, 5)
+    jobs = Tasks(work.named("background"), 60, 5)
     jobs.gate.set(paused=True)
     async with serving(jobs):
         await trio.sleep(1000)

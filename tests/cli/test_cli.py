@@ -480,5 +480,5 @@ def test_what_was_done_is_listed_after_a_remount(mount: Mount) -> None:
     assert status["scrubbed"]["checksums"] > 1e9
     assert (status["scrubbed"]["deep"], status["log"], status["version"]) == (None, "stderr", nnfs_package.__version__)
     assert status["free_bytes"] >= 0
-    assert "scrub (job 1): done" in mount.log().replace(f"scrub {mount.path} (", "scrub (")
+    assert "scrub (task 1): done" in mount.log().replace(f"scrub {mount.path} (", "scrub (")
     mount.deadline(0)

@@ -26,7 +26,7 @@ def test_started_and_left_alone(kind: str, store: Path, run: Run) -> None:
     with FakeDaemon(store, **{kind: {"job": 3}}) as daemon:
         status, out, err = run(kind, store)
         assert (status, err) == (0, "")
-        assert "job 3" in out
+        assert "task 3" in out
         assert f"nnfs status {store}" in out
         assert json.loads(run(kind, store, "--json")[1]) == {"job": 3}
     expected: dict[str, dict[str, Any]] = {
@@ -54,18 +54,18 @@ def test_the_path_and_the_flags_are_told(store: Path, mnt: Path, run: Run) -> No
 
 def test_the_same_again_joins(store: Path, run: Run) -> None:
     with FakeDaemon(store, compact={"job": 3, "joined": True}, job=job(**DONE)):
-        assert run("compact", store)[1] == f"job 3 does the same already: nnfs status {store} shows it\n"
+        assert run("compact", store)[1] == f"task 3 does the same already: nnfs status {store} shows it\n"
         status, out, err = run("compact", store, "--wait")
-    assert (status, err) == (0, f"nnfs: job 3 does the same already (nnfs status {store})\n")
+    assert (status, err) == (0, f"nnfs: task 3 does the same already (nnfs status {store})\n")
     assert out.startswith("compact: 8 chunks")
 
 
 def test_a_job_that_waits_for_others_says_so(store: Path, run: Run) -> None:
     with FakeDaemon(store, thaw={"job": 3, "waits_for": 2}, job=job(kind="thaw", **DONE)):
-        assert run("thaw", store)[1] == f"job 3 waits for 2 other jobs: nnfs status {store} shows it\n"
-        assert run("thaw", store, "--wait")[2] == f"nnfs: job 3 waits for 2 other jobs (nnfs status {store})\n"
+        assert run("thaw", store)[1] == f"task 3 waits for 2 other tasks: nnfs status {store} shows it\n"
+        assert run("thaw", store, "--wait")[2] == f"nnfs: task 3 waits for 2 other tasks (nnfs status {store})\n"
     with FakeDaemon(store, thaw={"job": 3, "waits_for": 1, "joined": True}):
-        assert "does the same already and waits for 1 other job:" in run("thaw", store)[1]
+        assert "does the same already and waits for 1 other task:" in run("thaw", store)[1]
 
 
 @pytest.mark.parametrize("kind", JOBS)
@@ -128,14 +128,14 @@ def test_progress_on_a_terminal_is_a_bar(store: Path, run: Run, monkeypatch: pyt
         ({"state": "failed", "error": "worker compact died twice", "exit": WorkerError.exit_code}, 14, "died twice"),
         ({"state": "failed", "error": "model 2 is not there", "exit": ModelMissing.exit_code}, 11, "model 2"),
         ({"state": "failed", "error": "", "exit": 0}, 13, "no reason given"),
-        ({"state": "cancelled"}, 1, "compact (job 3) was cancelled"),
+        ({"state": "cancelled"}, 1, "compact (task 3) was cancelled"),
     ],
 )
 def test_a_job_that_fails(fields: dict[str, Any], status: int, message: str, store: Path, run: Run) -> None:
     with FakeDaemon(store, compact={"job": 3}, job=[job(), job(**fields)]):
         found, out, err = run("compact", store, "--wait")
     assert (found, out) == (status, "")
-    assert err.startswith("nnfs: compact (job 3) ")
+    assert err.startswith("nnfs: compact (task 3) ")
     assert message in err
     with FakeDaemon(store, compact={"job": 3}, job=job(**fields)):
         found, out, _ = run("compact", store, "--wait", "--json")
@@ -144,7 +144,7 @@ def test_a_job_that_fails(fields: dict[str, Any], status: int, message: str, sto
 
 
 def test_a_job_that_is_forgotten(store: Path, run: Run) -> None:
-    gone = UsageError("no job 3: it ended long ago, or with an earlier mount")
+    gone = UsageError("no task 3: it ended long ago, or with an earlier mount")
     with FakeDaemon(store, compact={"job": 3}, job=[job(), gone]):
         assert run("compact", store, "--wait") == (2, "", f"nnfs: {gone}\n")
 
@@ -227,7 +227,7 @@ def test_interrupted_the_job_goes_on(store: Path, run: Run, monkeypatch: pytest.
     with FakeDaemon(store, thaw={"job": 3}, job=job(kind="thaw")) as daemon:
         status, out, err = run("thaw", store, "--wait")
     assert (status, out) == (130, "")
-    assert "job 3 goes on without you" in err
+    assert "task 3 goes on without you" in err
     assert f"nnfs thaw {store} --cancel" in err
     assert f"nnfs pause {store}" in err
     assert daemon.asked("cancel") == []
@@ -247,7 +247,11 @@ def test_cancel_ends_all_of_its_kind(store: Path, run: Run) -> None:
     with FakeDaemon(store, jobs={"jobs": jobs}, cancel={}) as daemon:
         status, out, _ = run("compact", store, "--cancel")
         assert status == 0
-        assert out.splitlines() == ["job 2 ends: compact /mnt/2", "job 4 ends: compact /mnt/4", "job 5 ends: dry run"]
+        assert out.splitlines() == [
+            "task 2 ends: compact /mnt/2",
+            "task 4 ends: compact /mnt/4",
+            "task 5 ends: dry run",
+        ]
         assert run("thaw", store, "--cancel") == (0, "there is no thaw under way\n", "")
         assert run("scrub", store, "--cancel")[0] == 0
     assert daemon.asked("cancel") == [{"job": 2}, {"job": 4}, {"job": 5}, {"job": 3}]
@@ -259,7 +263,7 @@ def test_pause_and_resume(store: Path, run: Run) -> None:
         status, out, _ = run("pause", store)
         assert status == 0
         assert f"nnfs resume {store}" in out
-        assert run("resume", store) == (0, "resumed: job 3 (compact)\n", "")
+        assert run("resume", store) == (0, "resumed: task 3 (compact)\n", "")
     assert [request["command"] for request in daemon.requests] == ["pause", "resume", "jobs"]
 
 
@@ -292,21 +296,21 @@ def test_the_list_of_jobs(mounted: bool, store: Path, run: Run) -> None:
         found = json.loads(run("jobs", store, "--json")[1])["jobs"]
     assert status == 0
     lines = out.splitlines()
-    assert lines[0].split() == ["job", "what", "began", "state", "took", "done"]
+    assert lines[0].split() == ["task", "what", "began", "state", "took", "done"]
     assert lines[1].split() == ["1", "compact", "/a\\xff", "-", "done", "1", "s", "1.00", "MiB"]
     assert lines[2].split()[:2] == ["2", "scrub"]
     assert "2001-09-09" in lines[2]
     assert lines[3].split()[:4] == ["-", "background", "-", "cancelled"]
     told = lines[6 if mounted else 5 :]
     assert told == [
-        "job 1: 400 KiB became 100 KiB", "job 2: no\\nworker", "job 4: 30 blocks are damaged, 2 repaired",
+        "task 1: 400 KiB became 100 KiB", "task 2: no\\nworker", "task 4: 30 blocks are damaged, 2 repaired",
     ]  # fmt: skip
     assert [one["job"] for one in found] == [1, 2, 0, 4, *([5] if mounted else [])]
     assert found[0]["path_hex"] == "2f61ff"
 
 
 def test_no_jobs_yet(store: Path, run: Run) -> None:
-    assert run("jobs", store) == (0, "nothing has been done yet\n", "")
+    assert run("jobs", store) == run("tasks", store) == (0, "nothing has been done yet\n", "")
 
 
 def test_what_has_to_be_waited_for_is_said(store: Path, run: Run) -> None:

@@ -79,7 +79,7 @@ def test_paused_work_is_cancelled(mount: Mount) -> None:
     again = told("compact", mount.path, "--all")["job"]  # the first one has begun: it may have passed something by
     assert again != job
     assert told("compact", mount.path, "--all")["job"] == again
-    assert f"job {job} ends: compact {mount.path}" in nnfs("compact", str(mount.path), "--cancel").stdout
+    assert f"task {job} ends: compact {mount.path}" in nnfs("compact", str(mount.path), "--cancel").stdout
     nnfs("resume", str(mount.path))
     assert "no compact under way" in nnfs("compact", str(mount.path), "--cancel").stdout
     assert [line["codec"] for line in told("df", mount.path)["codecs"]] == ["zstd"]

@@ -117,17 +117,17 @@ def test_status_shows_compaction_workers_and_damage(store: Path, run: Run) -> No
     assert [line.split(None, 1) for line in out.splitlines()[:2]] == [
         ["now", "background, encoding, 0 % of 1000 B"], ["now", "scrub /mnt, compressing, 25 % of 1000 B"],
     ]  # fmt: skip
-    assert "job 0" not in found
+    assert "task 0" not in found
     assert (found["version"], found["log"]) == ("9.9", "/var/log/nnfs/a.log")
     assert found["scrubbed"].startswith("checksums 2001-09-09")
     assert found["scrubbed"].endswith("; decoded never")
     assert "neural (worker read): encodes 128 KiB/s, decodes 64.0 KiB/s" in out
     assert "cm (worker read): decodes 256 KiB/s" in out
-    assert found["job 3"] == "scrub /mnt, compressing, 25 % of 1000 B"
-    assert found["job 4"].startswith("compact, queued")
+    assert found["task 3"] == "scrub /mnt, compressing, 25 % of 1000 B"
+    assert found["task 4"].startswith("compact, queued")
     paused = {**STATUS, "compaction": {**STATUS["compaction"], "paused": True}}
     with FakeDaemon(store, status=paused):
-        assert lines_of(run("status", store)[1])["job 3"].startswith("scrub /mnt, paused, 25 %")
+        assert lines_of(run("status", store)[1])["task 3"].startswith("scrub /mnt, paused, 25 %")
     assert found["uptime"] == "1 d 1 h"
     rows = [line.split() for line in out.splitlines()]
     assert ["read", "cuda:0", "running", "18", "1", "0", "5", "0"] in rows

@@ -10,7 +10,7 @@ from nnfs.cli import client, progress, tables
 from nnfs.cli.locate import Place, locate
 
 
-def jobs(args: argparse.Namespace) -> int:
+def tasks(args: argparse.Namespace) -> int:
     """List the tasks, the oldest first."""
     found = known(locate(args.path))
     if args.json:
@@ -21,15 +21,15 @@ def jobs(args: argparse.Namespace) -> int:
         return 0
     rows = [
         [
-            str(job["job"]) if job["job"] else "-", progress.named(job), _when(job), job["state"],
-            tables.span(job["seconds"]), tables.size(job["done_bytes"]),
+            str(task["job"]) if task["job"] else "-", progress.named(task), _when(task), task["state"],
+            tables.span(task["seconds"]), tables.size(task["done_bytes"]),
         ]
-        for job in found
+        for task in found
     ]  # fmt: skip
-    print(tables.table(["job", "what", "began", "state", "took", "done"], rows, left=4))
-    for job in found:
-        if job["state"] not in progress.RUNNING and (text := outcome(job)):
-            print(f"{_name(job)}: {text}")
+    print(tables.table(["task", "what", "began", "state", "took", "done"], rows, left=4))
+    for task in found:
+        if task["state"] not in progress.RUNNING and (text := outcome(task)):
+            print(f"{_name(task)}: {text}")
     return 0
 
 
@@ -43,27 +43,27 @@ def known(place: Place) -> list[dict[str, Any]]:
     return history.read(place.store / history.FILE)[0]
 
 
-def _when(job: dict[str, Any]) -> str:
-    return tables.date(job["began"]) if job.get("began") else "-"
+def _when(task: dict[str, Any]) -> str:
+    return tables.date(task["began"]) if task.get("began") else "-"
 
 
-def _name(job: dict[str, Any]) -> str:
-    return f"job {job['job']}" if job["job"] else str(job["kind"])
+def _name(task: dict[str, Any]) -> str:
+    return f"task {task['job']}" if task["job"] else str(task["kind"])
 
 
-def outcome(job: dict[str, Any]) -> str:
+def outcome(task: dict[str, Any]) -> str:
     """Return an error, or what was saved and found, in a few words; "" when the table says it all."""
-    parts = [names.one_line(job["error"])] if job.get("error") else []
-    before, after = job.get("stored_before", 0), job.get("stored_after", 0)
+    parts = [names.one_line(task["error"])] if task.get("error") else []
+    before, after = task.get("stored_before", 0), task.get("stored_after", 0)
     if before:
         parts.append(f"{tables.size(before)} became {tables.size(after)}")
-    if job.get("failed_chunks"):
-        parts.append(f"{job['failed_chunks']} chunks stay as they were")
-    result = job.get("result", {})
+    if task.get("failed_chunks"):
+        parts.append(f"{task['failed_chunks']} chunks stay as they were")
+    result = task.get("result", {})
     if result.get("damaged_blocks") or result.get("damaged"):
         parts.append(f"{result.get('damaged_blocks') or len(result['damaged'])} blocks are damaged")
     if result.get("repaired"):
         parts.append(f"{result['repaired']} repaired")
-    if job.get("note") and not job.get("done_chunks"):
-        parts.append(str(job["note"]))
+    if task.get("note") and not task.get("done_chunks"):
+        parts.append(str(task["note"]))
     return ", ".join(parts)
