@@ -14,9 +14,9 @@ from pathlib import Path
 import trio
 from xxhash import xxh3_64_intdigest
 
+from nnfs.background.interfaces import Commits
 from nnfs.background.modelreader import ModelReader, shipped, shipped_files
 from nnfs.blockio.cold import READ, URGENT, Cold
-from nnfs.blockio.commit import Committer
 from nnfs.errors import CodecError, ModelMissing, NnfsError, OutOfSpace, RecordDamaged, UsageError, WorkerError
 from nnfs.fs import swapping
 from nnfs.store import modelfiles
@@ -35,8 +35,8 @@ ROOM = 20 << 20  # bytes that a model's file may have; the one that is shipped h
 class ModelChanges:
     """Puts models into the store and takes them out. `cold` decodes a block with a model that may be a lost one."""
 
-    def __init__(self, store: Store, known: ModelReader, committer: Committer, cold: Cold | None) -> None:
-        self._store, self.known, self._committer, self._cold = store, known, committer, cold
+    def __init__(self, store: Store, known: ModelReader, commits: Commits, cold: Cold | None) -> None:
+        self._store, self.known, self._commits, self._cold = store, known, commits, cold
         self._numbers: dict[bytes, int] = {}  # of those known to be in the store and sound
         self._keeping = trio.Lock()
 
@@ -76,7 +76,7 @@ class ModelChanges:
             number=number,
         )  # fmt: skip
         try:
-            kept: int = await self._committer.amend(change, 2 * len(data))
+            kept: int = await self._commits.amend(change, 2 * len(data))
         except OutOfSpace as error:
             room = f"two copies of the model take {2 * len(data) >> 20} MiB"
             raise OutOfSpace(f"{error}: {room}; free as much, or mount with -o neural=off to do without") from error
@@ -125,7 +125,7 @@ class ModelChanges:
         """Look at both copies of every model, and repair a damaged one from the other: at a mount's start."""
         for number in await trio.to_thread.run_sync(self.known.damaged):
             try:
-                await self._committer.amend(partial(swapping.mend_model, number=number), ROOM)
+                await self._commits.amend(partial(swapping.mend_model, number=number), ROOM)
                 log.warning("a copy of model %d was damaged: it was repaired from the other one", number)
             except NnfsError as error:
                 log.error("%s", error)
@@ -186,7 +186,7 @@ class ModelChanges:
             number = modelfiles.by_fingerprint(snapshot, fingerprint)
         if number is None:
             raise ModelMissing(f"model {fingerprint.hex()[:16]} is not in the store")
-        await self._committer.amend(partial(swapping.retire_model, number=number))
+        await self._commits.amend(partial(swapping.retire_model, number=number))
         await self.collect()
 
     async def collect(self) -> None:
@@ -194,7 +194,7 @@ class ModelChanges:
         idle = await trio.to_thread.run_sync(self.known.idle)
         if not idle:
             return
-        for number in await self._committer.amend(partial(swapping.drop_models, idle=idle)):
+        for number in await self._commits.amend(partial(swapping.drop_models, idle=idle)):
             self._numbers = {f: n for f, n in self._numbers.items() if n != number}
             log.info("model %d is gone: no block needed it", number)
 

@@ -12,10 +12,10 @@ import trio
 from xxhash import xxh3_64_intdigest
 
 from nnfs import codec
+from nnfs.background.interfaces import Commits, Parts
 from nnfs.background.tasks import Task
-from nnfs.blockio.cold import BACKGROUND, READ, Cold
-from nnfs.blockio.commit import Committer
-from nnfs.blockio.reader import Reader, decode_verified
+from nnfs.blockio.cold import BACKGROUND, READ
+from nnfs.blockio.reader import decode_verified
 from nnfs.blockio.repair import repair_beside
 from nnfs.errors import NnfsError
 from nnfs.fs import swapping
@@ -28,13 +28,11 @@ SEARCH_S, SEARCHES_S = 10.0, 60.0  # seconds of one search; of those in vain, be
 
 
 class Repairer:
-    """The repairs of one scrub. `cold` decodes what is cold, None: nobody does."""
+    """The repairs of one scrub."""
 
-    def __init__(
-        self, committer: Committer, reader: Reader, cold: Cold | None, threads: trio.CapacityLimiter, *, read_only: bool
-    ) -> None:
-        self._committer, self._reader, self._cold, self._threads = committer, reader, cold, threads
-        self._read_only = read_only
+    def __init__(self, parts: Parts, threads: trio.CapacityLimiter) -> None:
+        self._commits, self._reads, self._cold, self._threads = parts.commits, parts.reads, parts.cold, threads
+        self._read_only = parts.read_only
         self.repaired = 0  # blocks
         self._in_vain = 0.0  # seconds
 
@@ -56,9 +54,9 @@ class Repairer:
 
     async def replace(self, number: int, block: Block) -> bool:
         """Store a block's content anew, from a copy in memory or on disk; whether there was one."""
-        plain = self._reader.cache.get(number)
-        if plain is None and self._reader.thawed is not None:
-            plain = await trio.to_thread.run_sync(self._reader.thawed.get, number, block, limiter=self._threads)
+        plain = self._reads.cache.get(number)
+        if plain is None and self._reads.thawed is not None:
+            plain = await trio.to_thread.run_sync(self._reads.thawed.get, number, block, limiter=self._threads)
         if plain is None or blake2b(plain).digest() != block.hash:
             return False
         codec_id, data = await trio.to_thread.run_sync(codec.encode_hot, plain, limiter=self._threads)
@@ -69,10 +67,8 @@ class Repairer:
         try:
             if block.codec < codec.FIRST_COLD:
                 await trio.to_thread.run_sync(decode_verified, number, block, payload, limiter=self._threads)
-            elif self._cold is not None:
-                await self._cold.decode(number, block, payload, priority=BACKGROUND, worker=READ)
             else:
-                return False
+                await self._cold.decode(number, block, payload, priority=BACKGROUND, worker=READ)
         except NnfsError as error:
             log.error("block %d: the repaired bytes cannot be decoded: %s", number, error)
             return False
@@ -84,14 +80,14 @@ class Repairer:
             return False
         try:
             change = functools.partial(swapping.recode, recodes=[repaired])
-            [done] = await self._committer.amend(change, len(repaired.data))
+            [done] = await self._commits.amend(change, len(repaired.data))
         except NnfsError as error:
             log.warning("block %d could be repaired, but that is not stored: %s", repaired.number, error)
             return False
         if done is not None:
             log.warning("block %d is repaired", repaired.number)
             self.repaired += 1
-            self._reader.damaged.pop(repaired.number, None)
+            self._reads.damaged.pop(repaired.number, None)
         return done is not None
 
 
@@ -107,15 +103,15 @@ class RepairedBlocks:
         if not self._read_only:
             self._send.send_nowait(Recode(number, block.payload, (0, 0), block.codec, block.model, payload))
 
-    async def run(self, committer: Committer) -> None:
+    async def run(self, commits: Commits) -> None:
         """Store what is queued, until cancelled. Blocks that come together are stored in one commit."""
         async with trio.open_nursery() as nursery:
             async for repaired in self._receive:
-                nursery.start_soon(_store_repaired, committer, repaired)
+                nursery.start_soon(_store_repaired, commits, repaired)
 
 
-async def _store_repaired(committer: Committer, repaired: Recode) -> None:
+async def _store_repaired(commits: Commits, repaired: Recode) -> None:
     try:
-        await committer.amend(functools.partial(swapping.recode, recodes=[repaired]), len(repaired.data or b""))
+        await commits.amend(functools.partial(swapping.recode, recodes=[repaired]), len(repaired.data or b""))
     except Exception as error:  # noqa: BLE001 - the mount goes on, the next read repairs it again
         log.warning("block %d was repaired, but that is not stored: %s", repaired.number, error)

@@ -19,12 +19,11 @@ from typing import Any
 import trio
 
 from nnfs.background import scrubreads
+from nnfs.background.interfaces import Parts
 from nnfs.background.repair import Repairer
 from nnfs.background.tasks import Task
 from nnfs.background.timeleft import Kind
-from nnfs.blockio.cold import BACKGROUND, READ, Cold
-from nnfs.blockio.commit import Committer
-from nnfs.blockio.reader import Reader
+from nnfs.blockio.cold import BACKGROUND, READ
 from nnfs.codec import NAMES
 from nnfs.codec.base import FIRST_COLD, RAW
 from nnfs.errors import BlockDamaged, CodecUnavailable, ModelMissing, NnfsError, StoreDamaged, WorkerError, again, kept
@@ -32,7 +31,6 @@ from nnfs.fs import swapping
 from nnfs.fs.apply import Work
 from nnfs.fs.owners import Owners
 from nnfs.store import schema
-from nnfs.store.env import Store
 from nnfs.store.schema import Block
 
 log = logging.getLogger(__name__)
@@ -83,12 +81,9 @@ class _Run:
 class Scrub:
     """The work of `nnfs scrub`. `busy()` tells whether somebody uses the mount."""
 
-    def __init__(
-        self, store: Store, committer: Committer, reader: Reader, cold: Cold | None, busy: Callable[[], bool],
-        *, read_only: bool = False,
-    ) -> None:  # fmt: skip
-        self._store, self._committer, self._reader, self._cold = store, committer, reader, cold
-        self._busy, self._read_only = busy, read_only
+    def __init__(self, parts: Parts, busy: Callable[[], bool]) -> None:
+        self._parts, self._store, self._commits, self._reads = parts, parts.store, parts.commits, parts.reads
+        self._cold, self._busy, self._read_only = parts.cold, busy, parts.read_only
         self._limiter = trio.CapacityLimiter(1)
 
     def unfinished(self) -> schema.Scrub | None:
@@ -109,7 +104,7 @@ class Scrub:
         state = self.unfinished()
         if state is None or bool(state.deep) != deep or state.damaged:
             state = schema.Scrub(next=1, deep=int(deep), started=time.time_ns())
-        repairer = Repairer(self._committer, self._reader, self._cold, self._limiter, read_only=self._read_only)
+        repairer = Repairer(self._parts, self._limiter)
         run = _Run(task, state, (state.blocks, time.monotonic()), repairer, state.started)
         task.total_chunks, by_codec = await self._in_thread(scrubreads.totals, self._store)
         task.total_bytes = sum(by_codec.values())
@@ -127,7 +122,7 @@ class Scrub:
             raise
         finally:
             self._report(run, {})
-        await self._in_thread(self._reader.forget_gone)
+        await self._in_thread(self._reads.forget_gone)
         run.state = schema.Scrub(1, state.deep, 0, state.blocks, len(run.damaged))
         await self._save(run, force=True)
         self._report(run, await self._name(run))
@@ -149,7 +144,7 @@ class Scrub:
                 if not await self._in_thread(scrubreads.damaged_copies, self._store, number) or self._read_only:
                     continue
                 size = await self._in_thread(scrubreads.model_size, self._store, number)
-                if await self._committer.amend(functools.partial(swapping.mend_model, number=number), size):
+                if await self._commits.amend(functools.partial(swapping.mend_model, number=number), size):
                     log.warning("model %d: a damaged copy was written anew from the sound one", number)
                     run.repaired_models += 1
             except ModelMissing as error:
@@ -180,10 +175,10 @@ class Scrub:
         at, is_last = run.state.next, False
         while not is_last:
             await self._give_way(run)
-            look = await self._in_thread(scrubreads.look_at, self._store, at, run.deep, frozenset(self._reader.damaged))
+            look = await self._in_thread(scrubreads.look_at, self._store, at, run.deep, frozenset(self._reads.damaged))
             at, is_last = look.next, look.is_last
             for number in look.sound:
-                self._reader.damaged.pop(number, None)
+                self._reads.damaged.pop(number, None)
             for number, block, payload in look.cold:
                 await self._admit(run, block)
                 run.pending.add(number)
@@ -204,7 +199,7 @@ class Scrub:
 
     def _tell(self, run: _Run) -> None:
         """Say what the task is at, and hold its clock while nothing can be decoded yet."""
-        if run.pending and self._cold is not None and self._cold.waits_for(READ):
+        if run.pending and self._cold.waits_for(READ):
             run.task.phase = "starting a worker"
             run.task.left.stop(time.monotonic())
         else:
@@ -238,11 +233,9 @@ class Scrub:
     async def _decode(self, run: _Run, number: int, block: Block, payload: bytes) -> None:
         """Have a worker decode one block."""
         try:
-            if self._cold is None:
-                raise WorkerError("there are no codec workers")
             await self._cold.decode(number, block, payload, priority=BACKGROUND, worker=READ)
             run.failures = 0
-            self._reader.damaged.pop(number, None)
+            self._reads.damaged.pop(number, None)
         except BlockDamaged as error:
             await self._give_up(run, number, block, str(error))
         except NnfsError as error:
@@ -259,7 +252,7 @@ class Scrub:
         """Nobody could say anything about a block."""
         if await self._in_thread(scrubreads.payload_of, self._store, number) != block.payload:
             return  # it has been coded anew meanwhile, or is gone, and so may be the model that it needed
-        known = self._reader.damaged.get(number)
+        known = self._reads.damaged.get(number)
         if known is not None and not run.deep:
             self._note(run, number, known)
             return
@@ -286,7 +279,7 @@ class Scrub:
             self._note(run, number, why)
 
     def _note(self, run: _Run, number: int, why: str) -> None:
-        run.damaged[number] = self._reader.damaged[number] = why
+        run.damaged[number] = self._reads.damaged[number] = why
         run.state.damaged = len(run.damaged)
 
     # -- what comes of it
@@ -299,7 +292,7 @@ class Scrub:
             return
         run.saved = run.state.blocks, time.monotonic()
         try:
-            await self._committer.amend(functools.partial(_keep_progress, state=run.state))
+            await self._commits.amend(functools.partial(_keep_progress, state=run.state))
         except NnfsError as error:
             log.warning("the progress of the scrub is not kept: %s", error)
 

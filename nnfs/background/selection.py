@@ -24,9 +24,14 @@ class Selection:
     def __init__(
         self, store: Store, known: ModelReader, encoder: ColdEncoder, options: Options, last_read: Callable[[int], int]
     ) -> None:
-        self._store, self._models, self._encoder, self._options = store, known, encoder, options
-        self._ages = Ages(int(options.write_age * 1e9), int(options.read_age * 1e9), last_read)
+        self._store, self._models, self._encoder, self._last_read = store, known, encoder, last_read
+        self.set_options(options)
         self.retired: set[int] = set()  # models whose blocks are to be encoded anew, at the time of the last walk
+
+    def set_options(self, options: Options) -> None:
+        """Go by other options from the next walk on."""
+        self._options = options
+        self._ages = Ages(int(options.write_age * 1e9), int(options.read_age * 1e9), self._last_read)
 
     def walk(self, ino: int, aim: Aim) -> Walk:
         """Return a walk over what a task may take up, at and below an inode."""
@@ -60,12 +65,13 @@ class Selection:
             may = rules.policy is Policy.COLD or self._encoder.is_fast(NEURAL)
             return not tried and (aim.everything or may)
 
-        return Walk(self._store, ino, rules, functools.partial(self._wanted, aim=aim), fits)
+        return Walk(self._store, ino, rules, functools.partial(_wanted, aim=aim, ages=self._ages), fits)
 
-    def _wanted(self, inode: Inode, rules: Rules, now: int, *, aim: Aim) -> Look:
-        is_settled = bool(inode.flags & Inode.FLAG_SETTLED)
-        if aim.marks and is_settled:
-            return Look.NO
-        if aim.thaw or aim.everything or rules.policy is Policy.HOT or self._ages.cold(inode, now):
-            return Look.YES
-        return Look.LATER if is_settled else Look.NO
+
+def _wanted(inode: Inode, rules: Rules, now: int, *, aim: Aim, ages: Ages) -> Look:
+    is_settled = bool(inode.flags & Inode.FLAG_SETTLED)
+    if aim.marks and is_settled:
+        return Look.NO
+    if aim.thaw or aim.everything or rules.policy is Policy.HOT or ages.cold(inode, now):
+        return Look.YES
+    return Look.LATER if is_settled else Look.NO

@@ -15,21 +15,18 @@ import trio
 from nnfs.background.encoder import ColdEncoder
 from nnfs.background.history import FILE as HISTORY
 from nnfs.background.history import History
+from nnfs.background.interfaces import Parts
 from nnfs.background.modelchanges import ModelChanges
+from nnfs.background.passes import Passes
 from nnfs.background.recompression import Recompression
 from nnfs.background.scrub import Scrub
 from nnfs.background.tasks import BESIDE, UNENDED, Task, Tasks
-from nnfs.blockio.cold import Cold
-from nnfs.blockio.commit import Committer
-from nnfs.blockio.reader import Reader
 from nnfs.codec import NAMES
 from nnfs.config import Options
 from nnfs.errors import NnfsError, UsageError
 from nnfs.fs import policy
 from nnfs.fs.filesystem import Filesystem
 from nnfs.fs.xattrs import Xattrs
-from nnfs.store.env import Store
-from nnfs.workers.pool import Pool
 
 log = logging.getLogger(__name__)
 
@@ -47,20 +44,19 @@ class Service:
     """Joins what turns data cold and warm again. `handlers` are the control socket's commands."""
 
     def __init__(
-        self, store: Store, fs: Filesystem, committer: Committer, reader: Reader, cold: Cold, pool: Pool,
-        models: ModelChanges, options: Options, *, read_only: bool, changed: Callable[[list[int]], None],
-        last_read: Callable[[int], int],
+        self, parts: Parts, fs: Filesystem, models: ModelChanges, options: Options,
+        *, changed: Callable[[list[int]], None], last_read: Callable[[int], int],
     ) -> None:  # fmt: skip
-        self._store, self._fs, self._committer, self._reader, self._pool = store, fs, committer, reader, pool
-        self.models, self._read_only = models, read_only
-        self._encoder = ColdEncoder(cold, models.known, options, self._busy)
+        self._parts, self._fs, self._commits, self._pool = parts, fs, parts.commits, parts.cold.pool
+        self._models, self._read_only = models, parts.read_only
+        self._encoder = ColdEncoder(parts.cold, models.known, options, self._busy)
         self._recompression = Recompression(
-            store, committer, reader, cold, models, self._encoder, options,
-            busy=self._busy, changed=changed, last_read=last_read,
-        )  # fmt: skip
-        self._scrub = Scrub(store, committer, reader, cold, self._busy, read_only=read_only)
-        background = self._background if options.compact and not read_only else None
-        history = History(store.place.here / HISTORY, read_only=read_only)
+            parts, models, self._encoder, options, busy=self._busy, changed=changed, last_read=last_read
+        )
+        self._passes = Passes(parts, self._recompression, self._encoder, options)
+        self._scrub = Scrub(parts, self._busy)
+        background = self._background if options.compact and not parts.read_only else None
+        history = History(parts.store.place.here / HISTORY, read_only=parts.read_only)
         self.tasks = Tasks(background, PASS_EVERY, FIRST_PASS, history)
         self._scope = trio.CancelScope()
         self._looked = (time.monotonic(), time.thread_time())
@@ -68,13 +64,13 @@ class Service:
         self.handlers: dict[str, Callable[[Answer], Any]] = {
             "compact": self._compact, "thaw": self._thaw, "scrub": self._scrub_task, "job": self._task,
             "jobs": self._tasks, "cancel": self._cancel, "pause": self._pause, "resume": self._resume,
-            "models": self._models, "model_add": self._model_add, "model_retire": self._model_retire,
+            "models": self._list_models, "model_add": self._model_add, "model_retire": self._model_retire,
         }  # fmt: skip
 
     def set_options(self, options: Options) -> None:
         """Go by other options: policy, ages, `thaw_limit`."""
         self._encoder.set_options(options)
-        self._recompression.set_options(options)
+        self._passes.set_options(options)
 
     async def run(self) -> None:
         """Do tasks until stopped. A bug here costs the cold tier's tasks, not the mount."""
@@ -92,8 +88,8 @@ class Service:
     async def _verify_models(self) -> None:
         try:
             if not self._read_only:
-                await self.models.verify()
-            await self.models.bring_back(read_only=self._read_only)
+                await self._models.verify()
+            await self._models.bring_back(read_only=self._read_only)
         except NnfsError as error:
             log.error("not all models were verified: %s", error)
 
@@ -104,17 +100,17 @@ class Service:
         if now - then >= 0.2:
             self._looked = now, work
             self._was_busy = work - before > BUSY_SHARE * (now - then)
-        return self._was_busy or self._reader.waiting > 0
+        return self._was_busy or self._parts.reads.waiting > 0
 
     async def _background(self, task: Task) -> None:
-        if self._committer.failure is not None:
+        if self._commits.failure is not None:
             return
-        await self._recompression.background(task)
+        await self._passes.background(task)
 
     # -- commands
 
     def _writable(self) -> None:
-        if self._read_only or self._committer.failure is not None:
+        if self._read_only or self._commits.failure is not None:
             raise UsageError("the mount is read-only: nothing can be stored in another form")
 
     def _add(self, kind: str, work: Callable[[Task], Any], request: Answer, *about: int) -> Answer:
@@ -125,19 +121,19 @@ class Service:
         ino, everything, parent = int(request["ino"]), bool(request.get("all")), int(request.get("parent") or 0)
         if request.get("dry_run"):
             with contextlib.suppress(NnfsError):  # else what was committed is looked at
-                await self._committer.sync()
-            run = functools.partial(self._recompression.estimate, ino=ino, everything=everything, parent=parent)
+                await self._commits.sync()
+            run = functools.partial(self._passes.estimate, ino=ino, everything=everything, parent=parent)
             return self._add("dry run", run, request, ino, everything, parent)
         self._writable()
-        await self._committer.sync()
-        work = self._recompression.compact(ino, everything=everything, parent=parent)
+        await self._commits.sync()
+        work = self._passes.compact(ino, everything=everything, parent=parent)
         return self._add("compact", work, request, ino, everything, parent)
 
     async def _thaw(self, request: Answer) -> Answer:
         self._writable()
-        await self._committer.sync()
+        await self._commits.sync()
         ino, parent = int(request["ino"]), int(request.get("parent") or 0)
-        return self._add("thaw", self._recompression.thaw(ino, parent), request, ino, parent)
+        return self._add("thaw", self._passes.thaw(ino, parent), request, ino, parent)
 
     async def _scrub_task(self, request: Answer) -> Answer:
         deep = bool(request.get("deep"))
@@ -161,30 +157,30 @@ class Service:
         self.tasks.gate.set(paused=False)
         return {"paused": False}
 
-    async def _models(self, _request: Answer) -> Answer:
-        return await trio.to_thread.run_sync(self.models.known.report)
+    async def _list_models(self, _request: Answer) -> Answer:
+        return await trio.to_thread.run_sync(self._models.known.report)
 
     async def _model_add(self, request: Answer) -> Answer:
         self._writable()
-        number, fingerprint = await self.models.add(Path(request["file"]))
-        self._recompression.try_again()
+        number, fingerprint = await self._models.add(Path(request["file"]))
+        self._passes.try_again()
         if request.get("ino"):
             inode = self._fs.inode(int(request["ino"]))
             Xattrs(self._fs).set(inode, policy.MODEL, fingerprint.hex().encode())
-            await self._committer.sync()
+            await self._commits.sync()
         return {"number": number, "fingerprint": fingerprint.hex()}
 
     async def _model_retire(self, request: Answer) -> Answer:
         self._writable()
-        await self.models.retire(policy.parse_model(str(request["fingerprint"]).encode()))
+        await self._models.retire(policy.parse_model(str(request["fingerprint"]).encode()))
         return {}
 
     def status(self) -> Answer:
         """Return the cold tier's part of `nnfs status`."""
         unended = self.tasks.unended()
         ours = [*unended, *([self.tasks.background] if self.tasks.background is not None else [])]
-        recoding = (task for task in ours if task.state == "running" and task.kind not in BESIDE)
-        running = next(recoding, None)
+        recompressing = (task for task in ours if task.state == "running" and task.kind not in BESIDE)
+        running = next(recompressing, None)
         seen = running.as_dict() if running is not None else {}
         queued = sum(task.state == "queued" for task in unended)
         return {
@@ -192,7 +188,7 @@ class Service:
                 "state": seen.get("state", "idle"),
                 "kind": seen.get("kind", ""), "paused": self.tasks.gate.paused, "phase": seen.get("phase", ""),
                 "queued_jobs": queued, "done_chunks": seen.get("done_chunks", 0), "rate": seen.get("rate", 0.0),
-                **self._recompression.report(),
+                **self._passes.report(),
             },
             "jobs": [task.as_dict() for task in ours if task.state in UNENDED],
             "scrubbed": {kind: self.tasks.history.scrubbed.get(kind) for kind in ("checksums", "deep")},

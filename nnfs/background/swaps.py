@@ -8,8 +8,7 @@ from collections.abc import Callable
 
 from nnfs.background.encoder import ColdEncoder
 from nnfs.background.flight import Flight, Ready
-from nnfs.blockio.commit import Committer
-from nnfs.blockio.reader import Reader
+from nnfs.background.interfaces import Commits, Reads
 from nnfs.codec.base import FIRST_COLD
 from nnfs.errors import OutOfSpace
 from nnfs.fs import swapping
@@ -22,9 +21,9 @@ class Swaps:
     """Commits what flows have ready. `changed` is told the files that occupy something else now."""
 
     def __init__(
-        self, committer: Committer, reader: Reader, encoder: ColdEncoder, changed: Callable[[list[int]], None]
+        self, commits: Commits, reads: Reads, encoder: ColdEncoder, changed: Callable[[list[int]], None]
     ) -> None:
-        self._committer, self._reader, self._encoder, self._changed = committer, reader, encoder, changed
+        self._commits, self._reads, self._encoder, self._changed = commits, reads, encoder, changed
         self.saved = 0  # bytes, by this mount
         self.before = self.after = 0  # stored bytes of what was swapped
 
@@ -51,17 +50,17 @@ class Swaps:
 
         While the swaps wait for their commit, who begins to write there merges at once (`Reader.cold_below`).
         """
-        laid_over = self._committer.laid_over()
+        laid_over = self._commits.laid_over()
         flight.drop(one for one in ready if one.recode.number in laid_over)
         ready = [one for one in ready if one.recode.number not in laid_over]
         if not ready:
             return
         cooling = {one.recode.number for one in ready}
-        self._reader.cooling |= cooling
+        self._reads.cooling |= cooling
         try:
             await self._swap_now(flight, ready)
         finally:
-            self._reader.cooling -= cooling
+            self._reads.cooling -= cooling
 
     async def _swap_now(self, flight: Flight, ready: list[Ready]) -> None:
         recodes = [one.recode for one in ready]
@@ -69,7 +68,7 @@ class Swaps:
         frees = sum(one.block.stored for one in ready if one.recode.data is not None)
         swap = functools.partial(swapping.recode, recodes=recodes, fingerprints=flight.models)
         try:
-            changes = await self._committer.amend(swap, size, frees=frees)
+            changes = await self._commits.amend(swap, size, frees=frees)
         except OutOfSpace:
             if len(ready) == 1:
                 raise
@@ -102,4 +101,4 @@ class Swaps:
             files.append(swapping.Settled(ino, piece.proof, piece.ctime, max(0, piece.stored + growth), mark))
         if files:
             digest, slow = self._encoder.digest(), self._encoder.slow
-            await self._committer.amend(functools.partial(swapping.settle, files=files, digest=digest, slow=slow))
+            await self._commits.amend(functools.partial(swapping.settle, files=files, digest=digest, slow=slow))

@@ -20,6 +20,7 @@ import pyfuse3
 import trio
 
 import nnfs
+from nnfs.background.interfaces import Parts
 from nnfs.background.modelchanges import ModelChanges
 from nnfs.background.modelreader import ModelReader
 from nnfs.background.repair import RepairedBlocks
@@ -172,9 +173,9 @@ class Daemon:
         )  # fmt: skip
         self.mount_options = mount_options
         self.connection: Connection | None = None
+        parts = Parts(store, self.committer, self.reader, self.cold, read_only)
         self.background = Service(
-            store, self.fs, self.committer, self.reader, self.cold, self.pool, changes, own,
-            read_only=read_only, changed=self._note_stored, last_read=self.ops.last_read,
+            parts, self.fs, changes, own, changed=self._note_stored, last_read=self.ops.last_read
         )  # fmt: skip
         self._stored_changed: set[int] = set()
         self._tell = trio.Event()

@@ -25,7 +25,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import nnfs.model
-from nnfs.background import encoder, modelchanges, modelreader, recompression, scrub, service, swaps, tasks
+from nnfs.background import encoder, modelchanges, modelreader, passes, recompression, scrub, service, swaps, tasks
 from nnfs.blockio import commit
 from nnfs.blockio.cold import Cold, Progress, specs
 from nnfs.cli import client
@@ -77,12 +77,12 @@ class Everything:
 
     def method(self) -> Any:
         async def background(tiers: Any, job: tasks.Task) -> None:
-            if tiers._committer.failure is not None:
+            if tiers._commits.failure is not None:
                 return
-            everything = functools.partial(tiers._recompression.compact, ROOT_INO, everything=True)
+            everything = functools.partial(tiers._passes.compact, ROOT_INO, everything=True)
             tiers.tasks.add("scrub", functools.partial(tiers._scrub.run, deep=True))
             work = (
-                tiers._recompression.background, everything(), tiers._recompression.thaw(ROOT_INO), everything()
+                tiers._passes.background, everything(), tiers._passes.thaw(ROOT_INO), everything()
             )  # fmt: skip
             await work[next(self._turn) % len(work)](job)
 
@@ -99,7 +99,7 @@ def patch(mode: str) -> None:
     sys.modules["nnfs.model.delta"] = nnfs.model.delta = delta  # type: ignore[assignment]
     service.FIRST_PASS = service.PASS_EVERY = 0.05
     tasks.LOOKING = 1
-    recompression.REST = recompression.REST_MOST = 0.2
+    passes.REST = passes.REST_MOST = 0.2
     recompression.BUSY_MOST = 0
     swaps.FLUSH_S = 0.1
     scrub.BUSY_MOST, scrub.REST_S = 0, 0.0
@@ -170,7 +170,7 @@ def tell_more() -> None:
         init(self, *args, **kwargs)
 
         async def passes(_: object) -> dict[str, Any]:
-            return {"passes": ended[0], "settled": settled(self._store)}
+            return {"passes": ended[0], "settled": settled(self._parts.store)}
 
         self.handlers["passes"] = passes
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from hashlib import blake2b
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +17,7 @@ import trio.testing
 from nnfs.background import encoder, recompression, swaps
 from nnfs.background.encoder import BATCH, ColdEncoder, Payload, Proof
 from nnfs.background.flight import Aim, Flight, Ready
+from nnfs.background.interfaces import Parts
 from nnfs.background.recompression import Recompression
 from nnfs.background.tasks import Gate, Task
 from nnfs.blockio.cold import COMPACT, REFERENCE
@@ -239,19 +240,21 @@ class Tried(Recompression):
 
     def __init__(self, files: Sequence[int], outcome: Callable[[Candidate], Any]) -> None:
         self.commits = Commits()
-        reader: Any = SimpleNamespace(damaged={}, cooling=set())
-        super().__init__(
-            None, self.commits, reader, None, SimpleNamespace(known=None), coder(), Options(),  # type: ignore[arg-type]
-            busy=lambda: False, changed=lambda _: None,
-        )  # fmt: skip
+        self.reads: Any = SimpleNamespace(damaged={}, cooling=set())
+        parts: Any = Parts(None, self.commits, self.reads, None)  # type: ignore[arg-type]
+        models: Any = SimpleNamespace(known=None)
+        super().__init__(parts, models, coder(), Options(), busy=lambda: False, changed=lambda _: None)
+        self.chunks.recompressed = self._recompressed  # type: ignore[method-assign, assignment]
         self._files, self._outcome = files, outcome
         self.tried: list[int] = []
 
-    async def _walk(self, job: Task, ino: int, aim: Aim) -> AsyncIterator[Piece]:
+    async def walk(self, job: Task, ino: int, aim: Aim) -> AsyncGenerator[Piece]:
         for number in self._files:
             yield Piece(number, RULES, [Candidate(number, 0, number, block(number))], last=True)
 
-    async def _recompressed(self, flight: Flight, candidate: Candidate, rules: Rules, _way: Any) -> Ready | None:
+    async def _recompressed(
+        self, flight: Flight, candidate: Candidate, rules: Rules, _way: Any, *, retired: bool
+    ) -> Ready | None:
         self.tried.append(candidate.number)
         await trio.lowlevel.checkpoint()
         found = self._outcome(candidate)
@@ -265,7 +268,7 @@ class Tried(Recompression):
             raise AssertionError
 
         job = Task(number, "background", nothing, Gate())
-        await self._run(job, 1, Aim())
+        await self.run(job, 1, Aim())
         return job
 
 
@@ -289,14 +292,14 @@ async def test_what_somebody_writes_to_in_part_is_not_swapped() -> None:
     cooling: list[int] = []
 
     def answer(_: object) -> int:
-        cooling.extend(under_test._reader.cooling)
+        cooling.extend(under_test.reads.cooling)
         return -1
 
     under_test.commits.answer = answer
     await under_test.once()
     assert under_test.commits.swaps == [1, 3]
     assert set(cooling) == {1, 3}
-    assert not under_test._reader.cooling
+    assert not under_test.reads.cooling
     assert under_test.commits.marks == {1: True, 2: False, 3: True}
 
 
@@ -394,7 +397,7 @@ async def test_recompression_has_threads_of_its_own() -> None:
         await limiter.acquire_on_behalf_of(number)
     under_test = Tried([], lambda _: None)
     with trio.fail_after(WAIT_S):
-        assert await under_test._hot(PLAIN) == (1, 0, encode_hot(PLAIN)[1])
+        assert await under_test.chunks.hot(PLAIN) == (1, 0, encode_hot(PLAIN)[1])
         assert await coder().encode(os.urandom(10_000), block(), RULES, everything=False) is None
 
 
@@ -403,12 +406,12 @@ async def test_a_shared_block_is_coded_once_and_only_its_file_is_done(monkeypatc
     both = block()
     both.refs = 2
 
-    async def walk(job: Task, ino: int, aim: Aim) -> AsyncIterator[Piece]:
+    async def walk(job: Task, ino: int, aim: Aim) -> AsyncGenerator[Piece]:
         for file in (1, 2):
             yield Piece(file, RULES, [Candidate(file, 0, 1, both)], last=True)
 
     under_test = Tried([], lambda _: None)
-    monkeypatch.setattr(under_test, "_walk", walk)
+    monkeypatch.setattr(under_test, "walk", walk)
     await under_test.once()
     assert under_test.tried == [1]
     assert under_test.commits.marks == {1: True, 2: False}

@@ -16,6 +16,7 @@ import trio
 import trio.testing
 
 from nnfs.background import repair, scrub, scrubreads
+from nnfs.background.interfaces import Parts
 from nnfs.background.scrub import Scrub
 from nnfs.background.tasks import Gate, Task
 from nnfs.blockio.cold import READ, Cold
@@ -90,9 +91,8 @@ class Volume:
         self.cold = Backwards()
         self.busy: Callable[[], bool] = lambda: False
         self.gate = Gate()
-        self.scrub = Scrub(
-            self.store, self.committer, self.reader, cast("Cold", self.cold), self.is_busy, read_only=read_only
-        )
+        parts = Parts(self.store, self.committer, self.reader, cast("Cold", self.cold), read_only)
+        self.scrub = Scrub(parts, self.is_busy)
 
     def is_busy(self) -> bool:
         return self.busy()
