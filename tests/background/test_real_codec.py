@@ -14,7 +14,7 @@ LIMIT_S = 3600.0
 
 @pytest.mark.mount
 def test_text_turns_neural_and_is_read_cold_by_another_mount() -> None:
-    text = (REPO / "nnfs" / "DESIGN.md").read_bytes()[:4000]
+    text = (REPO / "tests" / "background" / "prose.txt").read_bytes()
     with Mount(options=["compact=off", "thawed=0"]) as mount:
         mount.deadline(LIMIT_S)
         (mount.path / "file").write_bytes(text)
