@@ -1,1 +1,1 @@
-"""What the daemon does when nobody asks: recompression, scrub, repair, tasks, changes of models. It knows no FUSE."""
+"""Work that no request waits for: recompression, scrub, repair, tasks, changes of models. It knows no FUSE."""

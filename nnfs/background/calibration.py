@@ -18,7 +18,7 @@ X86 = 16  # bit of a payload's first byte, see the codec's format
 
 
 class Kind(enum.Enum):
-    """How a payload is decoded, as far as that makes it quicker or slower. The network takes all alike."""
+    """Kinds of content by the speed of their decoding. The network decodes all at the same speed."""
 
     TEXT = ""
     RECORDS = "records"

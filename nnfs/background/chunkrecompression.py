@@ -1,4 +1,4 @@
-"""One chunk's way through recompression: fetch and verify it, encode it, and prove the new payload."""
+"""The recompression of one chunk: fetch and verify it, encode it, and prove the new payload."""
 
 from __future__ import annotations
 

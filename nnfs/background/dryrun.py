@@ -1,4 +1,4 @@
-"""What a compaction would gain, from a sample of its chunks."""
+"""The estimate of what recompression would save, from a sample of its chunks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Size = Callable[[Candidate, Rules], Awaitable[int | None]]
 
 
 class Sample:
-    """Chunks of all that are offered, each as likely as any other."""
+    """A random sample of the chunks that are offered."""
 
     def __init__(self) -> None:
         self._chosen: list[tuple[Candidate, Rules]] = []
@@ -27,7 +27,7 @@ class Sample:
         self._chance = random.Random(0)
 
     def offer(self, candidate: Candidate, rules: Rules) -> None:
-        """Take a chunk, perhaps."""
+        """Consider one chunk for the sample."""
         self._offered += 1
         place = self._chance.randrange(self._offered)
         if len(self._chosen) < SAMPLES:

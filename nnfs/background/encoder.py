@@ -1,4 +1,4 @@
-"""From a chunk's plain bytes to the smallest cold payload that is proved to give them back."""
+"""Encoding for the cold tier: the smallest payload of the codecs that may be used, and its proof."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ MEASURE_AGAIN, MEASURE_MOST = 600.0, 86400.0  # seconds, doubled each time: meas
 
 
 class Payload(NamedTuple):
-    """One chunk as it could be stored."""
+    """A new payload for one chunk."""
 
     codec: int
     model: bytes  # fingerprint
@@ -67,7 +67,7 @@ class Payload(NamedTuple):
 
 @dataclass(slots=True)
 class _Checks:
-    """What the reference engine says of one codec. A batch is what is proved from the beginning of a check on."""
+    """Checks of one codec by the reference engine. A batch is all that is proved from the beginning of one check on."""
 
     unchecked: int = BATCH  # plain bytes since a check began
     begun: int = 0
@@ -185,7 +185,7 @@ class ColdEncoder:
         return [] if data is None else [Payload(codec_id, model, data)]
 
     def may_gain(self, block: Block) -> bool:
-        """Whether a block's stored bytes are so many that it could be worth while to make them fewer."""
+        """Return whether a block is so large that recompression could save enough."""
         speeds = [seconds for seconds in map(self._seconds, (NEURAL, CM)) if seconds is not None]
         return block.stored > least_saving(block.plain, min(speeds, default=None))
 
@@ -252,7 +252,7 @@ class ColdEncoder:
             raise EnginesDisagree(why) from error
 
     def is_checked(self, proof: Proof | None) -> bool:
-        """Whether the reference agrees about a batch. Nothing has to be proved of what is not cold."""
+        """Return whether the reference agrees about a batch. Payloads of the hot tier have no proof (None)."""
         if proof is None:
             return True
         checks = self._checks[proof.codec]
@@ -260,7 +260,7 @@ class ColdEncoder:
 
     @property
     def refuted(self) -> str:
-        """Why something is not encoded any more; empty: no reason."""
+        """The reason why a codec is not used any more; empty: there is none."""
         return next((checks.refuted for checks in self._checks.values() if checks.refuted), "")
 
     def _trust(self, codec_id: int) -> None:
@@ -276,9 +276,9 @@ class ColdEncoder:
         return result
 
     async def fast_enough(self, codec_id: int, kind: Kind = Kind.TEXT) -> bool:
-        """Whether reading this kind of content with a codec keeps the limit of the mount, as measured on this machine.
+        """Measure whether a codec decodes a kind of content within the limit of the mount, on this machine.
 
-        What was too slow is measured again after a while, the later the more often: the machine may have been busy.
+        A codec that was too slow is measured again, after longer and longer pauses: the machine may have been busy.
         """
         if math.isinf(self._limit):
             return True
@@ -336,7 +336,7 @@ class ColdEncoder:
         return time.monotonic() - started
 
     def is_fast(self, codec_id: int, kind: Kind = Kind.TEXT) -> bool:
-        """Whether a codec is known to keep the limit of the mount. Does not measure."""
+        """Return whether a codec is known to keep the limit of the mount. Does not measure."""
         key = codec_id, kind
         return key in self._speeds and self._speeds[key][0] <= self._limit
 
@@ -366,7 +366,7 @@ class ColdEncoder:
         return xxh3_64_intdigest(repr(of).encode())
 
     def waits_for(self, worker: str) -> bool:
-        """Whether a worker is not there yet: it is started by the first thing that it is to do."""
+        """Return whether a worker has not started yet: its first work item starts it."""
         return self._cold.waits_for(worker)
 
     def costs(self, worker: str) -> dict[str, float]:

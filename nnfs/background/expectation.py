@@ -1,4 +1,4 @@
-"""What is expected of a chunk before it is touched, for the time left: its kind, and the steps that are ahead of it."""
+"""Expectations of a chunk before it is touched, for the time left: its kind, and the steps ahead of it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FEW = 0.02  # of what zstd cannot make smaller is encoded all the same
 
 
 def kind_of(block: Block, *, thaw: bool) -> Kind:
-    """Return what tells how long a chunk will take."""
+    """Return the kind of a chunk: chunks of one kind take about the same time per byte."""
     if block.codec >= FIRST_COLD:
         return "thaw" if thaw else "cold", NAMES.get(block.codec, str(block.codec))
     if block.codec == RAW:
@@ -53,7 +53,7 @@ def weight(block: Block) -> int:
 
 
 class Way:
-    """One chunk's way through its steps. Calling it tells one that is done."""
+    """The steps that one chunk goes through. Call it when a step is done."""
 
     def __init__(self, task: Task, block: Block, *, thaw: bool) -> None:
         self._task, self._size, self._kind = task, weight(block), kind_of(block, thaw=thaw)
@@ -65,6 +65,6 @@ class Way:
         self._task.left.did(self._kind, step, self._size, time.monotonic())
 
     def end(self) -> None:
-        """It is over, whatever came of it."""
+        """Note that the chunk is done, or has failed."""
         log.debug("way %s end %d", "-".join(self._kind), self._size)
         self._task.left.ended(self._kind, self._size, self._steps)

@@ -1,4 +1,4 @@
-"""What a task of recompression wants, and its chunks on their way."""
+"""The aim of a task of recompression, and the chunks that it has under way."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from nnfs.store.schema import Block
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """What a task wants."""
+    """The data that a task takes up, and the tier that it goes to."""
 
     everything: bool = False  # ignore ages, the thaw limit and marks
     thaw: bool = False  # into the hot tier, not out of it
@@ -45,7 +45,7 @@ class Aim:
 
 
 class Ready(NamedTuple):
-    """A swap that waits for its commit. `proof`: of a cold payload."""
+    """A swap that waits for its commit. `proof` is None for a hot payload."""
 
     recode: Recode
     block: Block  # as it was
@@ -54,7 +54,7 @@ class Ready(NamedTuple):
 
 @dataclass(slots=True)
 class Flight:
-    """One task's chunks on their way."""
+    """The chunks that one task has under way."""
 
     task: Task
     aim: Aim
@@ -80,12 +80,12 @@ class Flight:
 
     @property
     def worker(self) -> str:
-        """Who codes: what a person waits for does not wait for an idle machine. Reads come first in both workers."""
+        """The worker that encodes: the one of reads for a command, since the other one runs on an idle machine."""
         return READ if self.task.number else COMPACT
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """While a chunk is being encoded, say."""
+        """Count a chunk as being in this stage."""
         self.stages[name] += 1
         try:
             yield
@@ -116,5 +116,5 @@ class Flight:
         return False
 
     def close(self, ino: int) -> None:
-        """One of the things that a file waits for is done."""
+        """Note that one chunk of a file is done, or that its last piece has come."""
         self.open[ino] = self.open.get(ino, 1) - 1

@@ -155,7 +155,7 @@ class ModelChanges:
         return False
 
     async def _is_lost(self, lost: modelfiles.Wanting, fingerprint: bytes, data: bytes, base: bytes | None) -> bool:
-        """Whether a model is the one that is lost. Of a lost record only its blocks can tell: one is decoded.
+        """Return whether a model is the lost one. If its record is lost, one of its blocks is decoded to find out.
 
         Raises `WorkerError` when that cannot be found out.
         """

@@ -25,7 +25,7 @@ BITS = {NEURAL: 0x40, CM: 0x80}  # in the state's settings: files were settled w
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """Why a codec, with one model or with any, is not used."""
+    """The reason why a codec, with one model or with any, is not used."""
 
     codec: int
     model: bytes  # fingerprint
@@ -34,7 +34,7 @@ class Outage:
 
     @property
     def cure(self) -> str:
-        """What a person can do."""
+        """The advice for a person."""
         text = self.why.lower()
         if "model" in text and "fit" not in text:
             return f"put the shipped file back into {PRESETS}, or `nnfs model add` a whole one; then it is tried again"
@@ -48,7 +48,7 @@ class Outage:
 
 
 class Outages:
-    """What cannot run, by codec and model."""
+    """The codecs that cannot run, by codec and model."""
 
     def __init__(self) -> None:
         self._out: dict[tuple[int, bytes], Outage] = {}
@@ -56,7 +56,7 @@ class Outages:
         self._shipped = _shipped()
 
     def has(self, codec: int, model: bytes) -> bool:
-        """Whether a codec is out."""
+        """Return whether a codec is out."""
         return (codec, model) in self._out
 
     def failed(self, codec: int, model: bytes, error: NnfsError) -> bool:
@@ -74,7 +74,7 @@ class Outages:
         return True
 
     def went_well(self, codec: int, model: bytes) -> None:
-        """A codec has worked."""
+        """Note that a codec has worked."""
         self._failures.pop((codec, model), None)
 
     def clear(self) -> None:

@@ -54,7 +54,7 @@ class Passes:
         )
 
     async def background(self, task: Task) -> None:
-        """Look for what has gone cold meanwhile."""
+        """Recompress the files that have become cold."""
         if time.monotonic() < self._rest_until:
             return
         try:
@@ -69,7 +69,7 @@ class Passes:
         self._last_error, self._rests = "", 0
 
     async def _pass(self, task: Task, ino: int, parent: int = 0) -> None:
-        """Look at what has not been looked at, and at everything where policies or models have changed since."""
+        """Recompress files that are not settled, or all where a policy or model has changed since they were."""
         with task.cancellable():
             await self._encoder.revive(self._store.state.settings)
         if self._has_changed():
@@ -83,13 +83,13 @@ class Passes:
             await self._commits.amend(swapping.end_pass)
 
     def _has_changed(self) -> bool:
-        """Whether what recompression depends on has changed since a pass was begun because of that."""
+        """Return whether a policy, model, option or speed has changed since the last round began."""
         state = self._store.state
         is_flagged = bool(state.flags & State.FLAG_UNSETTLED)
         return is_flagged or swapping.has_changed(state.settings, self._encoder.digest(), self._encoder.fast)
 
     async def _weigh(self) -> None:
-        """Find out whether the network may take what the classical codec has, before that is looked at again."""
+        """Measure the network before the walk, since it may replace the classical codec if it is quick enough."""
         with self._store.read() as snapshot:
             matters = self._options.neural and swapping.has_blocks(snapshot, CM)
         if matters:
@@ -99,7 +99,7 @@ class Passes:
                 log.debug("the network's speed is not known: %s", error)
 
     def try_again(self) -> None:
-        """Look again at what has failed: a model has come."""
+        """Try again what has failed, since a model has come."""
         self._recompression.forget_failures()
         self._encoder.outages.clear()
         self._rest_until, self._rests = 0.0, 0

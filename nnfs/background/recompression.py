@@ -170,7 +170,7 @@ class Recompression:
         await self.swaps.flush(flight)
 
     def _tell(self, flight: Flight) -> None:
-        """Say what the task is at, and hold its clock where that is no work on chunks."""
+        """Set the phase of the task, and stop its clock while no chunk gets on."""
         task, stages = flight.task, flight.stages
         if self._encoder.measuring:
             task.phase = MEASURING
@@ -186,7 +186,7 @@ class Recompression:
             task.left.go(time.monotonic())
 
     async def _admit(self, flight: Flight, candidate: Candidate) -> None:
-        """Wait until a chunk may be taken in hand."""
+        """Wait until there is room for a chunk in the window, and the mount is not busy."""
         cost, looks = max(LEAST, candidate.block.plain), 0
         await flight.task.checkpoint()
         while flight.chunks and (flight.plain + cost > WINDOW or flight.chunks >= IN_FLIGHT):
@@ -200,7 +200,7 @@ class Recompression:
         flight.chunks += 1
 
     async def _one(self, flight: Flight, candidate: Candidate, rules: Rules) -> None:
-        """One chunk's way."""
+        """Recompress one chunk, and note what came of it."""
         is_looked_at = False  # not when the task is cancelled in the middle of it
         way = Way(flight.task, candidate.block, thaw=flight.aim.thaw)
         try:
@@ -229,7 +229,7 @@ class Recompression:
             flight.moved.set()
 
     def _failed(self, flight: Flight, candidate: Candidate, error: NnfsError) -> None:
-        """A chunk stays as it is, because of something that is not wrong with itself."""
+        """Note that a chunk could not be recompressed, and decide whether the task goes on."""
         flight.task.failed_chunks += 1
         flight.last_failure = kept(error)
         is_missing = isinstance(error, ModelMissing)
@@ -251,7 +251,7 @@ class Recompression:
             flight.error = flight.error or error
 
     def _count_failure(self, payload: int, times: int) -> None:
-        """Something is wrong with a chunk: an outage of workers, which they all share, does not count."""
+        """Count a failure of a chunk itself. An outage of workers, which all chunks share, does not count."""
         self._chunk_failures[payload] += times
         if len(self._chunk_failures) > FAILURES_KEPT:
             del self._chunk_failures[next(iter(self._chunk_failures))]

@@ -63,7 +63,7 @@ class Repairer:
         return await self._store(Recode(number, block.payload, (0, 0), codec_id, 0, data))
 
     async def _proved(self, number: int, block: Block, payload: bytes) -> bool:
-        """Whether stored bytes decode to the block's content."""
+        """Return whether stored bytes decode to the block's content."""
         try:
             if block.codec < codec.FIRST_COLD:
                 await trio.to_thread.run_sync(decode_verified, number, block, payload, limiter=self._threads)

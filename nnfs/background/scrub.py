@@ -46,7 +46,7 @@ LISTED = 1000  # damaged blocks in an answer
 
 @dataclass(slots=True)
 class _Run:
-    """One run over everything."""
+    """The state of one scrub."""
 
     task: Task
     state: schema.Scrub
@@ -97,7 +97,7 @@ class Scrub:
         return state if state is not None and state.started else None
 
     async def run(self, task: Task, deep: bool = False) -> None:
-        """Do it all, or what is left of the last one of this kind: one that had found nothing damaged goes on.
+        """Scrub everything, or go on with the last scrub of this kind if that had found no damage.
 
         Raises `WorkerError` when something could not be checked, `StoreDamaged` for damaged pages of the engine.
         """
@@ -198,7 +198,7 @@ class Scrub:
             await self._moved(run)
 
     def _tell(self, run: _Run) -> None:
-        """Say what the task is at, and hold its clock while nothing can be decoded yet."""
+        """Set the phase of the task, and stop its clock while no worker can decode yet."""
         if run.pending and self._cold.waits_for(READ):
             run.task.phase = "starting a worker"
             run.task.left.stop(time.monotonic())
@@ -249,9 +249,9 @@ class Scrub:
             run.moved.set()
 
     async def _undecided(self, run: _Run, number: int, block: Block, error: NnfsError) -> None:
-        """Nobody could say anything about a block."""
+        """Note a block that could be neither proved nor refuted."""
         if await self._in_thread(scrubreads.payload_of, self._store, number) != block.payload:
-            return  # it has been coded anew meanwhile, or is gone, and so may be the model that it needed
+            return  # it has been recompressed meanwhile, or is gone, and so may be the model that it needed
         known = self._reads.damaged.get(number)
         if known is not None and not run.deep:
             self._note(run, number, known)
@@ -264,7 +264,7 @@ class Scrub:
     # -- damage
 
     async def _repair(self, run: _Run, number: int, block: Block | None, payload: bytes, why: str) -> None:
-        """One attempt to repair a block. Raises `Cancelled`."""
+        """Try to repair a block. Raises `Cancelled`."""
         log.error("%s", why)
         if block is None:
             self._note(run, number, why)
@@ -272,7 +272,7 @@ class Scrub:
             await self._give_up(run, number, block, why)
 
     async def _give_up(self, run: _Run, number: int, block: Block, why: str) -> None:
-        """Its own bytes are of no use: take the content from a copy, or note the damage."""
+        """Replace a block that cannot be repaired by a copy, or note the damage."""
         if await run.repairer.replace(number, block):
             return
         if await self._in_thread(scrubreads.payload_of, self._store, number) == block.payload:  # else it is another one
@@ -323,7 +323,7 @@ class Scrub:
 
 
 def _kind(codec: int, *, deep: bool) -> tuple[Kind, str]:
-    """What blocks of a codec are to the time left, and the one step that they go through."""
+    """Return the kind of a codec's blocks for the time left, and the one step that they go through."""
     if deep and codec >= FIRST_COLD:
         return ("cold", str(codec)), f"decode {NAMES.get(codec, codec)}"
     return ("hot",), "look"

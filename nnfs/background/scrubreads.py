@@ -1,4 +1,4 @@
-"""What a scrub reads: slices of the block table, and the models. For threads."""
+"""Reads of a scrub, for threads: slices of the block table, and the models."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BACK = 64  # numbers before the first that are read again: who seeks in the page
 
 @dataclass(slots=True)
 class Look:
-    """What a slice has found."""
+    """The result of one slice."""
 
     next: int  # number of the first block behind it
     blocks: int = 0

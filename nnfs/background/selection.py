@@ -1,4 +1,4 @@
-"""Which chunks a task takes up."""
+"""Selection of candidates: decides which files are cold, and which chunks a task takes up."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Selection:
     ) -> None:
         self._store, self._models, self._encoder, self._last_read = store, known, encoder, last_read
         self.set_options(options)
-        self.retired: set[int] = set()  # models whose blocks are to be encoded anew, at the time of the last walk
+        self.retired: set[int] = set()  # models whose blocks are to be recompressed, at the time of the last walk
 
     def set_options(self, options: Options) -> None:
         """Go by other options from the next walk on."""
@@ -46,7 +46,7 @@ class Selection:
         number_of_round = self._store.state.round
 
         def fits(block: Block, rules: Rules) -> bool:
-            """Whether a block's codec or model is not the one that it should have."""
+            """Return whether a block should have another codec or model."""
             cold = block.codec >= FIRST_COLD
             if aim.thaw or rules.policy is Policy.HOT:
                 return cold

@@ -30,7 +30,7 @@ from nnfs.fs.xattrs import Xattrs
 
 log = logging.getLogger(__name__)
 
-FIRST_PASS, PASS_EVERY = 5.0, 60.0  # seconds until the first look for what has gone cold, and between two, at least
+FIRST_PASS, PASS_EVERY = 5.0, 60.0  # seconds until the first background pass, and between two, at least
 BUSY_SHARE = 0.1  # of the loop's time: more, and background work waits
 
 WORKER_FIELDS = (
@@ -41,7 +41,7 @@ Answer = dict[str, Any]
 
 
 class Service:
-    """Joins what turns data cold and warm again. `handlers` are the control socket's commands."""
+    """Runs tasks and background passes. `handlers` are the control socket's commands."""
 
     def __init__(
         self, parts: Parts, fs: Filesystem, models: ModelChanges, options: Options,
@@ -94,7 +94,7 @@ class Service:
             log.error("not all models were verified: %s", error)
 
     def _busy(self) -> bool:
-        """Whether somebody uses the mount: reads or writes are under way, or requests keep the loop at work."""
+        """Return whether somebody uses the mount: reads are under way, or requests keep the loop at work."""
         now, work = time.monotonic(), time.thread_time()
         then, before = self._looked
         if now - then >= 0.2:
@@ -201,7 +201,7 @@ class Service:
         }  # fmt: skip
 
     def _speeds(self) -> list[Answer]:
-        """What each worker takes for a MiB with each codec, as measured lately."""
+        """Return the seconds that each worker takes for a MiB with each codec, as measured lately."""
         return [
             {
                 "worker": state.name, "codec": NAMES.get(number, str(number)),
@@ -213,7 +213,7 @@ class Service:
         ]  # fmt: skip
 
     def gain(self, codecs: list[Answer]) -> int | None:
-        """Return about how many bytes a compaction would still save: None before anything has been compressed.
+        """Return about how many bytes recompression would still save: None before anything has been compressed.
 
         What this mount has saved so far tells, else what the cold blocks of the store take beside those of zstd.
         """

@@ -46,9 +46,9 @@ class Swaps:
         await self._settle(flight, waiting={one.recode.owner[0] for one in flight.ready})
 
     async def _swap(self, flight: Flight, ready: list[Ready]) -> None:
-        """Commit swaps. What somebody writes to in part stays as it is: a commit must not wait for a worker.
+        """Commit swaps, except of blocks that are being written in part: a commit must not wait for a worker.
 
-        While the swaps wait for their commit, who begins to write there merges at once (`Reader.cold_below`).
+        While the swaps wait for their commit, a write to a part of a block is merged at once (`Reader.cold_below`).
         """
         laid_over = self._commits.laid_over()
         flight.drop(one for one in ready if one.recode.number in laid_over)

@@ -1,4 +1,4 @@
-"""Long work that was asked for by a command or is due: in order, with progress, pause and cancel."""
+"""Tasks: the commands and background passes of the daemon, in order, with progress, pause and cancel."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Cancelled(NnfsError):
 
 
 class Task:
-    """One piece of work. Its fields are what `nnfs compact --wait` and its kin show.
+    """One command or background pass. Its fields are what `nnfs compact --wait` and its kin show.
 
     `about` tells what it does apart from others of its kind, `path` tells a person where.
     """
@@ -71,7 +71,7 @@ class Task:
 
     @contextlib.contextmanager
     def cancellable(self) -> Iterator[None]:
-        """A long step. Raises `Cancelled` as soon as the task is cancelled."""
+        """Let a long step be cancelled. Raises `Cancelled` as soon as the task is cancelled."""
         with trio.CancelScope() as scope:
             self._scopes.add(scope)
             try:
@@ -92,7 +92,7 @@ class Task:
             raise Cancelled("cancelled")
 
     async def run(self) -> None:
-        """Do it; failures are kept, not raised."""
+        """Do the work. Failures are kept, not raised."""
         self.started, self.began_at = time.monotonic(), time.time()
         self.state = "running"
         state = "cancelled"  # by what ends the mount, if nothing below says otherwise
@@ -124,7 +124,7 @@ class Task:
             self.on_end(self)
 
     def told(self) -> str:
-        """One line about what came of it."""
+        """Return one line about how it ended."""
         what = f"{self.kind}{f' {self.path}' if self.path else ''}{f' (task {self.number})' if self.number else ''}"
         text = f"{what}: {self.state}{f', {self.error}' if self.error else ''}, {self.seconds:.0f} s"
         if self.done_chunks:

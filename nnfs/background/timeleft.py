@@ -1,4 +1,4 @@
-"""How long a task of recompression, thawing or scrub will still take. Pure: the time is told, never asked.
+"""The time left of a task of recompression, thawing or scrub. Pure: the caller passes the time.
 
 A task is chunks of several *kinds* (what tells before it is touched whether one will be skipped or takes long), each of
 which goes through some *steps* ("look", "encode neural", "prove neural"). A step has a cost, seconds per MiB as workers
@@ -32,7 +32,7 @@ Steps = Mapping[str, float]  # share of the bytes that goes through each step
 
 
 class _Mark(NamedTuple):
-    """What had been done at a time of the task's clock."""
+    """The work that was done by a time of the task's clock."""
 
     first: float  # of the batch
     last: float
@@ -82,18 +82,18 @@ class TimeLeft:
         self._assumed[kind] = steps
 
     def did(self, kind: Kind, step: str, size: int, now: float) -> None:
-        """A chunk has gone through a step."""
+        """Note that a chunk has gone through a step."""
         self._flying[kind, step] += size
         self._done[step] += size
         if self._since >= 0:
             self._mark(self.active(now))
 
     def drop(self, kind: Kind, size: int) -> None:
-        """A chunk that was expected is none: another one has the same content."""
+        """Expect a chunk no longer: it shares its block with another one."""
         self._expected[kind] -= size
 
     def ended(self, kind: Kind, size: int, steps: Mapping[str, int]) -> None:
-        """A chunk has gone its way: `steps` are the bytes that `did` was told of it."""
+        """Note that a chunk has ended: `steps` are the bytes that `did` was told of it."""
         self._ended[kind] += size
         for step, done in steps.items():
             self._flying[kind, step] -= done
@@ -141,7 +141,7 @@ class TimeLeft:
         return self._marks[-1]
 
     def _batches(self) -> int:
-        """How many batches of workers have ended, 2 being as good as more."""
+        """Return how many batches of workers have ended, 2 at most."""
         return sum(_is_by_workers(mark) for mark in self._marks[-2:])
 
     def _todo(self) -> list[tuple[Kind, int]]:
@@ -182,12 +182,12 @@ def _is_by_workers(mark: _Mark) -> bool:
 
 
 def _between(base: _Mark, last: _Mark, costs: Mapping[str, float]) -> float:
-    """What was done between two marks, in costs."""
+    """Return the costs of the work between two marks."""
     return sum((size - base.done[step]) * _cost(step, costs) for step, size in last.done.items())
 
 
 def _costs(measured: Mapping[str, float]) -> dict[str, float]:
-    """What steps cost here: as measured; else as assumed, on a machine that is as slow as what was measured shows."""
+    """Return the costs of steps: as measured; else as assumed, times the slowness that measured ones show."""
     slow: dict[str, float] = {}  # by codec: how many times what is assumed
     for step, cost in measured.items():
         if step in COSTS:

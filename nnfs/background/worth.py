@@ -1,4 +1,4 @@
-"""What saving is worth: an absolute floor below which chunks stay as they are, whoever asks for more."""
+"""The least saving for which a chunk is recompressed: an absolute floor, whatever the policy."""
 
 from __future__ import annotations
 

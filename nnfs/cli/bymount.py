@@ -15,7 +15,7 @@ from nnfs.mount import rendezvous
 
 
 class Way(NamedTuple):
-    """How to reach the daemon of a mount; `is_first`: before the socket in the store's directory is tried."""
+    """The way to the daemon of a mount; `is_first`: before the socket in the store's directory is tried."""
 
     address: bytes
     owner: int | None

@@ -74,7 +74,7 @@ def backup(args: argparse.Namespace) -> int:
 
 
 def _same(one: Path, other: Path) -> bool:
-    """Whether two stores are one, that may be deleted."""
+    """Return whether two paths are the same store, which may have been deleted."""
     try:
         return one == other or os.path.samefile(one, other)
     except OSError:

@@ -188,7 +188,7 @@ def umount(args: argparse.Namespace) -> int:
 
 
 def _serves_another(pid: int, device: str) -> bool:
-    """Whether a daemon is that of another mount than the one of this device."""
+    """Return whether a daemon serves another mount than the one of this device."""
     others = [entry for entry in mounts() if entry.fstype == FSTYPE and entry.device != device]
     return any(bymount.daemon_of(entry.device, entry.source) == pid for entry in others)
 

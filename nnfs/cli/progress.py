@@ -24,17 +24,17 @@ Task = dict[str, Any]
 
 
 def ino_of(place: Place) -> int:
-    """The inode that a place names, a symbolic link's own if it names one; the root's for a store."""
+    """Return the inode that a place names, a symbolic link's own if it names one; the root's for a store."""
     return os.lstat(place.path).st_ino if place.is_inside else ROOT_INO
 
 
 def shell(place: Place) -> str:
-    """The path of a place as a word of a command."""
+    """Return the path of a place as a word of a command."""
     return names.shell(place.path)
 
 
 def target(place: Place) -> dict[str, int]:
-    """What a task is about; with the directory that a file lies in, since its inode does not know that."""
+    """Return the inode that a task is about, and of a file its directory, which the inode does not name."""
     if not place.is_inside or place.path.is_dir():
         return {"ino": ino_of(place)}
     return {"ino": ino_of(place), "parent": os.lstat(place.path.parent).st_ino}
@@ -123,7 +123,7 @@ def _damage(task: Task) -> list[Any]:
 
 
 def summary(task: Task, place: Place) -> str:
-    """What a task that is done has done."""
+    """Return the summary of a task that is done."""
     if task.get("note") and not task["done_chunks"]:
         return f"{task['kind']}: {task['note']}"
     if task["kind"] == DRY_RUN:
@@ -158,7 +158,7 @@ def listed(found: list[Any], place: Place) -> list[str]:
 
 
 def _damaged(entry: dict[str, Any], place: Place) -> str:
-    """Where, what, and the block's number: what a person needs first."""
+    """Return one line about a damaged block: place, reason and number."""
     block, files = entry.get("block"), entry.get("files") or []
     why = str(entry.get("why", "")).removeprefix(f"damaged block {block}: ")
     if block is None:
@@ -206,13 +206,13 @@ def progress_of(task: Task) -> str:
 
 
 def percent(task: Task) -> int:
-    """How much of a task is done, rounded down."""
+    """Return how many percent of a task are done, rounded down."""
     total: int = task["total_bytes"]
     return min(100, 100 * int(task["done_bytes"]) // total) if total else 0
 
 
 def title(task: Task) -> str:
-    """A task's kind and what it is at."""
+    """Return a task's kind and phase."""
     return f"{task['kind']} {task['phase'] or task['state']}" if task["state"] in RUNNING else str(task["kind"])
 
 

@@ -1,4 +1,4 @@
-"""How a daemon has ended, read from its store: it is not a child of the command that waits for it."""
+"""The end of a daemon, read from its store, since it is not a child of the command that waits for it."""
 
 from __future__ import annotations
 
