@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import trio
 
 from nnfs.errors import TimedOut
-from nnfs.workers.vitality import RunClock
+from nnfs.workers.liveness import RunClock
 
 LOOKS = 16  # within the bound
 LEAST_S = 0.02  # between two looks

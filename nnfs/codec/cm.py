@@ -4,7 +4,7 @@ pixels.
 
 No network: whoever has numba can read it. One lane. Payload, by its first byte:
 
-- `GENERIC`: a stream (`nnfs.codec.columns`); with `X86` added, of what `nnfs.codec.x86` made of the chunk.
+- `GENERIC`: a stream (`nnfs.codec.bitstream`); with `X86` added, of what `nnfs.codec.x86` made of the chunk.
 - `RECORDS`: the record length (2 bytes), a stream; `X86` as above.
 - `NUMBERS`: the layout (1 byte of flags: bit 0 two bytes a sample, 1 big-endian, 2 signed, 3-4 channels - 1, 5-6
   phase, 7 one byte before the first sample; 2 bytes: stride), the bytes that belong to no sample, a stream.
@@ -19,9 +19,9 @@ import threading
 import numpy as np
 import numpy.typing as npt
 
-from nnfs.codec import columns, rans, x86
+from nnfs.codec import bitstream, rans, x86
 from nnfs.codec.base import CM
-from nnfs.codec.geometry import Layout, propose, record_length, values
+from nnfs.codec.layout import Layout, propose, record_length, values
 from nnfs.errors import CodecError
 from nnfs.mixer import native, samples
 from nnfs.mixer.compiling import njit
@@ -126,7 +126,7 @@ class ContextMixing:
         state = self._state(len(plain))
         state.start(0, plain, 1, stride=stride)
         kind = (RECORDS if stride else GENERIC) + (X86 if converted else 0)
-        return bytes([kind]) + (stride.to_bytes(2, "big") if stride else b"") + columns.encode(state, 0)
+        return bytes([kind]) + (stride.to_bytes(2, "big") if stride else b"") + bitstream.encode(state, 0)
 
     def _compete(self, plain: bytes, length: int, layouts: list[Layout]) -> int | Layout:
         """Return what does best on a piece: a record length, 0 for none, or a layout."""
@@ -164,5 +164,5 @@ class ContextMixing:
                 raise CodecError("cm: impossible record length")
         state = self._state(plain_length)
         state.start(0, plain_length, 1, stride=stride)
-        plain = columns.decode(state, 0, payload[at:])
+        plain = bitstream.decode(state, 0, payload[at:])
         return x86.relative(plain) if payload[0] & X86 else plain

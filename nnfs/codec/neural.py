@@ -24,10 +24,10 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from nnfs.codec import batches, columns, pulse, rans, x86
+from nnfs.codec import bitstream, neuralnative, progress, rans, x86
 from nnfs.codec.base import NEURAL, nothing
-from nnfs.codec.batches import NativeBatch
 from nnfs.codec.cm import ContextMixing
+from nnfs.codec.neuralnative import NativeBatch
 from nnfs.errors import CodecError, ModelMissing
 from nnfs.mixer.compiling import njit
 from nnfs.mixer.mixing import Mix, net_path
@@ -123,7 +123,7 @@ class Neural:
         for k, (plain, code) in enumerate(prepared):
             between()
             mix.start(0, plain, lanes[k], values=self.model.weights.start)
-            stream = columns.encode(mix, 0, paths[k], STATES)
+            stream = bitstream.encode(mix, 0, paths[k], STATES)
             payloads.append(bytes([lanes[k] - 1 | X86 * code | (STATES.bit_length() // 2) << 6]) + stream)
         return payloads
 
@@ -137,7 +137,7 @@ class Neural:
             mix.start(k, size, lanes[k], values=self.model.weights.start)
         bits = self.model.weights.architecture.ngram_bits
         past = features.Batch(mix.stack.plain, sizes, lanes, bits, self.dictionary)
-        kernels = batches.kernels_for(self.model, lanes)
+        kernels = neuralnative.kernels_for(self.model, lanes)
         if kernels and isinstance(self.model, NativeModel):
             coders.all_columns(kernels, NativeBatch(self.model, past, 1), mix, between)
         else:
@@ -162,7 +162,7 @@ class Neural:
         batches = [batch for batches in itertools.zip_longest(*shares) for batch in batches if batch]
 
         def step() -> None:
-            pulse.beat()
+            progress.beat()
             between()
 
         if len(batches) <= 1 or self.threads == 1:
@@ -172,7 +172,7 @@ class Neural:
         pool, over = ThreadPoolExecutor(self.threads), threading.Event()
 
         def go_on() -> None:
-            pulse.beat()
+            progress.beat()
             if over.is_set():
                 raise CancelledError
 
@@ -268,8 +268,8 @@ def network_paths(
     if dictionary:
         plain[:, :begin] = dictionary.plain
     past = features.Batch(plain, sizes, lanes, model.weights.architecture.ngram_bits, dictionary)
-    if batches.kernels_for(model, lanes) and isinstance(model, NativeModel):
-        return NativeBatch(model, past, batches.columns_for(sum(lanes))).encode(between)
+    if neuralnative.kernels_for(model, lanes) and isinstance(model, NativeModel):
+        return NativeBatch(model, past, neuralnative.columns_for(sum(lanes))).encode(between)
     engine = model.engine(sum(lanes), COLUMNS)
     room = features.room(COLUMNS, engine.lanes)
     length = int(past.lengths.max())
@@ -311,7 +311,7 @@ def _decode_column(  # type: ignore[no-untyped-def]
     mix = Mix(*stack)
     for k in alive:
         if t < (sizes[k] + lanes[k] - 1) // lanes[k]:
-            columns.decode_column(
+            bitstream.decode_column(
                 mix, k, t, frequencies[first[k] : first[k + 1]],
                 states[k, : widths[k]], words[bounds[k] : bounds[k + 1]], cursors[k],
             )  # fmt: skip

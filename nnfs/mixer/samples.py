@@ -25,7 +25,7 @@ from nnfs.mixer.histories import NEXT
 from nnfs.mixer.leastsquares import observe, solve
 from nnfs.mixer.logistic import COARSE, FINE, LIMIT, SQUASH, STRETCH
 from nnfs.mixer.mixing import learn_entry
-from nnfs.mixer.start import untrained_maps, untrained_refine
+from nnfs.mixer.startvalues import untrained_maps, untrained_refine
 
 EXPERTS, BLEND = 6, 5
 SOLVERS = 2

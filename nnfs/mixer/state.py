@@ -20,7 +20,7 @@ from nnfs.mixer.mixing import (
     WEIGHTS,
     Mix,
 )
-from nnfs.mixer.start import CERTAIN, StartValues, start_values
+from nnfs.mixer.startvalues import CERTAIN, StartValues, start_values
 
 TABLE_LARGEST = 18  # 4 MB a chunk
 

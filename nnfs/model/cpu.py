@@ -7,10 +7,10 @@ import torch
 from numpy.typing import NDArray
 
 from nnfs.errors import ModelMissing
-from nnfs.model import kernels
+from nnfs.model import numbakernels as kernels
 from nnfs.model.features import Features
-from nnfs.model.products import Kind, choose
-from nnfs.model.units import norm_numerator
+from nnfs.model.fixedpoint import norm_numerator
+from nnfs.model.matmul import Kind, choose
 from nnfs.model.weights import Product, Weights
 
 
@@ -43,7 +43,7 @@ class CpuModel:
     """A model's weights, ready for the CPU; engines of any number of lanes share it."""
 
     def __init__(self, weights: Weights, product: str | None = None) -> None:
-        """`product`: a forced choice, see `products.choose`. Raises `CodecError` when this machine has no exact one."""
+        """`product`: a forced choice, see `matmul.choose`. Raises `CodecError` when this machine has no exact one."""
         a = weights.architecture
         if (a.head, a.window, a.heads // a.kv_heads) != (kernels.HEAD, kernels.WINDOW, kernels.GROUP):
             raise ModelMissing(f"the CPU engine has no kernel for heads of {a.head} and a window of {a.window}")

@@ -1,6 +1,6 @@
 """The CUDA engine: the network's step as torch operators on one device, a single column captured as a CUDA graph.
 
-The operators are those of `nnfs.model.reference`, except that attention takes all columns of a call at once. With the
+The operators are those of `nnfs.model.forward`, except that attention takes all columns of a call at once. With the
 device "cpu" the same code runs without a graph, which is how it is tested where there is no GPU.
 
 Products run on int8 units, attention in float32 (sums below 2^24, TF32 off). Sums of squares need 64 bits, all else 32.
@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nnfs.errors import CodecError, ModelMissing
-from nnfs.model import units
+from nnfs.model import fixedpoint
 from nnfs.model.architecture import CANDIDATES, INPUTS, NGRAMS
 from nnfs.model.features import Features
-from nnfs.model.products import Kind, batched_is_exact, choose
-from nnfs.model.reference import norm
+from nnfs.model.forward import norm
+from nnfs.model.matmul import Kind, batched_is_exact, choose
 from nnfs.model.weights import Layer, Product, Weights
 
 MIN_LANES, LANE_STEP = 24, 8  # int8 units want more than 16 rows
@@ -171,22 +171,26 @@ class CudaEngine:
 
     def _network(self, columns: int) -> Tensor:
         """Step `columns` columns, whose features are on the device. Returns (columns all_lanes, 256) int32."""
-        model, limit = self.model, units.RESIDUAL_LIMIT
+        model, limit = self.model, fixedpoint.RESIDUAL_LIMIT
         f = self.features[:columns].view(columns * self.all_lanes, -1)
         rows, ngrams, candidates, buckets = torch.split(f, list(_FIELDS), -1)
         x = self._embed(rows, ngrams)
         distance, seen = self._distances(columns)
         for k, layer in enumerate(model.layers):
             x = (x + layer.out(self._attend(k, norm(x), columns, distance, seen))).clamp_(-limit, limit)
-            hidden = layer.up(norm(x)).clamp_(0, units.HIDDEN_LIMIT)
-            squared = hidden.mul_(hidden).add_(1 << (units.SQUARE_SHIFT - 1)).bitwise_right_shift_(units.SQUARE_SHIFT)
+            hidden = layer.up(norm(x)).clamp_(0, fixedpoint.HIDDEN_LIMIT)
+            squared = (
+                hidden.mul_(hidden)
+                .add_(1 << (fixedpoint.SQUARE_SHIFT - 1))
+                .bitwise_right_shift_(fixedpoint.SQUARE_SHIFT)
+            )
             x = (x + layer.down(squared.to(torch.int8))).clamp_(-limit, limit)
         self.known.add_(columns)
         logits = model.head(norm(x))
         biases = model.biases.index_select(0, buckets.reshape(-1)).view(buckets.shape)
         logits.scatter_add_(1, candidates.long(), biases)
-        below = (logits.amax(1, keepdim=True) - logits).bitwise_right_shift_(units.LOGIT_SHIFT)
-        below.clamp_(max=units.TABLE - 1)
+        below = (logits.amax(1, keepdim=True) - logits).bitwise_right_shift_(fixedpoint.LOGIT_SHIFT)
+        below.clamp_(max=fixedpoint.TABLE - 1)
         return model.frequency_table.index_select(0, below.view(-1)).view(-1, 256)
 
     def _embed(self, rows: Tensor, ngrams: Tensor) -> Tensor:
@@ -194,7 +198,7 @@ class CudaEngine:
         tables = self.model.ngrams
         x = self.model.inputs.index_select(0, rows.reshape(-1)).view(*rows.shape, -1).sum(1, dtype=torch.int32)
         x += torch.cat([table.index_select(0, ngrams[:, k].contiguous()) for k, table in enumerate(tables)], 1)
-        return x.bitwise_left_shift_(units.EMBEDDING_SHIFT)
+        return x.bitwise_left_shift_(fixedpoint.EMBEDDING_SHIFT)
 
     def _distances(self, columns: int) -> tuple[Tensor, Tensor]:
         """Return how far each place of the ring lies behind each query, and whether it is seen: (columns, ring)."""
@@ -208,7 +212,7 @@ class CudaEngine:
         """Attention of layer k: normed rows (rows, width) int8 to (rows, queries) int8."""
         a, model, lanes = self.a, self.model, self.all_lanes
         layer, group, pairs = model.layers[k], a.heads // a.kv_heads, lanes * a.kv_heads
-        qkv = layer.qkv(u).clamp_(-units.ACT_LIMIT, units.ACT_LIMIT).float()
+        qkv = layer.qkv(u).clamp_(-fixedpoint.ACT_LIMIT, fixedpoint.ACT_LIMIT).float()
         q, key, value = torch.split(qkv, [a.heads * a.head, a.kv_heads * a.head, a.kv_heads * a.head], 1)
         place = torch.remainder(self.known + self.steps[:columns], self.ring).long()
         for ring, new in ((self.keys[k], key), (self.values[k], value)):
@@ -217,8 +221,8 @@ class CudaEngine:
         scores = torch.bmm(q, self.keys[k].transpose(1, 2)).int().view(lanes, a.heads, columns, self.ring)
         far = layer.distance.index_select(1, distance.view(-1)).view(a.heads, columns, self.ring)
         scores += far.masked_fill_(~seen, UNSEEN)
-        below = (scores.amax(-1, keepdim=True) - scores).bitwise_right_shift_(units.SCORE_SHIFT)
-        below.clamp_(max=units.TABLE - 1)
+        below = (scores.amax(-1, keepdim=True) - scores).bitwise_right_shift_(fixedpoint.SCORE_SHIFT)
+        below.clamp_(max=fixedpoint.TABLE - 1)
         weights = model.attention_table.index_select(0, below.view(-1)).view(below.shape).mul_(seen)
         weights = weights.view(pairs, group * columns, self.ring)
         den = weights.sum(-1, keepdim=True).int()

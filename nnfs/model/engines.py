@@ -41,7 +41,7 @@ def open_model(weights: Weights, device: str = "cpu", product: str | None = None
     """Return the model on a device: "cpu", "cuda", "cuda:0".
 
     `product` forces a choice: on the CPU "native" (in C, `nnfs.kernels`), "vnni" (by numba, where the processor has the
-    instructions), "int8" or "float" (by torch, see `products.choose`). They differ in speed only: the first that is
+    instructions), "int8" or "float" (by torch, see `matmul.choose`). They differ in speed only: the first that is
     there and has a kernel for the network's sizes is taken.
     Raises `CodecError` when the device is not there or does not compute exactly, `ModelMissing` for a model that
     it cannot run.

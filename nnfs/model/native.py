@@ -1,6 +1,6 @@
 """The CPU engine in native code (`nnfs.kernels`): one call for a whole step, at whichever level the processor has.
 
-It gives the integers of `nnfs.model.reference`, as the other engines do: `nnfs.model.selftest` and the tests compare
+It gives the integers of `nnfs.model.forward`, as the other engines do: `nnfs.model.selftest` and the tests compare
 them.
 """
 
@@ -17,7 +17,7 @@ from nnfs.kernels import library as native
 from nnfs.kernels.library import Library, address
 from nnfs.model.architecture import BIASES, INPUT_ROWS
 from nnfs.model.features import Features
-from nnfs.model.units import norm_numerator
+from nnfs.model.fixedpoint import norm_numerator
 from nnfs.model.weights import Layer, Product, Weights
 
 HEAD, WINDOW = 32, 64  # what attention is compiled for

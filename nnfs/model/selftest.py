@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from nnfs.errors import CodecError
 from nnfs.kernels import library as native
-from nnfs.model import units
+from nnfs.model import fixedpoint
 from nnfs.model.architecture import (
     AGE_ROW,
     AGES,
@@ -149,7 +149,7 @@ def weights(a: Architecture = ARCHITECTURE, seed: bytes = b"weights") -> Weights
 
     def product(outputs: int, inputs: int, shift: int) -> Product:
         weight = numbers.take(-127, 127, outputs, inputs).astype(np.int8)
-        return Product(weight, numbers.take(1 << 13, units.MULTIPLIER_LIMIT, outputs), shift)
+        return Product(weight, numbers.take(1 << 13, fixedpoint.MULTIPLIER_LIMIT, outputs), shift)
 
     def layer() -> Layer:
         queries = a.heads * a.head
@@ -168,15 +168,15 @@ def weights(a: Architecture = ARCHITECTURE, seed: bytes = b"weights") -> Weights
         tuple(layer() for _ in range(a.layers)),
         product(BYTES, a.width, 17),
         numbers.take(-1024, 1024, BIASES),
-        falling(units.ATTENTION_TOP),
-        falling(units.FREQUENCY_TOP),
+        falling(fixedpoint.ATTENTION_TOP),
+        falling(fixedpoint.FREQUENCY_TOP),
     )
 
 
 def falling(top: int) -> NDArray[np.int32]:
     """Return a table that falls from `top` by about 1/64 in each step."""
-    table = np.empty(units.TABLE, np.int32)
-    for i in range(units.TABLE):
+    table = np.empty(fixedpoint.TABLE, np.int32)
+    for i in range(fixedpoint.TABLE):
         table[i] = top
         top = top * 1008 // 1024
     return table

@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 
 from nnfs.errors import CodecError, ModelMissing
 from nnfs.mixer.compiling import njit
-from nnfs.model import kernels
+from nnfs.model import numbakernels
+from nnfs.model.attentiontiles import array_at
 from nnfs.model.features import Features
-from nnfs.model.kernels import Int8, Int32, add_norm, attend, embed, frequencies, square
-from nnfs.model.tiles import array_at
-from nnfs.model.units import norm_numerator
+from nnfs.model.fixedpoint import norm_numerator
+from nnfs.model.numbakernels import Int8, Int32, add_norm, attend, embed, frequencies, square
 from nnfs.model.weights import Product, Weights
 
 WIDE = 16  # int32 of a vector
@@ -197,7 +197,7 @@ class VnniModel:
         if not available():
             raise CodecError("this processor has no AVX-512 VNNI")
         a = weights.architecture
-        if (a.head, a.window, a.heads // a.kv_heads) != (kernels.HEAD, kernels.WINDOW, kernels.GROUP):
+        if (a.head, a.window, a.heads // a.kv_heads) != (numbakernels.HEAD, numbakernels.WINDOW, numbakernels.GROUP):
             raise ModelMissing(f"the CPU engine has no kernel for heads of {a.head} and a window of {a.window}")
         self.weights = weights
         products = [p for layer in weights.layers for p in (layer.qkv, layer.out, layer.up, layer.down)]
@@ -205,7 +205,7 @@ class VnniModel:
         starts = np.cumsum([0, *(p.weight.size for p in products)]), np.cumsum([0, *map(_outputs, products)])
         scales = [(starts[0][i], starts[1][i], *p.weight.shape, p.pre, p.shift) for i, p in enumerate(products)]
         self.constants = (
-            weights.inputs, *kernels.flat_ngrams(weights.ngrams),
+            weights.inputs, *numbakernels.flat_ngrams(weights.ngrams),
             np.concatenate([packed(p.weight) for p in products]), np.concatenate([p.multiplier for p in products]),
             np.array(scales, np.int64), np.stack([layer.distance for layer in weights.layers]), weights.biases,
             weights.attention_table, weights.frequency_table, norm_numerator(a.width),

@@ -20,10 +20,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from nnfs.errors import ModelMissing
-from nnfs.mixer import start
-from nnfs.mixer.start import StartValues
+from nnfs.mixer import startvalues
+from nnfs.mixer.startvalues import StartValues
 from nnfs.model.architecture import BIASES, BYTES, CANDIDATES, INPUT_ROWS, Architecture
-from nnfs.model.units import ATTENTION_TOP, FREQUENCY_TOP, MAX_SHIFT, MULTIPLIER_LIMIT, TABLE, pre_shift
+from nnfs.model.fixedpoint import ATTENTION_TOP, FREQUENCY_TOP, MAX_SHIFT, MULTIPLIER_LIMIT, TABLE, pre_shift
 
 FINGERPRINT_SIZE = 64  # bytes
 INT32 = (1 << 31) - 1
@@ -78,7 +78,7 @@ class Weights:
     biases: Int32  # (BIASES,)
     attention_table: Int32  # (TABLE,): 2047 exp(-i/64)
     frequency_table: Int32  # (TABLE,): 2^20 exp(-i/64)
-    start: StartValues = dataclasses.field(default_factory=lambda: start.untrained(True))  # of the mixing stage
+    start: StartValues = dataclasses.field(default_factory=lambda: startvalues.untrained(True))  # of the mixing stage
     dictionary: UInt8 = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint8))  # see `nnfs.codec.neural`
 
     def fingerprint(self) -> bytes:
@@ -113,7 +113,7 @@ def _flat(w: Weights) -> dict[str, NDArray[Any]]:
         }
     for k, layer in enumerate(w.layers):
         tensors[f"layers.{k}.distance"] = layer.distance
-    for name in start.STORED:
+    for name in startvalues.STORED:
         tensors[f"start.{name}"] = getattr(w.start, name)
     if w.dictionary.size:
         tensors[DICTIONARY] = w.dictionary
@@ -210,9 +210,9 @@ class _Reader:
 
 def _start(reader: _Reader) -> StartValues:
     """Take the start values; any integers will do."""
-    plain = start.untrained(True)
+    plain = startvalues.untrained(True)
     taken = {}
-    for name in start.STORED:
+    for name in startvalues.STORED:
         like = getattr(plain, name)
         taken[name] = reader.take(f"start.{name}", like.dtype.type, *like.shape)
     return dataclasses.replace(plain, **taken)

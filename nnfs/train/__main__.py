@@ -56,21 +56,21 @@ def _add_corpus(parser: argparse.ArgumentParser) -> None:
 
 
 def _corpus(arguments: argparse.Namespace) -> int:
-    from nnfs.train import build, fetch
+    from nnfs.train import buildcorpus, fetch
 
     packages = list(arguments.debs)
     if arguments.fetch:
         packages += fetch.fetch(arguments.fetch)
     if arguments.system:
         packages += fetch.system_roots()
-    options = build.Options(
+    options = buildcorpus.Options(
         out=arguments.out,
         roots=arguments.roots,
         packages=packages,
         exclude_content=arguments.exclude_content,
         size=arguments.size << 20,
     )
-    build.build(options)
+    buildcorpus.build(options)
     return 0
 
 
@@ -121,13 +121,13 @@ def _add_mixing(parser: argparse.ArgumentParser) -> None:
 
 
 def _mixing(arguments: argparse.Namespace) -> int:
-    from nnfs.mixer import start
+    from nnfs.mixer import startvalues
     from nnfs.train import mixing
     from nnfs.train.corpus import Corpus
 
     count: int = arguments.examples
     examples = mixing.alone(mixing.pieces(Corpus(arguments.corpus), count))
-    mixing.save(mixing.train(examples, count, start.untrained(False)), arguments.out)
+    mixing.save(mixing.train(examples, count, startvalues.untrained(False)), arguments.out)
     return 0
 
 

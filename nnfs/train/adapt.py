@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from nnfs.model import weights as stored
 from nnfs.model.delta import UNIT, Tensors, dither
 from nnfs.model.dictionary import Dictionary
-from nnfs.model.units import (
+from nnfs.model.fixedpoint import (
     ACT_UNIT,
     EMBEDDING_UNIT,
     HIDDEN_UNIT,
@@ -32,8 +32,8 @@ from nnfs.model.units import (
     SCORE_UNIT,
     SQUARE_UNIT,
 )
+from nnfs.train.examples import Packer, Rows, stacked
 from nnfs.train.network import Network
-from nnfs.train.rows import Packer, Rows, stacked
 from nnfs.train.trainer import loss, tensors
 
 TIME = 1024  # positions of a row

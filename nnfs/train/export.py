@@ -9,8 +9,8 @@ from pathlib import Path
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from nnfs.mixer import start
-from nnfs.mixer.start import StartValues
+from nnfs.mixer import startvalues
+from nnfs.mixer.startvalues import StartValues
 from nnfs.model.architecture import Architecture
 from nnfs.model.engines import open_model
 from nnfs.model.weights import Weights, save_weights
@@ -44,7 +44,7 @@ def export(checkpoint: str, corpus: str, out: str, examples: int = 400) -> bytes
 def start_values(weights: Weights, corpus: Corpus, count: int) -> StartValues:
     """Return start values of the mixing stage beside this network."""
     examples = mixing.beside(open_model(weights), mixing.pieces(corpus, count))
-    return mixing.train(examples, count, start.untrained(True))
+    return mixing.train(examples, count, startvalues.untrained(True))
 
 
 def provenance(checkpoint: str, corpus: str, about: dict[str, str]) -> dict[str, object]:

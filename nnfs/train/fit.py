@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from nnfs.codec import columns
+from nnfs.codec import bitstream
 from nnfs.codec.cm import ContextMixing
 from nnfs.codec.neural import Neural, stored_dictionary
 from nnfs.errors import CodecError, UsageError
-from nnfs.mixer.start import STORED
+from nnfs.mixer.startvalues import STORED
 from nnfs.mixer.state import MixState
 from nnfs.model import delta
 from nnfs.model.delta import Tensors
@@ -213,7 +213,7 @@ def _mixed(chunks: Sequence[bytes], own: Dictionary | None) -> int:
     total = 0
     for chunk in chunks:
         state.start(0, chunk, lanes_for(len(chunk)))
-        total += len(columns.encode(state, 0))
+        total += len(bitstream.encode(state, 0))
     return total
 
 

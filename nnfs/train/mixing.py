@@ -1,4 +1,4 @@
-"""Training of the values that the mixer starts from, by running it over many chunks (`nnfs.mixer.start` reads them).
+"""Training of the values that the mixer starts from (`nnfs.mixer.startvalues`), by running it over many chunks.
 
 Weights are averaged as Reptile does (Nichol 2018): each chunk starts from the average so far, and the average moves a
 little towards where the chunk ended. Maps are carried from chunk to chunk, so that they end as averages over the last
@@ -14,14 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from nnfs.codec.neural import network_paths, prepared
-from nnfs.mixer import mixing, start
+from nnfs.mixer import mixing, startvalues
 from nnfs.mixer.mixing import encode_path
-from nnfs.mixer.start import StartValues
+from nnfs.mixer.startvalues import StartValues
 from nnfs.mixer.state import MixState
 from nnfs.model.dictionary import Dictionary
 from nnfs.model.engines import Model
 from nnfs.model.lanes import lanes_for
-from nnfs.train.rows import Source
+from nnfs.train.examples import Source
 
 NO_NETWORK = np.zeros((0, 0, 0), np.uint16)
 SIZES = (1500, 4000, 12000, 32768, 131072)  # bytes: small files matter as much as whole chunks
@@ -102,6 +102,6 @@ def _trusted(entries: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
 
 
 def save(values: StartValues, path: str) -> None:
-    """Write the start values of a mixer without a network, as `nnfs.mixer.start` reads them."""
+    """Write the start values of a mixer without a network, as `nnfs.mixer.startvalues` reads them."""
     with open(path, "wb") as file:
-        np.savez_compressed(file, **{field: getattr(values, field) for field in start.STORED})
+        np.savez_compressed(file, **{field: getattr(values, field) for field in startvalues.STORED})

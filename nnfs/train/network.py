@@ -2,7 +2,7 @@
 """The network in the form that learns: float parameters, rounded on the way exactly as inference rounds.
 
 Quantisation-aware from the first step: the weights of a product are rounded to int8 with one scale for each output row,
-activations to int8 with fixed units (see `nnfs.model.units`), and gradients pass the rounding unchanged
+activations to int8 with fixed units (see `nnfs.model.fixedpoint`), and gradients pass the rounding unchanged
 (straight-through estimator, Bengio et al. 2013). bf16 holds every such integer exactly, so a product here sums what
 inference sums.
 
@@ -18,7 +18,7 @@ import torch.nn.functional as F  # noqa: N812 (the customary name)
 from torch import Tensor, nn
 
 from nnfs.model.architecture import BIASES, BYTES, INPUT_ROWS, NGRAMS, Architecture
-from nnfs.model.units import ACT_UNIT, EMBEDDING_LIMIT, HIDDEN_UNIT, SCORE_UNIT, SQUARE_UNIT
+from nnfs.model.fixedpoint import ACT_UNIT, EMBEDDING_LIMIT, HIDDEN_UNIT, SCORE_UNIT, SQUARE_UNIT
 
 
 def rounded(x: Tensor, low: float, high: float) -> Tensor:

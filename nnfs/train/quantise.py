@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nnfs.model import weights as stored
-from nnfs.model.units import (
+from nnfs.model.fixedpoint import (
     ACT_UNIT,
     ATTENTION_TOP,
     EMBEDDING_UNIT,

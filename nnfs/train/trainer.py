@@ -33,8 +33,8 @@ from torch import Tensor
 from nnfs.errors import UsageError
 from nnfs.model.architecture import Architecture
 from nnfs.train.corpus import Corpus
+from nnfs.train.examples import PAD, PIECES, Rows, batches
 from nnfs.train.network import Network
-from nnfs.train.rows import PAD, PIECES, Rows, batches
 
 MUON_RATE, MUON_DECAY = 0.02, 0.02
 RATES = {"inputs": 2e-3, "ngrams": 2e-3, "head": 2e-3, "biases": 5e-3, "distance": 5e-3}

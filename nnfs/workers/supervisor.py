@@ -18,12 +18,12 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from nnfs.codec.pulse import Stage
+from nnfs.codec.progress import Stage
 from nnfs.errors import CodecError, CodecUnavailable, JobKills, ModelMissing, WireError, WorkerError
 from nnfs.workers.batches import IDLE
 from nnfs.workers.board import Board, Outcome, Ticket
+from nnfs.workers.liveness import RunClock, Vitality, cpu_of, wants_cpu
 from nnfs.workers.process import WorkerProcess, WorkerSpec
-from nnfs.workers.vitality import RunClock, Vitality, cpu_of, wants_cpu
 from nnfs.workers.wire import (
     ALONE,
     NO_MODEL,

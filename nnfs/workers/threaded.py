@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
-from nnfs.codec import pulse
+from nnfs.codec import progress
 from nnfs.codec.base import Codec, nothing
 from nnfs.errors import CodecError
 
@@ -50,7 +50,7 @@ class OneByOne:
             for item in items:
                 between()
                 results.append(work(item))
-                pulse.beat()
+                progress.beat()
             return results
         done: dict[int, R] = {}
         running: dict[Future[R], int] = {}
@@ -62,7 +62,7 @@ class OneByOne:
                     begun += 1
                 for future in wait(running, BETWEEN_S, FIRST_COMPLETED).done:
                     done[running.pop(future)] = future.result()
-                    pulse.beat()
+                    progress.beat()
                 between()
         finally:
             wait(running)

@@ -52,7 +52,7 @@ from struct import Struct
 from struct import error as StructError  # noqa: N812 - a class in all but name
 from typing import TypeAlias
 
-from nnfs.codec.pulse import Stage
+from nnfs.codec.progress import Stage
 from nnfs.errors import WireError
 
 MAGIC = b"nnfswire"

@@ -25,8 +25,8 @@ from collections.abc import Callable, MutableMapping, Sequence
 from functools import partial
 from typing import TypeAlias
 
-from nnfs.codec import pulse
-from nnfs.codec.pulse import Stage
+from nnfs.codec import progress
+from nnfs.codec.progress import Stage
 from nnfs.errors import CodecError, ModelMissing, WireError
 from nnfs.kernelcache import clean_environment
 from nnfs.workers.batches import IDLE, NOT_WAITED_FOR, Jobs, rank
@@ -193,7 +193,7 @@ class Conversation:
             return Alive()
         aside = time.thread_time() - begun + _cpu_of(self._reader)
         cpu = max(0.0, time.process_time() - aside)
-        return Progress(pulse.stage, pulse.columns, int(cpu * 1e6))
+        return Progress(progress.stage, progress.columns, int(cpu * 1e6))
 
     # ---- the main thread
 
@@ -237,7 +237,7 @@ class Conversation:
 
     def _answers(self, batch: list[Request]) -> list[Answer]:
         head = batch[0]
-        pulse.stage = Stage.OPENING
+        progress.stage = Stage.OPENING
         try:
             if head.op == Op.LOAD:
                 self._served.load(head.model, head.data)
@@ -253,7 +253,7 @@ class Conversation:
             refused = Status.BAD_PAYLOAD if head.op == Op.LOAD else Status.NO_CODEC
             return [_failure(request, error, refused) for request in batch]
         finally:
-            pulse.stage = Stage.CODING
+            progress.stage = Stage.CODING
         self._batches.setdefault(_kind(head), codec.batch)
         work: Callable[..., Results] = codec.encode_many if head.op == Op.ENCODE else codec.decode_many
         start = time.monotonic()

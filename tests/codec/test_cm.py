@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nnfs.codec.cm import GENERIC, NUMBERS, RECORDS, X86, ContextMixing
-from nnfs.codec.geometry import propose, record_length
+from nnfs.codec.layout import propose, record_length
 from nnfs.errors import CodecError
 
 CODEC = ContextMixing()

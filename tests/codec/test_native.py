@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from nnfs.codec import neural, rans
-from nnfs.codec.batches import kernels_for
 from nnfs.codec.cm import ContextMixing
 from nnfs.codec.neural import Neural, dictionary_of, stored_dictionary
+from nnfs.codec.neuralnative import kernels_for
 from nnfs.errors import CodecError
 from nnfs.kernels.library import LEVELS
 from nnfs.mixer import native, samples

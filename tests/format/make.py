@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from nnfs.codec import cm, neural, x86
-from nnfs.codec.geometry import Layout
+from nnfs.codec.layout import Layout
 from nnfs.codec.zstd import Zstd
 from nnfs.model import delta, selftest
 from nnfs.model.lanes import lanes_for

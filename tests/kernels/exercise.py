@@ -15,7 +15,7 @@ import numpy as np
 
 from nnfs.codec import neural
 from nnfs.codec.cm import ContextMixing, _encode_numbers
-from nnfs.codec.geometry import Layout
+from nnfs.codec.layout import Layout
 from nnfs.codec.neural import Neural
 from nnfs.errors import CodecError
 from nnfs.kernels import library as native_library

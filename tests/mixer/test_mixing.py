@@ -9,7 +9,7 @@ import pytest
 
 from nnfs.mixer import histories, leastsquares, logistic
 from nnfs.mixer.mixing import INPUTS, WEIGHTS, encode_path, net_path
-from nnfs.mixer.start import start_values, untrained
+from nnfs.mixer.startvalues import start_values, untrained
 from nnfs.mixer.state import MixState
 
 TEXT = b"".join(b"line %d of a log, status=%d\n" % (n, n * n % 7) for n in range(6000))

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nnfs.model import selftest, units
+from nnfs.model import fixedpoint, selftest
 from nnfs.model.architecture import BIASES, INPUT_ROWS, Architecture
 from nnfs.model.features import Features
-from nnfs.model.reference import Multiply, Reference, float_product
+from nnfs.model.forward import Multiply, Reference, float_product
 from nnfs.model.weights import Layer, Product, Weights
 
 TINY = selftest.ARCHITECTURE
@@ -52,7 +52,7 @@ def extreme_weights(kind: str, shift: int) -> Weights:
     a = TINY
 
     def product(rows: int, inputs: int, shift: int) -> Product:
-        return Product(_pattern(kind, rows, inputs), np.full(rows, units.MULTIPLIER_LIMIT, np.int32), shift)
+        return Product(_pattern(kind, rows, inputs), np.full(rows, fixedpoint.MULTIPLIER_LIMIT, np.int32), shift)
 
     def layer(k: int) -> Layer:
         distance = np.full((a.heads, a.window), 1 << 24, np.int32)
@@ -77,9 +77,9 @@ def extreme_weights(kind: str, shift: int) -> Weights:
         product(256, a.width, max(shift, 2)),
         biases,
         np.full(
-            units.TABLE, units.ATTENTION_TOP, np.int32
+            fixedpoint.TABLE, fixedpoint.ATTENTION_TOP, np.int32
         ),  # the greatest sums, and no weight that hides what is unseen
-        selftest.falling(units.FREQUENCY_TOP),
+        selftest.falling(fixedpoint.FREQUENCY_TOP),
     )
 
 

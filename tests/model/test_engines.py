@@ -12,7 +12,7 @@ import torch
 
 from nnfs.errors import CodecError, ModelMissing
 from nnfs.kernels.library import LEVELS
-from nnfs.model import products, selftest, vnni
+from nnfs.model import matmul, selftest, vnni
 from nnfs.model.cpu import CpuModel
 from nnfs.model.cuda import CudaModel
 from nnfs.model.engines import Model, open_model
@@ -38,7 +38,7 @@ WEIGHTS: dict[str, Callable[[], Weights]] = {
 
 def exact_here(product: str) -> bool:
     try:
-        products.choose("cpu", product)
+        matmul.choose("cpu", product)
     except CodecError:
         return False
     return True
@@ -84,7 +84,7 @@ def test_engines_give_what_the_reference_gives(name: str, kind: str) -> None:
 def test_the_reference_itself_does_not_depend_on_the_product() -> None:
     if not exact_here("int8"):
         pytest.skip("int8 products are not exact on this processor")
-    from nnfs.model.reference import int8_product
+    from nnfs.model.forward import int8_product
 
     weights, f = extreme_weights("halves", 8), selftest.features(4, LANES)
     assert np.array_equal(expected(weights, f), expected(weights, f, int8_product))

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from nnfs.errors import ModelMissing
-from nnfs.model import selftest, units
+from nnfs.model import fixedpoint, selftest
 from nnfs.model.architecture import Architecture
 from nnfs.model.cpu import CpuModel
-from nnfs.model.units import pre_shift
+from nnfs.model.fixedpoint import pre_shift
 from nnfs.model.weights import Weights, load_weights, save_weights
 from tests.model.kit import TINY, expected, extreme_weights, random_weights
 
@@ -112,7 +112,7 @@ def test_every_tensor_counts_in_the_fingerprint(content: bytes) -> None:
 
 def test_the_shipped_limits_are_accepted(content: bytes) -> None:
     """What training can store at most, and a step more."""
-    most = units.MULTIPLIER_LIMIT
+    most = fixedpoint.MULTIPLIER_LIMIT
     load_weights(changed(content, setting("layers.0.up.multiplier", 0, most)))
     must_refuse(changed(content, setting("layers.0.up.multiplier", 0, most + 1)), "scale")
     must_refuse(changed(content, setting("layers.0.up.multiplier", 0, -1)), "scale")
@@ -170,7 +170,7 @@ def test_tensors_that_do_not_fit_are_refused(what: str, content: bytes) -> None:
 def test_logits_that_do_not_fit_are_refused(content: bytes) -> None:
     def change(tensors: Tensors) -> None:
         tensors["head.shift"][:] = 1
-        tensors["head.multiplier"][:] = units.MULTIPLIER_LIMIT
+        tensors["head.multiplier"][:] = fixedpoint.MULTIPLIER_LIMIT
         tensors["biases"][:] = 1 << 24
 
     must_refuse(changed(content, change), "logits")

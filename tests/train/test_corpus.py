@@ -12,7 +12,7 @@ import pytest
 
 np = pytest.importorskip("numpy")
 
-from nnfs.train import build, fetch, kinds, unpack  # noqa: E402
+from nnfs.train import buildcorpus, fetch, filekinds, unpack  # noqa: E402
 from nnfs.train.__main__ import main  # noqa: E402
 from nnfs.train.corpus import CHUNK, Corpus  # noqa: E402
 from nnfs.train.languages import language  # noqa: E402
@@ -35,7 +35,7 @@ def write(root: Path, name: str, data: bytes) -> None:
 
 def built(tmp_path: Path, *roots: Path, **more: object) -> Corpus:
     out = str(tmp_path / "corpus")
-    build.build(build.Options(out=out, roots=[str(root) for root in roots], **more))  # type: ignore[arg-type]
+    buildcorpus.build(buildcorpus.Options(out=out, roots=[str(root) for root in roots], **more))  # type: ignore[arg-type]
     return Corpus(out)
 
 
@@ -80,7 +80,7 @@ def raw(tmp_path: Path) -> Path:
     ],
 )
 def test_kinds(name: str, head: bytes, kind: str | None) -> None:
-    assert kinds.classify(name, len(head), head[: kinds.HEAD]) == kind
+    assert filekinds.classify(name, len(head), head[: filekinds.HEAD]) == kind
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_kinds(name: str, head: bytes, kind: str | None) -> None:
     ],
 )
 def test_what_benchmarks_are_made_of_is_left_out(path: str) -> None:
-    assert kinds.excluded(path)
+    assert filekinds.excluded(path)
 
 
 @pytest.mark.parametrize(
@@ -111,16 +111,16 @@ def test_what_benchmarks_are_made_of_is_left_out(path: str) -> None:
     ["usr/include/lualatex/x.h", "src/expression.c", "docs/batch.md", "lib/jquery.js", "gin/x", "a/evaluate.lua"],
 )
 def test_like_names_are_not_excluded(path: str) -> None:
-    assert not kinds.excluded(path)
+    assert not filekinds.excluded(path)
 
 
 def test_the_bible_is_known_by_its_beginning() -> None:
-    assert kinds.excluded("x.txt", b"1:1 In the beginning God created the heaven and the earth.")
+    assert filekinds.excluded("x.txt", b"1:1 In the beginning God created the heaven and the earth.")
 
 
 def test_every_table_speaks_of_known_kinds() -> None:
-    assert set(kinds.SUFFIX_KIND.values()) <= set(kinds.KINDS)
-    assert sum(kind.weight for kind in kinds.KINDS.values()) == pytest.approx(100)
+    assert set(filekinds.SUFFIX_KIND.values()) <= set(filekinds.KINDS)
+    assert sum(kind.weight for kind in filekinds.KINDS.values()) == pytest.approx(100)
 
 
 def test_languages() -> None:
@@ -223,7 +223,7 @@ def test_kinds_are_seen_by_weight_in_bytes(tmp_path: Path, raw: Path, take: int)
         for chunk, _ in (corpus.sample(rng, "prose") for _ in range(9000))
     ]
     short = sum(used).real / abs(sum(x.imag for x in used))
-    want = kinds.KINDS["prose"].weight / kinds.KINDS["small"].weight
+    want = filekinds.KINDS["prose"].weight / filekinds.KINDS["small"].weight
     assert size["prose"] / size["small"] == pytest.approx(want, rel=0.25)
     assert short == pytest.approx(1500 / 45_000, rel=0.2)
 
@@ -251,7 +251,11 @@ def test_no_source_dominates(tmp_path: Path, raw: Path) -> None:
     write(raw, "small/1.txt", prose(1000, 20_000))
     corpus = built(tmp_path, raw, size=2 << 20)
     limit = (
-        (2 << 20) * kinds.KINDS["prose"].weight / 100 * kinds.KINDS["prose"].keep * kinds.KINDS["prose"].source_share
+        (2 << 20)
+        * filekinds.KINDS["prose"].weight
+        / 100
+        * filekinds.KINDS["prose"].keep
+        * filekinds.KINDS["prose"].source_share
     )
     big = corpus.index[corpus.index["source"] == corpus.sources.index("raw/big")]
     assert limit <= big["length"].sum() <= limit + 20_000

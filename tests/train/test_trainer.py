@@ -16,12 +16,12 @@ from nnfs.codec.neural import Neural  # noqa: E402
 from nnfs.errors import UsageError  # noqa: E402
 from nnfs.model import features  # noqa: E402
 from nnfs.model.architecture import Architecture  # noqa: E402
-from nnfs.model.reference import Reference  # noqa: E402
+from nnfs.model.forward import Reference  # noqa: E402
 from nnfs.model.weights import load_weights  # noqa: E402
 from nnfs.train import export as exporting  # noqa: E402
 from nnfs.train.corpus import ENTRY, Corpus  # noqa: E402
+from nnfs.train.examples import PAD, Packer, batches  # noqa: E402
 from nnfs.train.quantise import quantised  # noqa: E402
-from nnfs.train.rows import PAD, Packer, batches  # noqa: E402
 from nnfs.train.trainer import Plan, rate_at, train  # noqa: E402
 
 TINY = Architecture(layers=1, heads=4, kv_heads=1, hidden=64, width=64, ngram_bits=8, ngram_widths=(16, 16, 16, 8, 8))

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from nnfs.codec import pulse
+from nnfs.codec import progress
 from nnfs.codec.base import ColdCodec, nothing
 from nnfs.errors import CodecError, ModelMissing
 
@@ -74,7 +74,7 @@ class Reversing:
             case b"count":  # columns, for some seconds, while it sleeps
                 for _ in range(int(rest) * 20):
                     time.sleep(0.05)
-                    pulse.beat()
+                    progress.beat()
             case b"compute":  # for some seconds of CPU time, without a word
                 end = time.process_time() + int(rest)
                 while time.process_time() < end:

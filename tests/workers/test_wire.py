@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nnfs.codec.pulse import Stage
+from nnfs.codec.progress import Stage
 from nnfs.errors import WireError
 from nnfs.workers import wire
 from nnfs.workers.wire import (

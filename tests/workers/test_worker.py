@@ -15,8 +15,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nnfs.codec.pulse import Stage
-from nnfs.workers.vitality import LEAST_CPU
+from nnfs.codec.progress import Stage
+from nnfs.workers.liveness import LEAST_CPU
 from nnfs.workers.wire import (
     ALONE,
     Alive,

@@ -1,6 +1,6 @@
 // The network's step: embeddings, attention, feed-forward part and frequencies of some columns of some lanes.
 //
-// Integers as nnfs.model.units defines them, the same as those of nnfs.model.reference. Rows do not depend on each
+// Integers as nnfs.model.fixedpoint defines them, the same as those of nnfs.model.forward. Rows do not depend on each
 // other. What follows a product (scale, clamp, square, residual) is done on its block of outputs while that lies in
 // the first cache.
 #include "simd.h"

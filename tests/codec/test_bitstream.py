@@ -8,10 +8,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from nnfs.codec import columns, rans
+from nnfs.codec import bitstream, rans
 from nnfs.errors import CodecError
 from nnfs.mixer.mixing import net_path
-from nnfs.mixer.start import untrained
+from nnfs.mixer.startvalues import untrained
 from nnfs.mixer.state import MixState
 
 TEXT = b"".join(b"line %d of a log, status=%d\n" % (n, n * n % 7) for n in range(6000))
@@ -36,23 +36,23 @@ def state() -> MixState:
 def test_round_trip(state: MixState, kind: str, size: int, lanes: int, states: int) -> None:
     plain = KINDS[kind](size)
     state.start(0, plain, lanes)
-    stream = columns.encode(state, 0, states=states)
+    stream = bitstream.encode(state, 0, states=states)
     state.start(1, size, lanes)
-    assert columns.decode(state, 1, stream, states) == plain
+    assert bitstream.decode(state, 1, stream, states) == plain
 
 
 def test_whole_chunk(state: MixState) -> None:
     plain = (TEXT + random.Random(2).randbytes(1000) + TEXT)[: 1 << 17]
     for lanes in (1, 32):
         state.start(0, plain, lanes)
-        stream = columns.encode(state, 0)
+        stream = bitstream.encode(state, 0)
         state.start(1, len(plain), lanes)
-        assert columns.decode(state, 1, stream) == plain
+        assert bitstream.decode(state, 1, stream) == plain
 
 
 def test_zeros_cost_next_to_nothing(state: MixState) -> None:
     state.start(0, bytes(1 << 17))
-    assert len(columns.encode(state, 0)) < 60
+    assert len(bitstream.encode(state, 0)) < 60
 
 
 @pytest.mark.parametrize(("size", "lanes", "states"), [(1, 1, 1), (700, 3, 2), (3000, 32, 32)])
@@ -68,11 +68,11 @@ def test_with_network(state: MixState, size: int, lanes: int, states: int) -> No
     path = np.empty((count * lanes, 8), np.uint16)
     net_path(frequencies.reshape(-1, 256), np.ascontiguousarray(padded.reshape(lanes, count).T).reshape(-1), path)
     state.start(0, padded[:size].tobytes(), lanes, values=untrained(True))
-    stream = columns.encode(state, 0, path.reshape(count, lanes, 8), states)
+    stream = bitstream.encode(state, 0, path.reshape(count, lanes, 8), states)
     values, words, cursor = rans.start(stream, states)
     state.start(1, size, lanes, values=untrained(True))
     for t in range(count):
-        columns.decode_column(state.stack, 1, t, frequencies[t], values, words, cursor)
+        bitstream.decode_column(state.stack, 1, t, frequencies[t], values, words, cursor)
     rans.finish(values, words, cursor)
     assert state.stack.plain[1, :size].tobytes() == padded[:size].tobytes()
 
@@ -81,7 +81,7 @@ def test_damage_is_an_error(state: MixState) -> None:
     plain = TEXT[:5000]
     for lanes, states in ((1, 1), (2, 8)):
         state.start(0, plain, lanes)
-        stream = columns.encode(state, 0, states=states)
+        stream = bitstream.encode(state, 0, states=states)
         random_ = random.Random(3)
         for _ in range(10):
             at = random_.randrange(len(stream))
@@ -93,6 +93,6 @@ def test_damage_is_an_error(state: MixState) -> None:
             for payload in [*bad, random_.randbytes(at), b""]:
                 state.start(1, len(plain), lanes)
                 try:
-                    assert columns.decode(state, 1, payload, states) != plain or payload == stream
+                    assert bitstream.decode(state, 1, payload, states) != plain or payload == stream
                 except CodecError:
                     pass

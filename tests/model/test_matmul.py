@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from nnfs.errors import CodecError
-from nnfs.model import products, selftest
+from nnfs.model import matmul, selftest
 
 
 class Saturating:
@@ -30,14 +30,14 @@ class Saturating:
         return torch.from_numpy(sums)
 
 
-class Rounding(products.FloatWeight):
+class Rounding(matmul.FloatWeight):
     """Products that keep their sums in too few bits."""
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return super().__call__(x).to(torch.bfloat16).int()
 
 
-class Missing(products.Int8Weight):
+class Missing(matmul.Int8Weight):
     """What a device without such products does."""
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -46,50 +46,50 @@ class Missing(products.Int8Weight):
 
 @pytest.fixture
 def fresh() -> Iterator[None]:
-    products._chosen.cache_clear()
+    matmul._chosen.cache_clear()
     yield
-    products._chosen.cache_clear()
+    matmul._chosen.cache_clear()
 
 
 @pytest.mark.parametrize("bad", [Saturating, Rounding, Missing])
-def test_what_is_not_exact_is_found_out(bad: type[products.Int8Weight]) -> None:
-    assert not products.is_exact(bad, "cpu", list(products._operands(False)))
+def test_what_is_not_exact_is_found_out(bad: type[matmul.Int8Weight]) -> None:
+    assert not matmul.is_exact(bad, "cpu", list(matmul._operands(False)))
 
 
 @pytest.mark.usefixtures("fresh")
 def test_float_takes_the_place_of_int8(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(products.PRODUCTS, "int8", Saturating)
-    assert products.choose("cpu") is products.FloatWeight
+    monkeypatch.setitem(matmul.PRODUCTS, "int8", Saturating)
+    assert matmul.choose("cpu") is matmul.FloatWeight
     with pytest.raises(CodecError, match="no exact int8 product on cpu"):
-        products.choose("cpu", "int8")
+        matmul.choose("cpu", "int8")
 
 
 @pytest.mark.usefixtures("fresh")
 def test_nothing_exact_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(products.PRODUCTS, "int8", Missing)
-    monkeypatch.setitem(products.PRODUCTS, "float", Rounding)
+    monkeypatch.setitem(matmul.PRODUCTS, "int8", Missing)
+    monkeypatch.setitem(matmul.PRODUCTS, "float", Rounding)
     with pytest.raises(CodecError, match="the neural codec cannot run"):
-        products.choose("cpu")
+        matmul.choose("cpu")
 
 
 @pytest.mark.usefixtures("fresh")
 def test_the_environment_may_choose(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(products.VARIABLE, "float")
-    assert products.choose("cpu") is products.FloatWeight
-    monkeypatch.setenv(products.VARIABLE, "fixed")
+    monkeypatch.setenv(matmul.VARIABLE, "float")
+    assert matmul.choose("cpu") is matmul.FloatWeight
+    monkeypatch.setenv(matmul.VARIABLE, "fixed")
     with pytest.raises(CodecError, match="no product fixed; there are: int8, float"):
-        products.choose("cpu")
+        matmul.choose("cpu")
 
 
 def test_float32_is_set_back_to_all_its_bits() -> None:
     torch.set_float32_matmul_precision("medium")
-    products.plain_float32()
+    matmul.plain_float32()
     assert torch.get_float32_matmul_precision() == "highest"
     assert not torch.backends.cuda.matmul.allow_tf32
 
 
 def test_batched_products_are_exact_here() -> None:
-    assert products.batched_is_exact("cpu")
+    assert matmul.batched_is_exact("cpu")
 
 
 def test_the_self_test_passes_and_notices(monkeypatch: pytest.MonkeyPatch) -> None:

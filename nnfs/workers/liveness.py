@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable
 
-from nnfs.codec.pulse import Stage
+from nnfs.codec.progress import Stage
 from nnfs.workers.wire import Progress
 
 LONGEST = 2.0  # seconds between two looks at the clock: in a longer time we did not run

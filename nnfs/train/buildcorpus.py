@@ -18,7 +18,7 @@ import numpy as np
 
 from nnfs.train import media, provenance
 from nnfs.train.corpus import CHUNK, ENTRY
-from nnfs.train.kinds import FORM_SHARE, HEAD, KINDS, SMALL, classify, excluded, form, guess
+from nnfs.train.filekinds import FORM_SHARE, HEAD, KINDS, SMALL, classify, excluded, form, guess
 from nnfs.train.shingles import STRIDE, Seen, shingles
 from nnfs.train.unpack import DAMAGED, Candidate, Unit, listing, units
 

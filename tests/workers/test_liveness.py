@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from nnfs.codec.pulse import Stage
-from nnfs.workers.vitality import LONGEST, MOST_CPU, RunClock, Vitality, cpu_of, wants_cpu
+from nnfs.codec.progress import Stage
+from nnfs.workers.liveness import LONGEST, MOST_CPU, RunClock, Vitality, cpu_of, wants_cpu
 from nnfs.workers.wire import Progress
 from tests.harness import wait_for
 

@@ -1,7 +1,7 @@
 # mypy: disable-error-code="arg-type,assignment,operator,return-value"
 """The CPU engine's kernels: what stands between two products, fused and compiled.
 
-Each does for one row exactly what `nnfs.model.reference` does; rows do not depend on each other, so any batch and any
+Each does for one row exactly what `nnfs.model.forward` does; rows do not depend on each other, so any batch and any
 number of threads give the same integers.
 """
 
@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnfs.mixer.compiling import njit
-from nnfs.model.tiles import make_product
-from nnfs.model.units import (
+from nnfs.model.attentiontiles import make_product
+from nnfs.model.fixedpoint import (
     ACT_LIMIT,
     EMBEDDING_SHIFT,
     HIDDEN_LIMIT,

@@ -1,7 +1,11 @@
-"""The network's integer arithmetic as plain torch operators: the definition that both engines are tested against.
+"""The network's forward pass, normative: integer arithmetic as plain torch operators, in one file to read.
+
+`Reference.forward` takes the features of some columns to frequencies. `nnfs.model.features` makes the indices that it
+looks up, `nnfs.model.architecture` holds the sizes, `nnfs.model.fixedpoint` the unit and limit of each integer. The
+engines (`cpu`, `vnni`, `native`, `cuda`) do the same faster; where one differs, the engine is wrong.
 
 It runs wherever torch runs, on many columns at once or one by one: the cache of keys and values is the same. Products
-run on int8 units (`int8_product`) or in float32 (`float_product`); both are exact, so which one is a matter of speed.
+run on int8 units (`int8_product`) or in float32 (`float_product`); both are exact, so they differ in speed alone.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nnfs.model import units as u
+from nnfs.model import fixedpoint as u
 from nnfs.model.weights import Product, Weights
 
 Multiply = Callable[[Tensor, Tensor], Tensor]
