@@ -208,7 +208,7 @@ def test_a_real_codec_after_a_power_cut(tmp_path: Path) -> None:
     )
     more = {"NUMBA_CACHE_DIR": str(tmp_path), "NNFS_KERNELS": "none"}  # numba's, which native ones stand in for
     subprocess.run([sys.executable, "-c", script], env=environment(more), check=True)
-    cut = [*folder.glob("columns._decode_all*")]
+    cut = [*folder.glob("bitstream._decode_all*")]
     assert cut
     for file in cut:
         file.write_bytes(b"")
