@@ -37,7 +37,7 @@ from nnfs.errors import (
 from nnfs.fs import swapping
 from nnfs.fs.policy import Policy, Rules
 from nnfs.store.schema import Block
-from nnfs.workers.pool import AHEAD, BACKGROUND, Job
+from nnfs.workers.pool import AHEAD, BACKGROUND, WorkItem
 from nnfs.workers.wire import NO_MODEL, Op
 
 log = logging.getLogger(__name__)
@@ -270,7 +270,7 @@ class ColdEncoder:
     async def _work(
         self, op: Op, codec_id: int, data: bytes, plain: int, fingerprint: bytes, worker: str
     ) -> bytes | None:
-        job = Job(op, codec_id, data, plain, fingerprint, BACKGROUND, worker)
+        job = WorkItem(op, codec_id, data, plain, fingerprint, BACKGROUND, worker)
         result = await self._cold.run(job)
         assert result is None or isinstance(result, bytes)
         return result
@@ -317,7 +317,7 @@ class ColdEncoder:
         payload = await self._work(Op.ENCODE, codec_id, plain, len(plain), fingerprint, READ)
         if payload is None:
             return math.inf
-        job = Job(Op.DECODE, codec_id, payload, len(plain), fingerprint, AHEAD, READ)
+        job = WorkItem(Op.DECODE, codec_id, payload, len(plain), fingerprint, AHEAD, READ)
         await self._cold.run(job)  # the worker is started, and has its model
         started = time.monotonic()
         failures: list[NnfsError] = []

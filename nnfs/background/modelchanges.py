@@ -23,7 +23,7 @@ from nnfs.store import modelfiles
 from nnfs.store.env import Store
 from nnfs.store.schema import Block
 from nnfs.workers.catalogue import CANNOT_LOOK, stated_fingerprint
-from nnfs.workers.pool import Job
+from nnfs.workers.pool import WorkItem
 from nnfs.workers.wire import Op
 
 log = logging.getLogger(__name__)
@@ -167,7 +167,7 @@ class ModelChanges:
         block, payload = found
         if base is not None:
             data = await trio.to_thread.run_sync(self._composed, base, data)
-        job = Job(Op.DECODE, block.codec, payload, block.plain, fingerprint, URGENT, READ)
+        job = WorkItem(Op.DECODE, block.codec, payload, block.plain, fingerprint, URGENT, READ)
         try:
             with self.known.trying(fingerprint, data):
                 plain = await self._cold.run(job)

@@ -25,7 +25,7 @@ from nnfs.blockio.repair import Repairs
 from nnfs.config import Options
 from nnfs.errors import BlockDamaged, CodecError, CodecUnavailable, ModelMissing, TimedOut, WorkerError, again, kept
 from nnfs.store.schema import Block
-from nnfs.workers.pool import AHEAD, BACKGROUND, URGENT, Job, Outcome, Pool, WorkerSpec
+from nnfs.workers.pool import AHEAD, BACKGROUND, URGENT, Outcome, Pool, WorkerSpec, WorkItem
 from nnfs.workers.wire import NO_MODEL, Op
 
 __all__ = ["AHEAD", "BACKGROUND", "COMPACT", "READ", "REFERENCE", "URGENT", "Cold", "Progress", "specs"]
@@ -120,7 +120,7 @@ class Cold:
         states = [state for state in self.pool.states() if state.name == worker]
         return bool(states) and all(state.state != "running" or state.doing == "opening" for state in states)
 
-    async def run(self, job: Job, progress: Progress | None = None) -> Outcome:
+    async def run(self, job: WorkItem, progress: Progress | None = None) -> Outcome:
         """Have a worker do a job; cancelling takes it back. Waits while there is too much to do already.
 
         Raises what the pool's futures hold (`nnfs.workers.pool`).
@@ -136,7 +136,7 @@ class Cold:
             self._ended = trio.Event()
         return future.result()
 
-    async def _submit(self, job: Job) -> Future[Outcome]:
+    async def _submit(self, job: WorkItem) -> Future[Outcome]:
         while True:
             try:
                 return self.pool.submit(job, wait=False)
@@ -160,7 +160,7 @@ class Cold:
         whole = await self._whole(number, block, payload, progress or Progress())
         why = ""
         for name in dict.fromkeys((worker, REFERENCE)):
-            job = Job(Op.DECODE, block.codec, whole, block.plain, model, priority, name)
+            job = WorkItem(Op.DECODE, block.codec, whole, block.plain, model, priority, name)
             error: Exception
             try:
                 plain = await self.run(job, progress=progress)

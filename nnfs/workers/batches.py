@@ -33,7 +33,7 @@ def rank(request: Ordered) -> int:
     return 2 * request.priority + (request.op == Op.ENCODE)
 
 
-class Jobs:
+class RequestQueue:
     """Requests that wait. One thread adds, one takes; what is added beyond `window` requests waits in `add`.
 
     `threads`: on how many a batch is done.

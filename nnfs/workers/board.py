@@ -1,4 +1,4 @@
-"""Jobs that wait for a worker or are with one, each with its future: what the supervisors of a pool share."""
+"""Work items that wait for a worker or are with one, each with its future: what the supervisors of a pool share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ URGENT, AHEAD, BACKGROUND = 0, 1, 2  # priorities: somebody waits; somebody will
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class WorkItem:
     """Something to encode or to decode."""
 
     op: Op
@@ -43,7 +43,7 @@ class Holder(Protocol):
 
     name: str
 
-    def drop(self, ticket: Ticket) -> None:
+    def drop(self, ticket: PendingItem) -> None:
         """Nobody waits for this ticket any more. Called by any thread."""
 
     def wake(self) -> None:
@@ -51,11 +51,11 @@ class Holder(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class Ticket:
+class PendingItem:
     """One submitted job."""
 
     id: int
-    job: Job
+    job: WorkItem
     future: Future[Outcome] = field(default_factory=Future)
     strikes: int = 0  # workers that died of it
     holder: Holder | None = None
@@ -86,11 +86,11 @@ class Board:
         self._used = 0
         self._room = threading.Condition()
         self._ids = itertools.count(1)
-        self._waiting: dict[int, deque[Ticket]] = {}  # by rank
-        self._deadlines: list[tuple[float, int, Ticket]] = []
+        self._waiting: dict[int, deque[PendingItem]] = {}  # by rank
+        self._deadlines: list[tuple[float, int, PendingItem]] = []
         self._broken: list[Holder] = []  # whose workers cannot be started
 
-    def post(self, job: Job, timeout: float | None, *, wait: bool) -> Ticket:
+    def post(self, job: WorkItem, timeout: float | None, *, wait: bool) -> PendingItem:
         """Put a job up. With `wait`, when the board is full, until there is room; `TimedOut` otherwise.
 
         Urgent jobs are always taken: whoever waits for them bounds them. Raises `WorkerError` once closed.
@@ -98,7 +98,7 @@ class Board:
         job.check()
         if job.worker and job.worker not in self._names:
             raise WorkerError(f"no worker named {job.worker}; there are: {', '.join(self._names)}")
-        ticket = Ticket(next(self._ids), job)
+        ticket = PendingItem(next(self._ids), job)
         end = None if timeout is None else time.monotonic() + timeout
         with self._room:
             while not self.closed and job.priority > URGENT and 0 < self._used > self._limit - ticket.cost:
@@ -124,7 +124,7 @@ class Board:
         """Return a job number that no ticket has."""
         return next(self._ids)
 
-    def claim(self, name: str, holder: Holder | None, below: int) -> Ticket | None:
+    def claim(self, name: str, holder: Holder | None, below: int) -> PendingItem | None:
         """Return the most urgent ticket of a rank smaller than `below` for this worker. No holder: only look."""
         with self._room:
             for place in sorted(self._waiting):
@@ -139,7 +139,7 @@ class Board:
                         return ticket
         return None
 
-    def put_back(self, tickets: Iterable[Ticket]) -> None:
+    def put_back(self, tickets: Iterable[PendingItem]) -> None:
         """Tickets that a worker did not finish go back to the front of their lines, in their old order."""
         with self._room:
             for ticket in sorted(tickets, key=lambda ticket: -ticket.id):
@@ -149,13 +149,13 @@ class Board:
                     self._waiting.setdefault(rank(ticket.job), deque()).appendleft(ticket)
         self.wake()
 
-    def begin(self, ticket: Ticket) -> None:
+    def begin(self, ticket: PendingItem) -> None:
         """A worker works on a ticket: from now on its future is running, and cannot be cancelled."""
         with self._room:
             if not (ticket.settled or ticket.future.running()):
                 ticket.settled = not ticket.future.set_running_or_notify_cancel()
 
-    def settle(self, ticket: Ticket, outcome: Outcome | Exception) -> None:
+    def settle(self, ticket: PendingItem, outcome: Outcome | Exception) -> None:
         """Give a ticket's future its result or exception, if it still waits for one."""
         with self._room:
             if ticket.settled:
@@ -168,7 +168,7 @@ class Board:
             else:
                 ticket.future.set_result(outcome)
 
-    def _forget(self, ticket: Ticket) -> None:
+    def _forget(self, ticket: PendingItem) -> None:
         """Called when a ticket's future is done, for whatever reason: answered, too late, cancelled by its owner."""
         with self._room:
             ticket.settled = True

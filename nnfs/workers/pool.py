@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Self, cast
 
-from nnfs.workers.board import AHEAD, BACKGROUND, URGENT, Board, Job, Outcome
+from nnfs.workers.board import AHEAD, BACKGROUND, URGENT, Board, Outcome, WorkItem
 from nnfs.workers.process import WorkerSpec
 from nnfs.workers.supervisor import Supervisor, WorkerState
 from nnfs.workers.wire import NO_MODEL, Info, Op
 
-__all__ = ["AHEAD", "BACKGROUND", "URGENT", "Job", "Outcome", "Pool", "WorkerSpec", "WorkerState"]
+__all__ = ["AHEAD", "BACKGROUND", "URGENT", "Outcome", "Pool", "WorkItem", "WorkerSpec", "WorkerState"]
 
 LIMIT = 64 << 20  # bytes of jobs that are neither urgent nor answered
 BACKOFF_S = 0.1  # before the first restart, doubled by each further one
@@ -50,7 +50,7 @@ class Pool:
         for supervisor in self._supervisors:
             supervisor.start()
 
-    def submit(self, job: Job, *, timeout: float | None = None, wait: bool = True) -> Future[Outcome]:
+    def submit(self, job: WorkItem, *, timeout: float | None = None, wait: bool = True) -> Future[Outcome]:
         """Hand a job in. Its future fails with `TimedOut` unless it is answered within `timeout` seconds.
 
         While there is too much to do already, jobs that are not urgent wait here, or raise `TimedOut` without `wait`.
@@ -61,7 +61,7 @@ class Pool:
         self, codec: int, plain: bytes, model: bytes = NO_MODEL, *, priority: int = BACKGROUND, worker: str = ""
     ) -> Future[bytes | None]:
         """Encode a chunk: the payload, or None when it does not become smaller."""
-        job = Job(Op.ENCODE, codec, plain, len(plain), model, priority, worker)
+        job = WorkItem(Op.ENCODE, codec, plain, len(plain), model, priority, worker)
         return cast("Future[bytes | None]", self.submit(job))
 
     def decode(
@@ -69,12 +69,12 @@ class Pool:
         priority: int = URGENT, worker: str = "", timeout: float | None = None,
     ) -> Future[bytes]:  # fmt: skip
         """Decode a payload of so many plain bytes."""
-        job = Job(Op.DECODE, codec, payload, plain, model, priority, worker)
+        job = WorkItem(Op.DECODE, codec, payload, plain, model, priority, worker)
         return cast("Future[bytes]", self.submit(job, timeout=timeout))
 
     def ask(self, worker: str, *, timeout: float | None = 10.0) -> Future[Info]:
         """Ask a worker about itself; it is started if need be."""
-        return cast("Future[Info]", self.submit(Job(Op.PING, priority=URGENT, worker=worker), timeout=timeout))
+        return cast("Future[Info]", self.submit(WorkItem(Op.PING, priority=URGENT, worker=worker), timeout=timeout))
 
     def watch(self, moved: Callable[[str], None]) -> None:
         """Have `moved` called with a worker's name, about once a second while that one gets on. By any thread."""

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from nnfs.codec.progress import Stage
 from nnfs.errors import CodecError, CodecUnavailable, JobKills, ModelMissing, WireError, WorkerError
 from nnfs.workers.batches import IDLE
-from nnfs.workers.board import Board, Outcome, Ticket
+from nnfs.workers.board import Board, Outcome, PendingItem
 from nnfs.workers.liveness import RunClock, Vitality, cpu_of, wants_cpu
 from nnfs.workers.process import WorkerProcess, WorkerSpec
 from nnfs.workers.wire import (
@@ -74,7 +74,7 @@ class WorkerState:
 
 @dataclass(slots=True)
 class _Batch:
-    """Jobs that the worker does together."""
+    """Work items that the worker does together."""
 
     jobs: set[int]  # not answered yet
     since: float  # of the monotonic clock: its beginning, later by what has overtaken it
@@ -104,7 +104,7 @@ class Supervisor:
         self.state = WorkerState(spec.name)
 
     def _forget_process(self) -> None:
-        self._outstanding: dict[int, Ticket] = {}
+        self._outstanding: dict[int, PendingItem] = {}
         self._batches: list[_Batch] = []  # begun and not wholly answered; the last one is the one under way
         self._opened: set[tuple[Op, int, bytes]] = set()
         self._models: set[bytes] = set()
@@ -128,7 +128,7 @@ class Supervisor:
     def wake(self) -> None:
         os.eventfd_write(self._woken, 1)
 
-    def drop(self, ticket: Ticket) -> None:
+    def drop(self, ticket: PendingItem) -> None:
         self._dropped.append(ticket.id)
         self.wake()
 
@@ -392,7 +392,7 @@ class Supervisor:
             raise WorkerError(f"worker {name} hangs: nothing moved for {self._spec.hang_s:g} s")
 
 
-def _outcome(ticket: Ticket, answer: Answer) -> Outcome | Exception:
+def _outcome(ticket: PendingItem, answer: Answer) -> Outcome | Exception:
     """What an answer means to the one who waits for it."""
     if answer.status == Status.OK:
         return unpack_info(answer.data) if ticket.job.op == Op.PING else answer.data

@@ -161,7 +161,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """Jobs that are being worked on."""
+    """Work items that are being worked on."""
 
     jobs: tuple[int, ...]
 

@@ -29,7 +29,7 @@ from nnfs.codec import progress
 from nnfs.codec.progress import Stage
 from nnfs.errors import CodecError, ModelMissing, WireError
 from nnfs.kernelcache import clean_environment
-from nnfs.workers.batches import IDLE, NOT_WAITED_FOR, Jobs, rank
+from nnfs.workers.batches import IDLE, NOT_WAITED_FOR, RequestQueue, rank
 from nnfs.workers.catalogue import Served
 from nnfs.workers.wire import (
     Alive,
@@ -81,7 +81,7 @@ class Conversation:
         self._most = most
         self._threads = threads
         self._at_end = at_end
-        self._jobs = Jobs(WINDOW, threads)
+        self._jobs = RequestQueue(WINDOW, threads)
         self._batches: dict[Kind, int] = {}  # most plain bytes at once
         self._paced: dict[Kind, int] = {}  # the same of what is waited for
         self._sending = threading.Lock()

@@ -38,7 +38,7 @@ from nnfs.store import schema
 from nnfs.store.env import Store
 from nnfs.store.schema import ROOT_INO, Block, Inode
 from nnfs.workers import catalogue
-from nnfs.workers.board import Job as PoolJob
+from nnfs.workers.board import WorkItem
 from nnfs.workers.pool import WorkerSpec
 from nnfs.workers.wire import Op
 from tests.background.coding import SERVE, WORKER, Quick, fingerprint, folder_of_models
@@ -124,7 +124,7 @@ def measure(seconds: float) -> None:
     """Have speeds measured by a clock that moves with chunks that the network decodes, and hardly with others."""
     passed, run = [0.0], Cold.run
 
-    async def counted(self: Cold, job: PoolJob, progress: Progress | None = None) -> Any:
+    async def counted(self: Cold, job: WorkItem, progress: Progress | None = None) -> Any:
         found = await run(self, job, progress)
         passed[0] += seconds if job.op is Op.DECODE and job.codec == NEURAL else 0.001
         return found

@@ -52,9 +52,9 @@ class Workers:
     def __init__(self) -> None:
         self.wrong: dict[str, bytes | NnfsError] = {}
         self.gates: dict[str, trio.Event] = {}
-        self.jobs: list[pool.Job] = []
+        self.jobs: list[pool.WorkItem] = []
 
-    async def run(self, job: pool.Job) -> bytes:
+    async def run(self, job: pool.WorkItem) -> bytes:
         self.jobs.append(job)
         if job.worker in self.gates:
             await self.gates[job.worker].wait()

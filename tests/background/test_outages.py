@@ -28,7 +28,7 @@ from nnfs.errors import (
 from nnfs.fs import swapping
 from nnfs.fs.policy import Policy, Rules
 from nnfs.store.schema import Block
-from nnfs.workers.pool import Job
+from nnfs.workers.pool import WorkItem
 from nnfs.workers.wire import Op
 from tests.background.coding import text
 from tests.background.kit import COLD
@@ -50,9 +50,9 @@ class Cold:
 
     def __init__(self) -> None:
         self.does: dict[int, NnfsError | int] = {NEURAL: 20_000, CM: 30_000}
-        self.jobs: list[Job] = []
+        self.jobs: list[WorkItem] = []
 
-    async def run(self, job: Job) -> bytes | None:
+    async def run(self, job: WorkItem) -> bytes | None:
         self.jobs.append(job)
         if job.op == Op.DECODE:
             return PLAIN
@@ -173,7 +173,7 @@ async def test_what_nobody_can_prove_is_not_made(cold: Cold) -> None:
     best = await under_test.encode(PLAIN, BLOCK, RULES, everything=True)
     assert best is not None
 
-    async def run(job: Job) -> bytes:
+    async def run(job: WorkItem) -> bytes:
         raise CodecUnavailable("codec neural needs torch, which is not installed")
 
     cold.run = run  # type: ignore[method-assign]
@@ -277,7 +277,7 @@ async def test_the_limit_holds_for_the_kind(cold: Cold, monkeypatch: pytest.Monk
     async def measure(codec: int, kind: Kind) -> float:
         return seconds[kind]
 
-    async def run(job: Job) -> bytes:
+    async def run(job: WorkItem) -> bytes:
         return first[0] + bytes(30_000)
 
     monkeypatch.setattr(under_test, "_measure", measure)

@@ -19,7 +19,7 @@ from nnfs.blockio.repair import Repairs
 from nnfs.config import Options, parse_own
 from nnfs.errors import BlockDamaged, ModelMissing, WorkerError
 from nnfs.store.schema import Block
-from nnfs.workers.pool import Job, Pool, WorkerSpec
+from nnfs.workers.pool import Pool, WorkerSpec, WorkItem
 from nnfs.workers.wire import Op
 from tests.harness import WAIT_S
 from tests.workers.conftest import Gate
@@ -225,7 +225,7 @@ async def test_a_cancelled_decode_takes_its_job_back(make: MakeCold, gate: Gate,
         assert scope.cancelled_caught
         assert other.future is not None
         assert other.future.cancelled()
-        await cold.run(Job(Op.PING, worker=READ))  # the worker knows
+        await cold.run(WorkItem(Op.PING, worker=READ))  # the worker knows
         gate.open()
     assert await decode(cold, b"next") == b"next"
     assert not died.exists()
@@ -241,7 +241,7 @@ async def test_a_full_pool_is_waited_for(make: MakeCold, gate: Gate) -> None:
     done: list[object] = []
 
     async def encode(plain: bytes) -> None:
-        done.append(await cold.run(Job(Op.ENCODE, FAKE, plain, len(plain), priority=BACKGROUND, worker=READ)))
+        done.append(await cold.run(WorkItem(Op.ENCODE, FAKE, plain, len(plain), priority=BACKGROUND, worker=READ)))
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(lambda: decode(cold, gate.chunk, progress=progress))

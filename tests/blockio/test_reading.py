@@ -23,7 +23,7 @@ from nnfs.errors import BlockDamaged, CodecError, ModelMissing, TimedOut, Worker
 from nnfs.store import schema
 from nnfs.store.blocks import load_block
 from nnfs.store.schema import Block, Inode
-from nnfs.workers.pool import Job, Pool, WorkerSpec
+from nnfs.workers.pool import Pool, WorkerSpec, WorkItem
 from nnfs.workers.wire import Op
 from tests.blockio.test_cold import until
 from tests.blockio.test_commit import CHUNK, Volume
@@ -235,7 +235,7 @@ async def test_what_waits_has_patience_while_workers_get_on(start: Start, gate: 
             pool._board.on_moved(COMPACT)
             await trio.testing.wait_all_tasks_blocked()
             assert not went_on
-            assert await cold.run(Job(Op.DECODE, FAKE, payload(b"x"), 1, worker=REFERENCE)) == b"x"
+            assert await cold.run(WorkItem(Op.DECODE, FAKE, payload(b"x"), 1, worker=REFERENCE)) == b"x"
             await until(lambda: went_on)
             gate.open()
         assert await volume.content(other) == b"goes first"

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from nnfs.workers.batches import IDLE, Jobs
+from nnfs.workers.batches import IDLE, RequestQueue
 from nnfs.workers.wire import ALONE, Op, Request
 
 
@@ -18,7 +18,7 @@ def unwanted() -> None:
     raise EOFError
 
 
-def batches(jobs: Jobs, most: int = 1, below: int = IDLE) -> list[list[int]]:
+def batches(jobs: RequestQueue, most: int = 1, below: int = IDLE) -> list[list[int]]:
     """Everything that waits, as it would be done."""
     taken: list[list[int]] = []
     while batch := jobs.take(below, lambda _: most, wait=False):
@@ -26,8 +26,8 @@ def batches(jobs: Jobs, most: int = 1, below: int = IDLE) -> list[list[int]]:
     return taken
 
 
-def filled(*requests: Request) -> Jobs:
-    jobs = Jobs(100)
+def filled(*requests: Request) -> RequestQueue:
+    jobs = RequestQueue(100)
     for request in requests:
         jobs.add(request, wanted)
     return jobs
@@ -48,7 +48,7 @@ def test_order() -> None:
 
 
 def test_threads_without_work_take_what_is_read_ahead() -> None:
-    jobs = Jobs(100, threads=3)
+    jobs = RequestQueue(100, threads=3)
     for job, priority, plain in ((1, 1, 100), (2, 0, 90), (3, 1, 101), (4, 1, 60), (5, 1, 60), (6, 2, 5), (7, 1, 20)):
         jobs.add(Request(job, Op.DECODE, codec=16, plain=plain, priority=priority), wanted)
     assert batches(jobs) == [[2, 1, 4, 7], [3], [5], [6]]
@@ -97,7 +97,7 @@ def test_cancel() -> None:
 
 
 def test_a_full_queue_holds_the_reader_back() -> None:
-    jobs = Jobs(2)
+    jobs = RequestQueue(2)
     added = []
 
     def add() -> None:
@@ -116,7 +116,7 @@ def test_a_full_queue_holds_the_reader_back() -> None:
 
 
 def test_closing_frees_both_sides() -> None:
-    jobs = Jobs(1)
+    jobs = RequestQueue(1)
     jobs.add(Request(1, Op.DECODE), wanted)
     reader = threading.Thread(target=jobs.add, args=(Request(2, Op.DECODE), wanted))
     reader.start()
@@ -128,7 +128,7 @@ def test_closing_frees_both_sides() -> None:
 
 
 def test_a_reader_whose_peer_is_gone_gives_up() -> None:
-    jobs = Jobs(1)
+    jobs = RequestQueue(1)
     jobs.add(Request(1, Op.DECODE), wanted)
     with pytest.raises(EOFError):
         jobs.add(Request(2, Op.DECODE), unwanted)
@@ -137,7 +137,7 @@ def test_a_reader_whose_peer_is_gone_gives_up() -> None:
 
 def test_what_comes_together_is_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that was idle does not begin with the first of many alone."""
-    jobs, coming = Jobs(100), [Request(number, Op.DECODE) for number in (1, 2, 3)]
+    jobs, coming = RequestQueue(100), [Request(number, Op.DECODE) for number in (1, 2, 3)]
 
     def wait(_seconds: float | None = None) -> bool:
         if not coming:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from nnfs.errors import CodecError, CodecUnavailable, ModelMissing, TimedOut, WorkerError
-from nnfs.workers.pool import AHEAD, URGENT, Job, Pool, WorkerSpec
+from nnfs.workers.pool import AHEAD, URGENT, Pool, WorkerSpec, WorkItem
 from nnfs.workers.wire import MAX_CHUNK, Op
 from tests.harness import WAIT_S, wait_for
 from tests.workers.conftest import Gate
@@ -236,7 +236,7 @@ def test_too_much_at_once(make: MakePool, gate: Gate) -> None:
     pool = make(limit=10_000)
     held = pool.encode(FAKE, gate.chunk)
     taken = pool.encode(FAKE, bytes(3_000))
-    more = Job(Op.ENCODE, FAKE, bytes(3_000), 3_000, priority=AHEAD)
+    more = WorkItem(Op.ENCODE, FAKE, bytes(3_000), 3_000, priority=AHEAD)
     with pytest.raises(TimedOut):
         pool.submit(more, wait=False)
     with pytest.raises(TimedOut):
