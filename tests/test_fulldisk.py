@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import shutil
@@ -287,3 +288,22 @@ def test_many_writes_at_a_time_find_the_room_that_there_is(kind: str) -> None:
                 subprocess.run(["head", "-c", "20M", "/dev/urandom"], stdout=file, check=True)
                 os.fsync(file.fileno())
             assert path.stat().st_size == 20 * MIB
+
+
+def test_what_was_deleted_is_shown_as_free_on_btrfs() -> None:
+    """Free pages are kept there, not punched: they are room for new data, which no look at the disk shows."""
+    if disks.why_not("btrfs", 300):
+        pytest.skip(disks.why_not("btrfs", 300))
+    with disks.disk("btrfs", 300) as folder, Mount(folder / "store") as mount:
+        mount.deadline(600)
+        size = 0
+        with (mount.path / "big").open("wb", buffering=0) as file, suppress(OSError):
+            while True:
+                size += file.write(os.urandom(MIB))
+                os.fsync(file.fileno())
+        (mount.path / "big").unlink()
+        wait_for("the room that there is", lambda: free(mount.path) > size // 2)
+        told = json.loads(nnfs("status", str(mount.path), "--json").stdout)["free_bytes"]
+        assert told > size // 2
+        whole = os.statvfs(mount.path)
+        assert whole.f_blocks * whole.f_frsize < 300 * MIB

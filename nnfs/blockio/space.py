@@ -76,8 +76,11 @@ class Space:
 
     @property
     def shown(self) -> int:
-        """Free bytes for statfs: no more than the filesystem below shows, or than is held when that is more."""
-        return min(self.free, max(self.lower, self.held - self.keep))
+        """Free bytes for people: no more than the filesystem below shows, or than is held when that is more.
+
+        Free pages that are kept (btrfs) are free for the next writes, too.
+        """
+        return max(0, min(self.free, max(self.lower, self.held - self.keep))) + self.in_place
 
     @property
     def is_low(self) -> bool:

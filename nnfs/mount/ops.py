@@ -233,8 +233,9 @@ class Operations(pyfuse3.Operations):
     @guard
     async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
         unit = 4096
-        free = max(0, self.committer.space.shown - self.data.size) // unit
-        used = self.fs.store.physical_bytes() // unit
+        space = self.committer.space
+        free = max(0, space.shown - self.data.size) // unit
+        used = max(0, self.fs.store.physical_bytes() - space.in_place) // unit
         result = pyfuse3.StatvfsData()
         result.f_bsize = result.f_frsize = unit
         result.f_blocks = used + free
