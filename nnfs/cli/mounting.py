@@ -27,9 +27,10 @@ from nnfs.cli.locate import (
     mount_of,
     mounts,
 )
-from nnfs.cli.witness import Witness
+from nnfs.cli.witness import Witness, where_log
 from nnfs.errors import DaemonError, MountError, StoreBusy, StoreError, UsageError
 from nnfs.mount import holders, rendezvous
+from nnfs.mount.mountpoint import is_dead as mountpoint_is_dead
 from nnfs.mount.table import resolve
 
 MNT_FORCE, MNT_DETACH = 1, 2
@@ -168,12 +169,15 @@ def umount(args: argparse.Namespace) -> int:
         pid = None  # this one's daemon is dead, and the store was mounted again
     witness = None if args.force or pid is None else Witness(place.store)
     waiter = _pidfd(pid) if pid is not None else None
+    has_died = pid is None and mountpoint_is_dead(mountpoint)
     try:
         if pid is not None and not args.lazy:
             client.refuse_stopped(place.store, pid)
         _unmount(mountpoint, lazy=args.lazy, force=args.force)
         if args.lazy and witness is not None:
             witness.check_lost()
+        if has_died:
+            _judge_dead(place.store, place.mount)
         if waiter is None or pid is None or args.lazy:
             return 0
         if left := [mount.mountpoint for mount in mounts() if mount.device == device]:
@@ -185,6 +189,15 @@ def umount(args: argparse.Namespace) -> int:
             os.close(waiter)
     (witness or Witness(place.store, ask=False)).check()
     return 0
+
+
+def _judge_dead(store: Path, entry: MountEntry) -> None:
+    """Say that the daemon of a mount had died. Raises `MountError` if something may be lost with it."""
+    said = f"{entry.mountpoint} is unmounted; its daemon had died before"
+    if "ro" in entry.super_options.split(",") or mount_from(entry.source) is not None:  # it was mounted again
+        print(f"nnfs: {said}", file=sys.stderr)
+        return
+    raise MountError(f"{said}: what was not synced is lost, all else is there at the next mount{where_log(store)}")
 
 
 def _serves_another(pid: int, device: str) -> bool:

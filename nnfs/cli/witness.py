@@ -57,4 +57,20 @@ class Witness:
         is_clean = opened.state.clean_commit == opened.state.commit
         opened.close()
         if not is_clean:
-            raise MountError(f"{self._store}: the daemon could not write everything, or was killed: see its log")
+            raise MountError(
+                f"{self._store}: the daemon could not write everything, or was killed: what was not synced is lost, "
+                f"all else is there at the next mount{where_log(self._store, self._told.get('log', ''))}"
+            )
+
+
+def where_log(store: Path, told: str = "") -> str:
+    """Return the place of a daemon's log, as it told or else by rule, as the end of a message."""
+    from nnfs.mount import logs
+
+    if not told:
+        file = logs.file_of(store, foreground=False, file=None)
+        is_journal = file is None and os.path.exists(logs.JOURNAL_SOCKET)
+        told = logs.JOURNAL if is_journal else os.fspath(file) if file is not None and file.exists() else ""
+    if told == logs.NOWHERE:
+        return ""
+    return f"; see its log: {logs.shown(told)}" if told else "; see the log that it was given with --log or -f"

@@ -17,6 +17,7 @@ from nnfs import errors
 from nnfs.cli import client, locate, tables
 from nnfs.cli.main import byte_count, main
 from nnfs.mount import control
+from nnfs.mount.mountpoint import is_dead
 from nnfs.store.env import DATA_FILE, Store
 from tests.conftest import why_no_mount
 from tests.ending import gone, wait_gone
@@ -431,14 +432,31 @@ def test_lazy_umount_ends_with_the_last_user() -> None:
 
 @needs_mount
 @pytest.mark.mount
-def test_umount_of_a_dead_mount() -> None:
+@pytest.mark.parametrize("words", [[], ["-l"], ["-f"]])
+def test_umount_of_a_dead_mount(words: list[str]) -> None:
     with Background() as back:
         pid = client.daemon_pid(back.store)
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
         wait_for("the end of its threads", lambda: client.daemon_pid(back.store) is None)
         assert gone(pid)
-        nnfs("umount", str(back.mnt))
+        done = nnfs("umount", *words, str(back.mnt), check=False)
+        assert not mounted_at(back.mnt)
+        assert done.returncode == errors.MountError.exit_code, "what was not synced may be lost"
+        assert "its daemon had died" in done.stderr
+        assert "see the log" in done.stderr
+        done = nnfs("umount", *words, str(back.mnt), check=False)
+        assert "is not mounted" in done.stderr
+
+
+@needs_mount
+@pytest.mark.mount
+def test_umount_of_a_dead_mount_that_lost_nothing() -> None:
+    with Background("-o", "ro") as back:
+        pid = client.daemon_pid(back.store) or json.loads(nnfs("status", str(back.mnt), "--json").stdout)["pid"]
+        os.kill(pid, signal.SIGKILL)
+        wait_for("the end of its threads", lambda: is_dead(str(back.mnt)))
+        assert "its daemon had died" in nnfs("umount", str(back.mnt)).stderr
         assert not mounted_at(back.mnt)
 
 
