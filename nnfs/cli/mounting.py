@@ -197,7 +197,7 @@ def _judge_dead(store: Path, entry: MountEntry) -> None:
     if "ro" in entry.super_options.split(",") or mount_from(entry.source) is not None:  # it was mounted again
         print(f"nnfs: {said}", file=sys.stderr)
         return
-    raise MountError(f"{said}: what was not synced is lost, all else is there at the next mount{where_log(store)}")
+    raise MountError(f"{said}: what was not synced is lost{where_log(store)}")
 
 
 def _serves_another(pid: int, device: str) -> bool:

@@ -55,11 +55,17 @@ class Witness:
         if not is_same:
             raise self._gone()
         is_clean = opened.state.clean_commit == opened.state.commit
+        is_older = opened.state.commit < int(self._told.get("commit", 0))
         opened.close()
+        if is_older:
+            raise MountError(
+                f"{file} was overwritten while it was mounted: what the mount stored is lost, "
+                f"except for what nnfs backup has saved before{where_log(self._store, self._told.get('log', ''))}"
+            )
         if not is_clean:
             raise MountError(
-                f"{self._store}: the daemon could not write everything, or was killed: what was not synced is lost, "
-                f"all else is there at the next mount{where_log(self._store, self._told.get('log', ''))}"
+                f"{self._store}: the daemon could not write everything, or was killed: what was not synced is lost"
+                f"{where_log(self._store, self._told.get('log', ''))}"
             )
 
 

@@ -321,6 +321,7 @@ class Store:
         self.reserve: reserve.Reserve | None = None  # lent to commits
         self.claims = claims.Claims()
         self.write_cost = claims.Cost(0, 0)  # of the last commit
+        self._last_txn = int(env.info()["last_txnid"])
         self._punched: dict[int, int] = {}  # freed pages that have been given back
         self.problems: list[str] = []  # of the copies of superblock and state, found at opening
 
@@ -436,8 +437,9 @@ class Store:
         """The write txn: durable at the end of the block, aborted when the block raises.
 
         Raises `OutOfSpace`, and `WriteFailed` when the data file could not be written though there is room: nothing has
-        changed then, and the same may be tried again.
+        changed then, and the same may be tried again. Raises `StoreDamaged` when another program has written to it.
         """
+        self.place.check_own(self._last_txn)
         try:
             txn = WriteTxn(self._env.begin(write=True), self._tables)
         except lmdb.Error as error:
@@ -490,9 +492,11 @@ class Store:
         number = txn.number()
         try:
             txn.commit()
+            self._last_txn = number
         except lmdb.Error as error:
             code = getattr(error, "code", 0)
             if (code in reserve.NO_ROOM or code == errno.EIO) and self._reopen() >= number:
+                self._last_txn = number
                 return  # it was the meta page that could not be synced at first
             if code in reserve.NO_ROOM:
                 raise reserve.no_room(code) from error

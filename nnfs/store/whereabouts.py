@@ -6,7 +6,8 @@ import errno
 import os
 from pathlib import Path
 
-from nnfs.errors import StoreError
+from nnfs.errors import StoreDamaged, StoreError
+from nnfs.store.freepages import sound_metas
 
 DATA_FILE = "data.mdb"
 
@@ -22,6 +23,7 @@ class Whereabouts:
         self.opened = path
         self._directory = directory  # the store's to close
         self._data = os.open(path / DATA_FILE, os.O_RDONLY | os.O_CLOEXEC)
+        self._size = 0  # bytes of the data file when `check_own` was called last
 
     @property
     def here(self) -> Path:
@@ -60,6 +62,20 @@ class Whereabouts:
         except OSError as error:
             return "was deleted" if error.errno == errno.ESTALE else ""  # by another client of a network filesystem
         return "" if os.path.samestat(own, there) else "was replaced by another file"
+
+    def check_own(self, txn: int) -> None:
+        """Check that the data file is as the engine left it with a txn, by reads: a map of what was cut off faults.
+
+        Raises `StoreDamaged` when another program has written to it: `cp` of a backup over a mounted store, say.
+        """
+        size = os.fstat(self._data).st_size
+        newest = max((meta.txnid for meta in sound_metas(self._data).values()), default=-1)
+        if size < self._size or newest < txn:
+            raise StoreDamaged(
+                f"{self.now() / DATA_FILE} was overwritten or cut short by another program while it was in use: "
+                f"nothing is accepted any more; unmount, and restore a backup"
+            )
+        self._size = size
 
     def close(self) -> None:
         """Close what is open but the directory."""

@@ -15,7 +15,7 @@ import pytest
 
 from nnfs.cli import bymount
 from nnfs.cli.locate import mounts
-from nnfs.errors import DaemonError, MountError, StoreGone
+from nnfs.errors import DaemonError, MountError, StoreDamaged, StoreGone
 from nnfs.mount import rendezvous
 from nnfs.store.env import DATA_FILE, Store
 from tests.conftest import why_no_mount
@@ -93,6 +93,37 @@ def test_nothing_more_is_accepted_and_all_can_be_saved(lose: Callable[[Mount], N
     with Mount(store=tmp_path / "restored") as mount:
         assert (mount.path / "kept").read_bytes() == KEPT
         assert (mount.path / "late").exists(), "what was accepted before it was noticed is saved as well"
+
+
+@pytest.mark.parametrize("by", ["copy", "backup", "another store"])
+def test_a_data_file_that_is_written_over_is_not_written_to(by: str, tmp_path: Path) -> None:
+    """`cp BACKUP STORE/data.mdb` beneath a mount: nothing is accepted, and what was copied there stays as it is."""
+    file = tmp_path / "restored"
+    with Mount() as mount:
+        mount.expect_log("was overwritten or cut short|missing, and its directory has it|damaged")
+        write_synced(mount.path / "kept", KEPT)
+        if by == "copy":
+            shutil.copy(mount.store / DATA_FILE, file)
+        elif by == "backup":
+            nnfs("backup", str(mount.path), str(file))
+        else:
+            Store.create(tmp_path / "other").close()
+            (tmp_path / "other" / DATA_FILE).rename(file)
+        write_synced(mount.path / "later", KEPT * 20)
+        content = file.read_bytes().ljust((mount.store / DATA_FILE).stat().st_size, b"\0")
+        with (mount.store / DATA_FILE).open("r+b") as data:  # not even cut short
+            data.write(content)
+        with pytest.raises(OSError) as caught:  # noqa: PT011 - one of two
+            write_synced(mount.path / "late", b"late" * 10_000)
+        assert caught.value.errno in (errno.EIO, errno.EROFS)
+        assert "overwritten or cut short by another program" in mount.log()
+        done = nnfs("backup", str(mount.path), str(tmp_path / "saved"), check=False)
+        assert done.returncode == StoreDamaged.exit_code
+        assert not (tmp_path / "saved").exists()
+        done = nnfs("umount", str(mount.path), check=False)
+        assert done.returncode == MountError.exit_code, done.stderr
+        mount.unmount(expect=StoreDamaged.exit_code)
+        assert (mount.store / DATA_FILE).read_bytes() == content
 
 
 def test_it_is_noticed_without_a_write() -> None:
