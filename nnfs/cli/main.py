@@ -15,6 +15,7 @@ from nnfs import names
 from nnfs.cli.parser import FsckParser, Parser, parsed
 from nnfs.config import CONFIG_FILE, POLICIES, described
 from nnfs.errors import NnfsError
+from nnfs.mount.table import resolve
 
 INTERRUPTED = 130
 DEFAULT_CHUNK_SIZE = 128 * 1024
@@ -46,8 +47,15 @@ def positive(text: str) -> int:
 
 
 def absolute(text: str) -> Path:
-    """Return a path as absolute: the daemon changes its working directory."""
-    return Path(os.path.abspath(text))
+    """Return a path as absolute, its directory without symbolic links: the daemon changes its working directory.
+
+    The directory is what the kernel takes it for: "LINK/.." is above what the link leads to.
+    """
+    folder, name = os.path.split(text)
+    try:
+        return Path(resolve(folder or "."), name) if name not in ("", ".", "..") else Path(resolve(text))
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error.strerror}") from error
 
 
 def _command(commands: Any, name: str, run: str, summary: str, examples: str, *aliases: str) -> argparse.ArgumentParser:

@@ -40,7 +40,7 @@ import trio
 
 from nnfs.errors import MountError
 from nnfs.mount.mountpoint import check_call, libc, mount_error, unmount_path, usable
-from nnfs.mount.options import MountOptions
+from nnfs.mount.options import MS_NOSYMFOLLOW, MountOptions
 from nnfs.mount.table import MountInfo, mounts
 
 log = logging.getLogger(__name__)
@@ -131,6 +131,8 @@ def _mount_as_root(mountpoint: str, options: MountOptions) -> int:
 
 def _mount_as_user(mountpoint: str, options: MountOptions) -> int:
     """fusermount3 mounts (setuid root) and sends the descriptor over the socket named by _FUSE_COMMFD."""
+    if options.flags & MS_NOSYMFOLLOW:  # a protection: not to be left out in silence
+        raise MountError("fusermount3 does not know the option nosymfollow: mount as root, or without it")
     escaped = options.fsname.replace("\\", "\\\\").replace(",", "\\,")
     words = [*options.flag_names(), f"fsname={escaped}", f"subtype={options.subtype}"]
     words += [word for word in ("default_permissions", "allow_other") if getattr(options, word)]

@@ -12,7 +12,7 @@ from nnfs.config import DEVICE
 from nnfs.errors import UsageError
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_SYNCHRONOUS = 1, 2, 4, 8, 16
-MS_DIRSYNC, MS_NOATIME, MS_NODIRATIME, MS_RELATIME = 128, 1024, 2048, 1 << 21
+MS_DIRSYNC, MS_NOSYMFOLLOW, MS_NOATIME, MS_NODIRATIME, MS_RELATIME = 128, 256, 1024, 2048, 1 << 21
 MS_STRICTATIME, MS_LAZYTIME = 1 << 24, 1 << 25
 
 SUBTYPE = "nnfs"
@@ -28,6 +28,7 @@ _FLAGS: Mapping[str, tuple[int, int]] = MappingProxyType({  # option: (bits set,
     "strictatime": (MS_STRICTATIME, MS_NOATIME | MS_RELATIME), "nostrictatime": (0, MS_STRICTATIME),
     "nodiratime": (MS_NODIRATIME, 0), "diratime": (0, MS_NODIRATIME),
     "lazytime": (MS_LAZYTIME, 0), "nolazytime": (0, MS_LAZYTIME),
+    "nosymfollow": (MS_NOSYMFOLLOW, 0), "symfollow": (0, MS_NOSYMFOLLOW),
 })  # fmt: skip
 # What mount(8), fstab and systemd keep for themselves; "user" and its kin mean nosuid,nodev,noexec.
 _IGNORED = frozenset((

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import nnfs
 from nnfs.config import CONFIG_ENVIRONMENT, CONFIG_FILE
 from nnfs.errors import UsageError
-from nnfs.mount.table import is_beneath, resolve
+from nnfs.mount.table import FSTYPE, is_beneath, mounts, resolve
 
 TEMPORARY = ("TMPDIR", "TEMP", "TMP")  # as tempfile looks for a folder
 
@@ -21,11 +21,28 @@ def check(mountpoint: Path, store: Path, log_file: Path | None) -> None:
     package = resolve(os.path.dirname(os.path.abspath(nnfs.__file__)))
     if is_beneath(where, package):  # modules, models and kernels are opened when they are needed first
         raise UsageError(f"the mount point {where} would cover a part of this program, {package}: choose another one")
+    hung = [mount.mountpoint for mount in mounts() if mount.fstype == FSTYPE]
+    own = _identity(where)
     for what, path, cure in _opened(store, log_file):
-        if is_beneath(resolve(path), where):
+        if is_beneath(resolve(path), where) or (own is not None and own in _above(resolve(path), hung)):
             raise UsageError(
                 f"{what}, {path}, would lie beneath the mount point {where} and hang the daemon that opens it: {cure}"
             )
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:  # the mount of a daemon that has died
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _above(path: str, not_touched: Sequence[str]) -> Iterator[tuple[int, int] | None]:
+    """Give what a path and the directories above it are: through a bind mount the mount point has another name."""
+    for one in (path, *map(os.fspath, Path(path).parents)):
+        if not any(is_beneath(one, point) for point in not_touched):
+            yield _identity(one)
 
 
 def _opened(store: Path, log_file: Path | None) -> Iterator[tuple[str, str, str]]:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from nnfs.cli import client
+from nnfs.cli.main import absolute
 from nnfs.errors import DaemonError, MountError, StoreBusy, UsageError
 from nnfs.mount import holders, ownpaths
 from nnfs.mount.table import mounts, resolve
@@ -390,7 +391,9 @@ def test_no_part_of_the_program_is_covered(tmp_path: Path, inside: str) -> None:
         ownpaths.check(tmp_path / "nnfs-mnt", tmp_path / "store", None)
 
 
-@pytest.mark.parametrize("where", ["log", "link", "config", "TMPDIR", "NUMBA_CACHE_DIR", "thawed", "python"])
+@pytest.mark.parametrize(
+    "where", ["log", "link", "above link", "alias", "config", "TMPDIR", "NUMBA_CACHE_DIR", "thawed", "python"]
+)
 def test_nothing_that_the_daemon_opens_lies_beneath(tmp_path: Path, where: str) -> None:
     store, mnt = tmp_path / "store", tmp_path / "mnt"
     nnfs("mkfs", str(store))
@@ -406,6 +409,11 @@ def test_nothing_that_the_daemon_opens_lies_beneath(tmp_path: Path, where: str) 
         (store / "thawed").symlink_to(mnt / "inner")
     elif where == "python":
         env["PYTHONPATH"] += f":{mnt / 'inner'}"
+    elif where == "above link":  # is mnt/new, and not tmp_path/new
+        words += ["--log", f"{tmp_path}/link/../new/log"]
+    elif where == "alias":
+        bind(mnt, tmp_path / "alias")
+        words += ["--log", f"{tmp_path}/alias/new/log"]
     else:
         words += ["--log", str((mnt if where == "log" else tmp_path / "link") / "new" / "log")]
     for more in ([], ["-f"]):
@@ -416,3 +424,32 @@ def test_nothing_that_the_daemon_opens_lies_beneath(tmp_path: Path, where: str) 
         assert not mounted_at(mnt)
     assert sorted(os.listdir(mnt)) == ["inner", *(["nnfs.toml"] if where == "config" else [])]
     assert os.listdir(mnt / "inner") == []
+    if where == "alias":
+        umount(tmp_path / "alias")
+
+
+def test_a_log_is_where_the_kernel_has_it(tmp_path: Path) -> None:
+    """LINK/../log is beside what the link leads to; a directory that is gone is one line."""
+    (tmp_path / "deep" / "down").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("deep/down")
+    (tmp_path / "loop").symlink_to("loop")
+    assert absolute(f"{tmp_path}/link/../log") == tmp_path / "deep" / "log"
+    assert absolute(f"{tmp_path}/link") == tmp_path / "link", "a log that is a link stays one"
+    script = f'mkdir {tmp_path}/gone; cd {tmp_path}/gone; rmdir {tmp_path}/gone; exec "$@"'
+    for log in (f"{tmp_path}/loop/log", "log"):
+        words = ["sh", "-c", script, "sh", *command("mount", str(tmp_path), str(tmp_path), "--log", log)]
+        done = subprocess.run(words, env=environment(), capture_output=True, text=True)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+        assert done.stderr.startswith("nnfs: argument --log")
+
+
+def test_nosymfollow(fresh_mount: Mount) -> None:
+    (fresh_mount.path / "f").write_bytes(b"x")
+    (fresh_mount.path / "link").symlink_to("f")
+    assert (fresh_mount.path / "link").read_bytes() == b"x"
+    fresh_mount.options.append("nosymfollow")
+    fresh_mount.remount()
+    with pytest.raises(OSError, match=os.strerror(errno.ELOOP)):
+        (fresh_mount.path / "link").read_bytes()
+    assert os.readlink(fresh_mount.path / "link") == "f"
