@@ -9,7 +9,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from typing import NamedTuple
 
 import trio
@@ -36,6 +35,7 @@ from nnfs.errors import (
 )
 from nnfs.fs import swapping
 from nnfs.fs.policy import Policy, Rules
+from nnfs.proof import has_content
 from nnfs.store.schema import Block
 from nnfs.workers.pool import AHEAD, BACKGROUND, WorkItem
 from nnfs.workers.wire import NO_MODEL, Op
@@ -234,7 +234,7 @@ class ColdEncoder:
 
     async def _decodes(self, block: Block, payload: Payload, worker: str) -> None:
         plain = await self._work(Op.DECODE, payload.codec, payload.data, block.plain, payload.model, worker)
-        if plain is None or blake2b(plain).digest() != block.hash:
+        if not has_content(plain, block.hash):
             raise CodecError(f"codec {payload.codec}: worker {worker} decodes something else than was encoded")
 
     async def _check(self, block: Block, payload: Payload) -> None:

@@ -8,17 +8,16 @@ import stat
 import sys
 import time
 from functools import partial
-from hashlib import blake2b
 from pathlib import Path
 
 import trio
-from xxhash import xxh3_64_intdigest
 
 from nnfs.background.interfaces import Commits
 from nnfs.background.modelreader import ModelReader, shipped, shipped_files
 from nnfs.blockio.cold import READ, URGENT, Cold
 from nnfs.errors import CodecError, ModelMissing, NnfsError, OutOfSpace, RecordDamaged, UsageError, WorkerError
 from nnfs.fs import swapping
+from nnfs.proof import has_content, wrong_payload
 from nnfs.store import modelfiles
 from nnfs.store.env import Store
 from nnfs.store.schema import Block
@@ -173,7 +172,7 @@ class ModelChanges:
                 plain = await self._cold.run(job)
         except CodecError:
             return False
-        return isinstance(plain, bytes) and blake2b(plain).digest() == block.hash
+        return has_content(plain, block.hash)
 
     def _composed(self, base: bytes, data: bytes) -> bytes:
         from nnfs.model.delta import compose
@@ -209,7 +208,7 @@ def _block_of(store: Store, model: int) -> tuple[Block, bytes] | None:
                 continue
             if block.model == model:
                 payload = snapshot.payload(block.payload, block.stored)
-                if len(payload) == block.stored and xxh3_64_intdigest(payload) == block.xxh3:
+                if not wrong_payload(payload, block.stored, block.xxh3):
                     return block, payload
     return None
 

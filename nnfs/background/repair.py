@@ -6,10 +6,8 @@ import functools
 import logging
 import math
 import time
-from hashlib import blake2b
 
 import trio
-from xxhash import xxh3_64_intdigest
 
 from nnfs import codec
 from nnfs.background.interfaces import Commits, Parts
@@ -19,6 +17,7 @@ from nnfs.blockio.reader import decode_verified
 from nnfs.blockio.repair import repair_beside
 from nnfs.errors import NnfsError
 from nnfs.fs import swapping
+from nnfs.proof import WRONG_CHECKSUM, has_content, wrong_payload
 from nnfs.store.blocks import Recode
 from nnfs.store.schema import Block
 
@@ -41,7 +40,7 @@ class Repairer:
 
         Raises `Cancelled`.
         """
-        if self._in_vain >= SEARCHES_S or len(payload) != block.stored or xxh3_64_intdigest(payload) == block.xxh3:
+        if self._in_vain >= SEARCHES_S or wrong_payload(payload, block.stored, block.xxh3) != WRONG_CHECKSUM:
             return False
         started = time.monotonic()
         with task.cancellable():
@@ -57,7 +56,7 @@ class Repairer:
         plain = self._reads.cache.get(number)
         if plain is None and self._reads.thawed is not None:
             plain = await trio.to_thread.run_sync(self._reads.thawed.get, number, block, limiter=self._threads)
-        if plain is None or blake2b(plain).digest() != block.hash:
+        if plain is None or not has_content(plain, block.hash):
             return False
         codec_id, data = await trio.to_thread.run_sync(codec.encode_hot, plain, limiter=self._threads)
         return await self._store(Recode(number, block.payload, (0, 0), codec_id, 0, data))

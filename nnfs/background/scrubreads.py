@@ -6,11 +6,10 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from xxhash import xxh3_64_intdigest
-
 from nnfs import codec
 from nnfs.blockio.reader import decode_verified
 from nnfs.errors import BlockDamaged, StoreDamaged
+from nnfs.proof import wrong_payload
 from nnfs.store import modelfiles, schema
 from nnfs.store.blocks import load_block
 from nnfs.store.env import Store
@@ -75,10 +74,9 @@ def look_at(store: Store, first: int, deep: bool, suspects: Collection[int] = ()
 
 def _check(number: int, block: Block, payload: bytes, *, deep: bool) -> None:
     """Raises `BlockDamaged`."""
-    if len(payload) != block.stored:
-        raise BlockDamaged(number, f"{len(payload)} of {block.stored} stored bytes are there")
-    if xxh3_64_intdigest(payload) != block.xxh3:
-        raise BlockDamaged(number, "its stored bytes do not have their XXH3-64")
+    wrong = wrong_payload(payload, block.stored, block.xxh3)
+    if wrong:
+        raise BlockDamaged(number, wrong)
     if deep and block.codec < codec.FIRST_COLD:
         decode_verified(number, block, payload)
 

@@ -16,14 +16,13 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from hashlib import blake2b
 
 import trio
-from xxhash import xxh3_64_intdigest
 
 from nnfs.blockio.repair import Repairs
 from nnfs.config import Options
 from nnfs.errors import BlockDamaged, CodecError, CodecUnavailable, ModelMissing, TimedOut, WorkerError, again, kept
+from nnfs.proof import WRONG_CHECKSUM, WRONG_CONTENT, has_content, wrong_payload
 from nnfs.store.schema import Block
 from nnfs.workers.pool import AHEAD, BACKGROUND, URGENT, Outcome, Pool, WorkerSpec, WorkItem
 from nnfs.workers.wire import NO_MODEL, Op
@@ -165,9 +164,9 @@ class Cold:
             try:
                 plain = await self.run(job, progress=progress)
                 assert isinstance(plain, bytes)
-                if blake2b(plain).digest() == block.hash:
+                if has_content(plain, block.hash):
                     break
-                error = BlockDamaged(number, "its content does not have the BLAKE2b-512 of what was written")
+                error = BlockDamaged(number, WRONG_CONTENT)
                 self.mismatches += 1
             except ModelMissing as missing:
                 self._trouble(block.model, f"block {number}: {missing}")
@@ -216,11 +215,12 @@ class Cold:
 
     async def _whole(self, number: int, block: Block, payload: bytes, progress: Progress) -> bytes:
         """Return a block's stored bytes, repaired if need be. Raises `BlockDamaged`."""
-        if len(payload) != block.stored:
-            raise BlockDamaged(number, f"{len(payload)} of {block.stored} stored bytes are there")
-        if xxh3_64_intdigest(payload) == block.xxh3:
+        wrong = wrong_payload(payload, block.stored, block.xxh3)
+        if not wrong:
             return payload
-        damage = BlockDamaged(number, "its stored bytes do not have their XXH3-64, and no small change mends them")
+        if wrong != WRONG_CHECKSUM:
+            raise BlockDamaged(number, wrong)
+        damage = BlockDamaged(number, f"{wrong}, and no small change repairs them")
         if (number, block.payload) in self._beyond_repair:
             raise damage
         log.error("block %d: its stored bytes do not have their XXH3-64: trying to repair them", number)

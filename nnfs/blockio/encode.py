@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from hashlib import blake2b
 
 from nnfs import codec
 from nnfs.blockio.dirty import Buffer
+from nnfs.proof import content_hash
 from nnfs.store.blocks import Encoded
 
 _ZEROS = bytes(1 << 20)
@@ -18,7 +18,7 @@ def encode(plain: Buffer) -> Encoded | None:
     if not data or (data[0] == 0 and data == _ZEROS[: len(data)]):
         return None
     codec_id, payload = codec.encode_hot(data)
-    return Encoded(blake2b(data).digest(), codec_id, len(data), payload)
+    return Encoded(content_hash(data), codec_id, len(data), payload)
 
 
 def encode_many(plains: Sequence[Buffer]) -> list[Encoded | None]:

@@ -7,7 +7,6 @@ import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Protocol
 
 import trio
@@ -32,6 +31,7 @@ from nnfs.errors import (
     again,
     kept,
 )
+from nnfs.proof import WRONG_CONTENT, has_content, wrong_length
 from nnfs.store.blocks import load_block
 from nnfs.store.env import Snapshot, Store
 from nnfs.store.schema import Block, Inode
@@ -437,14 +437,15 @@ def _loaded(number: int, block: Block, snapshot: Snapshot, thawed: Thawed | None
 
 def decode_verified(number: int, block: Block, payload: bytes) -> bytes:
     """Return the plain bytes of a block. Raises `BlockDamaged` when they are not what was written."""
-    if len(payload) != block.stored:
-        raise BlockDamaged(number, f"{len(payload)} of {block.stored} stored bytes are there")
+    wrong = wrong_length(payload, block.stored)
+    if wrong:
+        raise BlockDamaged(number, wrong)
     try:
         plain = codec.decode(block.codec, payload, block.plain)
     except CodecError as error:
         raise BlockDamaged(number, str(error)) from error
-    if blake2b(plain).digest() != block.hash:
-        raise BlockDamaged(number, "its content does not have the BLAKE2b-512 of what was written")
+    if not has_content(plain, block.hash):
+        raise BlockDamaged(number, WRONG_CONTENT)
     return plain
 
 

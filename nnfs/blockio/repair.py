@@ -18,7 +18,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
-from xxhash import xxh3_64_intdigest
+
+from nnfs.proof import payload_checksum
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,7 +87,7 @@ def repair(payload: bytes, xxh3: int, limit_s: float, clock: Callable[[], float]
 
     Tried in this order: one bit, one byte, two bits of an aligned 8-byte word, two neighbouring bytes.
     """
-    if xxh3_64_intdigest(payload) == xxh3:
+    if payload_checksum(payload) == xxh3:
         return payload
     end = clock() + limit_s
 
@@ -120,7 +121,7 @@ def _one_by_one(payload: bytes, xxh3: int, places: range, width: int, late: Call
     for place in places[: len(places) + 1 - width]:
         for value in range(256**width):
             trial[place : place + width] = value.to_bytes(width, "little")
-            if xxh3_64_intdigest(trial) == xxh3:
+            if payload_checksum(trial) == xxh3:
                 return bytes(trial)
             if not value & 255 and late():
                 return None
@@ -212,7 +213,7 @@ class _Search:
             for word, mask in self._fitting(first // 16, slice(first, first + step), masks):
                 changed = int.from_bytes(self._payload[8 * word : 8 * word + 8], "little") ^ mask
                 found = self._payload[: 8 * word] + changed.to_bytes(8, "little") + self._payload[8 * word + 8 :]
-                if xxh3_64_intdigest(found) == self._xxh3:
+                if payload_checksum(found) == self._xxh3:
                     return found
         return None
 

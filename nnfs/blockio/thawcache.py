@@ -12,11 +12,11 @@ import logging
 import os
 import threading
 from collections import OrderedDict
-from hashlib import blake2b
 from pathlib import Path
 
 import zstandard
 
+from nnfs.proof import has_content
 from nnfs.store import privacy
 from nnfs.store.schema import Block
 
@@ -102,7 +102,7 @@ class Thawed:
         except (OSError, MemoryError, zstandard.ZstdError) as error:
             log.warning("%s: %s; removed", path, error)
         else:
-            if blake2b(plain).digest() == block.hash:
+            if has_content(plain, block.hash):
                 self._use(number, path, len(data))
                 return plain
             log.warning("%s: not the content of block %d; removed", path, number)

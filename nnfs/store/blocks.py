@@ -6,9 +6,8 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from xxhash import xxh3_64_intdigest
-
 from nnfs.errors import RecordDamaged
+from nnfs.proof import payload_checksum, wrong_payload
 from nnfs.store import schema
 from nnfs.store.env import Snapshot, WriteTxn, cut_payload
 from nnfs.store.schema import Block, State, Total
@@ -126,7 +125,7 @@ class BlockWriter:
         number = chunk.number = self.add_payload(chunk.payload)
         self._headers[number] = Block(
             chunk.codec, chunk.model, chunk.plain, len(chunk.payload), self._born,
-            xxh3_64_intdigest(chunk.payload), number, 1, chunk.hash,
+            payload_checksum(chunk.payload), number, 1, chunk.hash,
         )  # fmt: skip
         prefix = chunk.hash[: schema.INDEX_SIZE]
         if prefix not in self._index and self._txn.hint("hash", prefix) is None:
@@ -140,7 +139,7 @@ class BlockWriter:
         if not self._readable(number, block):
             return False
         payload = self._txn.payload(block.payload, block.stored)
-        return len(payload) == block.stored and xxh3_64_intdigest(payload) == block.xxh3
+        return not wrong_payload(payload, block.stored, block.xxh3)
 
     def _heal(self, number: int, block: Block, chunk: Encoded) -> None:
         """Give a block that cannot be read the stored bytes of an equal chunk, for all files that share it."""
@@ -154,7 +153,7 @@ class BlockWriter:
             self._txn.delete_prefix("payload", schema.KEY.pack(block.payload))
         self._count(block.codec, block.model, -1, -block.plain, -block.stored)
         block.codec, block.model, block.stored, block.flags = codec, model, len(payload), 0
-        block.xxh3 = xxh3_64_intdigest(payload)
+        block.xxh3 = payload_checksum(payload)
         block.payload = self.add_payload(payload)
         self._count(codec, model, 1, block.plain, block.stored)
 

@@ -11,9 +11,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from xxhash import xxh3_64_intdigest
-
 from nnfs.errors import ModelMissing, RecordDamaged, StoreDamaged, UsageError
+from nnfs.proof import payload_checksum, wrong_payload
 from nnfs.store import schema
 from nnfs.store.blocks import BlockWriter
 from nnfs.store.env import Snapshot, WriteTxn, cut_payload
@@ -93,7 +92,7 @@ def copies(snapshot: Snapshot, model: Model) -> Iterator[bytes | None]:
             data = snapshot.payload(payload, model.size)
         except StoreDamaged:
             data = b""
-        yield data if len(data) == model.size and xxh3_64_intdigest(data) == model.xxh3 else None
+        yield None if wrong_payload(data, model.size, model.xxh3) else data
 
 
 def read_model(snapshot: Snapshot, number: int) -> bytes:
@@ -200,7 +199,7 @@ def add_model(
     if number is None:
         number = _free_number(txn)
     first, second = blocks.add_payload(data), blocks.add_payload(data)
-    checksum = xxh3_64_intdigest(data)
+    checksum = payload_checksum(data)
     put_model(txn, number, Model(fingerprint, base, flags, len(data), checksum, first, second, added, commit))
     return number
 
@@ -230,7 +229,7 @@ def drop_model(txn: WriteTxn, number: int, commit: int) -> None:
     _delete_files(txn, model)
     model.flags, model.base = Model.FLAG_RETIRED | Model.FLAG_GONE, 0
     model.size = model.payload_a = model.payload_b = 0
-    model.xxh3, model.commit = xxh3_64_intdigest(b""), commit
+    model.xxh3, model.commit = payload_checksum(b""), commit
     put_model(txn, number, model)
 
 

@@ -6,10 +6,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterator
 from functools import partial
-from hashlib import blake2b
 from itertools import pairwise
-
-from xxhash import xxh3_64_intdigest
 
 from nnfs import codec
 from nnfs.codec.base import NEURAL
@@ -20,6 +17,7 @@ from nnfs.fs.fsck.context import MASK, Context, Node, Problem
 from nnfs.fs.fsck.models import Models
 from nnfs.fs.fsck.repair import Fixer
 from nnfs.fs.fsck.tree import DIR, FILE
+from nnfs.proof import WRONG_CONTENT, has_content, wrong_payload
 from nnfs.store import schema
 from nnfs.store.blocks import load_block
 from nnfs.store.schema import FRAGMENT_MAX, Block, MapNode, Total
@@ -131,10 +129,9 @@ class Blocks:
         if not in_order:
             return f"payload {block.payload} lacks fragments"
         payload = b"".join(parts)
-        if len(payload) != block.stored:
-            return f"payload {block.payload} has {len(payload)} bytes, not {block.stored}"
-        if xxh3_64_intdigest(payload) != block.xxh3:
-            return f"payload {block.payload}: its bytes are damaged (XXH3 mismatch)"
+        wrong = wrong_payload(payload, block.stored, block.xxh3)
+        if wrong:
+            return f"payload {block.payload}: {wrong}"
         lost = self.models.need(block.model) if block.model else None
         if lost is not None:
             self.bad[number] = lost
@@ -148,7 +145,7 @@ class Blocks:
             plain = codec.decode(block.codec, payload, block.plain)
         except CodecError as error:
             return f"cannot be decoded: {error}"
-        return "" if blake2b(plain).digest() == block.hash else "its content is not what its BLAKE2b-512 says"
+        return "" if has_content(plain, block.hash) else WRONG_CONTENT
 
     def check_index_of(self, number: int, block: Block) -> None:
         prefix, entry = block.hash[: schema.INDEX_SIZE], schema.KEY.pack(number)

@@ -9,12 +9,12 @@ from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from nnfs.codec.base import CM, NEURAL
 from nnfs.errors import ModelMissing, NnfsError, WorkerError
 from nnfs.fs.fsck.context import Context
+from nnfs.proof import WRONG_CONTENT, has_content
 from nnfs.store.modelfiles import by_fingerprint, whole_model
 from nnfs.store.schema import Block
 
@@ -118,4 +118,4 @@ class ColdBlocks:
         except NnfsError as error:
             return f"cannot be decoded: {error}"
         self._failed[codec, one.model] = 0
-        return "" if blake2b(plain).digest() == one.block.hash else "its content is not what its BLAKE2b-512 says"
+        return "" if has_content(plain, one.block.hash) else WRONG_CONTENT

@@ -1,0 +1,36 @@
+"""The proof of a block: decoded bytes against BLAKE2b-512 (content), stored bytes against XXH3-64 and length (payload).
+
+Reads, commits, scrub, recompression and fsck compare here and nowhere else, and say what is wrong in the same words.
+The checksum tells quickly that stored bytes are as they were written; only the hash proves content.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+from xxhash import xxh3_64_intdigest
+
+WRONG_CONTENT = "its content does not have the BLAKE2b-512 of what was written"
+WRONG_CHECKSUM = "its stored bytes do not have their XXH3-64"
+
+payload_checksum = xxh3_64_intdigest  # no function of ours: the search of a repair calls it millions of times
+
+
+def content_hash(plain: bytes) -> bytes:
+    """Return the BLAKE2b-512 of plain bytes, by which a block is found and proved."""
+    return blake2b(plain).digest()
+
+
+def has_content(plain: object, expected: bytes) -> bool:
+    """Return whether these are the plain bytes with this hash. No result of a decoder is taken for bytes unseen."""
+    return isinstance(plain, bytes) and blake2b(plain).digest() == expected
+
+
+def wrong_length(payload: bytes, stored: int) -> str:
+    """Return how the length of stored bytes is wrong, "" if it is right."""
+    return "" if len(payload) == stored else f"{len(payload)} of {stored} stored bytes are there"
+
+
+def wrong_payload(payload: bytes, stored: int, checksum: int) -> str:
+    """Return how stored bytes are wrong, "" if length and checksum are right."""
+    return wrong_length(payload, stored) or ("" if payload_checksum(payload) == checksum else WRONG_CHECKSUM)
