@@ -10,6 +10,7 @@ from nnfs.errors import CodecError
 RAW, ZSTD = 0, 1
 FIRST_COLD = 16  # ids from here on are cold codecs, slow to decode: their work is queued apart from the hot tier's
 NEURAL, CM = FIRST_COLD, FIRST_COLD + 1
+PPM = FIRST_COLD + 3  # 18 is kept for codec `thinned`
 
 
 class Codec(Protocol):

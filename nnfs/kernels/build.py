@@ -20,7 +20,7 @@ import tempfile
 
 SOURCES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "src")
 FOLDER = "NNFS_KERNELS_CACHE"  # the environment variable that names another folder for the libraries
-COMMON = ("dispatch.c", "features.c")  # of all levels
+COMMON = ("dispatch.c", "features.c", "ppm.c")  # of all levels
 PREFIX, SUFFIX = "nnfs-", ".so"
 FLAGS = (
     "-std=gnu11", "-O3", "-fPIC", "-fwrapv", "-fvisibility=hidden", "-fno-math-errno", "-ffp-contract=off",

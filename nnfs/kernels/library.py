@@ -139,6 +139,9 @@ _ENTRY_POINTS: tuple[tuple[str, Any, tuple[Any, ...]], ...] = (
     ("nnfs_encode_columns", _INT, (_INT, _NETWORK, _STATE, _BATCH, _I64, _I64, _I64)),
     ("nnfs_decode_columns", _INT, (_INT, _NETWORK, _STATE, _BATCH, _I64, _I64)),
     ("nnfs_features_enter", _INT, (_PAST,)),
+    ("nnfs_ppm_size", _I64, (_I64,)),
+    ("nnfs_ppm_encode", _I64, (_PTR, _I64, _PTR, _I64, _PTR, _I64)),
+    ("nnfs_ppm_decode", _INT, (_PTR, _I64, _PTR, _I64, _PTR, _I64)),
 )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from nnfs.codec import CODECS, NAMES
-from nnfs.codec.base import CM, NEURAL, ColdCodec
+from nnfs.codec.base import CM, NEURAL, PPM, ColdCodec
 from nnfs.errors import CodecError, ModelMissing
 from nnfs.workers.threaded import OneByOne
 from nnfs.workers.wire import NO_MODEL
@@ -61,6 +61,7 @@ class Catalogue:
         self._cold: dict[int, tuple[str, Callable[[bytes], ColdCodec]]] = {
             NEURAL: ("neural", self._open_neural),
             CM: ("cm", self._open_cm),
+            PPM: ("ppm", self._open_ppm),
         }
 
     def names(self) -> dict[int, str]:
@@ -131,6 +132,11 @@ class Catalogue:
         from nnfs.codec.cm import ContextMixing
 
         return OneByOne(ContextMixing(), self.threads)
+
+    def _open_ppm(self, _model: bytes) -> ColdCodec:
+        from nnfs.codec.ppm import PartialMatching
+
+        return OneByOne(PartialMatching(), self.threads)
 
     def _open_neural(self, model: bytes) -> ColdCodec:
         why = ""

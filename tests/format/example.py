@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.format.decoder import cm, tables
+from tests.format.decoder import cm, ppm, tables
 from tests.format.decoder.features import Row
 from tests.format.decoder.mixing import Mixer, Seen, branch
 from tests.format.decoder.models import Model
@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "nnfs/codec/FORMAT.md"
 SHIPPED = ROOT / "nnfs/model/presets/default.safetensors"
 PLAIN = b"abab"
+MATCHED = "0061036e0fa71940"  # `abcabcabca` by codec 19
 
 
 def encode(bits: list[int], probabilities: list[int]) -> bytes:
@@ -227,6 +228,20 @@ def x86() -> list[str]:
     return [f"decoded = {converted.hex(' ')}", f"chunk   = {relative(converted).hex(' ')}"]
 
 
+def partial_matching() -> list[str]:
+    """Section 11.6. The stream is the golden payload's: the second decoder has no encoder."""
+    payload, size = bytes.fromhex(MATCHED), 10
+    model, lines = ppm.Model(ppm.Coder(payload[1:])), list[str]()
+    for t in range(size):
+        model.told.clear()
+        symbol = model.symbol()
+        lines.append(f"byte {t} = {symbol:02x}; range = {model.coder.range}, code = {model.coder.code}")
+        lines += [f"  {told}" for told in model.told]
+        lines.append(f"  fall = {model.fall}, run = {model.run}, text has {len(model.text)} bytes")
+    model.coder.finish()
+    return [f"plain = {ppm.decode(payload, size).hex()}, payload = {payload.hex()}", *lines]
+
+
 def fenced(lines: list[str]) -> list[str]:
     """A block of code of at most 100 columns; what is longer goes on in lines that are indented further."""
     wrapped = []
@@ -242,6 +257,7 @@ EXAMPLES: dict[str, Callable[[], list[str]]] = {
     "11.3 The network: codec 16 with the model that nnfs ships": network,
     "11.4 Samples: codec 17, kind 2, one byte, one channel": samples,
     "11.5 Addresses": x86,
+    "11.6 Partial matching: codec 19": partial_matching,
 }
 
 

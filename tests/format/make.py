@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from nnfs.codec import cm, neural, x86
+from nnfs.codec import cm, neural, ppm, x86
 from nnfs.codec.layout import Layout
 from nnfs.codec.zstd import Zstd
 from nnfs.model import delta, selftest
@@ -129,6 +129,12 @@ def payloads() -> list[dict[str, Any]]:
     add("network, a fitted model with a dictionary", 16, text, streams(other, text, 2, 1), "fitted")
     text = text[:150]
     add("network, the model that is shipped", 16, text, streams(load_weights(shipped), text, 1, 1), "shipped")
+    matching = ppm.PartialMatching()
+    add("partial matching, text", 19, text * 2, matching.encode(text * 2))
+    add("partial matching, lines", 19, b"one line\n" * 40, matching.encode(b"one line\n" * 40))
+    skewed = bytes(random.Random(5).choices(range(256), [1 / (i + 1) for i in range(256)], k=1500))
+    add("partial matching, many symbols", 19, skewed, matching.encode(skewed))
+    add("partial matching, x86 code", 19, code(), matching.encode(code()))
     found.append(
         {
             "fitted": base64.b64encode(fits).decode(),

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from nnfs.codec import CODECS
-from nnfs.codec.base import CM, NEURAL, Codec
+from nnfs.codec.base import CM, NEURAL, PPM, Codec
 from nnfs.codec.cm import ContextMixing
 from nnfs.codec.neural import Neural
+from nnfs.codec.ppm import PartialMatching
 from nnfs.model import delta
 from nnfs.model.weights import load_weights
 from tests.format import make
@@ -63,6 +64,8 @@ def ours(codec: int, of: str) -> Codec:
             "shipped": make.SHIPPED.read_bytes(),
         }
         return Neural(load_weights(files[of]))
+    if codec == PPM:
+        return PartialMatching()
     return ContextMixing() if codec == CM else CODECS[codec]
 
 
@@ -74,8 +77,9 @@ def test_nnfs_reads_them_for_ever(golden: dict[str, Any]) -> None:
 
 def test_all_kinds_are_there() -> None:
     firsts = {(one["codec"], base64.b64decode(one["payload"])[0]) for one in GOLDEN}
-    assert {codec for codec, _ in firsts} == {0, 1, 16, 17}
+    assert {codec for codec, _ in firsts} == {0, 1, 16, 17, 19}
     assert {first for codec, first in firsts if codec == 17} == {0, 1, 2, 16, 17}
+    assert {first for codec, first in firsts if codec == 19} == {0, 16}
     assert {first & 0xE0 for codec, first in firsts if codec == 16} == {0, 0x20, 0x40}
 
 

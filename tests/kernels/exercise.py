@@ -17,6 +17,7 @@ from nnfs.codec import neural
 from nnfs.codec.cm import ContextMixing, _encode_numbers
 from nnfs.codec.layout import Layout
 from nnfs.codec.neural import Neural
+from nnfs.codec.ppm import PartialMatching
 from nnfs.errors import CodecError
 from nnfs.kernels import library as native_library
 from nnfs.mixer import native
@@ -48,7 +49,7 @@ def payloads(codec: Neural) -> list[bytes]:
     return made
 
 
-def damage(codec: Neural | ContextMixing, payload: bytes, size: int, rng: random.Random) -> None:
+def damage(codec: Neural | ContextMixing | PartialMatching, payload: bytes, size: int, rng: random.Random) -> None:
     bad = bytearray(payload)
     for _ in range(rng.randrange(1, 5)):
         bad[rng.randrange(len(bad))] = rng.randrange(256)
@@ -95,6 +96,25 @@ def wrong_arguments(kernels: Kernels, model: NativeModel) -> None:
     assert calls.nnfs_mix_decode(level, mixer, coder, -1, 4)
 
 
+def partial_matching(kernels: Kernels) -> None:
+    """Round trips, damage and impossible arguments of codec 19."""
+    ppm, rng, calls = PartialMatching(), random.Random(4), kernels.library.calls
+    for plain in (sample(3000, 2), bytes(4000), rng.randbytes(600) * 3, bytes(range(256)) * 9):
+        payload = ppm.encode(plain)
+        assert payload is not None
+        assert ppm.decode(payload, len(plain)) == plain
+        for _ in range(4 * ROUNDS):
+            damage(ppm, payload, len(plain), rng)
+        damage(ppm, b"\0" + rng.randbytes(2000), 2000, rng)
+    assert ppm.encode(rng.randbytes(2000)) is None
+    room, given, out = np.zeros(1 << 16, np.uint8), np.zeros(64, np.uint8), np.zeros(64, np.uint8)
+    there, plain_at, out_at = (native_library.address(array) for array in (room, given, out))
+    assert all(calls.nnfs_ppm_size(size) == -1 for size in (0, -1, 1 << 40))
+    for size, room_size, out_size in ((0, 1 << 16, 64), (-1, 1 << 16, 64), (64, 100, 64), (64, 1 << 17, -1)):
+        assert calls.nnfs_ppm_encode(there, room_size, plain_at, size, out_at, out_size) == -1
+        assert calls.nnfs_ppm_decode(there, room_size, out_at, out_size, plain_at, size)
+
+
 def main(variant: str) -> None:
     there = library(variant)
     wanted: list[bytes] = []
@@ -121,6 +141,7 @@ def main(variant: str) -> None:
                 damage(cm, found[-3], SIZE, rng)
                 damage(cm, found[-1], TUNE.size, rng)
             wrong_arguments(kernels, model)
+            partial_matching(kernels)
         print(f"{level}: {len(found)} payloads, {4 * ROUNDS} damaged", flush=True)
 
 

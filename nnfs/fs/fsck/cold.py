@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nnfs.codec.base import CM, NEURAL
+from nnfs.codec.base import CM, NEURAL, PPM
 from nnfs.errors import ModelMissing, NnfsError, WorkerError
 from nnfs.fs.fsck.context import Context
 from nnfs.proof import WRONG_CONTENT, has_content
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-NAMES = {NEURAL: "neural", CM: "cm"}
+NAMES = {NEURAL: "neural", CM: "cm", PPM: "ppm"}
 IN_FLIGHT = 512  # blocks; 64 MiB of plain bytes
 GIVE_UP = 4  # blocks in a row that no worker could decode, before codec and model are taken for not installed
 WORKER, REFERENCE = "fsck", "reference"  # the second judges what the first gets wrong

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zstandard
 
-from tests.format.decoder import cm, neural
+from tests.format.decoder import cm, neural, ppm
 from tests.format.decoder.models import Model
 from tests.format.decoder.rans import Damaged
 
@@ -19,6 +19,8 @@ def decode(codec: int, payload: bytes, size: int, model: Model | None = None) ->
         plain = neural.decode(payload, size, model)
     elif codec == 17:
         plain = cm.decode(payload, size)
+    elif codec == 19:
+        plain = ppm.decode(payload, size)
     else:
         raise Damaged(f"codec {codec}")
     if len(plain) != size:
