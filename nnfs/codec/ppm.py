@@ -20,7 +20,7 @@ from nnfs.mixer import native as mixer
 from nnfs.mixer import ppm
 
 PLAIN, X86 = 0, 16
-LARGEST = 1 << 18  # bytes of a chunk: 480 times as many are set aside, and touched as far as they are used
+LARGEST = 1 << 18  # bytes of a chunk: 465 times as many are set aside, and touched as far as they are used
 
 Bytes = npt.NDArray[np.uint8]
 

@@ -66,7 +66,8 @@ def start(size: int, stream: Any) -> Model:
     m = Model(
         np.zeros(12, np.int64), np.zeros(6, np.int64), stream, np.zeros(size + 1, np.uint8),
         np.zeros(states, np.uint8), np.zeros(states, np.int32), np.zeros(states, np.int32),
-        *(np.zeros(contexts, np.int32) for _ in range(5)), see, np.array(see_classes()),
+        np.zeros(contexts, np.int32), np.zeros(contexts, np.int32), np.zeros(contexts, np.int32),
+        np.zeros(contexts, np.int32), np.zeros(contexts, np.int32), see, np.array(see_classes()),
         (1 << 14) - np.tile(FIRST_BINARY, 8)[None, :] // (np.arange(128)[:, None] + 2),
     )  # fmt: skip
     m.symbol[:256], m.frequency[:256] = np.arange(256), 1
@@ -419,7 +420,7 @@ def _code_masked(m, c, known, given, encodes, masked):
         see += 2 * np.int64(m.total[c] < 11 * count) + 4 * np.int64(known > left) + m.v[HIGH]
         escape = np.int64(m.see[see, 0] >> m.see[see, 1])
         m.see[see, 0] = (m.see[see, 0] - escape) & 0xFFFF
-        escape = max(escape, 1)
+        escape += np.int64(escape == 0)
     r[RANGE] //= everything + escape
     place = r[CODE] // r[RANGE]
     if not encodes and place >= everything + escape:

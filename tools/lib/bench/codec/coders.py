@@ -59,10 +59,10 @@ def _raw() -> Simple:
     return Simple(lambda plain: plain, lambda payload, length: payload[:length])
 
 
-def _zstd() -> Simple:
+def _zstd(level: int) -> Simple:
     import zstandard
 
-    coder, decoder = zstandard.ZstdCompressor(level=19), zstandard.ZstdDecompressor()
+    coder, decoder = zstandard.ZstdCompressor(level=level), zstandard.ZstdDecompressor()
     return Simple(coder.compress, lambda payload, length: decoder.decompress(payload, max_output_size=length))
 
 
@@ -107,7 +107,8 @@ def _brotli() -> Simple:
 
 CLASSICAL: dict[str, Callable[[], Simple]] = {
     "raw": _raw,
-    "zstd-19": _zstd,
+    "zstd-3": lambda: _zstd(3),
+    "zstd-19": lambda: _zstd(19),
     "xz": _xz,
     "bzip2": _bzip2,
     "ppmd": _ppmd,
