@@ -1,31 +1,38 @@
-"""The error tree. Each class carries the errno a FUSE request is answered with and the exit code of the command line.
+"""The one tree of errors: each class has the errno that answers a FUSE request, and an exit code of the command line.
 
 ::
 
-    NnfsError                 EIO     1
-    |-- UsageError            EINVAL  2   wrong arguments, wrong path: says what to do
-    |-- StoreError            EIO     3
-    |   |-- NotAStore         EINVAL  4   the directory holds something else, or nothing
-    |   |-- StoreBusy         EBUSY   5   mounted (or being checked) already
-    |   |-- StoreTooNew       EINVAL  6   a format or feature this version does not know
-    |   |-- StoreGone         EIO     3   the data file of a mounted store was deleted or replaced
-    |   |-- WriteFailed       EIO     3   the data file could not be written, though there is room
-    |   `-- StoreDamaged      EIO     7   a record or page that fails its checksum or an invariant
-    |       |-- RecordDamaged EIO     7   one record: names table and key
-    |       `-- BlockDamaged  EIO     7   one block: payload, header or hash
-    |-- OutOfSpace            ENOSPC  8   the store's filesystem, or what is kept on it, is exhausted; or EDQUOT
-    |-- MountError            EIO     9   the kernel refused the mount, or FUSE is missing
-    |-- CodecError            EIO     10  a payload that its codec refuses
-    |   |-- ModelMissing      EIO     11  an unknown fingerprint
-    |   `-- EnginesDisagree   EIO     15  the reference engine decodes a new payload to something else
-    |-- TimedOut              EIO     12  a read that did not end within its bound
-    |-- DaemonError           EIO     13  the mount's control socket is gone or answered an error
-    `-- WorkerError           EIO     14  a codec worker died on a job, did not start, or met a bug
-        |-- JobKills          EIO     14  a job of which workers die
-        `-- WireError         EIO     14  bytes from the other side of a worker's socket that are no frame
+    NnfsError                   EIO     1
+    |-- FsError                 own     1   the ordinary errno answer to one request, such as ENOENT
+    |-- Cancelled               EIO     1   a task was cancelled
+    |-- BuildFailed             EIO     1   the native kernels cannot be compiled on this machine
+    |-- UsageError              EINVAL  2   wrong arguments, wrong path: says what to do
+    |-- StoreError              EIO     3
+    |   |-- NotAStore           EINVAL  4   the directory holds something else, or nothing
+    |   |-- StoreBusy           EBUSY   5   mounted (or being checked) already
+    |   |-- StoreTooNew         EINVAL  6   a format or feature this version does not know
+    |   |-- StoreGone           EIO     3   the data file of a mounted store was deleted or replaced
+    |   |-- WriteFailed         EIO     3   the data file could not be written, though there is room
+    |   |-- PunchUnsupported    EOPNOTSUPP 3 the filesystem below the store cannot punch holes
+    |   `-- StoreDamaged        EIO     7   a record or page that fails its checksum or an invariant
+    |       |-- RecordDamaged   EIO     7   one record: names table and key
+    |       |-- BlockDamaged    EIO     7   one block: payload, header or hash
+    |       `-- FreeListDamaged EIO     7   the engine's list of free pages
+    |-- OutOfSpace              ENOSPC  8   the store's filesystem, or what is kept on it, is exhausted; or EDQUOT
+    |-- MountError              EIO     9   the kernel refused the mount, or FUSE is missing
+    |-- CodecError              EIO     10  a payload that its codec refuses
+    |   |-- ModelMissing        EIO     11  an unknown fingerprint
+    |   `-- EnginesDisagree     EIO     15  the reference engine decodes a new payload to something else
+    |-- TimedOut                EIO     12  a read that did not end within its bound
+    |-- DaemonError             EIO     13  the mount's control socket is gone or answered an error
+    `-- WorkerError             EIO     14  a codec worker died on a work item, did not start, or met a bug
+        |-- CodecUnavailable    EIO     14  a worker lacks what a codec needs
+        |   `-- NoCodecRuns     EIO     14  none of the codecs that could compress can run here
+        |-- JobKills            EIO     14  a work item of which workers die
+        |-- PeerGone            EIO     14  the other side of a worker's socket is not connected any more
+        `-- WireError           EIO     14  bytes from the other side of a worker's socket that are no frame
 
-Errors of single requests that every POSIX program knows (ENOENT, EEXIST, ...) are `FsError`, outside this tree's
-exit codes: they carry nothing but their errno.
+`tests/test_errors.py` compares this drawing with the classes, and finds exceptions that are defined elsewhere.
 """
 
 from __future__ import annotations
@@ -41,6 +48,22 @@ class NnfsError(Exception):
 
     errno: int = errno.EIO
     exit_code: int = 1
+
+
+class FsError(NnfsError):
+    """An ordinary errno answer to one request, such as ENOENT. It is neither logged nor damage."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(os.strerror(code))
+        self.errno = code
+
+
+class Cancelled(NnfsError):
+    """The task was cancelled."""
+
+
+class BuildFailed(NnfsError):
+    """No library: no compiler, or one that cannot compile the sources."""
 
 
 class UsageError(NnfsError):
@@ -85,6 +108,12 @@ class WriteFailed(StoreError):
     """The data file could not be written, though the filesystem below has room: a commit that may be tried again."""
 
 
+class PunchUnsupported(StoreError):
+    """The filesystem below knows no holes: free pages stay with the file until LMDB uses them again."""
+
+    errno = errno.EOPNOTSUPP
+
+
 class StoreDamaged(StoreError):
     """Content of the store fails a checksum or an invariant."""
 
@@ -106,6 +135,10 @@ class BlockDamaged(StoreDamaged):
     def __init__(self, block: int, why: str) -> None:
         super().__init__(f"damaged block {block}: {why}")
         self.block = block
+
+
+class FreeListDamaged(StoreDamaged):
+    """The list of free pages is damaged, which costs space, but no data."""
 
 
 class OutOfSpace(NnfsError):
@@ -155,7 +188,7 @@ class DaemonError(NnfsError):
 
 
 class WorkerError(NnfsError):
-    """A codec worker could not be started, died twice on the same job, ran out of memory, or met a bug."""
+    """A codec worker could not be started, died twice on the same work item, ran out of memory, or met a bug."""
 
     exit_code = 14
 
@@ -169,19 +202,15 @@ class NoCodecRuns(CodecUnavailable):
 
 
 class JobKills(WorkerError):
-    """Workers have died of one job: something is wrong with it, not with them."""
+    """Workers have died of one work item: something is wrong with it, not with them."""
+
+
+class PeerGone(WorkerError):
+    """The other side of a worker's socket is not connected any more: its answers are for nobody."""
 
 
 class WireError(WorkerError):
     """Bytes from the other side of a worker's socket that break the protocol."""
-
-
-class FsError(Exception):
-    """An ordinary errno answer to one request, such as ENOENT."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__(os.strerror(code))
-        self.errno = code
 
 
 E = TypeVar("E", bound=Exception)
@@ -193,7 +222,7 @@ def kept(error: E) -> E:
     Those hold transactions, chunks and buffers, often in a cycle with the error itself, and the daemon seldom collects
     cycles. Of what is no error of ours, a bug most likely, the traceback stays as text.
     """
-    if error.__traceback__ is not None and not isinstance(error, NnfsError | FsError | OSError | MemoryError):
+    if error.__traceback__ is not None and not isinstance(error, NnfsError | OSError | MemoryError):
         error.add_note("".join(traceback.format_exception(error)).rstrip())
     chain: list[BaseException | None] = [error]
     while chain:

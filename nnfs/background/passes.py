@@ -13,10 +13,10 @@ from nnfs.background.encoder import ColdEncoder
 from nnfs.background.flight import Aim
 from nnfs.background.interfaces import Parts
 from nnfs.background.recompression import Recompression
-from nnfs.background.tasks import Cancelled, Task
+from nnfs.background.tasks import Task
 from nnfs.codec.base import CM, NEURAL
 from nnfs.config import Options
-from nnfs.errors import NnfsError
+from nnfs.errors import Cancelled, NnfsError
 from nnfs.fs import swapping
 from nnfs.store.schema import ROOT_INO, State
 

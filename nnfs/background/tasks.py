@@ -15,7 +15,7 @@ import trio
 
 from nnfs.background.history import History
 from nnfs.background.timeleft import TimeLeft
-from nnfs.errors import NnfsError, UsageError, kept
+from nnfs.errors import Cancelled, NnfsError, UsageError, kept
 
 log = logging.getLogger(__name__)
 
@@ -25,10 +25,6 @@ LOOKING = 20  # at most one part in so many of the time goes into looking for wh
 UNENDED = ("queued", "running")
 
 Run = Callable[["Task"], Awaitable[None]]
-
-
-class Cancelled(NnfsError):
-    """The task was cancelled."""
 
 
 class Task:

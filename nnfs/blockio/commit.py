@@ -17,7 +17,17 @@ from nnfs.blockio.guard import Nursery
 from nnfs.blockio.reader import Reader
 from nnfs.blockio.space import PAGE, Space
 from nnfs.blockio.threads import run_fairly
-from nnfs.errors import NnfsError, OutOfSpace, StoreDamaged, StoreGone, WriteFailed, again, kept
+from nnfs.errors import (
+    FsError,
+    NnfsError,
+    OutOfSpace,
+    StoreDamaged,
+    StoreError,
+    StoreGone,
+    WriteFailed,
+    again,
+    kept,
+)
 from nnfs.store.env import DATA_FILE, Store
 from nnfs.store.schema import Inode
 
@@ -257,7 +267,7 @@ class Committer:
         """Return the blocks whose content the next commits need, since chunks over them are written in part."""
         found = set()
         for ino, chunk in self.data.overlays():
-            with contextlib.suppress(NnfsError):  # nothing will be laid over what is gone or damaged
+            with contextlib.suppress(FsError, StoreError):  # nothing will be laid over what is gone or damaged
                 found.update(self.reader.chunks.block_numbers(self.meta.inode(ino), chunk, chunk))
         return found
 

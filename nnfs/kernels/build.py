@@ -18,6 +18,8 @@ import subprocess
 import sys
 import tempfile
 
+from nnfs.errors import BuildFailed
+
 SOURCES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "src")
 FOLDER = "NNFS_KERNELS_CACHE"  # the environment variable that names another folder for the libraries
 COMMON = ("dispatch.c", "features.c", "ppm.c")  # of all levels
@@ -48,10 +50,6 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 SECONDS = 300  # for one run of the compiler
-
-
-class BuildFailed(Exception):
-    """No library: no compiler, or one that cannot compile the sources."""
 
 
 def sources_digest() -> str:

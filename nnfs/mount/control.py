@@ -22,7 +22,7 @@ from typing import Any
 
 import trio
 
-from nnfs.errors import DaemonError, FsError, NnfsError, UsageError, kept
+from nnfs.errors import DaemonError, NnfsError, UsageError, kept
 from nnfs.mount import rendezvous
 from nnfs.store.reserve import NO_ROOM
 
@@ -211,7 +211,7 @@ async def _answered(line: bytes, handlers: Mapping[str, Handler]) -> dict[str, A
         return answer
     except NnfsError as error:
         return {"ok": False, "error": str(error), "exit": kept(error).exit_code}
-    except (OSError, FsError) as error:
+    except OSError as error:
         return {"ok": False, "error": str(error), "exit": NnfsError.exit_code}
     except Exception:  # a bug in one answer ends neither the conversation nor the daemon
         log.exception("control command %s", command)

@@ -28,7 +28,7 @@ from operator import add, gt
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nnfs.errors import NotAStore, StoreDamaged, StoreError, StoreTooNew
+from nnfs.errors import FreeListDamaged, NotAStore, PunchUnsupported, StoreDamaged, StoreError, StoreTooNew
 
 MAGIC = 0xBEEFC0DE
 DATA_VERSION = 1
@@ -46,16 +46,6 @@ NODE = struct.Struct("=HHHH")  # low, high half of the size (branch: of the page
 
 
 _CONTRADICTION = "the meta pages of the data file contradict each other; run: nnfs fsck --repair"
-
-
-class _FreeListDamaged(StoreDamaged):
-    """Costs space, but no data."""
-
-
-class PunchUnsupported(StoreError):
-    """The filesystem below knows no holes: free pages stay with the file until LMDB uses them again."""
-
-    errno = errno.EOPNOTSUPP
 
 
 @dataclass(frozen=True)
@@ -145,7 +135,7 @@ class FreeDb:
 
     @staticmethod
     def _damaged(why: str) -> StoreDamaged:
-        return _FreeListDamaged(f"the list of free pages is damaged: {why}; restore it from a backup")
+        return FreeListDamaged(f"the list of free pages is damaged: {why}; restore it from a backup")
 
 
 # --- before the file is opened ----------------------------------------------------------------------------------------
@@ -235,7 +225,7 @@ def check_data_file(path: Path) -> Meta:
         if not _has_magic(os.pread(fd, 1 << 17, 0)):
             raise NotAStore(f"{path} is not a data file of nnfs (LMDB 0.9); remove it, or give another directory")
         metas = _both_metas(fd)
-        with contextlib.suppress(_FreeListDamaged):  # costs no data, and the length may be right
+        with contextlib.suppress(FreeListDamaged):  # costs no data, and the length may be right
             if not in_order(metas, newest_records(fd, metas)):
                 raise StoreDamaged(_CONTRADICTION)
         free_db = FreeDb(fd)

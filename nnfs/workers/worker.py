@@ -27,7 +27,7 @@ from typing import TypeAlias
 
 from nnfs.codec import progress
 from nnfs.codec.progress import Stage
-from nnfs.errors import CodecError, ModelMissing, WireError
+from nnfs.errors import CodecError, ModelMissing, PeerGone, WireError
 from nnfs.kernelcache import clean_environment
 from nnfs.workers.batches import IDLE, NOT_WAITED_FOR, RequestQueue, rank
 from nnfs.workers.catalogue import Served
@@ -64,10 +64,6 @@ LEAST_BATCH = 1 << 18  # plain bytes per thread: however slow the device, shorte
 
 Results: TypeAlias = Sequence[bytes | CodecError | None]
 Kind: TypeAlias = tuple[int, int, bytes]  # op, codec, model: what can go together
-
-
-class PeerGone(Exception):
-    """Nobody waits for what is being done."""
 
 
 class Conversation:

@@ -9,8 +9,8 @@ import trio
 import trio.testing
 
 from nnfs.background.dryrun import SAMPLES, TOGETHER, Sample
-from nnfs.background.tasks import Cancelled, Gate, Task
-from nnfs.errors import WorkerError
+from nnfs.background.tasks import Gate, Task
+from nnfs.errors import Cancelled, WorkerError
 from nnfs.fs.candidates import Candidate
 from nnfs.fs.policy import Policy, Rules
 from nnfs.store.schema import Block

@@ -122,6 +122,14 @@ async def test_a_chunk_wholly_rewritten_decodes_nothing(start: Start, monkeypatc
         assert await volume.content(file) == b"x" * len(OLD)
 
 
+async def test_chunks_of_an_inode_that_is_gone_lie_over_nothing(start: Start) -> None:
+    async with start() as volume:
+        gone = 1 << 40
+        volume.data.write(gone, 5, b"part", 1000)
+        assert volume.committer.laid_over() == set()
+        volume.data.drop(gone)
+
+
 async def test_what_is_about_to_turn_cold_is_merged_at_once(start: Start) -> None:
     """Else the commit after the swap would have to wait for a worker."""
     async with start() as volume:

@@ -14,7 +14,7 @@ import trio
 
 from nnfs.blockio.dirty import DirtyData
 from nnfs.blockio.reader import Reader
-from nnfs.errors import FsError, NnfsError
+from nnfs.errors import NnfsError
 from nnfs.fs.filesystem import Filesystem
 from nnfs.fs.namespace import Namespace
 from nnfs.fs.xattrs import Xattrs
@@ -26,7 +26,7 @@ Stat = tuple[int, ...]
 
 
 class View(Protocol):
-    """One way to look at a store. Paths are relative, "" is the root. Errors: `OSError`, `NnfsError`, `FsError`."""
+    """One way to look at a store. Paths are relative, "" is the root. Errors: `OSError`, `NnfsError`."""
 
     def names(self, path: str) -> list[str]: ...
     def stat(self, path: str) -> Stat: ...
@@ -171,7 +171,7 @@ class Verdict:
             got = question()
         except FileNotFoundError:
             self.lies.append(f"{what}: no such file")
-        except (OSError, NnfsError, FsError):
+        except (OSError, NnfsError):
             self.errors += 1
         else:
             if got == want:
@@ -206,5 +206,5 @@ def _judge_data(view: View, verdict: Verdict, path: str, data: bytes) -> None:
             verdict.ask(f"data of {path!r} from {number * READ_SIZE}", piece, want)
     except FileNotFoundError:
         verdict.lies.append(f"open {path!r}: no such file")
-    except (OSError, NnfsError, FsError):
+    except (OSError, NnfsError):
         verdict.errors += 1

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nnfs.errors import CodecError
+from nnfs.errors import BuildFailed, CodecError
 from nnfs.kernels import build
 from nnfs.kernels import library as native
 from nnfs.model import selftest
@@ -70,7 +70,7 @@ def test_changed_sources_are_compiled_anew(fresh: Path, quick: None, monkeypatch
 
 def test_a_build_that_fails_leaves_nothing(fresh: Path, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "false")
-    with pytest.raises(build.BuildFailed):
+    with pytest.raises(BuildFailed):
         build.build()
     assert os.listdir(fresh) == []
     assert build.main() == 1

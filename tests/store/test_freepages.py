@@ -16,7 +16,7 @@ import lmdb
 import pytest
 from lmdb import verify as lmdb_verify
 
-from nnfs.errors import NotAStore, StoreDamaged, StoreTooNew
+from nnfs.errors import NotAStore, PunchUnsupported, StoreDamaged, StoreTooNew
 from nnfs.store import freepages
 from nnfs.store.freepages import FreeDb, check_data_file, give_back, oldest_reader, reusable, runs
 from nnfs.store.restore import restore_meta
@@ -278,7 +278,7 @@ def test_filesystem_without_holes(env: Any, monkeypatch: pytest.MonkeyPatch) -> 
         return -1
 
     monkeypatch.setattr(freepages._libc, "fallocate", refuse)
-    with pytest.raises(freepages.PunchUnsupported):
+    with pytest.raises(PunchUnsupported):
         punch(env)
 
 
