@@ -88,6 +88,8 @@ class Namespace:
 
         Group and setgid bit follow a setgid directory; the umask applies unless the directory has a default ACL.
         """
+        if len(target) > schema.SYMLINK_MAX:
+            raise FsError(errno.ENAMETOOLONG)
         parent = self._parent(parent_ino, name)
         if self.fs.find(parent, name) is not None:
             raise FsError(errno.EEXIST)

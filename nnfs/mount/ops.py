@@ -1,19 +1,17 @@
-"""The thin adapter between pyfuse3 and the rooms below: arguments in, attributes out, errors to errno.
+"""The adapter between pyfuse3 and the rooms below: it translates requests and answers, and decides nothing else.
 
 File and directory handles are inode numbers: no state belongs to a single handle. An inode's kernel look-up count
-outlives its open handles, so nothing else has to be counted.
+outlives its open handles, so nothing else has to be counted. `nnfs.fs` decides what a request means.
 """
 
 from __future__ import annotations
 
 import errno
-import functools
 import logging
 import os
 import stat
-import time
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar, cast
+from collections.abc import Sequence
+from typing import cast
 
 import pyfuse3
 import trio
@@ -23,13 +21,13 @@ from nnfs.blockio.commit import Committer
 from nnfs.blockio.dirty import DirtyData
 from nnfs.blockio.reader import Reader
 from nnfs.blockio.writer import Writer
-from nnfs.errors import FsError, NnfsError, RecordDamaged, kept
-from nnfs.fs import virtual
-from nnfs.fs.apply import RELEASE_NODES
+from nnfs.fs import attributes, virtual
+from nnfs.fs.accesstimes import AccessTimes
+from nnfs.fs.attributes import Attributes, Caller, Change
 from nnfs.fs.filesystem import Filesystem
 from nnfs.fs.namespace import Namespace
-from nnfs.fs.usage import Usage
-from nnfs.fs.xattrs import ACL_ACCESS, Xattrs
+from nnfs.fs.xattrs import Xattrs
+from nnfs.mount.guard import GuardedOperations, guard
 from nnfs.store import schema
 from nnfs.store.schema import Dentry, Inode
 
@@ -37,46 +35,10 @@ log = logging.getLogger(__name__)
 
 TIMEOUT = 3600.0  # seconds the kernel may trust names and attributes: nobody changes them but through it
 UNSETTLED = 1.0  # the same while an inode has dirty data, whose stored size is not known yet
-RELATIME = 24 * 3600 * 10**9  # ns
-GRAIN = 10**7  # ns: the kernel's mtimes come from a clock that may be so late, and ours from one that is not
-TOLD = 1000  # messages about damage that are not logged again
 RECORD_COST = 4096  # bytes of space that a new name or attribute is taken to need, generously
 
-P = ParamSpec("P")
-T = TypeVar("T")
-Handler: TypeAlias = "Callable[Concatenate[Operations, P], Coroutine[Any, Any, T]]"
 
-
-def guard(handler: Handler[P, T]) -> Handler[P, T]:
-    """Let nothing but FUSEError leave a handler: anything else would end the mount.
-
-    A bug is logged once with its traceback, answered with EIO, and turns the mount read-only.
-    """
-
-    @functools.wraps(handler)
-    async def guarded(self: Operations, *args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return await handler(self, *args, **kwargs)
-        except FUSEError:
-            raise
-        except FsError as error:
-            raise FUSEError(error.errno) from None
-        except NnfsError as error:
-            self.tell(handler.__name__, error)
-            raise FUSEError(kept(error).errno) from None
-        except MemoryError:
-            raise FUSEError(errno.ENOMEM) from None
-        except OSError as error:
-            raise FUSEError(error.errno or errno.EIO) from None
-        except Exception as bug:  # noqa: BLE001 - that is the point
-            self.trip(handler.__name__, bug)
-            kept(bug)
-            raise FUSEError(errno.EIO) from None
-
-    return guarded  # type: ignore[return-value]  # functools.wraps makes a type of its own
-
-
-class Operations(pyfuse3.Operations):
+class Operations(GuardedOperations):
     """FUSE requests on one store."""
 
     enable_writeback_cache = True
@@ -84,36 +46,16 @@ class Operations(pyfuse3.Operations):
     supports_dot_lookup = True
 
     def __init__(
-        self, fs: Filesystem, data: DirtyData, reader: Reader, committer: Committer, *,
-        read_only: bool, atime: str, read_age: float = 0.0,
+        self, fs: Filesystem, data: DirtyData, reader: Reader, committer: Committer, times: AccessTimes, *,
+        read_only: bool,
     ) -> None:  # fmt: skip
-        """`read_age`: seconds after which recompression takes a file for unread; 0: it does not mind."""
-        super().__init__()
-        self.fs, self.data, self.reader, self.committer = fs, data, reader, committer
+        super().__init__(read_only=read_only)
+        self.fs, self.data, self.reader, self.committer, self.times = fs, data, reader, committer, times
         self.writer = Writer(data, reader, committer)
         self.xattrs = Xattrs(fs)
+        self.inodes = Attributes(fs, self.xattrs)
         self.names = Namespace(fs, self.xattrs)
-        self.read_only = "mounted read-only" if read_only else ""
-        self.atime = atime
-        self.read_age = read_age
-        self.usage = Usage()
-        self._told: set[str] = set()  # what is damaged and was logged
         self._proving: dict[int, trio.Event] = {}  # large directories whose names a thread is loading
-
-    def trip(self, where: str, bug: Exception) -> None:
-        """Turn the mount read-only because of a bug."""
-        if not self.read_only:
-            self.read_only = f"a bug in {where}: {bug!r}"
-        log.error("bug in %s, the mount is read-only from here on: unmount and mount again", where, exc_info=bug)
-
-    def tell(self, where: str, error: NnfsError) -> None:
-        """Log why a request fails; what is damaged loudly, but once: it may be looked at all the time."""
-        is_news = isinstance(error, RecordDamaged) and str(error) not in self._told
-        if is_news:
-            if len(self._told) == TOLD:
-                self._told.clear()
-            self._told.add(str(error))
-        log.log(logging.ERROR if is_news else logging.DEBUG, "%s: %s", where, error)
 
     def _changing(self) -> None:
         if self.read_only or self.committer.failure is not None:
@@ -134,23 +76,21 @@ class Operations(pyfuse3.Operations):
         entry.st_nlink = inode.nlink
         entry.st_uid = inode.uid
         entry.st_gid = inode.gid
-        entry.st_size = inode.size
+        entry.st_size = attributes.size(inode)
         entry.st_atime_ns = inode.atime
         entry.st_mtime_ns = inode.mtime
         entry.st_ctime_ns = inode.ctime
         entry.entry_timeout = entry.attr_timeout = TIMEOUT
         kind = inode.mode & 0o170000
         if kind == stat.S_IFREG:
-            stored = inode.stored
+            dirty = 0
             if self.data.has(inode.ino):
-                stored += self.data.dirty_bytes(inode.ino)
+                dirty = self.data.dirty_bytes(inode.ino)
                 entry.attr_timeout = UNSETTLED
-            entry.st_blocks = max(-(-stored // 512), inode.count > 0)  # 0 would say that there is nothing but a hole
+            entry.st_blocks = attributes.blocks(inode, dirty)
             entry.st_blksize = self.data.chunk_size
         elif kind in (stat.S_IFBLK, stat.S_IFCHR):
             entry.st_rdev = inode.aux
-        elif kind == stat.S_IFDIR:
-            entry.st_size = inode.count * 32
         return entry
 
     def _known(self, inode: Inode) -> EntryAttributes:
@@ -183,47 +123,26 @@ class Operations(pyfuse3.Operations):
         self, inode: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
     ) -> EntryAttributes:
         await self._shrinking()
+        wanted = Change(
+            mode=attr.st_mode if fields.update_mode else None,
+            uid=attr.st_uid if fields.update_uid else None,
+            gid=attr.st_gid if fields.update_gid else None,
+            size=attr.st_size if fields.update_size else None,
+            atime=attr.st_atime_ns if fields.update_atime else None,
+            mtime=attr.st_mtime_ns if fields.update_mtime else None,
+            ctime=attr.st_ctime_ns if fields.update_ctime else None,
+        )
         found = self.fs.inode(inode)
-        if fields.update_size:
-            found = await self._resize(found, attr.st_size)
-        if fields.update_mode:
-            self.xattrs.chmod(found, attr.st_mode)
-        if fields.update_uid:
-            found.uid = attr.st_uid
-        if fields.update_gid:
-            found.gid = attr.st_gid
-        now = time.time_ns()
-        plain = not (fields.update_mode or fields.update_atime or fields.update_mtime or fields.update_ctime)
-        if fields.update_uid or fields.update_gid or ((fields.update_size or plain) and ctx.uid != 0):
-            self._drop_privileges(found)
-        if fields.update_atime:
-            found.atime = _clamp(attr.st_atime_ns)
-        if fields.update_mtime:
-            found.mtime = _clamp(attr.st_mtime_ns)
-        elif fields.update_size:
-            found.mtime = now
-        found.ctime = _clamp(attr.st_ctime_ns) if fields.update_ctime else now
-        self.fs.touch(found)
+        if wanted.size is not None:
+            found = await self._resize(found, wanted.size)
+        self.inodes.change(found, wanted, _caller(ctx))
         return self.attributes(found)
-
-    @staticmethod
-    def _drop_privileges(inode: Inode) -> None:
-        """What FUSE_HANDLE_KILLPRIV_V2 asks for (see connection.py): suid goes, sgid where it means execution."""
-        if not stat.S_ISDIR(inode.mode):
-            inode.mode &= ~stat.S_ISUID
-            if inode.mode & stat.S_IXGRP:
-                inode.mode &= ~stat.S_ISGID
 
     async def _resize(self, inode: Inode, size: int) -> Inode:
         """Return the live inode: it may be another object after a wait."""
-        if stat.S_ISDIR(inode.mode):
-            raise FUSEError(errno.EISDIR)
-        if not stat.S_ISREG(inode.mode):
-            raise FUSEError(errno.EINVAL)
-        spare = self.fs.new_ino() if size < inode.size and inode.count > RELEASE_NODES * schema.NODE_SPAN else 0
+        spare = self.inodes.spare(inode, size)
         inode = await self.writer.truncate(inode.ino, size, spare)
-        inode.size = size
-        self.fs.touch(inode)
+        self.inodes.resized(inode, size)
         return inode
 
     @guard
@@ -232,16 +151,12 @@ class Operations(pyfuse3.Operations):
 
     @guard
     async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
-        unit = 4096
         space = self.committer.space
-        free = max(0, space.shown - self.data.size) // unit
-        used = max(0, self.fs.store.physical_bytes() - space.in_place) // unit
+        figures = self.inodes.figures(space.shown - self.data.size, space.in_place)
         result = pyfuse3.StatvfsData()
-        result.f_bsize = result.f_frsize = unit
-        result.f_blocks = used + free
-        result.f_bfree = result.f_bavail = free
-        result.f_files = self.fs.named + free
-        result.f_ffree = result.f_favail = free
+        result.f_bsize = result.f_frsize = attributes.UNIT
+        result.f_blocks, result.f_files = figures.blocks, figures.files
+        result.f_bfree = result.f_bavail = result.f_ffree = result.f_favail = figures.free
         result.f_namemax = schema.NAME_MAX
         return result
 
@@ -289,8 +204,6 @@ class Operations(pyfuse3.Operations):
 
     @guard
     async def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
-        if len(target) > schema.SYMLINK_MAX:
-            raise FUSEError(errno.ENAMETOOLONG)
         return self._known(await self._create(parent_inode, name, stat.S_IFLNK | 0o777, ctx, target=target))
 
     @guard
@@ -298,7 +211,7 @@ class Operations(pyfuse3.Operations):
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[pyfuse3.FileInfo, EntryAttributes]:
         inode = await self._create(parent_inode, name, mode | stat.S_IFREG, ctx)
-        self.usage.opened(inode.ino, reads=flags & os.O_ACCMODE != os.O_WRONLY)
+        self.times.usage.opened(inode.ino, reads=flags & os.O_ACCMODE != os.O_WRONLY)
         return pyfuse3.FileInfo(fh=inode.ino), self._known(inode)
 
     @guard
@@ -365,27 +278,20 @@ class Operations(pyfuse3.Operations):
             self._changing()
         if flags & os.O_TRUNC and stat.S_ISREG(found.mode):
             found = await self._resize(found, 0)
-            if ctx.uid != 0:
-                self._drop_privileges(found)
-            found.mtime = found.ctime = time.time_ns()
-        self._opened(found, flags)
+            self.inodes.emptied(found, _caller(ctx))
+        reads = flags & os.O_ACCMODE != os.O_WRONLY and not flags & os.O_NOATIME
+        if self.times.opened(found, reads=reads, may_store=self._may_move_atimes()):
+            try:  # the kernel keeps the atime, and nothing else would tell it of another one
+                pyfuse3.invalidate_inode(inode, attr_only=True)
+            except OSError as error:
+                log.debug("inode %d: %s", inode, error)
         return pyfuse3.FileInfo(fh=inode)
 
-    def _opened(self, inode: Inode, flags: int) -> None:
-        """Take an open for reading as the reading: what the kernel has in its page cache is read without our knowing.
+    def _may_move_atimes(self) -> bool:
+        return not self.read_only and self.committer.spares()
 
-        The kernel keeps the atime as well, and nothing else would tell it of another one.
-        """
-        reads = flags & os.O_ACCMODE != os.O_WRONLY and not flags & os.O_NOATIME
-        self.usage.opened(inode.ino, reads=reads)
-        before = inode.atime
-        if reads:
-            self._accessed(inode)
-        if inode.atime != before:
-            try:
-                pyfuse3.invalidate_inode(inode.ino, attr_only=True)
-            except OSError as error:
-                log.debug("inode %d: %s", inode.ino, error)
+    def _accessed(self, inode: Inode) -> None:
+        self.times.accessed(inode, may_store=self._may_move_atimes())
 
     @guard
     async def read(self, fh: int, offset: int, size: int) -> bytes:
@@ -397,31 +303,8 @@ class Operations(pyfuse3.Operations):
     async def write(self, fh: int, offset: int, buf: bytes) -> int:
         self._changing()
         inode = await self.writer.write(fh, offset, buf)
-        inode.size = max(inode.size, offset + len(buf))
-        inode.mtime = inode.ctime = time.time_ns()
-        self.fs.touch(inode)
+        self.inodes.written(inode, offset + len(buf))
         return len(buf)
-
-    def _accessed(self, inode: Inode) -> None:
-        self.usage.used(inode.ino)
-        if self.read_only or not self.committer.spares():
-            return
-        if self.atime == "strictatime" or (
-            self.atime == "relatime" and (inode.atime <= max(inode.mtime, inode.ctime) + GRAIN or self._is_old(inode))
-        ):
-            inode.atime = time.time_ns()
-            self.fs.touch(inode)
-
-    def _is_old(self, inode: Inode) -> bool:
-        """Whether an atime is so old that relatime wants another one.
-
-        relatime(8) says a day; but a file that is read every day must not look as if nobody had read it for a day.
-        """
-        return time.time_ns() - inode.atime > (min(RELATIME, int(self.read_age * 1e9 / 2)) or RELATIME)
-
-    def last_read(self, ino: int) -> int:
-        """Return when a file was last in use in this mount, in ns; 0: unknown."""
-        return self.usage.last(ino)
 
     async def flush(self, fh: int) -> None:
         # The kernel writes dirty pages back before it would send this, and never sends it again: open, read, close is
@@ -434,11 +317,7 @@ class Operations(pyfuse3.Operations):
 
     @guard
     async def release(self, fh: int) -> None:
-        if self.usage.closed(fh) and self.atime != "noatime" and not self.read_only:
-            inode = self.fs.inode(fh)
-            if inode.nlink and self._is_old(inode):  # read until now, as the next mount should know
-                inode.atime = time.time_ns()
-                self.fs.touch(inode)
+        self.times.closed(fh, may_store=not self.read_only)
 
     # -- extended attributes
 
@@ -454,19 +333,12 @@ class Operations(pyfuse3.Operations):
 
     @guard
     async def listxattr(self, inode: int, ctx: RequestContext) -> list[bytes]:
-        names = self.xattrs.names(self.fs.inode(inode))
-        if ctx.uid != 0:  # who may not read them is not shown them, as on ext4: cp -a would fail otherwise
-            names = [name for name in names if not name.startswith(b"trusted.")]
-        return names
+        return self.inodes.xattr_names(self.fs.inode(inode), _caller(ctx))
 
     @guard
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
         await self._growing(len(value))
-        found = self.fs.inode(inode)
-        keep = True
-        if name == ACL_ACCESS and found.mode & stat.S_ISGID and ctx.uid != 0 and ctx.gid != found.gid:
-            keep = found.gid in pyfuse3.get_sup_groups(ctx.pid)
-        self.xattrs.set(found, name, value, keep_setgid=keep)
+        self.inodes.set_xattr(self.fs.inode(inode), name, value, _caller(ctx))
 
     @guard
     async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
@@ -483,5 +355,5 @@ def _unknown(dentry: Dentry) -> EntryAttributes:
     return entry
 
 
-def _clamp(ns: int) -> int:
-    return max(-(1 << 63), min((1 << 63) - 1, ns))
+def _caller(ctx: RequestContext) -> Caller:
+    return Caller(ctx.uid, ctx.gid, lambda: pyfuse3.get_sup_groups(ctx.pid))

@@ -53,7 +53,7 @@ async def reload(daemon: Daemon, words: Mapping[str, str]) -> Options:
     daemon.reader.cache.limit = held.cache
     daemon.space.dirty_limit = held.dirty
     daemon.thawed.limit = held.thawed
-    daemon.ops.read_age = held.read_age
+    daemon.times.read_age = held.read_age
     daemon.background.set_options(held)
     for name in changed:
         when = "" if name in LIVE else ": takes effect at the next mount"

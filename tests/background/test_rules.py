@@ -16,11 +16,10 @@ from nnfs.background.modelreader import ModelReader
 from nnfs.blockio.cold import REFERENCE
 from nnfs.codec.base import NEURAL
 from nnfs.errors import DaemonError, EnginesDisagree, ModelMissing
-from nnfs.fs import usage
+from nnfs.fs import accesstimes, usage
+from nnfs.fs.accesstimes import AccessTimes
 from nnfs.model import delta, selftest
 from nnfs.model.weights import save_weights
-from nnfs.mount import ops
-from nnfs.mount.ops import Operations
 from nnfs.store import modelfiles, schema
 from nnfs.store.blocks import BlockWriter, Recode
 from nnfs.store.env import Store
@@ -46,35 +45,33 @@ HOUR = 3600
 # -- who reads
 
 
-ROOMY: Any = SimpleNamespace(spares=lambda: True)  # a committer whose disk has room for a new atime
-
-
 @pytest.mark.parametrize(("read_age", "hours"), [(24 * HOUR, 12), (7 * 24 * HOUR, 24), (2 * HOUR, 1), (0, 24)], ids=str)
 def test_an_atime_is_never_so_old_that_a_file_looks_unread(
     read_age: int, hours: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """relatime: at most half the age at which a file is taken for unread."""
     fs: Any = SimpleNamespace(touch=lambda _: None)
-    under_test = Operations(fs, None, None, ROOMY, read_only=False, atime="relatime", read_age=read_age)  # type: ignore[arg-type]
+    under_test = AccessTimes(fs, "relatime", read_age)
     now = [0]
-    monkeypatch.setattr(ops, "time", SimpleNamespace(time_ns=lambda: now[0] * 10**9))
+    monkeypatch.setattr(accesstimes, "time", SimpleNamespace(time_ns=lambda: now[0] * 10**9))
     inode = Inode(20, 0o100644, 0, 0, 0)
     now[0] = 60
-    under_test._accessed(inode)
+    under_test.accessed(inode, may_store=True)
     assert inode.atime == 60 * 10**9
     now[0] += hours * HOUR
-    under_test._accessed(inode)
+    under_test.accessed(inode, may_store=True)
     assert inode.atime == 60 * 10**9
     now[0] += 1
-    under_test._accessed(inode)
+    under_test.accessed(inode, may_store=True)
     assert inode.atime == now[0] * 10**9
 
 
 def test_what_is_known_of_use_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(usage, "KEPT", 3)
-    under_test = Operations(None, None, None, ROOMY, read_only=False, atime="noatime")  # type: ignore[arg-type]
+    fs: Any = None
+    under_test = AccessTimes(fs, "noatime")
     for ino in (1, 2, 3, 1, 4):
-        under_test._accessed(Inode(ino, 0o100644, 0, 0, 0))
+        under_test.accessed(Inode(ino, 0o100644, 0, 0, 0), may_store=True)
     assert [bool(under_test.last_read(ino)) for ino in range(1, 6)] == [True, False, True, True, False]
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import trio
 
-from nnfs.fs import usage
+from nnfs.fs import accesstimes, usage
+from nnfs.fs.accesstimes import AccessTimes
 from nnfs.fs.candidates import Ages
 from nnfs.fs.usage import Usage
-from nnfs.mount import ops
 from nnfs.mount.ops import Operations
 from nnfs.store.schema import Inode
 from tests.harness import Mount, nnfs
@@ -85,11 +85,12 @@ class Kernel:
         self.inode.nlink = 1
         self.told = 0
         fs: Any = SimpleNamespace(touch=lambda _: None, inode=lambda _: self.inode)
-        monkeypatch.setattr(ops, "time", SimpleNamespace(time_ns=self.clock))
+        monkeypatch.setattr(accesstimes, "time", SimpleNamespace(time_ns=self.clock))
         monkeypatch.setattr("nnfs.mount.ops.pyfuse3.invalidate_inode", self.tell)
         committer: Any = SimpleNamespace(failure=None, spares=lambda: True)
-        self.ops = Operations(fs, None, None, committer, read_only=read_only, atime=atime, read_age=24 * 3600)  # type: ignore[arg-type]
-        self.ops.usage = Usage(self.clock)
+        self.times = AccessTimes(fs, atime, 24 * 3600)
+        self.times.usage = Usage(self.clock)
+        self.ops = Operations(fs, None, None, committer, self.times, read_only=read_only)  # type: ignore[arg-type]
 
     def tell(self, ino: int, *, attr_only: bool) -> None:
         self.told += 1
@@ -133,14 +134,14 @@ def test_the_last_close_tells_the_next_mount(monkeypatch: pytest.MonkeyPatch) ->
     kernel = Kernel(monkeypatch, "relatime")
     kernel.open(os.O_RDONLY)
     kernel.clock.now += 30 * DAY
-    assert kernel.ops.last_read(20) == kernel.clock.now
+    assert kernel.times.last_read(20) == kernel.clock.now
     kernel.close()
     assert kernel.inode.atime == kernel.clock.now
     kernel.open(os.O_WRONLY | os.O_NOATIME)
     kernel.clock.now += 30 * DAY
     kernel.close()
     assert kernel.inode.atime == kernel.clock.now - 30 * DAY
-    assert kernel.ops.last_read(20) == kernel.inode.atime
+    assert kernel.times.last_read(20) == kernel.inode.atime
 
 
 def test_a_read_only_mount_moves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,75 @@
+"""The guard of every FUSE handler: it turns errors into errnos, and keeps a bug from ending the mount."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
+
+import pyfuse3
+from pyfuse3 import FUSEError
+
+from nnfs.errors import FsError, NnfsError, RecordDamaged, kept
+
+log = logging.getLogger(__name__)
+
+TOLD = 1000  # messages about damage that are not logged again
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Handler: TypeAlias = "Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]"
+
+
+def guard(handler: Handler[P, T]) -> Handler[P, T]:
+    """Let nothing but FUSEError leave a handler: anything else would end the mount.
+
+    A bug is logged once with its traceback, answered with EIO, and turns the mount read-only.
+    """
+
+    @functools.wraps(handler)
+    async def guarded(self: GuardedOperations, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await handler(self, *args, **kwargs)
+        except FUSEError:
+            raise
+        except FsError as error:
+            raise FUSEError(error.errno) from None
+        except NnfsError as error:
+            self.tell(handler.__name__, error)
+            raise FUSEError(kept(error).errno) from None
+        except MemoryError:
+            raise FUSEError(errno.ENOMEM) from None
+        except OSError as error:
+            raise FUSEError(error.errno or errno.EIO) from None
+        except Exception as bug:  # noqa: BLE001 - that is the point
+            self.trip(handler.__name__, bug)
+            kept(bug)
+            raise FUSEError(errno.EIO) from None
+
+    return guarded  # type: ignore[return-value]  # functools.wraps makes a type of its own
+
+
+class GuardedOperations(pyfuse3.Operations):
+    """Handlers of which a bug turns the mount read-only. `read_only` says why it is; empty: it is not."""
+
+    def __init__(self, *, read_only: bool) -> None:
+        super().__init__()
+        self.read_only = "mounted read-only" if read_only else ""
+        self._told: set[str] = set()  # what is damaged and was logged
+
+    def trip(self, where: str, bug: Exception) -> None:
+        """Turn the mount read-only because of a bug."""
+        if not self.read_only:
+            self.read_only = f"a bug in {where}: {bug!r}"
+        log.error("bug in %s, the mount is read-only from here on: unmount and mount again", where, exc_info=bug)
+
+    def tell(self, where: str, error: NnfsError) -> None:
+        """Log why a request fails; what is damaged loudly, but once: it may be looked at all the time."""
+        is_news = isinstance(error, RecordDamaged) and str(error) not in self._told
+        if is_news:
+            if len(self._told) == TOLD:
+                self._told.clear()
+            self._told.add(str(error))
+        log.log(logging.ERROR if is_news else logging.DEBUG, "%s: %s", where, error)
