@@ -20,11 +20,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from nnfs.constants import POLICIES
 from nnfs.errors import UsageError
 
 CONFIG_FILE = "/etc/nnfs.toml"
 CONFIG_ENVIRONMENT = "NNFS_CONFIG"
-POLICIES = ("auto", "hot", "cold", "never")
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SPANS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}

@@ -18,10 +18,11 @@ from pathlib import Path
 import pytest
 
 from nnfs import codec
+from nnfs.constants import DATA_FILE
 from nnfs.fs import fsck
 from nnfs.store import schema
 from nnfs.store.blocks import load_block
-from nnfs.store.env import DATA_FILE, Snapshot, Store
+from nnfs.store.env import Snapshot, Store
 from nnfs.store.schema import Dentry, Inode, MapNode
 from tests.conftest import why_no_mount
 from tests.harness import Mount, libc

@@ -13,7 +13,6 @@ from functools import cache
 from nnfs.codec.base import CM
 from nnfs.errors import CodecUnavailable
 
-SIZE = 1 << 17  # bytes of a chunk
 X86 = 16  # bit of a payload's first byte, see the codec's format
 
 

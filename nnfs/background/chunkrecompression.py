@@ -16,8 +16,9 @@ from nnfs.background.modelchanges import ModelChanges
 from nnfs.blockio.cold import BACKGROUND, READ
 from nnfs.blockio.reader import decode_verified
 from nnfs.codec.base import FIRST_COLD, NEURAL
+from nnfs.constants import Policy
 from nnfs.fs.candidates import Candidate
-from nnfs.fs.policy import Policy, Rules
+from nnfs.fs.policy import Rules
 from nnfs.store.blocks import Recode, load_block
 from nnfs.store.env import Store
 from nnfs.store.schema import Block

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import trio
 from xxhash import xxh3_64_intdigest
 
+from nnfs.background.busy import wait_while_busy
 from nnfs.background.calibration import SPECIAL, Kind, kind_of, sample
 from nnfs.background.modelreader import ModelReader
 from nnfs.background.outages import BITS, Outages
@@ -23,6 +24,7 @@ from nnfs.codec import NAMES
 from nnfs.codec.base import CM, NEURAL
 from nnfs.codec.compressible import compressible
 from nnfs.config import Options
+from nnfs.constants import Policy
 from nnfs.errors import (
     CodecError,
     CodecUnavailable,
@@ -34,7 +36,7 @@ from nnfs.errors import (
     kept,
 )
 from nnfs.fs import swapping
-from nnfs.fs.policy import Policy, Rules
+from nnfs.fs.policy import Rules
 from nnfs.proof import has_content
 from nnfs.store.schema import Block
 from nnfs.workers.pool import AHEAD, BACKGROUND, WorkItem
@@ -53,7 +55,6 @@ CM_LEAST = 8 << 10  # bytes of a chunk for which it is tried
 TEXT = 0.9  # share of printable bytes and UTF-8 above which data is text, where the network always wins
 REVIVE = 2048  # bytes of a chunk by which is found out whether a codec runs
 SPECIAL_BIT = 0x20  # in the state's settings: `cm` was too slow for content of a special kind
-BUSY_S, BUSY_MOST = 0.25, 40  # a busy mount: seconds between two looks, looks before it is measured all the same
 MEASURE_AGAIN, MEASURE_MOST = 600.0, 86400.0  # seconds, doubled each time: measuring takes all cores
 
 
@@ -308,10 +309,7 @@ class ColdEncoder:
             self.measuring -= 1
 
     async def _measured(self, codec_id: int, kind: Kind) -> float:
-        looks = 0
-        while looks < BUSY_MOST and self._busy():
-            looks += 1
-            await trio.sleep(BUSY_S)
+        await wait_while_busy(self._busy)
         plain = sample(kind)
         fingerprint = self._models.default() if codec_id == NEURAL else NO_MODEL
         payload = await self._work(Op.ENCODE, codec_id, plain, len(plain), fingerprint, READ)

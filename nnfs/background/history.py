@@ -13,7 +13,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-FILE = "jobs.json"
+from nnfs.constants import HISTORY_FILE
+
 KEPT = 50
 LISTED = 20  # damaged blocks of a record, with so many files each
 VERSION = 1
@@ -47,7 +48,7 @@ class History:
         """Write the file anew. No task fails for that."""
         if self._path is None or self._read_only:
             return
-        draft = self._path.with_name(f".{FILE}")
+        draft = self._path.with_name(f".{HISTORY_FILE}")
         text = json.dumps({"version": VERSION, "jobs": self.records, "scrubbed": self.scrubbed})
         try:
             with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:

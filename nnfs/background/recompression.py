@@ -20,6 +20,7 @@ from typing import TypeVar
 import trio
 import trio.lowlevel
 
+from nnfs.background.busy import wait_while_busy
 from nnfs.background.chunkrecompression import DECODING, ENCODING, PROVING, THAWING, ChunkRecompression
 from nnfs.background.encoder import ColdEncoder
 from nnfs.background.expectation import Way, expect
@@ -56,7 +57,6 @@ STARTING, MEASURING = "starting a worker", "measuring"
 WINDOW = 4 << 20  # plain bytes under way: two batches of a worker
 IN_FLIGHT = 400  # chunks under way; a worker takes 512
 LEAST = 8 << 10  # bytes that a chunk counts for at least in the window
-BUSY_S, BUSY_MOST = 0.25, 40  # a busy mount: seconds between two looks, looks before one batch goes on all the same
 WAIT_S = 1.0  # at most, until a task notices that it is cancelled
 FAILURES = 8  # of workers in a row, then the task fails
 CHUNK_FAILURES = 3  # with a payload, then background passes leave it alone until the next mount
@@ -187,17 +187,18 @@ class Recompression:
 
     async def _admit(self, flight: Flight, candidate: Candidate) -> None:
         """Wait until there is room for a chunk in the window, and the mount is not busy."""
-        cost, looks = max(LEAST, candidate.block.plain), 0
+        cost = max(LEAST, candidate.block.plain)
         await flight.task.checkpoint()
         while flight.chunks and (flight.plain + cost > WINDOW or flight.chunks >= IN_FLIGHT):
             await self._wait(flight)
-        while flight.task.number == 0 and looks < BUSY_MOST and self._busy():
-            looks += 1
-            await trio.sleep(BUSY_S)
-            await flight.task.checkpoint()
-            await self.swaps.flush(flight)
+        if flight.task.number == 0:
+            await wait_while_busy(self._busy, functools.partial(self._between, flight))
         flight.plain += cost
         flight.chunks += 1
+
+    async def _between(self, flight: Flight) -> None:
+        await flight.task.checkpoint()
+        await self.swaps.flush(flight)
 
     async def _one(self, flight: Flight, candidate: Candidate, rules: Rules) -> None:
         """Recompress one chunk, and note what came of it."""

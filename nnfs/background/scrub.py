@@ -19,6 +19,7 @@ from typing import Any
 import trio
 
 from nnfs.background import scrubreads
+from nnfs.background.busy import wait_while_busy
 from nnfs.background.interfaces import Parts
 from nnfs.background.repair import Repairer
 from nnfs.background.tasks import Task
@@ -36,7 +37,6 @@ from nnfs.store.schema import Block
 log = logging.getLogger(__name__)
 
 REST_S = 0.005  # between two slices
-BUSY_S, BUSY_MOST = 0.25, 40  # a busy mount: seconds between two looks at it, looks before one slice is done anyway
 SAVE_BLOCKS, SAVE_S = 1000, 5.0  # done since the progress was kept, before it is kept again
 WINDOW, IN_FLIGHT = 4 << 20, 400  # plain bytes and blocks that workers have in hand
 LEAST = 8 << 10  # bytes that a block counts for at least
@@ -208,11 +208,7 @@ class Scrub:
 
     async def _give_way(self, run: _Run) -> None:
         await run.task.checkpoint()
-        for _ in range(BUSY_MOST):
-            if not self._busy():
-                return
-            await trio.sleep(BUSY_S)
-            await run.task.checkpoint()
+        await wait_while_busy(self._busy, run.task.checkpoint)
 
     async def _admit(self, run: _Run, block: Block) -> None:
         """Wait until workers may be given one more."""

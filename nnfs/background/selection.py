@@ -10,9 +10,10 @@ from nnfs.background.flight import Aim
 from nnfs.background.modelreader import ModelReader
 from nnfs.codec.base import FIRST_COLD, NEURAL
 from nnfs.config import Options
+from nnfs.constants import Policy
 from nnfs.fs import policy
 from nnfs.fs.candidates import Ages, Look, Walk
-from nnfs.fs.policy import Policy, Rules
+from nnfs.fs.policy import Rules
 from nnfs.store import modelfiles
 from nnfs.store.env import Store
 from nnfs.store.schema import Block, Inode

@@ -13,7 +13,6 @@ from typing import Any
 import trio
 
 from nnfs.background.encoder import ColdEncoder
-from nnfs.background.history import FILE as HISTORY
 from nnfs.background.history import History
 from nnfs.background.interfaces import Parts
 from nnfs.background.modelchanges import ModelChanges
@@ -23,6 +22,7 @@ from nnfs.background.scrub import Scrub
 from nnfs.background.tasks import BESIDE, UNENDED, Task, Tasks
 from nnfs.codec import NAMES
 from nnfs.config import Options
+from nnfs.constants import HISTORY_FILE
 from nnfs.errors import NnfsError, UsageError
 from nnfs.fs import policy
 from nnfs.fs.filesystem import Filesystem
@@ -56,7 +56,7 @@ class Service:
         self._passes = Passes(parts, self._recompression, self._encoder, options)
         self._scrub = Scrub(parts, self._busy)
         background = self._background if options.compact and not parts.read_only else None
-        history = History(parts.store.place.here / HISTORY, read_only=parts.read_only)
+        history = History(parts.store.place.here / HISTORY_FILE, read_only=parts.read_only)
         self.tasks = Tasks(background, PASS_EVERY, FIRST_PASS, history)
         self._scope = trio.CancelScope()
         self._looked = (time.monotonic(), time.thread_time())

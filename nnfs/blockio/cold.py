@@ -9,7 +9,6 @@ reference worker does. Only when that errs, too, is the block damaged.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import logging
 import os
 from collections import Counter
@@ -24,7 +23,7 @@ from nnfs.config import Options
 from nnfs.errors import BlockDamaged, CodecError, CodecUnavailable, ModelMissing, TimedOut, WorkerError, again, kept
 from nnfs.proof import WRONG_CHECKSUM, WRONG_CONTENT, has_content, wrong_payload
 from nnfs.store.schema import Block
-from nnfs.workers.pool import AHEAD, BACKGROUND, URGENT, Outcome, Pool, WorkerSpec, WorkItem
+from nnfs.workers.pool import AHEAD, BACKGROUND, URGENT, Outcome, Pool, WorkerSpec, WorkItem, reference_environment
 from nnfs.workers.wire import NO_MODEL, Op
 
 __all__ = ["AHEAD", "BACKGROUND", "COMPACT", "READ", "REFERENCE", "URGENT", "Cold", "Progress", "specs"]
@@ -45,12 +44,11 @@ def specs(options: Options) -> list[WorkerSpec]:
     hang_s = min(HANG_S, options.read_timeout / 4)
     devices, cores = options.devices, len(os.sched_getaffinity(0))
     compact_threads = options.compact_threads or max(1, cores // 2)
-    other = (("NNFS_PRODUCT", "float"),) if importlib.util.find_spec("torch") else ()
     fast = [device for device in devices if device.partition(":")[0] == devices[0].partition(":")[0]]
     return [
         *(WorkerSpec(READ, device, options.threads or cores, hang_s=hang_s, idle_s=300.0) for device in fast),
         *(WorkerSpec(COMPACT, device, compact_threads, idle=True, hang_s=HANG_S, idle_s=300.0) for device in devices),
-        WorkerSpec(REFERENCE, "cpu", 1, hang_s=hang_s, idle_s=60.0, environment=other),
+        WorkerSpec(REFERENCE, "cpu", 1, hang_s=hang_s, idle_s=60.0, environment=reference_environment()),
     ]
 
 

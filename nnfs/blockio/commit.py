@@ -17,6 +17,7 @@ from nnfs.blockio.guard import Nursery
 from nnfs.blockio.reader import Reader
 from nnfs.blockio.space import PAGE, Space
 from nnfs.blockio.threads import run_fairly
+from nnfs.constants import DATA_FILE
 from nnfs.errors import (
     FsError,
     NnfsError,
@@ -28,7 +29,7 @@ from nnfs.errors import (
     again,
     kept,
 )
-from nnfs.store.env import DATA_FILE, Store
+from nnfs.store.env import Store
 from nnfs.store.schema import Inode
 
 log = logging.getLogger(__name__)

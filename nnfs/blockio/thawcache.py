@@ -22,7 +22,6 @@ from nnfs.store.schema import Block
 
 log = logging.getLogger(__name__)
 
-FOLDER = "thawed"  # in the store
 LEVEL = 3
 FREE_SHARE, FREE = 10, 1 << 30  # copies leave a tenth of the filesystem below free, or so many bytes
 BYTES_PER_FILE = 4096  # that a file takes up at least, and in whole

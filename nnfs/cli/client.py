@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from nnfs.cli import bymount
+from nnfs.constants import SOCKET_NAME
 from nnfs.errors import DaemonError
 
-SOCKET_NAME = "control"
 TIMEOUT_S = 60.0  # for an answer
 ANSWER_S = 10.0  # for a sign of life
 

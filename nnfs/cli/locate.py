@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnfs.cli import bymount, client
+from nnfs.constants import DATA_FILE, STORE_XATTR
 from nnfs.errors import DaemonError, StoreError, UsageError
 from nnfs.mount import table
 from nnfs.mount.table import FSTYPE, is_beneath, resolve
@@ -19,8 +20,6 @@ __all__ = [
     "mount_of", "mounts",
 ]  # fmt: skip
 
-DATA_FILE = "data.mdb"
-STORE_XATTR = "user.nnfs.store"
 LOOK_S = 5.0  # for a daemon to tell its store
 
 

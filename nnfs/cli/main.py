@@ -13,12 +13,12 @@ from typing import Any
 import nnfs
 from nnfs import names
 from nnfs.cli.parser import FsckParser, Parser, parsed
-from nnfs.config import CONFIG_FILE, POLICIES, described
+from nnfs.config import CONFIG_FILE, described, parse_size
+from nnfs.constants import DEFAULT_CHUNK_SIZE, POLICIES
 from nnfs.errors import NnfsError
 from nnfs.mount.table import resolve
 
 INTERRUPTED = 130
-DEFAULT_CHUNK_SIZE = 128 * 1024
 
 EXAMPLES = """\
 examples:
@@ -31,12 +31,11 @@ examples:
 
 
 def byte_count(text: str) -> int:
-    """Parse a number of bytes, with or without a binary K or M behind it."""
-    factor = {"K": 1 << 10, "M": 1 << 20}.get(text[-1:].upper(), 1)
-    digits = text[:-1] if factor > 1 else text
-    if not digits.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes: write 131072 or 128K")
-    return int(digits) * factor
+    """Parse a number of bytes for argparse."""
+    try:
+        return parse_size(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes: write 131072 or 128K") from None
 
 
 def positive(text: str) -> int:

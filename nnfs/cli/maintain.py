@@ -23,8 +23,9 @@ PATHS_SHOWN = 20  # of one problem
 
 def mkfs(args: argparse.Namespace) -> int:
     """Make an empty store."""
+    from nnfs.constants import DATA_FILE
     from nnfs.store import privacy
-    from nnfs.store.env import DATA_FILE, Store
+    from nnfs.store.env import Store
 
     path = Path(os.path.abspath(args.store))
     check_answers(args.store)

@@ -13,7 +13,8 @@ import re
 import sys
 from pathlib import Path
 
-from nnfs.cli.locate import DATA_FILE, mounts
+from nnfs.cli.locate import mounts
+from nnfs.constants import DATA_FILE
 from nnfs.errors import NotAStore, StoreError, UsageError
 
 FSTAB = "/etc/fstab"

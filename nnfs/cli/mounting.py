@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import errno
 import os
 import pwd
@@ -28,12 +27,13 @@ from nnfs.cli.locate import (
     mounts,
 )
 from nnfs.cli.witness import Witness, where_log
+from nnfs.constants import MNT_DETACH, MNT_FORCE
 from nnfs.errors import DaemonError, MountError, StoreBusy, StoreError, UsageError
 from nnfs.mount import holders, rendezvous
 from nnfs.mount.mountpoint import is_dead as mountpoint_is_dead
+from nnfs.mount.mountpoint import umount2
 from nnfs.mount.table import resolve
 
-MNT_FORCE, MNT_DETACH = 1, 2
 READY = b"+"
 SAY_AFTER_S = 5  # an unmount that takes longer says what it waits for
 
@@ -263,11 +263,10 @@ def _wait(pidfd: int, mountpoint: str, device: str, pid: int, store: Path) -> No
 
 
 def _unmount(mountpoint: str, *, lazy: bool, force: bool) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
     flags = (MNT_DETACH if lazy else 0) | (MNT_FORCE if force else 0)
-    if libc.umount2(os.fsencode(mountpoint), flags) == 0:
+    code = umount2(mountpoint, flags)
+    if not code:
         return
-    code = ctypes.get_errno()
     if code == errno.EPERM:
         _fusermount(["-u", *(["-z"] if lazy else []), "--", mountpoint])
     elif code == errno.EBUSY:

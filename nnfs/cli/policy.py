@@ -12,9 +12,9 @@ from nnfs import names
 from nnfs.cli import client
 from nnfs.cli.locate import Place, locate
 from nnfs.config import load_options
+from nnfs.constants import POLICY_XATTR
 from nnfs.errors import DaemonError, UsageError
 
-XATTR = "user.nnfs.policy"
 INHERIT = "inherit"
 _NOT_SET = (errno.ENODATA, errno.EOPNOTSUPP)
 
@@ -37,7 +37,7 @@ def find(place: Place) -> Found:
     path = Path(os.path.realpath(place.path.parent)) / place.path.name  # the directories that it really lies in
     for directory in (path, *path.parents):
         try:
-            return Found(os.fsdecode(os.getxattr(directory, XATTR, follow_symlinks=False)), directory)
+            return Found(os.fsdecode(os.getxattr(directory, POLICY_XATTR, follow_symlinks=False)), directory)
         except OSError as error:
             if error.errno not in _NOT_SET:
                 raise
@@ -61,11 +61,11 @@ def policy(args: argparse.Namespace) -> int:
         raise UsageError(f"{args.path} is a store: give a path on its mount")
     if args.policy == INHERIT:
         try:
-            os.removexattr(place.path, XATTR)
+            os.removexattr(place.path, POLICY_XATTR)
         except OSError as error:
             if error.errno not in _NOT_SET:
                 raise
     elif args.policy is not None:
-        os.setxattr(place.path, XATTR, args.policy.encode())
+        os.setxattr(place.path, POLICY_XATTR, args.policy.encode())
     print(f"{names.printable(place.path)}: {find(place)}")
     return 0

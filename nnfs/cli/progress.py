@@ -10,9 +10,9 @@ from typing import Any, Protocol
 from nnfs import names
 from nnfs.cli import client, tables
 from nnfs.cli.locate import Place, held
+from nnfs.constants import ROOT_INO
 from nnfs.errors import DaemonError, NnfsError, StoreDamaged
 
-ROOT_INO = 1
 FIRST_POLL_S, LAST_POLL_S = 0.05, 1.0  # between two questions: a short task's end is seen soon, a long one costs little
 STEP_PERCENT = 10  # of progress that is worth a line where there is no terminal
 RUNNING = ("queued", "running")

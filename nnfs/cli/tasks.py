@@ -8,6 +8,7 @@ from typing import Any
 from nnfs import names
 from nnfs.cli import client, progress, tables
 from nnfs.cli.locate import Place, locate
+from nnfs.constants import HISTORY_FILE
 
 
 def tasks(args: argparse.Namespace) -> int:
@@ -40,7 +41,7 @@ def known(place: Place) -> list[dict[str, Any]]:
         return answer
     from nnfs.background import history
 
-    return history.read(place.store / history.FILE)[0]
+    return history.read(place.store / HISTORY_FILE)[0]
 
 
 def _when(task: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nnfs.cli import client
-from nnfs.cli.locate import DATA_FILE
+from nnfs.constants import DATA_FILE
 from nnfs.errors import DaemonError, MountError, NotAStore, StoreBusy
 
 ASK_S = 10.0  # for what the daemon tells; an unmount does without it

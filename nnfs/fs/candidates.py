@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from nnfs.constants import Policy
 from nnfs.errors import RecordDamaged, StoreDamaged
-from nnfs.fs.policy import Policy, Rules, refine
+from nnfs.fs.policy import Rules, refine
 from nnfs.store import schema
 from nnfs.store.blocks import load_block
 from nnfs.store.env import Snapshot, Store

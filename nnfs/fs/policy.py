@@ -11,25 +11,17 @@
 
 from __future__ import annotations
 
-import enum
+import os
 from dataclasses import dataclass, replace
 
+from nnfs.constants import MODEL_XATTR, POLICY_XATTR, Policy
 from nnfs.errors import RecordDamaged, StoreDamaged, UsageError
 from nnfs.store import schema
 from nnfs.store.env import Snapshot
 from nnfs.store.schema import Inode
 
-POLICY, MODEL = b"user.nnfs.policy", b"user.nnfs.model"
+POLICY, MODEL = os.fsencode(POLICY_XATTR), os.fsencode(MODEL_XATTR)
 NAMES = (POLICY, MODEL)
-
-
-class Policy(enum.Enum):
-    """What recompression may do with a file."""
-
-    AUTO = "auto"
-    HOT = "hot"
-    COLD = "cold"
-    NEVER = "never"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import stat
 
+from nnfs.constants import STORE_XATTR
 from nnfs.errors import UsageError
 from nnfs.fs import report
 from nnfs.fs.filesystem import Filesystem
 from nnfs.store.env import Store
 from nnfs.store.schema import Inode
 
-STORE, INO = b"user.nnfs.store", b"user.nnfs.ino"
+STORE, INO = os.fsencode(STORE_XATTR), b"user.nnfs.ino"
 STORED, CODECS = b"user.nnfs.stored_bytes", b"user.nnfs.codecs"
 COMPUTED = (STORE, INO, STORED, CODECS)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import stat
 import time
 
+from nnfs.constants import VIRTUAL_XATTRS
 from nnfs.errors import FsError, RecordDamaged, UsageError
 from nnfs.fs import acl, policy
 from nnfs.fs.filesystem import Filesystem
@@ -14,7 +16,7 @@ from nnfs.store.schema import Inode
 
 ACL_ACCESS = b"system.posix_acl_access"
 ACL_DEFAULT = b"system.posix_acl_default"
-VIRTUAL = b"user.nnfs."
+VIRTUAL = os.fsencode(VIRTUAL_XATTRS)
 _NAMESPACES = (b"user.", b"trusted.", b"security.", b"system.posix_acl_")
 
 

@@ -33,6 +33,7 @@ BIASES = MATCH_BIAS + MATCH_BUCKETS
 # What float32 sums exactly: inputs of a product, 127 * 127 each, and positions of attention, 2047 * 127 each
 MOST_INPUTS = 1040
 MOST_WINDOW = 64
+HEAD, WINDOW = 32, 64  # the sizes that the attention kernels are compiled for
 MOST_NGRAM_BITS = 24
 
 # Hashed n-grams: what a table of embeddings is looked up by. "word" hashes the letters since the last non-letter.

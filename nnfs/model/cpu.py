@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from nnfs.errors import ModelMissing
 from nnfs.model import numbakernels as kernels
+from nnfs.model.architecture import HEAD, WINDOW
 from nnfs.model.features import Features
 from nnfs.model.fixedpoint import norm_numerator
 from nnfs.model.matmul import Kind, choose
@@ -45,7 +46,7 @@ class CpuModel:
     def __init__(self, weights: Weights, product: str | None = None) -> None:
         """`product`: a forced choice, see `matmul.choose`. Raises `CodecError` when this machine has no exact one."""
         a = weights.architecture
-        if (a.head, a.window, a.heads // a.kv_heads) != (kernels.HEAD, kernels.WINDOW, kernels.GROUP):
+        if (a.head, a.window, a.heads // a.kv_heads) != (HEAD, WINDOW, kernels.GROUP):
             raise ModelMissing(f"the CPU engine has no kernel for heads of {a.head} and a window of {a.window}")
         self.weights = weights
         self.ngrams = kernels.flat_ngrams(weights.ngrams)

@@ -8,11 +8,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from nnfs.constants import PRODUCT_VARIABLE
 from nnfs.errors import ModelMissing
 from nnfs.model.features import Features
 from nnfs.model.weights import Weights
-
-PRODUCT = "NNFS_PRODUCT"  # the environment variable that forces a product: "native", "vnni", "int8" or "float"
 
 
 class Engine(Protocol):
@@ -46,7 +45,7 @@ def open_model(weights: Weights, device: str = "cpu", product: str | None = None
     Raises `CodecError` when the device is not there or does not compute exactly, `ModelMissing` for a model that
     it cannot run.
     """
-    product = product or os.environ.get(PRODUCT) or None
+    product = product or os.environ.get(PRODUCT_VARIABLE) or None  # "native", "vnni", "int8" or "float"
     if device == "cpu":
         if product in (None, "native"):
             from nnfs.model.native import NativeModel

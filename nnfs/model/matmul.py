@@ -17,17 +17,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nnfs.constants import PRODUCT_VARIABLE
 from nnfs.errors import CodecError
-from nnfs.model.engines import PRODUCT
-
-VARIABLE = PRODUCT  # the environment's choice, for tests: "int8" or "float"
+from nnfs.model.architecture import HEAD, WINDOW
+from nnfs.model.fixedpoint import ATTENTION_TOP
 
 # (inputs, outputs) and rows of the products that are tried. Kernels differ by rows: vector, small, odd, whole tiles.
 SHAPES = ((256, 384), (256, 1024), (1024, 256))
 ROWS = (1, 17, 32, 33)
 MANY_ROWS = 1000
 CUDA_ROWS = 32  # int8 units want more than 16, and multiples of 8: `CudaEngine` asks for no others
-ATTENTION_TOP, HEAD, WINDOW = 2047, 32, 64
 
 
 class Int8Weight:
@@ -72,13 +71,13 @@ def choose(device: str, forced: str | None = None) -> Kind:
 
     The tests run once per process. Raises `CodecError` when none is exact, or the forced one is not.
     """
-    return PRODUCTS[_chosen(device, forced or os.environ.get(VARIABLE) or None)]
+    return PRODUCTS[_chosen(device, forced or os.environ.get(PRODUCT_VARIABLE) or None)]
 
 
 @cache
 def _chosen(device: str, forced: str | None) -> str:
     if forced is not None and forced not in PRODUCTS:
-        raise CodecError(f"{VARIABLE}: no product {forced}; there are: {', '.join(PRODUCTS)}")
+        raise CodecError(f"{PRODUCT_VARIABLE}: no product {forced}; there are: {', '.join(PRODUCTS)}")
     plain_float32()
     operands = list(_operands(device != "cpu"))
     exact = [name for name in ([forced] if forced else PRODUCTS) if is_exact(PRODUCTS[name], device, operands)]

@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 from nnfs.errors import CodecError, ModelMissing
 from nnfs.kernels import library as native
 from nnfs.kernels.library import Library, address
-from nnfs.model.architecture import BIASES, INPUT_ROWS
+from nnfs.model.architecture import BIASES, HEAD, INPUT_ROWS, WINDOW
 from nnfs.model.features import Features
 from nnfs.model.fixedpoint import norm_numerator
 from nnfs.model.weights import Layer, Product, Weights
 
-HEAD, WINDOW = 32, 64  # what attention is compiled for
 PACKED, QUAD, BLOCK = 16, 4, 64  # of packed weights, see nnfs.h; outputs and inputs come in blocks
 
 Arrays = list[NDArray[Any]]

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnfs.mixer.compiling import njit
+from nnfs.model.architecture import HEAD, WINDOW
 from nnfs.model.attentiontiles import make_product
 from nnfs.model.fixedpoint import (
     ACT_LIMIT,
@@ -30,7 +31,7 @@ Int8: TypeAlias = NDArray[np.int8]
 Int32: TypeAlias = NDArray[np.int32]
 Float32: TypeAlias = NDArray[np.float32]
 
-HEAD, WINDOW, GROUP = 32, 64, 4  # the sizes that the attention kernel is compiled for; GROUP: queries that share a key
+GROUP = 4  # queries that share a key: the attention kernel is compiled for it, as for HEAD and WINDOW
 
 
 @njit(cache=True, nogil=True)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from nnfs.errors import CodecError, ModelMissing
 from nnfs.mixer.compiling import njit
 from nnfs.model import numbakernels
+from nnfs.model.architecture import HEAD, WINDOW
 from nnfs.model.attentiontiles import array_at
 from nnfs.model.features import Features
 from nnfs.model.fixedpoint import norm_numerator
@@ -197,7 +198,7 @@ class VnniModel:
         if not available():
             raise CodecError("this processor has no AVX-512 VNNI")
         a = weights.architecture
-        if (a.head, a.window, a.heads // a.kv_heads) != (numbakernels.HEAD, numbakernels.WINDOW, numbakernels.GROUP):
+        if (a.head, a.window, a.heads // a.kv_heads) != (HEAD, WINDOW, numbakernels.GROUP):
             raise ModelMissing(f"the CPU engine has no kernel for heads of {a.head} and a window of {a.window}")
         self.weights = weights
         products = [p for layer in weights.layers for p in (layer.qkv, layer.out, layer.up, layer.down)]

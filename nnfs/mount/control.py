@@ -26,7 +26,6 @@ from nnfs.errors import DaemonError, NnfsError, UsageError, kept
 from nnfs.mount import rendezvous
 from nnfs.store.reserve import NO_ROOM
 
-SOCKET_NAME = "control"
 MAX_REQUEST = 64 * 1024  # bytes of one line
 MAX_CLIENTS = 16  # at once; further ones wait in the socket's queue
 PAUSE_S = 1.0  # after a client could not be let in
@@ -150,9 +149,7 @@ async def _accept(
 
 
 def _user(stream: trio.SocketStream) -> int:
-    data = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, rendezvous.CREDENTIALS.size)
-    uid: int = rendezvous.CREDENTIALS.unpack(data)[1]
-    return uid
+    return rendezvous.peer(stream.socket)[1]
 
 
 def _remove(path: Path | None) -> None:

@@ -23,7 +23,6 @@ from nnfs.background.modelchanges import ModelChanges
 from nnfs.background.modelreader import ModelReader
 from nnfs.background.repair import RepairedBlocks
 from nnfs.background.service import Service
-from nnfs.blockio import thawcache
 from nnfs.blockio.cold import Cold, specs
 from nnfs.blockio.commit import Committer
 from nnfs.blockio.dirty import DirtyData
@@ -32,6 +31,7 @@ from nnfs.blockio.reader import Reader
 from nnfs.blockio.space import Space
 from nnfs.blockio.thawcache import Thawed
 from nnfs.config import Options, load_options
+from nnfs.constants import DATA_FILE, SOCKET_NAME, THAWED_FOLDER
 from nnfs.errors import MountError, NnfsError, StoreDamaged
 from nnfs.fs import report
 from nnfs.fs.accesstimes import AccessTimes
@@ -45,7 +45,7 @@ from nnfs.mount.ops import Operations
 from nnfs.mount.options import MountOptions, atime_of, parse_options, words
 from nnfs.mount.signals import Signals, name_of
 from nnfs.mount.table import MountInfo
-from nnfs.store import env, privacy, verify
+from nnfs.store import privacy, verify
 from nnfs.store.env import Store
 from nnfs.workers.pool import Pool
 
@@ -85,7 +85,7 @@ def run(store_path: Path, mountpoint: Path, options: list[str], ready: Callable[
 
 def open_store(path: Path, *, read_only: bool = False) -> Store:
     """Open a store. Checks it when it was not closed cleanly, and closes it to other users."""
-    unclean_file = path / env.DATA_FILE
+    unclean_file = path / DATA_FILE
     store = Store.open(path, readonly=read_only)
     try:
         _check(store, unclean_file, read_only=read_only)
@@ -142,7 +142,7 @@ class Daemon:
         models, self.repaired = ModelReader(store), RepairedBlocks(read_only=read_only)
         self.pool = Pool(specs(own), models.find)
         self.cold = Cold(self.pool, models.fingerprint, own.read_timeout, self.repaired.put)
-        self.thawed = Thawed(store.place.here / thawcache.FOLDER, own.thawed if store.writable else 0)
+        self.thawed = Thawed(store.place.here / THAWED_FOLDER, own.thawed if store.writable else 0)
         self.reader = Reader(
             store, self.fs, self.data, cache_bytes=own.cache, timeout=own.read_timeout,
             cold=self.cold, thawed=self.thawed,
@@ -236,7 +236,7 @@ class Daemon:
         }  # fmt: skip
         handlers = {**self.background.handlers, **own}
         found = rendezvous.address(self.connection.mount.device, self.connection.mount.source)
-        socket_path = self.store.place.here / control.SOCKET_NAME if self.store.writable else None
+        socket_path = self.store.place.here / SOCKET_NAME if self.store.writable else None
         room = self.space.lend_a_name
         await nursery.start(functools.partial(control.serve, socket_path, handlers, address=found, make_room=room))
         ending = Ending(self.connection, self.committer.sync, self._serving.cancel, self._remounted)

@@ -11,13 +11,13 @@ import subprocess
 import threading
 from collections.abc import Mapping
 
+from nnfs.constants import MNT_DETACH
 from nnfs.errors import MountError
 from nnfs.mount.table import FSTYPE, MountInfo, mounts, resolve
 
 log = logging.getLogger(__name__)
 
 LOOK_S = 5.0  # for a mount to show whether its daemon lives
-MNT_DETACH = 2
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -36,12 +36,18 @@ def mount_error(code: int, what: str, advice: Mapping[int, str]) -> MountError:
     return error
 
 
+def umount2(mountpoint: str, flags: int) -> int:
+    """Call umount2(2) and return its errno, 0 when it is done. Blocks until the kernel has written everything back."""
+    return 0 if libc.umount2(os.fsencode(mountpoint), flags) == 0 else ctypes.get_errno()
+
+
 def unmount_path(mountpoint: str, *, lazy: bool = False) -> None:
-    """umount2(2), or fusermount3 for who is not root. Blocks until the kernel has written everything back."""
+    """Unmount as root by umount2(2), as another user by fusermount3. Raises `MountError`."""
     if os.geteuid() == 0:
         advice = {errno.EBUSY: "files are open or a shell stands in it: close them, or unmount lazily"}
-        done = libc.umount2(os.fsencode(mountpoint), MNT_DETACH if lazy else 0)
-        check_call(done, f"cannot unmount {mountpoint}", advice)
+        code = umount2(mountpoint, MNT_DETACH if lazy else 0)
+        if code:
+            raise mount_error(code, f"cannot unmount {mountpoint}", advice)
         return
     command = ["fusermount3", "-u", *(["-z"] if lazy else []), "--", mountpoint]
     done = subprocess.run(command, capture_output=True, text=True, errors="surrogateescape", check=False)

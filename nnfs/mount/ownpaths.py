@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nnfs
 from nnfs.config import CONFIG_ENVIRONMENT, CONFIG_FILE
+from nnfs.constants import SOCKET_NAME, THAWED_FOLDER
 from nnfs.errors import UsageError
 from nnfs.mount.table import FSTYPE, is_beneath, mounts, resolve
 
@@ -50,7 +51,7 @@ def _opened(store: Path, log_file: Path | None) -> Iterator[tuple[str, str, str]
     elsewhere = "choose another mount point"
     yield "the store", os.fspath(store), elsewhere
     if os.path.isdir(store):  # its parts may be symbolic links
-        for name in sorted({"thawed", "control", *os.listdir(store)}):
+        for name in sorted({THAWED_FOLDER, SOCKET_NAME, *os.listdir(store)}):
             yield "a part of the store", os.path.join(store, name), elsewhere
     if log_file is not None:
         yield "the log", os.fspath(log_file), "name another file with --log"

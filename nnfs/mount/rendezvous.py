@@ -12,6 +12,7 @@ import os
 import socket
 import struct
 from hashlib import blake2b
+from typing import Protocol
 
 CREDENTIALS = struct.Struct("iII")  # pid, uid, gid
 
@@ -25,7 +26,13 @@ def address(device: str, source: str) -> bytes:
     return f"\0nnfs/{device}/{mark}".encode()
 
 
-def peer(sock: socket.socket) -> tuple[int, int]:
+class Socket(Protocol):
+    """A socket of Python's, or one of trio's."""
+
+    def getsockopt(self, level: int, optname: int, buflen: int, /) -> bytes: ...
+
+
+def peer(sock: Socket) -> tuple[int, int]:
     """Process and user at the other end, as the kernel knows them."""
     pid, uid, _ = CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size))
     return pid, uid

@@ -22,15 +22,14 @@ from typing import Any, Self
 import lmdb
 
 from nnfs import errors
+from nnfs.constants import DATA_FILE, DRAFT_FOLDER, RESERVE_FILE
 from nnfs.store import btrfs, claims, freepages, locktable, mapsize, privacy, reserve, schema, whereabouts
 from nnfs.store.schema import Inode, State, Superblock
 
 LET_GO = 4  # tries of a commit that finds no room: the last of them may have all that is held
-DATA_FILE = whereabouts.DATA_FILE
 PAGE, PAGE_HEADER = 4096, 16  # bytes of LMDB
 SLACK = 64 << 10  # bytes of a commit: roots, meta page, and what was counted wrongly
-DRAFT = ".creating"  # where a new store is made
-IGNORED_IN_EMPTY = {"lost+found", DRAFT}  # of a freshly made ext4; of a creation that was cut short
+IGNORED_IN_EMPTY = {"lost+found", DRAFT_FOLDER}  # of a freshly made ext4; of a creation that was cut short
 
 
 def translate(error: lmdb.Error) -> errors.NnfsError:
@@ -348,7 +347,7 @@ class Store:
     @classmethod
     def _create_beside(cls, path: Path, lock: int, chunk_size: int) -> None:
         """Make the data file in a directory of its own and move it when it is whole: a store is there or it is not."""
-        draft = path / DRAFT
+        draft = path / DRAFT_FOLDER
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(privacy.FOLDER)
         btrfs.overwrite_in_place(draft)
@@ -552,7 +551,7 @@ class Store:
 
     def physical_bytes(self) -> int:
         """Bytes that the store's files occupy on the filesystem below (st_blocks x 512), the reserve not counted."""
-        files = (entry for entry in os.scandir(self.place.here) if entry.name != reserve.FILE)
+        files = (entry for entry in os.scandir(self.place.here) if entry.name != RESERVE_FILE)
         return sum(entry.stat(follow_symlinks=False).st_blocks * 512 for entry in files)
 
     def punch(self, keep: int, budget: int) -> int:

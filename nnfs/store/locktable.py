@@ -21,7 +21,8 @@ from pathlib import Path
 
 import lmdb._envid
 
-DATA_FILE, LOCK_FILE = "data.mdb", "lock.mdb"
+from nnfs.constants import DATA_FILE, LOCK_FILE
+
 SIZE = 64 << 10  # bytes: LMDB takes what is there; 64 for each of its 1,000 readers
 _F_OFD_SETLK = 37  # fcntl.h: a lock of the open file, not of the process
 _NO_EXEC = 0x8  # MFD_NOEXEC_SEAL: some systems allow no other; old kernels do not know it

@@ -9,12 +9,15 @@ import os
 import stat
 from pathlib import Path
 
+from nnfs.constants import DATA_FILE, DRAFT_FOLDER, HISTORY_FILE, LOCK_FILE, RESERVE_FILE, SOCKET_NAME, THAWED_FOLDER
+
 FILE, FOLDER = 0o600, 0o700
 OTHERS = 0o077  # the bits of everybody but the owner
 UMASK = OTHERS  # of every process of nnfs: what it forgets to close is closed
 
-FOLDERS = ("thawed", ".creating")
-FILES = ("data.mdb", "lock.mdb", "control", "reserve", "jobs.json", ".jobs.json")  # test_privacy sees what is forgotten
+FOLDERS = (THAWED_FOLDER, DRAFT_FOLDER)
+# test_privacy sees what is forgotten
+FILES = (DATA_FILE, LOCK_FILE, SOCKET_NAME, RESERVE_FILE, HISTORY_FILE, f".{HISTORY_FILE}")
 FOREIGN_MODE = stat.S_IWGRP | stat.S_IWOTH  # of a folder that holds other things as well
 
 

@@ -17,12 +17,12 @@ import os
 import threading
 from pathlib import Path
 
+from nnfs.constants import RESERVE_FILE
 from nnfs.errors import OutOfSpace
 from nnfs.store import btrfs, freepages
 
 log = logging.getLogger(__name__)
 
-FILE = "reserve"  # in the store
 AT_ONCE = 2 << 20  # bytes
 STEP = 64 << 10  # bytes: less than that is not asked for
 LEFT_MIN, LEFT_SHARE = 4 << 20, 32  # bytes, or a share, that btrfs is left for its own trees
@@ -87,7 +87,7 @@ class Reserve:
 
     def _open(self) -> None:
         try:
-            self._fd = os.open(self.folder / FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            self._fd = os.open(self.folder / RESERVE_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             self.on_btrfs = btrfs.is_btrfs(self._fd)
             if self.on_btrfs:
                 lower = os.statvfs(self.folder)  # its own trees need room for whatever is changed, freed even
@@ -101,7 +101,7 @@ class Reserve:
         except OSError as error:
             if error.errno in NO_ROOM:
                 self.refusal = error.errno
-            log.warning("%s: no space is kept in reserve: %s", self.folder / FILE, error.strerror)
+            log.warning("%s: no space is kept in reserve: %s", self.folder / RESERVE_FILE, error.strerror)
 
     def _allocates(self) -> bool:
         try:
@@ -143,7 +143,7 @@ class Reserve:
             except OSError as error:
                 self._drop_rest()
                 if error.errno not in NO_ROOM:
-                    log.warning("%s does not grow: %s", self.folder / FILE, error.strerror)
+                    log.warning("%s does not grow: %s", self.folder / RESERVE_FILE, error.strerror)
                     break
                 self.refusal = error.errno
                 step = step // 2 if step >= 2 * STEP else 0
@@ -187,9 +187,9 @@ class Reserve:
     def _replace(self, target: int) -> None:
         """btrfs may have no room for cutting a file; removing one it always has."""
         try:
-            os.unlink(self.folder / FILE)
+            os.unlink(self.folder / RESERVE_FILE)
         except OSError as error:
-            log.warning("%s: %s", self.folder / FILE, error.strerror)
+            log.warning("%s: %s", self.folder / RESERVE_FILE, error.strerror)
             return
         os.close(self._fd)
         self._fd, self.held, self.works = -1, 0, False

@@ -13,17 +13,18 @@ from typing import ClassVar
 
 from xxhash import xxh3_64_digest, xxh3_64_intdigest
 
+from nnfs import constants
 from nnfs.errors import RecordDamaged
 
 FORMAT_VERSION = 1
 MAGIC = b"nnfs"
 ENGINE = 0  # lib_version= of py-lmdb: LMDB 0.9, data format 1
 
-ROOT_INO = 1
+ROOT_INO = constants.ROOT_INO
 FIRST_FREE_INO = 16  # 2..15 are reserved (lost+found and what may come)
 INO_BITS = 48  # the upper 16 bits of an inode number in a key are room for a snapshot number; 0 is the live tree
 NODE_SPAN = 64  # chunks mapped by one map node
-DEFAULT_CHUNK_SIZE = 128 * 1024
+DEFAULT_CHUNK_SIZE = constants.DEFAULT_CHUNK_SIZE
 MIN_CHUNK_SIZE, MAX_CHUNK_SIZE = 16 * 1024, 1024 * 1024
 NAME_MAX = 255
 SYMLINK_MAX = 4095

@@ -6,10 +6,9 @@ import errno
 import os
 from pathlib import Path
 
+from nnfs.constants import DATA_FILE
 from nnfs.errors import StoreDamaged, StoreError
 from nnfs.store.freepages import sound_metas
-
-DATA_FILE = "data.mdb"
 
 
 class Whereabouts:

@@ -18,6 +18,7 @@ from pathlib import Path
 from nnfs.codec import bitstream
 from nnfs.codec.cm import ContextMixing
 from nnfs.codec.neural import Neural, stored_dictionary
+from nnfs.constants import DEFAULT_CHUNK_SIZE as CHUNK
 from nnfs.errors import CodecError, UsageError
 from nnfs.mixer.startvalues import STORED
 from nnfs.mixer.state import MixState
@@ -29,7 +30,6 @@ from nnfs.model.lanes import lanes_for
 from nnfs.model.weights import DICTIONARY, Weights, load_weights
 from nnfs.train import dictionary, mixing
 
-CHUNK = 1 << 17  # bytes
 SAMPLE = 16 << 20  # bytes that are looked at
 HELD_OUT = 6 * CHUNK  # bytes, at most a quarter of the sample
 LEARN = 8 * CHUNK  # for the start values; as well

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from nnfs.codec import CODECS, NAMES
 from nnfs.codec.base import CM, NEURAL, PPM, ColdCodec
+from nnfs.constants import PRODUCT_VARIABLE
 from nnfs.errors import CodecError, ModelMissing
 from nnfs.workers.threaded import OneByOne
 from nnfs.workers.wire import NO_MODEL
@@ -47,7 +48,6 @@ class Served(Protocol):
 PRESETS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "model", "presets")
 SUFFIX = ".safetensors"
 CANNOT_LOOK = 3  # exit status of `main`
-PRODUCT = "NNFS_PRODUCT"  # the variable of `nnfs.model.engines` that forces an engine
 
 
 class Catalogue:
@@ -99,7 +99,7 @@ class Catalogue:
         try:
             return opener(model)
         except ImportError as error:
-            if os.environ.pop(PRODUCT, ""):  # somebody wanted another engine than the one that runs here
+            if os.environ.pop(PRODUCT_VARIABLE, ""):  # somebody wanted another engine than the one that runs here
                 log.warning("codec %s: %s: the usual engine is used", name, error)
                 return self._opened(name, opener, model)
             if not isinstance(error, ModuleNotFoundError) or not error.name:

@@ -15,11 +15,14 @@ from concurrent.futures import Future
 from typing import Self, cast
 
 from nnfs.workers.board import AHEAD, BACKGROUND, URGENT, Board, Outcome, WorkItem
-from nnfs.workers.process import WorkerSpec
+from nnfs.workers.process import WorkerSpec, reference_environment
 from nnfs.workers.supervisor import Supervisor, WorkerState
 from nnfs.workers.wire import NO_MODEL, Info, Op
 
-__all__ = ["AHEAD", "BACKGROUND", "URGENT", "Outcome", "Pool", "WorkItem", "WorkerSpec", "WorkerState"]
+__all__ = [
+    "AHEAD", "BACKGROUND", "URGENT", "Outcome", "Pool", "WorkItem", "WorkerSpec", "WorkerState",
+    "reference_environment",
+]  # fmt: skip
 
 LIMIT = 64 << 20  # bytes of jobs that are neither urgent nor answered
 BACKOFF_S = 0.1  # before the first restart, doubled by each further one

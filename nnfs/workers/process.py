@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import select
@@ -12,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from nnfs.constants import PRODUCT_VARIABLE
 from nnfs.errors import WireError, WorkerError
 from nnfs.workers.wire import Bye, Frames, Hello, Message, pack
 from nnfs.workers.worker import RECEIVE, quiet_threads
@@ -38,6 +40,11 @@ class WorkerSpec:
     idle: bool = False  # runs only when nobody else wants the processor, and so does its I/O
     environment: tuple[tuple[str, str], ...] = ()  # variables that it has besides ours
     serve: str = "nnfs.workers.catalogue:Catalogue"
+
+
+def reference_environment() -> tuple[tuple[str, str], ...]:
+    """Return the variables of a reference worker: torch's float32 products, where torch is, and no other engine."""
+    return ((PRODUCT_VARIABLE, "float"),) if importlib.util.find_spec("torch") else ()
 
 
 class WorkerProcess:

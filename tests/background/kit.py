@@ -25,7 +25,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import nnfs.model
-from nnfs.background import encoder, modelchanges, modelreader, passes, recompression, scrub, service, swaps, tasks
+from nnfs.background import (
+    busy,
+    encoder,
+    modelchanges,
+    modelreader,
+    passes,
+    scrub,
+    service,
+    swaps,
+    tasks,
+)
 from nnfs.blockio import commit
 from nnfs.blockio.cold import Cold, Progress, specs
 from nnfs.cli import client
@@ -100,9 +110,9 @@ def patch(mode: str) -> None:
     service.FIRST_PASS = service.PASS_EVERY = 0.05
     tasks.LOOKING = 1
     passes.REST = passes.REST_MOST = 0.2
-    recompression.BUSY_MOST = 0
+    busy.BUSY_MOST = 0
     swaps.FLUSH_S = 0.1
-    scrub.BUSY_MOST, scrub.REST_S = 0, 0.0
+    scrub.REST_S = 0.0
     if mode == "none":
         service.FIRST_PASS = service.PASS_EVERY = 1e9
     if mode == "all":

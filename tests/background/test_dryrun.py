@@ -10,9 +10,10 @@ import trio.testing
 
 from nnfs.background.dryrun import SAMPLES, TOGETHER, Sample
 from nnfs.background.tasks import Gate, Task
+from nnfs.constants import Policy
 from nnfs.errors import Cancelled, WorkerError
 from nnfs.fs.candidates import Candidate
-from nnfs.fs.policy import Policy, Rules
+from nnfs.fs.policy import Rules
 from nnfs.store.schema import Block
 
 RULES = Rules(Policy.AUTO)

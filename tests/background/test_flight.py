@@ -14,7 +14,7 @@ import pytest
 import trio
 import trio.testing
 
-from nnfs.background import encoder, recompression, swaps
+from nnfs.background import busy, encoder, recompression, swaps
 from nnfs.background.encoder import BATCH, ColdEncoder, Payload, Proof
 from nnfs.background.flight import Aim, Flight, Ready
 from nnfs.background.interfaces import Parts
@@ -24,10 +24,11 @@ from nnfs.blockio.cold import COMPACT, REFERENCE
 from nnfs.codec import encode_hot
 from nnfs.codec.base import CM, NEURAL
 from nnfs.config import Options
+from nnfs.constants import Policy
 from nnfs.errors import CodecError, EnginesDisagree, JobKills, NnfsError, OutOfSpace, WorkerError
 from nnfs.fs import swapping
 from nnfs.fs.candidates import Candidate, Piece
-from nnfs.fs.policy import Policy, Rules
+from nnfs.fs.policy import Rules
 from nnfs.store.blocks import Recode
 from nnfs.store.schema import Block
 from nnfs.workers import pool
@@ -169,7 +170,7 @@ async def test_a_batch_is_not_checked_by_the_next_one() -> None:
 
 async def test_a_busy_mount_is_not_held_up_by_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     """It waits for a while, and then readers overtake it."""
-    monkeypatch.setattr(encoder, "BUSY_S", 0.0)
+    monkeypatch.setattr(busy, "BUSY_S", 0.0)
     workers, looks = Workers(), [True, True, False]
     under_test = coder(workers)
     under_test._busy = lambda: looks.pop(0)

@@ -13,8 +13,9 @@ import pytest
 import trio
 import trio.testing
 
-from nnfs.background.history import FILE, KEPT, LISTED, History
+from nnfs.background.history import KEPT, LISTED, History
 from nnfs.background.tasks import Task, Tasks
+from nnfs.constants import HISTORY_FILE
 from nnfs.errors import UsageError, WorkerError
 from tests.background.test_tasks import Work, serving
 
@@ -29,7 +30,7 @@ def scrub(number: int, since: float, *, deep: bool = False, unchecked: int = 0, 
 
 
 def test_the_last_ones_are_kept_over_remounts(tmp_path: Path) -> None:
-    path = tmp_path / FILE
+    path = tmp_path / HISTORY_FILE
     history = History(path)
     assert (history.records, history.scrubbed, history.last) == ([], {}, 0)
     for number in range(1, KEPT + 10):
@@ -39,11 +40,11 @@ def test_the_last_ones_are_kept_over_remounts(tmp_path: Path) -> None:
     assert [one["job"] for one in again.records] == list(range(10, KEPT + 10))
     assert (again.last, again.records[0]["path"]) == (KEPT + 9, "/a\udcff\n")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert os.listdir(tmp_path) == [FILE]
+    assert os.listdir(tmp_path) == [HISTORY_FILE]
 
 
 def test_a_record_is_short(tmp_path: Path) -> None:
-    history = History(tmp_path / FILE)
+    history = History(tmp_path / HISTORY_FILE)
     damaged = [{"block": n, "why": "why", "files": ["/f at 0"] * 500} for n in range(1000)]
     history.add(record(1, kind="scrub", state="failed", result={"damaged": damaged}))
     found = history.records[0]["result"]
@@ -53,7 +54,7 @@ def test_a_record_is_short(tmp_path: Path) -> None:
 
 
 def test_when_everything_was_last_found_sound(tmp_path: Path) -> None:
-    history = History(tmp_path / FILE)
+    history = History(tmp_path / HISTORY_FILE)
     history.add(scrub(1, 100.0))
     assert history.scrubbed == {"checksums": 100.0}
     history.add(scrub(2, 200.0, deep=True))
@@ -63,21 +64,25 @@ def test_when_everything_was_last_found_sound(tmp_path: Path) -> None:
         history.add(record(number))
     assert history.scrubbed == {"checksums": 200.0, "deep": 200.0}
     history.write()
-    assert History(tmp_path / FILE).scrubbed == history.scrubbed
+    assert History(tmp_path / HISTORY_FILE).scrubbed == history.scrubbed
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "[]", "{}", '{"jobs": 1, "scrubbed": {}}', '{"jobs": [1]}', "\xff"])
 def test_a_bad_file_is_begun_anew(text: str, tmp_path: Path) -> None:
-    (tmp_path / FILE).write_bytes(text.encode("latin-1"))
-    history = History(tmp_path / FILE)
+    (tmp_path / HISTORY_FILE).write_bytes(text.encode("latin-1"))
+    history = History(tmp_path / HISTORY_FILE)
     assert history.records == []
     history.add(record(1))
     history.write()
-    assert History(tmp_path / FILE).last == 1
+    assert History(tmp_path / HISTORY_FILE).last == 1
 
 
 def test_what_cannot_be_written_is_no_trouble(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    for history in (History(None), History(tmp_path / FILE, read_only=True), History(tmp_path / "gone" / FILE)):
+    for history in (
+        History(None),
+        History(tmp_path / HISTORY_FILE, read_only=True),
+        History(tmp_path / "gone" / HISTORY_FILE),
+    ):
         history.add(record(1))
         history.write()
     assert os.listdir(tmp_path) == []
@@ -86,7 +91,7 @@ def test_what_cannot_be_written_is_no_trouble(tmp_path: Path, caplog: pytest.Log
 
 async def test_every_end_is_kept_and_told_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    jobs, work = Tasks(None, 60, 5, History(tmp_path / FILE)), Work()
+    jobs, work = Tasks(None, 60, 5, History(tmp_path / HISTORY_FILE)), Work()
 
     async def fails(job: Task) -> None:
         job.done_chunks, job.done_bytes, job.phase = 3, 300, "encoding"
@@ -102,7 +107,7 @@ async def test_every_end_is_kept_and_told_in_one_line(tmp_path: Path, caplog: py
         await trio.testing.wait_all_tasks_blocked()
         jobs.cancel(queued.number)
         assert jobs.told(failed.number)["error"] == "no\nworker"
-    states = {record["job"]: record["state"] for record in History(tmp_path / FILE).records}
+    states = {record["job"]: record["state"] for record in History(tmp_path / HISTORY_FILE).records}
     assert states == {1: "done", 2: "failed", running.number: "cancelled", queued.number: "cancelled"}
     assert [found["error"] for found in jobs.history.records if found["job"] == 3] == ["the mount ended before it did"]
     assert [found["phase"] for found in jobs.history.records] == [""] * 4
@@ -114,7 +119,7 @@ async def test_every_end_is_kept_and_told_in_one_line(tmp_path: Path, caplog: py
 
 
 async def test_numbers_go_on_after_a_remount(tmp_path: Path) -> None:
-    history = History(tmp_path / FILE)
+    history = History(tmp_path / HISTORY_FILE)
     history.add(record(7, note="long ago"))
     jobs, work = Tasks(None, 60, 5, history), Work()
     async with serving(jobs):
@@ -137,7 +142,7 @@ async def test_the_background_is_kept_where_it_did_something(autojump_clock: tri
 
 
 def test_the_file_is_json_for_whoever_looks(tmp_path: Path) -> None:
-    history = History(tmp_path / FILE)
+    history = History(tmp_path / HISTORY_FILE)
     history.add(record(1))
     history.write()
-    assert json.loads((tmp_path / FILE).read_text())["version"] == 1
+    assert json.loads((tmp_path / HISTORY_FILE).read_text())["version"] == 1

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from nnfs.background import encoder, outages
-from nnfs.background.calibration import SIZE, SPECIAL, Kind, kind_of, sample
+from nnfs.background.calibration import SPECIAL, Kind, kind_of, sample
 from nnfs.background.encoder import SPECIAL_BIT, ColdEncoder
 from nnfs.background.outages import BITS, IN_A_ROW, Outages
 from nnfs.background.worth import PER_SECOND, SECTOR, least_saving
 from nnfs.codec.base import CM, NEURAL
 from nnfs.config import Options
+from nnfs.constants import DEFAULT_CHUNK_SIZE, Policy
 from nnfs.errors import (
     CodecError,
     CodecUnavailable,
@@ -26,7 +27,7 @@ from nnfs.errors import (
     WorkerError,
 )
 from nnfs.fs import swapping
-from nnfs.fs.policy import Policy, Rules
+from nnfs.fs.policy import Rules
 from nnfs.store.schema import Block
 from nnfs.workers.pool import WorkItem
 from nnfs.workers.wire import Op
@@ -262,7 +263,7 @@ async def test_a_slow_codec_must_save_more(cold: Cold) -> None:
 def test_samples_are_of_their_kind(kind: Kind) -> None:
     from nnfs.codec.cm import ContextMixing
 
-    piece = sample(kind)[: SIZE // 4]  # quick
+    piece = sample(kind)[: DEFAULT_CHUNK_SIZE // 4]  # quick
     payload = ContextMixing().encode(piece)
     assert payload is not None
     assert kind_of(CM, payload) is kind

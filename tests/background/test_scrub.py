@@ -15,7 +15,7 @@ import pytest
 import trio
 import trio.testing
 
-from nnfs.background import repair, scrub, scrubreads
+from nnfs.background import busy, repair, scrub, scrubreads
 from nnfs.background.interfaces import Parts
 from nnfs.background.scrub import Scrub
 from nnfs.background.tasks import Gate, Task
@@ -44,7 +44,7 @@ CHUNK = schema.MIN_CHUNK_SIZE
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scrub, "REST_S", 0)
-    monkeypatch.setattr(scrub, "BUSY_S", 0)
+    monkeypatch.setattr(busy, "BUSY_S", 0)
     monkeypatch.setattr(scrub, "SAVE_S", 0)
     monkeypatch.setattr(repair, "SEARCH_S", 60)  # of a search that finds at once, however busy the machine
 
@@ -657,7 +657,7 @@ async def test_it_rests_while_the_mount_is_busy_but_not_for_ever(tmp_path: Path)
         asked = []
         volume.busy = lambda: not asked.append(1)  # type: ignore[func-returns-value]
         await volume.good()
-        assert len(asked) == scrub.BUSY_MOST
+        assert len(asked) == busy.BUSY_MOST
 
 
 # -- where nothing can be written

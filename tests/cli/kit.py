@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nnfs.constants import SOCKET_NAME
 from nnfs.errors import NnfsError
-from nnfs.mount.control import SOCKET_NAME, short_name
+from nnfs.mount.control import short_name
 
 Answer = dict[str, Any] | NnfsError
 

@@ -14,11 +14,11 @@ import pytest
 
 import nnfs as nnfs_package
 from nnfs import errors
-from nnfs.cli import client, locate, tables
+from nnfs.cli import client, tables
 from nnfs.cli.main import byte_count, main
-from nnfs.mount import control
+from nnfs.constants import DATA_FILE, SOCKET_NAME
 from nnfs.mount.mountpoint import is_dead
-from nnfs.store.env import DATA_FILE, Store
+from nnfs.store.env import Store
 from tests.conftest import why_no_mount
 from tests.ending import gone, wait_gone
 from tests.harness import Mount, command, environment, mounted_at, nnfs, umount, wait_for, work_dir
@@ -229,8 +229,6 @@ def test_nobody_answers(store: Path) -> None:
     assert client.daemon_pid(store) is None
     with pytest.raises(errors.DaemonError, match="no daemon answers"):
         client.ask(store, "status")
-    assert client.SOCKET_NAME == control.SOCKET_NAME
-    assert locate.DATA_FILE == DATA_FILE
 
 
 def test_a_pipe_that_closes_early_is_no_traceback(store: Path) -> None:
@@ -306,9 +304,9 @@ def test_df_stat_and_status_of_a_mount(mount: Mount) -> None:
 @needs_mount
 @pytest.mark.mount
 def test_the_control_socket_is_the_owners_only(mount: Mount) -> None:
-    assert (mount.store / control.SOCKET_NAME).stat().st_mode & 0o777 == 0o600
+    assert (mount.store / SOCKET_NAME).stat().st_mode & 0o777 == 0o600
     mount.unmount()
-    assert not (mount.store / control.SOCKET_NAME).exists()
+    assert not (mount.store / SOCKET_NAME).exists()
     mount.mount()
 
 

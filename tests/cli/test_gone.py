@@ -15,9 +15,10 @@ import pytest
 
 from nnfs.cli import bymount
 from nnfs.cli.locate import mounts
+from nnfs.constants import DATA_FILE
 from nnfs.errors import DaemonError, MountError, StoreDamaged, StoreGone
 from nnfs.mount import rendezvous
-from nnfs.store.env import DATA_FILE, Store
+from nnfs.store.env import Store
 from tests.conftest import why_no_mount
 from tests.harness import Mount, mounted_at, nnfs, wait_for
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from nnfs.background.history import FILE, History
+from nnfs.background.history import History
+from nnfs.constants import HISTORY_FILE
 from nnfs.errors import ModelMissing, UsageError, WorkerError
 from tests.cli.conftest import Run
 from tests.cli.kit import FakeDaemon, job
@@ -288,7 +289,7 @@ def test_the_list_of_jobs(mounted: bool, store: Path, run: Run) -> None:
             status, out, _ = run("jobs", store)
             found = json.loads(run("jobs", store, "--json")[1])["jobs"]
     else:
-        history = History(store / FILE)
+        history = History(store / HISTORY_FILE)
         for one in ENDED:
             history.add(one)
         history.write()

@@ -12,8 +12,9 @@ import pytest
 
 from nnfs.cli import making
 from nnfs.cli.main import main
+from nnfs.constants import DATA_FILE
 from nnfs.errors import NotAStore, StoreError, UsageError
-from nnfs.store.env import DATA_FILE, Store
+from nnfs.store.env import Store
 from tests.conftest import why_no_mount
 from tests.harness import REPO, command, environment, mounted_at, nnfs, umount, work_dir
 

@@ -13,10 +13,11 @@ import pytest
 
 from nnfs import names
 from nnfs.cli import locate
+from nnfs.constants import DATA_FILE
 from nnfs.errors import StoreBusy
 from nnfs.mount import logs
 from nnfs.mount.table import mounts as mountinfo_mounts
-from nnfs.store.env import DATA_FILE, Store
+from nnfs.store.env import Store
 from tests.cli.conftest import Run
 from tests.cli.kit import FakeDaemon, job
 from tests.conftest import why_no_mount

@@ -10,11 +10,12 @@ from struct import pack
 import pytest
 
 from nnfs.codec.cm import ContextMixing
+from nnfs.constants import DATA_FILE
 from nnfs.model import delta
 from nnfs.model.weights import load_weights
 from nnfs.store import modelfiles, schema
 from nnfs.store.blocks import BlockWriter, Recode, load_block
-from nnfs.store.env import DATA_FILE, Store
+from nnfs.store.env import Store
 from tests import test_golden
 from tests.conftest import why_no_mount
 from tests.format import make

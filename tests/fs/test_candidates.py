@@ -9,9 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from nnfs.constants import Policy
 from nnfs.fs import candidates
 from nnfs.fs.candidates import Ages, Look, Piece, Walk
-from nnfs.fs.policy import POLICY, Policy, Rules
+from nnfs.fs.policy import POLICY, Rules
 from nnfs.store import schema
 from nnfs.store.blocks import ChunkChanges
 from nnfs.store.schema import Block, Inode

@@ -16,12 +16,13 @@ import pytest
 
 from nnfs import codec
 from nnfs.codec.base import NEURAL
+from nnfs.constants import DATA_FILE
 from nnfs.errors import NotAStore, StoreBusy, UsageError
 from nnfs.fs import fsck
 from nnfs.fs.fsck import Report
 from nnfs.store import schema
 from nnfs.store.blocks import BlockWriter, Encoded, load_block
-from nnfs.store.env import DATA_FILE, Snapshot, Store, WriteTxn
+from nnfs.store.env import Snapshot, Store, WriteTxn
 from nnfs.store.schema import Block, Dentry, Inode, MapNode, State, Total
 from tests.harness import FULL
 

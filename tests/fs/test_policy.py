@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from nnfs.constants import Policy
 from nnfs.errors import FsError, UsageError
 from nnfs.fs import policy, swapping
 from nnfs.fs.namespace import RENAME_EXCHANGE
-from nnfs.fs.policy import MODEL, POLICY, Policy, Rules
+from nnfs.fs.policy import MODEL, POLICY, Rules
 from nnfs.store import schema
 from nnfs.store.schema import Inode, State
 from tests.fs.test_apply import Files, damage, files

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from nnfs.codec.base import CM, NEURAL
+from nnfs.constants import DATA_FILE
 from nnfs.errors import ModelMissing, UsageError
 from nnfs.fs import fsck, swapping
 from nnfs.fs.backup import backup
 from nnfs.fs.swapping import Settled
 from nnfs.store import modelfiles, schema
 from nnfs.store.blocks import ChunkChanges, Recode, load_block
-from nnfs.store.env import DATA_FILE, Store
+from nnfs.store.env import Store
 from nnfs.store.schema import Block, Inode, Model, State, Total
 from tests.fs.test_apply import Files, chunk, chunks, damage, files
 

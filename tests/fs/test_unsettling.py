@@ -8,10 +8,11 @@ from functools import partial
 import pytest
 
 from nnfs.codec.base import CM, NEURAL
+from nnfs.constants import Policy
 from nnfs.fs import candidates, swapping
 from nnfs.fs.apply import Work
 from nnfs.fs.candidates import Ages, Look, Piece, Walk
-from nnfs.fs.policy import MODEL, POLICY, Policy, Rules
+from nnfs.fs.policy import MODEL, POLICY, Rules
 from nnfs.fs.swapping import Settled
 from nnfs.fs.xattrs import Xattrs
 from nnfs.store import modelfiles, schema

@@ -9,6 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from nnfs.constants import PRODUCT_VARIABLE
 from nnfs.errors import CodecError
 from nnfs.model import matmul, selftest
 
@@ -74,9 +75,9 @@ def test_nothing_exact_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.usefixtures("fresh")
 def test_the_environment_may_choose(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(matmul.VARIABLE, "float")
+    monkeypatch.setenv(PRODUCT_VARIABLE, "float")
     assert matmul.choose("cpu") is matmul.FloatWeight
-    monkeypatch.setenv(matmul.VARIABLE, "fixed")
+    monkeypatch.setenv(PRODUCT_VARIABLE, "fixed")
     with pytest.raises(CodecError, match="no product fixed; there are: int8, float"):
         matmul.choose("cpu")
 

@@ -15,6 +15,7 @@ import pytest
 import trio
 
 from nnfs.cli import client
+from nnfs.constants import SOCKET_NAME
 from nnfs.errors import DaemonError, OutOfSpace, UsageError
 from nnfs.mount import control
 
@@ -40,7 +41,7 @@ HANDLERS: dict[str, control.Handler] = {"echo": echo, "fail": fail, "stumble": s
 
 @asynccontextmanager
 async def serving(directory: Path) -> AsyncIterator[Path]:
-    path = directory / control.SOCKET_NAME
+    path = directory / SOCKET_NAME
     async with trio.open_nursery() as nursery:
         await nursery.start(control.serve, path, HANDLERS)
         yield path
@@ -76,14 +77,14 @@ async def test_errors_keep_their_exit_status(tmp_path: Path, caplog: pytest.LogC
 
 async def test_a_dead_ones_socket_is_replaced_and_a_file_is_not(tmp_path: Path) -> None:
     left = socket.socket(socket.AF_UNIX)
-    left.bind(str(tmp_path / control.SOCKET_NAME))
+    left.bind(str(tmp_path / SOCKET_NAME))
     left.close()
     async with serving(tmp_path):
         assert await ask(tmp_path, "echo") == {"echo": {}}
-    (tmp_path / control.SOCKET_NAME).write_text("precious")
+    (tmp_path / SOCKET_NAME).write_text("precious")
     with pytest.raises(UsageError, match="in the way"):
-        control.listen(tmp_path / control.SOCKET_NAME)
-    assert (tmp_path / control.SOCKET_NAME).read_text() == "precious"
+        control.listen(tmp_path / SOCKET_NAME)
+    assert (tmp_path / SOCKET_NAME).read_text() == "precious"
 
 
 async def test_long_paths(tmp_path: Path) -> None:
@@ -141,7 +142,7 @@ class Answering:
 
     def __init__(self, directory: Path, answer: bytes) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.bind(str(directory / client.SOCKET_NAME))
+        self.socket.bind(str(directory / SOCKET_NAME))
         self.socket.listen(1)
         self.answer = answer
 
@@ -166,7 +167,7 @@ async def test_senseless_answers(tmp_path: Path, answer: bytes) -> None:
 
 async def test_no_answer_in_time(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as silent:
-        silent.bind(str(tmp_path / client.SOCKET_NAME))
+        silent.bind(str(tmp_path / SOCKET_NAME))
         silent.listen(1)
         with pytest.raises(DaemonError, match="did not answer"):
             await ask(tmp_path, "status", timeout=0.05)

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from nnfs.config import Options, parse_own
+from nnfs.constants import SOCKET_NAME
 from nnfs.errors import MountError, UsageError
-from nnfs.mount.control import SOCKET_NAME, short_name
+from nnfs.mount.control import short_name
 from tests.harness import Mount, mounted_at, nnfs, sync_fs, wait_for
 
 SCRIPT = Path(__file__).with_name("buggy_daemon.py")

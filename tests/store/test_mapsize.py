@@ -12,6 +12,7 @@ from typing import Any
 import lmdb
 import pytest
 
+from nnfs.constants import DATA_FILE
 from nnfs.errors import OutOfSpace, StoreError
 from nnfs.store import env, mapsize
 from nnfs.store.env import Store
@@ -57,7 +58,7 @@ def test_a_limit_leaves_a_smaller_map(mib: int, tmp_path: Path) -> None:
 
 def test_a_store_that_does_not_fit_says_what_to_do(tmp_path: Path) -> None:
     Store.create(tmp_path / "store").close()
-    os.truncate(tmp_path / "store" / env.DATA_FILE, 2 << 30)
+    os.truncate(tmp_path / "store" / DATA_FILE, 2 << 30)
     done = limited(command("df", str(tmp_path / "store")), 1000)
     assert done.returncode == StoreError.exit_code
     assert "limited to 1000 MiB" in done.stderr

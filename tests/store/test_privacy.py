@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from nnfs.blockio.thawcache import Thawed
+from nnfs.constants import DATA_FILE
 from nnfs.fs.backup import backup
 from nnfs.mount import logs
 from nnfs.store import privacy
-from nnfs.store.env import DATA_FILE, Store
+from nnfs.store.env import Store
 from tests.conftest import why_no_mount
 from tests.harness import Mount, nnfs, work_dir
 

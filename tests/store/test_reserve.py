@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from nnfs.constants import RESERVE_FILE
 from nnfs.store import claims, freepages
 from nnfs.store.env import Store
-from nnfs.store.reserve import FILE, Reserve, no_room, refuses
+from nnfs.store.reserve import Reserve, no_room, refuses
 from tests import disks
 from tests.conftest import why_no_mount
 
@@ -32,7 +33,7 @@ def test_it_takes_what_there_is_and_says_why_not_more(small: Path) -> None:
     assert reserve.works
     assert reserve.grow(2 * MIB)
     assert reserve.refusal == 0
-    assert (small / FILE).stat().st_blocks * 512 == reserve.held == 2 * MIB
+    assert (small / RESERVE_FILE).stat().st_blocks * 512 == reserve.held == 2 * MIB
     assert not reserve.grow(20 * MIB)
     assert reserve.refusal == errno.ENOSPC
     assert reserve.held > 7 * MIB
@@ -67,8 +68,8 @@ def test_it_stays_with_the_store(small: Path) -> None:
     again = Reserve(small)
     assert again.held == 2 * MIB
     again.close()
-    os.truncate(small / FILE, 0)
-    os.truncate(small / FILE, 2 * MIB)  # as a copy that leaves zeros out
+    os.truncate(small / RESERVE_FILE, 0)
+    os.truncate(small / RESERVE_FILE, 2 * MIB)  # as a copy that leaves zeros out
     sparse = Reserve(small)
     assert sparse.held == 0
     sparse.close()

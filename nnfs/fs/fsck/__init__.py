@@ -14,6 +14,7 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
+from nnfs.constants import DATA_FILE
 from nnfs.errors import NnfsError, RecordDamaged, StoreDamaged, UsageError
 from nnfs.fs.fsck.blocks import Blocks
 from nnfs.fs.fsck.context import Context, Problem, Progress, Report
@@ -21,7 +22,7 @@ from nnfs.fs.fsck.models import check_scrub
 from nnfs.fs.fsck.repair import Fixer, mend
 from nnfs.fs.fsck.tree import DIR, Entries, check_directories, check_inodes, check_links, check_orphans, check_xattrs
 from nnfs.store import schema
-from nnfs.store.env import DATA_FILE, Snapshot, Store, load_twice, lock_directory
+from nnfs.store.env import Snapshot, Store, load_twice, lock_directory
 from nnfs.store.restore import restore_meta
 from nnfs.store.schema import Dentry, State, Superblock
 from nnfs.store.verify import page_damage

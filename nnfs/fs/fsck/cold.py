@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 from collections import Counter, deque
@@ -79,13 +78,12 @@ class ColdBlocks:
             self._pool = None
 
     def _decode(self, block: Block, payload: bytes, model: bytes, worker: str) -> Future[bytes]:
-        from nnfs.workers.pool import BACKGROUND, Pool, WorkerSpec
+        from nnfs.workers.pool import BACKGROUND, Pool, WorkerSpec, reference_environment
 
         if self._pool is None:
-            another = (("NNFS_PRODUCT", "float"),) if importlib.util.find_spec("torch") else ()
             specs = (
                 WorkerSpec(WORKER, threads=len(os.sched_getaffinity(0)), serve=SERVE),
-                WorkerSpec(REFERENCE, device="cpu", environment=another, serve=SERVE),
+                WorkerSpec(REFERENCE, device="cpu", environment=reference_environment(), serve=SERVE),
             )
             self._pool = Pool(specs, self._find)
         return self._pool.decode(block.codec, payload, block.plain, model, priority=BACKGROUND, worker=worker)

@@ -1,0 +1,37 @@
+"""Names and numbers that several rooms need and that no one room owns. No module of nnfs is imported here."""
+
+from __future__ import annotations
+
+import enum
+
+# Files and folders of a store's directory
+DATA_FILE, LOCK_FILE = "data.mdb", "lock.mdb"
+SOCKET_NAME = "control"  # of the daemon
+RESERVE_FILE = "reserve"
+HISTORY_FILE = "jobs.json"  # the last tasks
+THAWED_FOLDER = "thawed"  # copies of cold blocks
+DRAFT_FOLDER = ".creating"  # where a new store is made
+
+ROOT_INO = 1
+DEFAULT_CHUNK_SIZE = 128 * 1024  # bytes
+
+# Extended attributes
+VIRTUAL_XATTRS = "user.nnfs."  # what begins so is nnfs's own
+POLICY_XATTR, MODEL_XATTR = "user.nnfs.policy", "user.nnfs.model"
+STORE_XATTR = "user.nnfs.store"
+
+PRODUCT_VARIABLE = "NNFS_PRODUCT"  # the environment variable that forces a product: see `nnfs.model.engines`
+
+MNT_FORCE, MNT_DETACH = 1, 2  # flags of umount2(2)
+
+
+class Policy(enum.Enum):
+    """What recompression may do with a file."""
+
+    AUTO = "auto"
+    HOT = "hot"
+    COLD = "cold"
+    NEVER = "never"
+
+
+POLICIES = tuple(policy.value for policy in Policy)
