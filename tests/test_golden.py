@@ -22,8 +22,9 @@ from nnfs.constants import DATA_FILE
 from nnfs.fs import fsck
 from nnfs.store import schema
 from nnfs.store.blocks import load_block
-from nnfs.store.env import Snapshot, Store
+from nnfs.store.env import Store
 from nnfs.store.schema import Dentry, Inode, MapNode
+from nnfs.store.txn import Snapshot
 from tests.conftest import why_no_mount
 from tests.harness import Mount, libc
 

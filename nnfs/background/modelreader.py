@@ -12,8 +12,9 @@ from typing import Any
 from nnfs.errors import ModelMissing, NnfsError
 from nnfs.fs import swapping
 from nnfs.store import modelfiles
-from nnfs.store.env import Snapshot, Store
+from nnfs.store.env import Store
 from nnfs.store.schema import Model, Total
+from nnfs.store.txn import Snapshot
 from nnfs.workers.catalogue import PRESETS, SUFFIX, presets, stated_fingerprint
 
 log = logging.getLogger(__name__)

@@ -33,8 +33,9 @@ from nnfs.errors import (
 )
 from nnfs.proof import WRONG_CONTENT, has_content, wrong_length
 from nnfs.store.blocks import load_block
-from nnfs.store.env import Snapshot, Store
+from nnfs.store.env import Store
 from nnfs.store.schema import Block, Inode
+from nnfs.store.txn import Snapshot
 
 log = logging.getLogger(__name__)
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from nnfs.errors import RecordDamaged, StoreDamaged, kept
 from nnfs.fs.epoch import Epoch
 from nnfs.fs.known import Known, Numbers, load_numbers
-from nnfs.store import modelfiles, schema
+from nnfs.store import modelfiles, schema, sealing
 from nnfs.store.blocks import BlockWriter, ChunkChanges, Encoded
-from nnfs.store.env import Store, WriteTxn
+from nnfs.store.env import Store
 from nnfs.store.schema import Block, Inode, MapNode, State
+from nnfs.store.txn import WriteTxn
 
 RELEASE_NODES = 256  # map nodes released per commit (16,384 chunks, 2 GiB), so that deleting a large file stalls nobody
 _MASK = (1 << 64) - 1
@@ -132,9 +133,9 @@ class Work:
         """Whether all nodes of a file are there, be they damaged, and none of them is the one that belongs to `key`."""
         total = 0
         for _, record in self.txn.prefix("map", schema.KEY.pack(inode.ino)):
-            if schema.is_sealed("map", key, record):
+            if sealing.is_sealed("map", key, record):
                 return False
-            total += schema.checksum_of(record)
+            total += sealing.checksum_of(record)
         return total & _MASK == inode.proof & _MASK
 
     def put_node(self, inode: Inode, key: bytes, old: bytes | None, node: MapNode) -> None:
@@ -148,7 +149,7 @@ class Work:
             self.txn.delete("map", key)
         if (old is None) != (new is None):
             self._note_node(inode.ino, key, present=new is not None)
-        inode.proof += (schema.checksum_of(new) if new else 0) - (schema.checksum_of(old) if old else 0)
+        inode.proof += (sealing.checksum_of(new) if new else 0) - (sealing.checksum_of(old) if old else 0)
         inode.proof &= _MASK
 
     def _note_node(self, ino: int, key: bytes, *, present: bool) -> None:
@@ -187,7 +188,7 @@ class Work:
     def release_node(self, inode: Inode, key: bytes, record: bytes) -> None:
         self.txn.delete("map", key)
         self._note_node(inode.ino, key, present=False)
-        inode.proof = (inode.proof - schema.checksum_of(record)) & _MASK
+        inode.proof = (inode.proof - sealing.checksum_of(record)) & _MASK
         try:
             node = MapNode.unpack(key, record)
         except StoreDamaged as error:

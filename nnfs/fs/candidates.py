@@ -13,8 +13,9 @@ from nnfs.errors import RecordDamaged, StoreDamaged
 from nnfs.fs.policy import Rules, refine
 from nnfs.store import schema
 from nnfs.store.blocks import load_block
-from nnfs.store.env import Snapshot, Store
+from nnfs.store.env import Store
 from nnfs.store.schema import Block, Dentry, Inode, MapNode
+from nnfs.store.txn import Snapshot
 
 SLICE_S = 0.02  # seconds of one slice: the walk shares the interpreter with the event loop
 SLICE_BYTES = 8 << 20  # plain bytes of a slice's candidates: they wait for their turn, and should be what they were

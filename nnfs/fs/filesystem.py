@@ -13,9 +13,10 @@ from nnfs.errors import FsError, RecordDamaged
 from nnfs.fs.apply import Applied
 from nnfs.fs.epoch import Epoch
 from nnfs.fs.known import Known, Numbers, load_inode, load_numbers, proved
-from nnfs.store import schema
-from nnfs.store.env import Snapshot, Store
+from nnfs.store import schema, sealing
+from nnfs.store.env import Store
 from nnfs.store.schema import Dentry, Inode
+from nnfs.store.txn import Snapshot
 
 CACHED_INODES = 20_000  # clean ones, about 600 bytes each
 PROVED_AT_ONCE = 20_000  # entries of a directory
@@ -244,13 +245,13 @@ class Filesystem:
         record = Dentry(ino, kind, name, self.active.commit).pack(key)
         self.active.dentries[key] = record
         self._names.note(parent.ino, cookie, present=True)
-        self._count_dentry(parent, 1, schema.checksum_of(record))
+        self._count_dentry(parent, 1, sealing.checksum_of(record))
 
     def remove_dentry(self, parent: Inode, key: bytes, record: bytes) -> None:
         """Take out an entry that `find` returned."""
         self.active.dentries[key] = None
         self._names.note(parent.ino, schema.KEY2.unpack(key)[1], present=False)
-        self._count_dentry(parent, -1, -schema.checksum_of(record))
+        self._count_dentry(parent, -1, -sealing.checksum_of(record))
 
     def _count_dentry(self, parent: Inode, count: int, checksum: int) -> None:
         parent.count += count

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from nnfs.errors import RecordDamaged
-from nnfs.store import schema
-from nnfs.store.env import Snapshot
+from nnfs.store import schema, sealing
 from nnfs.store.schema import Inode
+from nnfs.store.txn import Snapshot
 
 LIMIT = 4 << 20  # numbers kept, 8 bytes each
 LEAST = 2  # sets that are kept whatever their size: a rename needs those of two directories
@@ -170,8 +170,8 @@ def proved(snapshot: Snapshot, inode: Inode, table: str) -> Iterator[tuple[bytes
     """
     key, total = schema.KEY.pack(inode.ino), 0
     for found, record in snapshot.prefix(table, key):
-        schema.unseal(table, found, record)  # a record under another key would keep the sum and lose the name
-        total += schema.checksum_of(record)
+        sealing.unseal(table, found, record)  # a record under another key would keep the sum and lose the name
+        total += sealing.checksum_of(record)
         yield found, record
     if total % (1 << 64) != (inode.xattrs if table == "xattr" else inode.proof):
         raise RecordDamaged(table, key, f"inode {inode.ino} proves other {table} records than there are")

@@ -8,8 +8,9 @@ from collections.abc import Collection
 
 from nnfs.errors import StoreDamaged
 from nnfs.store import schema
-from nnfs.store.env import Snapshot, Store
+from nnfs.store.env import Store
 from nnfs.store.schema import Dentry, Inode, MapNode
+from nnfs.store.txn import Snapshot
 
 SLICE_S = 0.02  # seconds of one slice: the scan shares the interpreter with the event loop
 PLACES = 20  # of one block that are named

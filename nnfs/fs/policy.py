@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from nnfs.constants import MODEL_XATTR, POLICY_XATTR, Policy
 from nnfs.errors import RecordDamaged, StoreDamaged, UsageError
 from nnfs.store import schema
-from nnfs.store.env import Snapshot
 from nnfs.store.schema import Inode
+from nnfs.store.txn import Snapshot
 
 POLICY, MODEL = os.fsencode(POLICY_XATTR), os.fsencode(MODEL_XATTR)
 NAMES = (POLICY, MODEL)

@@ -12,11 +12,13 @@ from typing import Any
 from nnfs import codec
 from nnfs.errors import ModelMissing, RecordDamaged, StoreDamaged, UsageError
 from nnfs.fs.known import proved
-from nnfs.store import schema
+from nnfs.store import schema, sealing
 from nnfs.store.blocks import load_block
-from nnfs.store.env import PAGE, Snapshot, Store, load_twice
+from nnfs.store.env import Store
+from nnfs.store.fragments import PAGE
 from nnfs.store.modelfiles import load_model, models
 from nnfs.store.schema import Dentry, Inode, MapNode, State, Superblock, Total
+from nnfs.store.txn import Snapshot, load_twice
 
 KINDS = {
     stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "symbolic link", stat.S_IFIFO: "fifo",
@@ -135,7 +137,7 @@ def _tally(snapshot: Snapshot, inode: Inode, tally: _Tally) -> int:
     """Count a file's chunks; return how many map nodes are damaged, those that are missing as one."""
     damaged = total = 0
     for key, record in snapshot.prefix("map", schema.inode_key(inode.ino)):
-        total += schema.checksum_of(record)
+        total += sealing.checksum_of(record)
         try:
             tally.add(snapshot, MapNode.unpack(key, record).blocks.values())
         except StoreDamaged:

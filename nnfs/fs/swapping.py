@@ -11,8 +11,8 @@ from nnfs.errors import ModelMissing, RecordDamaged, StoreDamaged, UsageError
 from nnfs.fs.apply import Work
 from nnfs.store import modelfiles, schema
 from nnfs.store.blocks import Recode
-from nnfs.store.env import Snapshot
 from nnfs.store.schema import Inode, MapNode, State, Total
+from nnfs.store.txn import Snapshot
 
 log = logging.getLogger(__name__)
 

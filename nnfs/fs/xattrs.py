@@ -11,7 +11,7 @@ from nnfs.constants import VIRTUAL_XATTRS
 from nnfs.errors import FsError, RecordDamaged, UsageError
 from nnfs.fs import acl, policy
 from nnfs.fs.filesystem import Filesystem
-from nnfs.store import schema
+from nnfs.store import schema, sealing
 from nnfs.store.schema import Inode
 
 ACL_ACCESS = b"system.posix_acl_access"
@@ -65,7 +65,7 @@ class Xattrs:
         new = None if value is None else schema.pack_xattr(key, value, self.fs.active.commit)
         self.fs.active.xattrs.setdefault(inode.ino, {})[name] = new
         self.fs.active.xattr_bytes += len(new or b"") + len(key)
-        change = (schema.checksum_of(new) if new else 0) - (schema.checksum_of(old) if old else 0)
+        change = (sealing.checksum_of(new) if new else 0) - (sealing.checksum_of(old) if old else 0)
         inode.xattrs = (inode.xattrs + change) % (1 << 64)
         inode.ctime = time.time_ns()
         self.fs.touch(inode)

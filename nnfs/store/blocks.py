@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from nnfs.errors import RecordDamaged
 from nnfs.proof import payload_checksum, wrong_payload
 from nnfs.store import schema
-from nnfs.store.env import Snapshot, WriteTxn, cut_payload
+from nnfs.store.fragments import cut_payload
 from nnfs.store.schema import Block, State, Total
+from nnfs.store.txn import Snapshot, WriteTxn
 
 log = logging.getLogger(__name__)
 

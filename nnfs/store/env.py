@@ -1,4 +1,4 @@
-"""The LMDB environment of a store: create, open, lock, read and write transactions.
+"""The LMDB environment of a store: create, open, lock, commit, give space back.
 
 Engine errors leave it as errors of `nnfs.errors`. Rules of the house: one write txn at a time, begun and ended in one
 thread; commits are durable (LMDB's defaults: data pages, fdatasync, meta page through an
@@ -14,289 +14,21 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import lmdb
 
 from nnfs import errors
 from nnfs.constants import DATA_FILE, DRAFT_FOLDER, RESERVE_FILE
-from nnfs.store import btrfs, claims, freepages, locktable, mapsize, privacy, reserve, schema, whereabouts
+from nnfs.store import btrfs, claims, freepages, locktable, mapsize, privacy, reserve, schema, sealing, whereabouts
 from nnfs.store.schema import Inode, State, Superblock
+from nnfs.store.txn import Snapshot, WriteTxn, load_twice, translate
 
 LET_GO = 4  # tries of a commit that finds no room: the last of them may have all that is held
-PAGE, PAGE_HEADER = 4096, 16  # bytes of LMDB
-SLACK = 64 << 10  # bytes of a commit: roots, meta page, and what was counted wrongly
 IGNORED_IN_EMPTY = {"lost+found", DRAFT_FOLDER}  # of a freshly made ext4; of a creation that was cut short
-
-
-def translate(error: lmdb.Error) -> errors.NnfsError:
-    """Return the error of our tree for one of the engine's."""
-    if isinstance(error, lmdb.MapFullError):
-        return errors.OutOfSpace(
-            f"the store fills the address space that its map has ({error}): unmount, and mount without a limit of that "
-            "(ulimit -v unlimited, LimitAS=infinity)"
-        )
-    if isinstance(error, lmdb.DiskError | lmdb.TxnFullError):
-        return errors.OutOfSpace(f"no space left for the store ({error})")
-    if isinstance(error, lmdb.MemoryError):
-        return errors.OutOfSpace(f"no memory left for a commit ({error})")
-    if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.PanicError | lmdb.InvalidError):
-        return errors.StoreDamaged(f"LMDB finds damaged pages ({error}); unmount and run nnfs fsck")
-    return errors.StoreError(f"LMDB: {error}")
-
-
-class _Ended:
-    """In place of a transaction that has ended."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise lmdb.Error("the transaction has ended")
-
-
-_ENDED: Any = _Ended()
-
-
-class Snapshot:
-    """A read transaction: every table as one commit left it."""
-
-    def __init__(self, txn: Any, tables: dict[str, Any]) -> None:
-        self._txn = txn
-        self._tables = tables
-
-    def get(self, table: str, key: bytes) -> bytes | None:
-        """Return the record, or None. Raises `StoreDamaged`."""
-        try:
-            value: bytes | None = self._txn.get(key, db=self._tables[table])
-            if value is None:
-                with self._txn.cursor(self._tables[table]) as cursor:
-                    self._seek(cursor, table, key, absent=True)
-        except lmdb.Error as error:
-            raise translate(error) from error
-        return value
-
-    def hint(self, table: str, key: bytes) -> bytes | None:
-        """Return a record of a derived table, whose absence proves nothing."""
-        try:
-            value: bytes | None = self._txn.get(key, db=self._tables[table])
-        except lmdb.Error as error:
-            raise translate(error) from error
-        return value
-
-    @staticmethod
-    def _seek(cursor: Any, table: str, low: bytes, *, absent: bool = False) -> bool:
-        """Set a cursor on the first key from `low` on; False when there is none.
-
-        A damaged branch page leads to a leaf beside the right one, and the engine never notices. So the neighbours must
-        lie on both sides of `low`. Raises `RecordDamaged`.
-        """
-        found: bool = cursor.set_range(low)
-        if found:
-            sound = cursor.key() > low if absent else cursor.key() >= low
-            if cursor.prev():
-                sound = sound and cursor.key() < low
-                cursor.next()
-            else:
-                cursor.first()
-        else:
-            sound = not cursor.last() or cursor.key() < low
-        if not sound:
-            raise errors.RecordDamaged(table, low, "the tree leads elsewhere")
-        return found
-
-    def range(self, table: str, low: bytes, high: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
-        """Yield (key, record) for low <= key < high in order. The txn must not be changed meanwhile."""
-        try:
-            with self._txn.cursor(self._tables[table]) as cursor:
-                if not self._seek(cursor, table, low):
-                    return
-                for key, value in cursor:
-                    if high is not None and key >= high:
-                        return
-                    yield key, value
-        except lmdb.Error as error:
-            raise translate(error) from error
-
-    def prefix(self, table: str, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Yield (key, record) of all keys that begin with `prefix` (an inode number, say)."""
-        return self.range(table, prefix, _successor(prefix))
-
-    def last(self, table: str) -> bytes | None:
-        """Return the greatest key of a table, or None."""
-        try:
-            with self._txn.cursor(self._tables[table]) as cursor:
-                return cursor.key() if cursor.last() else None
-        except lmdb.Error as error:
-            raise translate(error) from error
-
-    def entries(self, table: str) -> int:
-        """Number of records in a table."""
-        try:
-            return int(self._txn.stat(self._tables[table])["entries"])
-        except lmdb.Error as error:
-            raise translate(error) from error
-
-    def payload(self, number: int, stored: int) -> bytes:
-        """Return the stored bytes of payload `number`, its fragments joined: fewer than `stored` if some are lost."""
-        prefix, parts, length = schema.KEY.pack(number), [], 0
-        try:
-            with self._txn.cursor(self._tables["payload"]) as cursor:
-                if cursor.set_range(prefix):
-                    for key, value in cursor:
-                        if key[:8] != prefix:
-                            break
-                        parts.append(value)
-                        length += len(value)
-                        if length >= stored:
-                            break
-        except lmdb.Error as error:
-            raise translate(error) from error
-        return b"".join(parts)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the transaction. Idempotent.
-
-        The engine's object goes, too, since it keeps one of LMDB's 126 reader slots until it is freed, and whatever
-        holds this object (a traceback, an iterator that was left half-way) would keep that.
-        """
-        txn, self._txn = self._txn, _ENDED
-        if txn is not _ENDED:
-            txn.abort()
-
-
-def _successor(prefix: bytes) -> bytes | None:
-    number = int.from_bytes(prefix, "big") + 1
-    return number.to_bytes(len(prefix), "big") if number >> 8 * len(prefix) == 0 else None
-
-
-class WriteTxn(Snapshot):
-    """The one write transaction. Reads see what it wrote."""
-
-    def __init__(self, txn: Any, tables: dict[str, Any]) -> None:
-        super().__init__(txn, tables)
-        self._changes = 0  # records changed
-        self._joined = self._longest = 0  # pages of their own that values have got, and the most of one
-
-    def cost(self, last_page: int) -> claims.Cost:
-        """What committing now may write. `last_page` is that of the last commit.
-
-        A page that LMDB writes is a page of a tree, of a large value, or of the list of free pages, which holds 8 bytes
-        for each page that is none of these.
-        """
-        stats = [self._txn.stat(db) if db is not None else self._txn.stat() for db in self._tables.values()]
-        tree = sum(stat["branch_pages"] + stat["leaf_pages"] for stat in stats)
-        large = sum(stat["overflow_pages"] for stat in stats)
-        free = max(0, last_page - tree - large) + self._changes * 2 + self._joined
-        single = min(self._changes * 3, tree)
-        return claims.Cost(tree * PAGE, 8 * free + SLACK, single * PAGE, self._joined * PAGE, self._longest * PAGE)
-
-    def _note(self, size: int) -> None:
-        self._changes += 1
-        if size >= PAGE // 2 - 64:
-            pages = (size + PAGE_HEADER + PAGE - 1) // PAGE
-            self._joined += pages
-            self._longest = max(self._longest, pages)
-
-    def put(self, table: str, key: bytes, record: bytes) -> None:
-        self._note(len(record))
-        try:
-            self._txn.put(key, record, db=self._tables[table])
-        except lmdb.Error as error:
-            raise translate(error) from error
-
-    def put_many(self, table: str, items: Sequence[tuple[bytes, bytes]], fresh: bytes = b"") -> None:
-        """Store sorted items. Those behind the last key are appended, which fills pages instead of halving them.
-
-        Keys from `fresh` on are certainly new. Others are never appended: behind a last key that is damaged the same
-        record would be there twice.
-        """
-        if not items:
-            return
-        last = self.last(table)
-        for _, value in items:
-            self._note(len(value))
-        first_new = len(items)
-        while first_new and items[first_new - 1][0] >= fresh and (last is None or items[first_new - 1][0] > last):
-            first_new -= 1
-        try:
-            with self._txn.cursor(self._tables[table]) as cursor:
-                cursor.putmulti(items[:first_new])
-                cursor.putmulti(items[first_new:], append=True)
-        except lmdb.Error as error:
-            raise translate(error) from error
-
-    def delete(self, table: str, key: bytes) -> bool:
-        """Delete a record; return whether it was there."""
-        self._note(0)
-        try:
-            return bool(self._txn.delete(key, db=self._tables[table]))
-        except lmdb.Error as error:
-            raise translate(error) from error
-
-    def delete_prefix(self, table: str, prefix: bytes) -> int:
-        """Delete all keys that begin with `prefix`; return how many there were."""
-        count = 0
-        try:
-            with self._txn.cursor(self._tables[table]) as cursor:
-                found = cursor.set_range(prefix)
-                while found and cursor.key().startswith(prefix):
-                    found = cursor.delete() and bool(cursor.key())
-                    count += 1
-                    self._note(0)
-        except lmdb.Error as error:
-            raise translate(error) from error
-        return count
-
-    def put_state(self, state: State) -> None:
-        """Store both copies of the state."""
-        record = state.pack()
-        self.put("meta", schema.STATE_KEY, record)
-        self.put("main", schema.STATE_KEY, record)
-
-    def put_superblock(self, superblock: Superblock) -> None:
-        """Store both copies of the superblock."""
-        record = superblock.pack()
-        self.put("meta", schema.SUPER_KEY, record)
-        self.put("main", schema.SUPER_KEY, record)
-
-    def commit(self) -> None:
-        """End the transaction, durably. Raises the engine's own errors: what they mean is not known here."""
-        txn, self._txn = self._txn, _ENDED
-        txn.commit()
-
-    def number(self) -> int:
-        """The engine's number of this transaction."""
-        return int(self._txn.id())
-
-
-def load_twice(snapshot: Snapshot, key: bytes, unpack: Any) -> tuple[Any, list[str]]:
-    """Return the first sound copy of a record that is kept twice, and what is wrong with the others.
-
-    Raises `StoreDamaged` when no copy is sound.
-    """
-    good: dict[str, bytes] = {}
-    problems = []
-    for table in ("meta", "main"):
-        try:
-            record = snapshot.get(table, key)
-            if record is None:
-                raise errors.RecordDamaged(table, key, "missing")
-            unpack(record)
-            good[table] = record
-        except errors.StoreDamaged as error:
-            problems.append(f"copy in {table}: {error}")
-    if not good:
-        raise errors.StoreDamaged(f"both copies of {key.decode()} are damaged: {'; '.join(problems)}; restore a backup")
-    if len(set(good.values())) > 1:
-        problems.append(f"copies of {key.decode()} differ")
-    return unpack(next(iter(good.values()))), problems
 
 
 class Store:
@@ -616,7 +348,7 @@ def _not_opened(path: Path, error: lmdb.Error) -> errors.NnfsError:
 
 def _tables(env: lmdb.Environment, *, create: bool) -> dict[str, Any]:
     tables: dict[str, Any] = {"main": None}
-    for name in schema.TABLES:
+    for name in sealing.TABLES:
         tables[name] = env.open_db(name.encode(), create=create)
     return tables
 
@@ -630,7 +362,7 @@ def _mapped(path: Path, folder: Path, *, create: bool, readonly: bool = False) -
         try:
             # meminit=False: the pages are ours alone.
             return lmdb.open(
-                os.fsencode(folder), map_size=size, max_dbs=len(schema.TABLES), lib_version=schema.ENGINE,
+                os.fsencode(folder), map_size=size, max_dbs=len(sealing.TABLES), lib_version=schema.ENGINE,
                 meminit=False, create=create, mode=privacy.FILE, readonly=readonly, lock=not readonly,
             )  # fmt: skip
         except lmdb.MemoryError:
@@ -655,33 +387,3 @@ def lock_directory(path: Path) -> int:
         os.close(descriptor)
         raise errors.StoreBusy(f"{path} is in use: it is mounted or being checked (see nnfs status)") from error
     return descriptor
-
-
-FRAGMENT_OVERHEAD = 20  # bytes of a leaf page that a fragment needs beside its data: node header, key, page pointer
-EXTENT_OVERHEAD = 28  # the same for an extent, whose node holds a page number in place of the data
-_PAGE_ROOM = PAGE - PAGE_HEADER
-_FRAGMENT_MIN = 64
-
-
-def cut_payload(number: int, payload: bytes, room: int) -> tuple[list[tuple[bytes, bytes]], int]:
-    """Cut stored bytes into an extent that fills whole pages of its own, and fragments that fill up leaf pages.
-
-    One value per chunk would waste half a page each (5 % of a 40 KiB payload); fragments alone would cost 65 calls for
-    128 KiB, each giving up the GIL. `room` is what is left in the last leaf page. Returns the (key, bytes) items and
-    the room left after them; it is an estimate that only the fill of pages depends on.
-    """
-    items: list[tuple[bytes, bytes]] = []
-    start = 0
-    pages = (len(payload) + PAGE_HEADER) // PAGE
-    if pages:
-        start = pages * PAGE - PAGE_HEADER
-        items.append((schema.FRAGMENT_KEY.pack(number, 0), payload[:start]))
-        room -= EXTENT_OVERHEAD
-    while start < len(payload):
-        if room < _FRAGMENT_MIN + FRAGMENT_OVERHEAD:
-            room = _PAGE_ROOM
-        size = min(schema.FRAGMENT_MAX, (room - FRAGMENT_OVERHEAD) & ~1, len(payload) - start)
-        items.append((schema.FRAGMENT_KEY.pack(number, len(items)), payload[start : start + size]))
-        room -= FRAGMENT_OVERHEAD + size + (size & 1)
-        start += size
-    return items, room

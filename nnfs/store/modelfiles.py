@@ -15,8 +15,9 @@ from nnfs.errors import ModelMissing, RecordDamaged, StoreDamaged, UsageError
 from nnfs.proof import payload_checksum, wrong_payload
 from nnfs.store import schema
 from nnfs.store.blocks import BlockWriter
-from nnfs.store.env import Snapshot, WriteTxn, cut_payload
+from nnfs.store.fragments import cut_payload
 from nnfs.store.schema import Block, Model, Total
+from nnfs.store.txn import Snapshot, WriteTxn
 
 COPY = b"nnfs.model"  # followed by the number: key of a record's second copy, in the main table
 LAST = (1 << 16) - 1

@@ -1,8 +1,7 @@
-"""Records of the store: byte layouts, checksums, keys. `FORMAT.md` is normative; a test holds both together.
+"""Records of the store: byte layouts and keys. `FORMAT.md` is normative; a test holds both together.
 
-All integers are big-endian. A *sealed* record ends in the XXH3-64 of (table tag, key, body): it covers the key, so
-a record that turns up under another key, or in another table, is found out. Every sealed record holds the number of the
-commit that last changed it.
+All integers are big-endian. `sealing.py` has the checksums. Every sealed record holds the number of the commit that
+last changed it.
 """
 
 from __future__ import annotations
@@ -11,10 +10,11 @@ from dataclasses import dataclass
 from struct import Struct, pack, unpack
 from typing import ClassVar
 
-from xxhash import xxh3_64_digest, xxh3_64_intdigest
+from xxhash import xxh3_64_intdigest
 
 from nnfs import constants
 from nnfs.errors import RecordDamaged
+from nnfs.store.sealing import fields_of, seal, unseal
 
 FORMAT_VERSION = 1
 MAGIC = b"nnfs"
@@ -32,9 +32,6 @@ XATTR_MAX = 65536
 FRAGMENT_MAX = 2020  # two such fragments with their node headers fill a 4 KiB leaf page of LMDB to the byte
 HASH_SIZE = 64  # BLAKE2b-512
 INDEX_SIZE = 16  # bytes of the hash that key the hash index
-
-TABLES = ("meta", "inode", "dentry", "xattr", "map", "block", "payload", "hash", "model", "orphan", "queue", "total")
-TAGS = {name: bytes([number]) for number, name in enumerate(TABLES, start=1)}
 
 KEY = Struct(">Q")
 KEY2 = Struct(">QQ")
@@ -55,36 +52,6 @@ _TOTAL = Struct(">QQQQ")
 SUPER_KEY = b"nnfs.super"
 STATE_KEY = b"nnfs.state"
 SCRUB_KEY = b"nnfs.scrub"
-_CHECKSUM = 8
-
-
-def seal(table: str, key: bytes, body: bytes) -> bytes:
-    """Return `body` followed by the checksum that binds it to `key` in `table`."""
-    return body + xxh3_64_digest(TAGS[table] + key + body)
-
-
-def unseal(table: str, key: bytes, record: bytes) -> bytes:
-    """Return the body of a sealed record. Raises `RecordDamaged` when the checksum does not fit."""
-    if not is_sealed(table, key, record):
-        raise RecordDamaged(table, key, "checksum mismatch")
-    return record[:-_CHECKSUM]
-
-
-def is_sealed(table: str, key: bytes, record: bytes) -> bool:
-    """Whether a record is what was stored in this table under this key."""
-    return len(record) >= _CHECKSUM and record[-_CHECKSUM:] == xxh3_64_digest(TAGS[table] + key + record[:-_CHECKSUM])
-
-
-def checksum_of(record: bytes) -> int:
-    """Return the checksum at the end of a sealed record: the element that it adds to its inode's proof."""
-    return int.from_bytes(record[-_CHECKSUM:], "big")
-
-
-def _fields(table: str, key: bytes, record: bytes, layout: Struct) -> tuple[tuple[int, ...], bytes]:
-    body = unseal(table, key, record)
-    if len(body) < layout.size:
-        raise RecordDamaged(table, key, "too short")
-    return layout.unpack_from(body), body[layout.size :]
 
 
 def inode_key(ino: int) -> bytes:
@@ -162,7 +129,7 @@ class State:
 
     @classmethod
     def unpack(cls, record: bytes) -> State:
-        return cls(*_fields("meta", STATE_KEY, record, _STATE)[0])
+        return cls(*fields_of("meta", STATE_KEY, record, _STATE)[0])
 
 
 class Inode:
@@ -212,7 +179,7 @@ class Inode:
     @classmethod
     def unpack(cls, ino: int, record: bytes) -> Inode:
         """Raises `RecordDamaged`."""
-        fields, target = _fields("inode", KEY.pack(ino), record, _INODE)
+        fields, target = fields_of("inode", KEY.pack(ino), record, _INODE)
         inode = cls.__new__(cls)
         inode.ino = ino
         (
@@ -238,7 +205,7 @@ class Dentry:
 
     @classmethod
     def unpack(cls, key: bytes, record: bytes) -> Dentry:
-        (ino, kind, commit), name = _fields("dentry", key, record, _DENTRY)
+        (ino, kind, commit), name = fields_of("dentry", key, record, _DENTRY)
         return cls(ino, kind, name, commit)
 
 
@@ -249,7 +216,7 @@ def pack_xattr(key: bytes, value: bytes, commit: int) -> bytes:
 
 def unpack_xattr(key: bytes, record: bytes) -> bytes:
     """Return the value of a sealed extended attribute. Raises `RecordDamaged`."""
-    return _fields("xattr", key, record, _COMMIT)[1]
+    return fields_of("xattr", key, record, _COMMIT)[1]
 
 
 @dataclass(slots=True)
@@ -267,7 +234,7 @@ class MapNode:
 
     @classmethod
     def unpack(cls, key: bytes, record: bytes) -> MapNode:
-        (bitmap, commit), ids = _fields("map", key, record, _MAP)
+        (bitmap, commit), ids = fields_of("map", key, record, _MAP)
         if bitmap.bit_count() * 8 != len(ids):
             raise RecordDamaged("map", key, "length and bitmap disagree")
         numbers = unpack(f">{len(ids) // 8}Q", ids)
@@ -331,7 +298,7 @@ class Total:
 
     @classmethod
     def unpack(cls, key: bytes, record: bytes) -> Total:
-        return cls(*_fields("total", key, record, _TOTAL)[0])
+        return cls(*fields_of("total", key, record, _TOTAL)[0])
 
 
 def pack_orphan(key: bytes, commit: int) -> bytes:
@@ -341,7 +308,7 @@ def pack_orphan(key: bytes, commit: int) -> bytes:
 
 def unpack_orphan(key: bytes, record: bytes) -> int:
     """Return the commit of an orphan record. Raises `RecordDamaged`."""
-    return _fields("orphan", key, record, _COMMIT)[0][0]
+    return fields_of("orphan", key, record, _COMMIT)[0][0]
 
 
 @dataclass(slots=True)
@@ -405,4 +372,4 @@ class Scrub:
 
     @classmethod
     def unpack(cls, record: bytes) -> Scrub:
-        return cls(*_fields("meta", SCRUB_KEY, record, _SCRUB)[0])
+        return cls(*fields_of("meta", SCRUB_KEY, record, _SCRUB)[0])

@@ -24,8 +24,9 @@ from nnfs.fs.namespace import Namespace
 from nnfs.fs.xattrs import Xattrs
 from nnfs.mount.daemon import SWITCH_INTERVAL
 from nnfs.store import schema
-from nnfs.store.env import Store, WriteTxn
+from nnfs.store.env import Store
 from nnfs.store.schema import Inode
+from nnfs.store.txn import WriteTxn
 from tests.harness import WAIT_S
 
 CHUNK = schema.MIN_CHUNK_SIZE

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnfs.errors import RecordDamaged
-from nnfs.store import schema
+from nnfs.store import schema, sealing
 
 DECODERS: dict[str, tuple[str, Callable[[bytes, bytes], object]]] = {
     "superblock": ("meta", lambda key, record: schema.Superblock.unpack(record)),
@@ -53,7 +53,7 @@ def decode(name: str, record: bytes) -> object | None:
 
 def test_every_sealed_table_has_its_decoder() -> None:
     others = {"payload", "hash", "queue"}  # two are not sealed, the third is empty
-    assert {table for table, _ in DECODERS.values()} == set(schema.TABLES) - others
+    assert {table for table, _ in DECODERS.values()} == set(sealing.TABLES) - others
     assert EXAMPLES.keys() == DECODERS.keys()
     assert all(decode(name, record) is not None for name, record in EXAMPLES.items())
 
@@ -75,7 +75,7 @@ def test_arbitrary_bytes_with_a_right_checksum(name: str, data: st.DataObject) -
     if data.draw(st.booleans()):
         at = data.draw(st.integers(0, len(example)))
         body = example[:at] + body[: max(0, len(example) - at)]
-    decode(name, schema.seal(table, KEYS.get(name, bytes(8)), body))
+    decode(name, sealing.seal(table, KEYS.get(name, bytes(8)), body))
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -96,4 +96,4 @@ def test_a_record_under_another_key_or_table_is_found(name: str) -> None:
         unpack(key, EXAMPLES[name])
     other = "xattr" if table != "xattr" else "total"
     with pytest.raises(RecordDamaged):
-        schema.unseal(other, KEYS.get(name, bytes(8)), EXAMPLES[name])
+        sealing.unseal(other, KEYS.get(name, bytes(8)), EXAMPLES[name])

@@ -18,8 +18,9 @@ from nnfs.fs.namespace import Namespace
 from nnfs.fs.xattrs import Xattrs
 from nnfs.store import schema
 from nnfs.store.blocks import ChunkChanges, Encoded
-from nnfs.store.env import Store, WriteTxn
+from nnfs.store.env import Store
 from nnfs.store.schema import Inode
+from nnfs.store.txn import WriteTxn
 
 T = TypeVar("T")
 

@@ -20,10 +20,11 @@ from nnfs.constants import DATA_FILE
 from nnfs.errors import NotAStore, StoreBusy, UsageError
 from nnfs.fs import fsck
 from nnfs.fs.fsck import Report
-from nnfs.store import schema
+from nnfs.store import schema, sealing
 from nnfs.store.blocks import BlockWriter, Encoded, load_block
-from nnfs.store.env import Snapshot, Store, WriteTxn
+from nnfs.store.env import Store
 from nnfs.store.schema import Block, Dentry, Inode, MapNode, State, Total
+from nnfs.store.txn import Snapshot, WriteTxn
 from tests.harness import FULL
 
 CHUNK = 16384
@@ -75,7 +76,7 @@ class Maker:
         record = Dentry(ino, inode.mode >> 12, name, self.state.commit).pack(key)
         self.txn.put("dentry", key, record)
         directory.count += 1
-        directory.proof = (directory.proof + schema.checksum_of(record)) & MASK
+        directory.proof = (directory.proof + sealing.checksum_of(record)) & MASK
         if stat.S_ISDIR(inode.mode):
             inode.aux = parent
             directory.nlink += 1
@@ -96,12 +97,12 @@ class Maker:
             key = schema.KEY2.pack(ino, number)
             record = node.pack(key)
             self.txn.put("map", key, record)
-            inode.proof = (inode.proof + schema.checksum_of(record)) & MASK
+            inode.proof = (inode.proof + sealing.checksum_of(record)) & MASK
 
     def xattr(self, ino: int, name: bytes, value: bytes) -> None:
         key = schema.inode_key(ino) + name
         record = schema.pack_xattr(key, value, self.state.commit)
-        self.inodes[ino].xattrs = (self.inodes[ino].xattrs + schema.checksum_of(record)) & MASK
+        self.inodes[ino].xattrs = (self.inodes[ino].xattrs + sealing.checksum_of(record)) & MASK
         self.txn.put("xattr", key, record)
 
     def finish(self) -> None:
@@ -198,7 +199,7 @@ def put_dentry(txn: WriteTxn, key: bytes, dentry: Dentry) -> None:
     record = txn.get("inode", schema.inode_key(parent))
     assert record is not None
     inode = Inode.unpack(parent, record)
-    change = schema.checksum_of(new) - (schema.checksum_of(old) if old else 0)
+    change = sealing.checksum_of(new) - (sealing.checksum_of(old) if old else 0)
     edit_inode(txn, parent, count=inode.count + (old is None), proof=(inode.proof + change) & MASK)
     txn.put("dentry", key, new)
 
@@ -209,7 +210,7 @@ def remove_dentry(txn: WriteTxn, key: bytes) -> None:
     assert old is not None
     assert record is not None
     inode = Inode.unpack(parent, record)
-    edit_inode(txn, parent, count=inode.count - 1, proof=(inode.proof - schema.checksum_of(old)) & MASK)
+    edit_inode(txn, parent, count=inode.count - 1, proof=(inode.proof - sealing.checksum_of(old)) & MASK)
     txn.delete("dentry", key)
 
 
@@ -815,7 +816,7 @@ def test_a_lost_attribute_is_told(store: Store, name: str) -> None:
         record = txn.get("inode", schema.inode_key(FILE))
         assert record is not None
         shape = schema.pack_xattr(key, b"round", 1)
-        edit_inode(txn, FILE, xattrs=(Inode.unpack(FILE, record).xattrs + schema.checksum_of(shape)) & MASK)
+        edit_inode(txn, FILE, xattrs=(Inode.unpack(FILE, record).xattrs + sealing.checksum_of(shape)) & MASK)
         txn.put("xattr", key, shape)
         REPAIRABLE[name][1](txn, store)
     found = check(store)
@@ -828,7 +829,7 @@ def test_a_lost_attribute_is_told(store: Store, name: str) -> None:
     assert [key for key, _ in snapshot.prefix("xattr", schema.inode_key(FILE))] == [key]
     snapshot.close()
     assert record is not None
-    assert Inode.unpack(FILE, record).xattrs == schema.checksum_of(shape)
+    assert Inode.unpack(FILE, record).xattrs == sealing.checksum_of(shape)
 
 
 def test_an_attribute_that_was_not_counted_is_kept(store: Store) -> None:

@@ -18,7 +18,8 @@ import pytest
 from nnfs.errors import NotAStore, StoreError
 from nnfs.mount import logs
 from nnfs.store import schema
-from nnfs.store.env import Snapshot, Store
+from nnfs.store.env import Store
+from nnfs.store.txn import Snapshot
 from tests.conftest import why_no_mount
 from tests.harness import REPO, Mount, mounted_at, nnfs, umount, work_dir
 

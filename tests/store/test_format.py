@@ -12,7 +12,8 @@ from xxhash import xxh3_64_digest, xxh3_64_intdigest
 
 from nnfs import codec
 from nnfs.codec.base import CM, FIRST_COLD, NEURAL
-from nnfs.store import env, modelfiles, schema
+from nnfs.store import modelfiles, schema, sealing
+from nnfs.store.fragments import PAGE, PAGE_HEADER, cut_payload
 from nnfs.store.schema import Block, Dentry, Inode, MapNode, Model, Scrub, State, Superblock, Total
 
 DOCUMENT = (Path(schema.__file__).parent / "FORMAT.md").read_text(encoding="utf-8")
@@ -83,7 +84,7 @@ def distinct(names: list[str]) -> dict[str, int]:
 
 def test_tables_have_the_documents_names_and_tags() -> None:
     listed = {int(number): name for number, name, _, _ in rows("## Tables")}
-    assert listed == {tag[0]: name for name, tag in schema.TAGS.items()}
+    assert listed == {tag[0]: name for name, tag in sealing.TAGS.items()}
 
 
 def test_superblock() -> None:
@@ -181,8 +182,8 @@ def test_keys() -> None:
     payload = next(record for _, name, _, record in rows("## Tables") if name == "payload")
     assert payload == "stored bytes: an extent or a fragment"
     assert f"fragments of at most {schema.FRAGMENT_MAX} bytes" in FLAT
-    assert f"Of a payload of {env.PAGE - env.PAGE_HEADER} bytes or more the first fragment is an *extent*" in FLAT
-    assert f"of {env.PAGE} k - {env.PAGE_HEADER} bytes" in FLAT
+    assert f"Of a payload of {PAGE - PAGE_HEADER} bytes or more the first fragment is an *extent*" in FLAT
+    assert f"of {PAGE} k - {PAGE_HEADER} bytes" in FLAT
     assert f"below 2^{schema.INO_BITS}" in FLAT
 
 
@@ -191,7 +192,7 @@ def test_a_seal_is_the_xxh3_of_tag_key_and_body() -> None:
     record = schema.pack_orphan(schema.KEY.pack(20), 3)
     body = (3).to_bytes(8, "big")
     assert record == body + xxh3_64_digest(b"\x0a" + schema.KEY.pack(20) + body)
-    assert schema.checksum_of(record) == xxh3_64_intdigest(b"\x0a" + schema.KEY.pack(20) + body)
+    assert sealing.checksum_of(record) == xxh3_64_intdigest(b"\x0a" + schema.KEY.pack(20) + body)
 
 
 def test_cookies() -> None:
@@ -286,7 +287,7 @@ def test_golden_inode() -> None:
 @pytest.mark.parametrize("length", [0, 1, 4079, 4080, 4081, 8176, 100_000, 131_072])
 def test_payloads_are_cut_into_an_extent_and_fragments(length: int, room: int) -> None:
     payload = bytes(n % 251 for n in range(length))
-    items, _ = env.cut_payload(3, payload, room)
+    items, _ = cut_payload(3, payload, room)
     assert [key for key, _ in items] == [schema.FRAGMENT_KEY.pack(3, n) for n in range(len(items))]
     assert b"".join(fragment for _, fragment in items) == payload
     fragments = [len(fragment) for _, fragment in items]

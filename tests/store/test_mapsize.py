@@ -14,8 +14,9 @@ import pytest
 
 from nnfs.constants import DATA_FILE
 from nnfs.errors import OutOfSpace, StoreError
-from nnfs.store import env, mapsize
+from nnfs.store import mapsize
 from nnfs.store.env import Store
+from nnfs.store.txn import translate
 from tests.conftest import why_no_mount
 from tests.harness import command, environment, mounted_at, nnfs
 
@@ -88,7 +89,7 @@ def test_a_machine_that_cannot_map_so_much(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_full_map_says_so() -> None:
-    error = env.translate(lmdb.MapFullError("MDB_MAP_FULL"))
+    error = translate(lmdb.MapFullError("MDB_MAP_FULL"))
     assert isinstance(error, OutOfSpace)
     assert "ulimit -v" in str(error)
 

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nnfs.errors import RecordDamaged
-from nnfs.store import schema
+from nnfs.store import schema, sealing
 from nnfs.store.schema import Block, Dentry, Inode, MapNode, Model, Scrub, State, Superblock, Total
 
 steady = settings(deadline=None, derandomize=True)  # the same examples on every machine, however slow
@@ -166,7 +166,7 @@ def test_arbitrary_bytes_are_damaged_or_sound(table: str, body: bytes) -> None:
     tag = "meta" if table in TWICE else table
     with pytest.raises(RecordDamaged):
         unpack(key, body)  # 2^-64 of a chance to fit
-    sealed = schema.seal(tag, key, body)
+    sealed = sealing.seal(tag, key, body)
     try:
         unpack(key, sealed)
     except RecordDamaged:
@@ -177,7 +177,7 @@ def test_map_nodes_with_wrong_lengths_are_refused() -> None:
     for bitmap, slots in ((0b11, 1), (0, 1), (0b1, 0), ((1 << 64) - 1, 63)):
         body = schema.KEY2.pack(bitmap, 1) + schema.KEY.pack(5) * slots
         with pytest.raises(RecordDamaged):
-            MapNode.unpack(KEY16, schema.seal("map", KEY16, body))
+            MapNode.unpack(KEY16, sealing.seal("map", KEY16, body))
 
 
 @steady

@@ -22,9 +22,10 @@ from nnfs.fs.fsck.models import check_scrub
 from nnfs.fs.fsck.repair import Fixer, mend
 from nnfs.fs.fsck.tree import DIR, Entries, check_directories, check_inodes, check_links, check_orphans, check_xattrs
 from nnfs.store import schema
-from nnfs.store.env import Snapshot, Store, load_twice, lock_directory
+from nnfs.store.env import Store, lock_directory
 from nnfs.store.restore import restore_meta
 from nnfs.store.schema import Dentry, State, Superblock
+from nnfs.store.txn import Snapshot, load_twice
 from nnfs.store.verify import page_damage
 
 __all__ = ["Problem", "Report", "check", "run"]

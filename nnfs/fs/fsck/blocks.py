@@ -18,7 +18,7 @@ from nnfs.fs.fsck.models import Models
 from nnfs.fs.fsck.repair import Fixer
 from nnfs.fs.fsck.tree import DIR, FILE
 from nnfs.proof import WRONG_CONTENT, has_content, wrong_payload
-from nnfs.store import schema
+from nnfs.store import schema, sealing
 from nnfs.store.blocks import load_block
 from nnfs.store.schema import FRAGMENT_MAX, Block, MapNode, Total
 
@@ -180,7 +180,7 @@ class Blocks:
                 self.c.problem("map", f"map node {number} of {ino}, which is no file", ino, fix=drop)
                 continue
             if owner is not None:
-                owner.proof = (owner.proof - schema.checksum_of(record)) & MASK
+                owner.proof = (owner.proof - sealing.checksum_of(record)) & MASK
             try:
                 node = MapNode.unpack(key, record)
                 if not node.blocks or node.pack(key) != record:

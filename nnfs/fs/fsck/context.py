@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nnfs.errors import StoreDamaged
-from nnfs.store.env import Snapshot, Store
+from nnfs.store.env import Store
 from nnfs.store.schema import State
+from nnfs.store.txn import Snapshot
 
 if TYPE_CHECKING:
     from nnfs.fs.fsck.repair import Fixer

@@ -10,11 +10,12 @@ from collections.abc import Iterable
 
 from nnfs.errors import ModelMissing, RecordDamaged
 from nnfs.fs.fsck.context import MASK, Context, Problem
-from nnfs.store import schema
+from nnfs.store import schema, sealing
 from nnfs.store.blocks import load_block
-from nnfs.store.env import Store, WriteTxn
+from nnfs.store.env import Store
 from nnfs.store.modelfiles import mend_copies
 from nnfs.store.schema import Dentry, Inode, MapNode, State, Total
+from nnfs.store.txn import WriteTxn
 
 DIR = stat.S_IFDIR >> 12
 LOST_FOUND = b"lost+found"
@@ -126,7 +127,7 @@ class Fixer:
 
     def _prove(self, table: str, ino: int) -> tuple[int, int]:
         """Number and sum of the records of an inode that are there."""
-        sums = [schema.checksum_of(record) for _, record in self.txn.prefix(table, schema.inode_key(ino))]
+        sums = [sealing.checksum_of(record) for _, record in self.txn.prefix(table, schema.inode_key(ino))]
         return len(sums), sum(sums) & MASK
 
     def make_orphan(self, ino: int) -> None:
@@ -168,7 +169,7 @@ class Fixer:
     def _settle_file(self, inode: Inode) -> None:
         chunk_size = self.store.superblock.chunk_size
         for key, record in self.txn.prefix("map", schema.inode_key(inode.ino)):
-            inode.proof = (inode.proof + schema.checksum_of(record)) & MASK
+            inode.proof = (inode.proof + sealing.checksum_of(record)) & MASK
             first = schema.KEY2.unpack(key)[1] * schema.NODE_SPAN
             try:
                 node = MapNode.unpack(key, record)
@@ -202,7 +203,7 @@ class Fixer:
             return
         inode = self.inode(schema.KEY.unpack(key[:8])[0]) if len(key) >= 8 else None
         if inode is not None:
-            inode.xattrs = (inode.xattrs - schema.checksum_of(record)) & MASK
+            inode.xattrs = (inode.xattrs - sealing.checksum_of(record)) & MASK
         self.txn.delete("xattr", key)
 
     def lose_xattr(self, key: bytes) -> None:
@@ -218,7 +219,7 @@ class Fixer:
     def drop_dentry(self, key: bytes) -> None:
         record = self.txn.get("dentry", key)
         if record is not None:
-            self._change(schema.KEY2.unpack(key)[0], -1, -schema.checksum_of(record))
+            self._change(schema.KEY2.unpack(key)[0], -1, -sealing.checksum_of(record))
             self.txn.delete("dentry", key)
 
     def set_dentry_kind(self, key: bytes, kind: int) -> None:
@@ -227,7 +228,7 @@ class Fixer:
             dentry = Dentry.unpack(key, record)
             dentry.kind, dentry.commit = kind, self.state.commit
             new = dentry.pack(key)
-            self._change(schema.KEY2.unpack(key)[0], 0, schema.checksum_of(new) - schema.checksum_of(record))
+            self._change(schema.KEY2.unpack(key)[0], 0, sealing.checksum_of(new) - sealing.checksum_of(record))
             self.txn.put("dentry", key, new)
 
     def rehash_dentry(self, key: bytes) -> None:
@@ -248,7 +249,7 @@ class Fixer:
         dentry.commit = self.state.commit
         record = dentry.pack(key)
         self.txn.put("dentry", key, record)
-        self._change(directory, 1, schema.checksum_of(record))
+        self._change(directory, 1, sealing.checksum_of(record))
 
     def cut_cycle(self, ino: int, key: bytes) -> None:
         """Take a directory out of the one above, which lies within it, and keep it in lost+found."""
@@ -304,10 +305,10 @@ class Fixer:
         first = number * schema.NODE_SPAN
         node.blocks = {slot: block for slot, block in node.blocks.items() if (first + slot) * chunk_size < size}
         node.commit = self.state.commit
-        proof = -schema.checksum_of(record)
+        proof = -sealing.checksum_of(record)
         if node.blocks:
             new = node.pack(key)
-            proof += schema.checksum_of(new)
+            proof += sealing.checksum_of(new)
             self.txn.put("map", key, new)
         else:
             self.txn.delete("map", key)

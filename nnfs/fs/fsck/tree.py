@@ -8,7 +8,7 @@ from functools import partial
 from nnfs.errors import RecordDamaged
 from nnfs.fs.fsck.context import MASK, Context, Node
 from nnfs.fs.fsck.repair import Fixer
-from nnfs.store import schema
+from nnfs.store import schema, sealing
 from nnfs.store.schema import Dentry, Inode
 
 DIR, FILE, LINK = stat.S_IFDIR >> 12, stat.S_IFREG >> 12, stat.S_IFLNK >> 12
@@ -104,7 +104,7 @@ class Entries:
                 continue
             if node is not None:
                 node.count -= 1
-                node.proof = (node.proof - schema.checksum_of(record)) & MASK
+                node.proof = (node.proof - sealing.checksum_of(record)) & MASK
             try:
                 dentry = Dentry.unpack(key, record)
             except RecordDamaged as error:
@@ -248,7 +248,7 @@ def check_xattrs(c: Context) -> None:
         ino, name = schema.KEY.unpack(key[:8])[0], key[8:]
         node = c.nodes.get(ino)
         if node is not None:
-            node.xattrs = (node.xattrs - schema.checksum_of(record)) & MASK
+            node.xattrs = (node.xattrs - sealing.checksum_of(record)) & MASK
         elif ino not in c.damaged_inodes:
             c.problem("xattr", f"attribute {name!r} of inode {ino}, which is not there", fix=drop)
             continue
