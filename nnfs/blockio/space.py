@@ -74,12 +74,13 @@ class Space:
         """
         return self.reserve is not None and self.reserve.on_btrfs and self.is_tight
 
-    @property
     def shown(self) -> int:
-        """Free bytes for people: no more than the filesystem below shows, or than is held when that is more.
+        """Return the free bytes for people, asked of the filesystem below now: others may have filled it meanwhile.
 
-        Free pages that are kept (btrfs) are free for the next writes, too.
+        No more than it shows, or than is held when that is more. Free pages that are kept (btrfs) are free for the
+        next writes, too.
         """
+        self.refresh()
         return max(0, min(self.free, max(self.lower, self.held - self.keep))) + self.in_place
 
     @property

@@ -366,7 +366,7 @@ class Daemon:
             "commit": self.committer.durable,
             "commits": self.committer.commits,
             "dirty_bytes": self.data.size,
-            "free_bytes": self.space.shown,
+            "free_bytes": self.space.shown(),
             "no_space": self.committer.no_space is not None,
             "inodes": self.fs.state.inodes,
             "known_inodes": len(self.fs.lookups),

@@ -152,7 +152,7 @@ class Operations(GuardedOperations):
     @guard
     async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
         space = self.committer.space
-        figures = self.inodes.figures(space.shown - self.data.size, space.in_place)
+        figures = self.inodes.figures(space.shown() - self.data.size, space.in_place)
         result = pyfuse3.StatvfsData()
         result.f_bsize = result.f_frsize = attributes.UNIT
         result.f_blocks, result.f_files = figures.blocks, figures.files
