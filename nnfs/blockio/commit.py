@@ -156,9 +156,11 @@ class Committer:
             raise again(self.failure)
         if self._finished:
             raise OutOfSpace("the store is being closed")
-        is_tight = not await self._held(size)
-        if is_tight and not (frees >= size and self.space.bears(self.data.size + size)):
-            raise self.space.refused()
+        if is_tight := not await self._held(size):
+            if not self._bears(size, frees):  # what commits before have freed may not have been given back yet
+                await self.settle()
+            if not self._bears(size, frees):
+                raise self.space.refused()
         amendment = _Amendment(change)
         self._amendments.append(amendment)
         self._want_commit()
@@ -168,6 +170,9 @@ class Committer:
         if is_tight and frees:
             await self.settle()
         return amendment.result[0]
+
+    def _bears(self, size: int, frees: int) -> bool:
+        return frees >= size and self.space.bears(self.data.size + size)
 
     async def admit(self, size: int) -> None:
         """Wait until `size` more dirty bytes may be taken in. Raises `OutOfSpace` when they would not fit the disk."""
