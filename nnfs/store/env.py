@@ -223,7 +223,7 @@ class Store:
         number = txn.number()
         try:
             txn.commit()
-            self._last_txn = number
+            self._last_txn = int(self._env.info()["last_txnid"])  # `number`, unless nothing changed
         except lmdb.Error as error:
             code = getattr(error, "code", 0)
             if (code in reserve.NO_ROOM or code == errno.EIO) and self._reopen() >= number:
