@@ -66,6 +66,14 @@ def target_dir(config: pytest.Config) -> Path | None:
     return Path(given).resolve() if given else None
 
 
+@pytest.fixture(autouse=True)
+def own_umask() -> Iterator[None]:
+    """A test, or a command that it calls in this process, may leave another umask: later tests would fail of it."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
 @pytest.fixture(scope="module")
 def mounted(request: pytest.FixtureRequest) -> Iterator[Mount | Plain]:
     """One mount for a module, with small chunks so that tests meet their borders; or the target."""

@@ -100,9 +100,12 @@ def test_dead_mount_goes_away(shim: Path) -> None:
             os.kill(mount.pid, signal.SIGKILL)
             wait_for("the daemon's end", lambda: not mount.alive)
             done = nnfs("umount", str(mount.path), check=False)
-            if mounted_at(mount.path):
+            is_gone = not mounted_at(mount.path)
+            if not is_gone:
                 umount(mount.path, MNT_DETACH)
-            assert done.returncode == 0, done.stderr
+            assert is_gone
+            assert done.returncode == 9, "what was not synced is lost, and that is told"
+            assert "its daemon had died before" in done.stderr
             die(mount)
         fsck_clean(store)
     finally:
