@@ -188,8 +188,16 @@ class Connection:
         self._relay.close()
 
     async def serve(self, min_tasks: int = 2, max_tasks: int = 2000) -> None:
-        """Answer requests until the filesystem is unmounted. *max_tasks* bounds requests that wait at the same time."""
-        await pyfuse3.main(min_tasks, max_tasks)
+        """Answer requests until the filesystem is unmounted. *max_tasks* bounds requests that wait at the same time.
+
+        An unmount that meets a request now and then ends reads of the device with ECONNABORTED in place of ENODEV
+        (Linux 6.18), which libfuse takes for an error: it is one only if the filesystem is still mounted.
+        """
+        try:
+            await pyfuse3.main(min_tasks, max_tasks)
+        except* ConnectionAbortedError:
+            if self.mounted():
+                raise
 
     def mounted(self) -> list[MountInfo]:
         """Where the filesystem is mounted now in this mount namespace, bind mounts too; the newest first."""

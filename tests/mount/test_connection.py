@@ -704,3 +704,18 @@ def test_what_is_meant_by_an_option_that_is_not_known(tmp_path: Path) -> None:
             load_options(tmp_path, {wrong: ""}, words())
     with pytest.raises(UsageError, match=r"unknown option 'zzz' \("):
         load_options(tmp_path, {"zzz": ""}, words())
+
+
+@pytest.mark.parametrize("mounted", [True, False])
+async def test_a_connection_that_the_kernel_aborts(mounted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ECONNABORTED ends an unmount now and then; while the filesystem is mounted, it is an abort by somebody."""
+
+    async def main(_least: int, _most: int) -> None:
+        async with trio.open_nursery():
+            raise ConnectionAbortedError(errno.ECONNABORTED, "fuse_session_receive_buf failed")
+
+    own = object.__new__(Connection)
+    monkeypatch.setattr(pyfuse3, "main", main)
+    monkeypatch.setattr(Connection, "mounted", lambda _: ["here"] if mounted else [])
+    with pytest.raises(ExceptionGroup) if mounted else contextlib.nullcontext():
+        await own.serve()
