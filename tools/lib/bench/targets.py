@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from nnfs.constants import RESERVE_FILE
+
 NNFS = [sys.executable, "-m", "nnfs"]
 
 
@@ -169,8 +171,8 @@ class Nnfs(Target):
         return said
 
     def physical(self) -> int:
-        """Bytes that the store takes on the lower filesystem."""
-        return sum(path.stat().st_blocks * 512 for path in self.store.iterdir())
+        """Bytes that the store takes on the lower filesystem, its reserve not counted (as `nnfs df` does)."""
+        return sum(path.stat().st_blocks * 512 for path in self.store.iterdir() if path.name != RESERVE_FILE)
 
     def anonymous(self) -> int:
         """RssAnon of the daemon, bytes."""
