@@ -134,7 +134,7 @@ class BlockDamaged(StoreDamaged):
 
     def __init__(self, block: int, why: str) -> None:
         super().__init__(f"damaged block {block}: {why}")
-        self.block = block
+        self.block, self.why = block, why
 
 
 class FreeListDamaged(StoreDamaged):

@@ -7,6 +7,7 @@ The checksum tells quickly that stored bytes are as they were written; only the 
 from __future__ import annotations
 
 from hashlib import blake2b
+from typing import TypeGuard
 
 from xxhash import xxh3_64_intdigest
 
@@ -21,7 +22,7 @@ def content_hash(plain: bytes) -> bytes:
     return blake2b(plain).digest()
 
 
-def has_content(plain: object, expected: bytes) -> bool:
+def has_content(plain: object, expected: bytes) -> TypeGuard[bytes]:
     """Return whether these are the plain bytes with this hash. No result of a decoder is taken for bytes unseen."""
     return isinstance(plain, bytes) and blake2b(plain).digest() == expected
 

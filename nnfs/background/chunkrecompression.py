@@ -14,7 +14,6 @@ from nnfs.background.flight import Flight, Ready
 from nnfs.background.interfaces import Parts
 from nnfs.background.modelchanges import ModelChanges
 from nnfs.blockio.cold import BACKGROUND, READ
-from nnfs.blockio.reader import decode_verified
 from nnfs.codec.base import FIRST_COLD, NEURAL
 from nnfs.constants import Policy
 from nnfs.fs.candidates import Candidate
@@ -22,6 +21,7 @@ from nnfs.fs.policy import Rules
 from nnfs.store.blocks import Recode, load_block
 from nnfs.store.env import Store
 from nnfs.store.schema import Block
+from nnfs.workers.ladder import decode_hot
 
 T = TypeVar("T")
 
@@ -89,7 +89,7 @@ class ChunkRecompression:
         if block.codec >= FIRST_COLD:
             plain = await self._cold.decode(candidate.number, block, payload, priority=BACKGROUND, worker=worker)
         else:
-            plain = await self._in_thread(decode_verified, candidate.number, block, payload)
+            plain = await self._in_thread(decode_hot, candidate.number, block, payload)
         return plain, block.payload
 
     async def hot(self, plain: bytes) -> tuple[int, int, bytes]:

@@ -13,13 +13,13 @@ from nnfs import codec
 from nnfs.background.interfaces import Commits, Parts
 from nnfs.background.tasks import Task
 from nnfs.blockio.cold import BACKGROUND, READ
-from nnfs.blockio.reader import decode_verified
 from nnfs.blockio.repair import repair_beside
 from nnfs.errors import NnfsError
 from nnfs.fs import swapping
 from nnfs.proof import WRONG_CHECKSUM, has_content, wrong_payload
 from nnfs.store.blocks import Recode
 from nnfs.store.schema import Block
+from nnfs.workers.ladder import decode_hot
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class Repairer:
         """Return whether stored bytes decode to the block's content."""
         try:
             if block.codec < codec.FIRST_COLD:
-                await trio.to_thread.run_sync(decode_verified, number, block, payload, limiter=self._threads)
+                await trio.to_thread.run_sync(decode_hot, number, block, payload, limiter=self._threads)
             else:
                 await self._cold.decode(number, block, payload, priority=BACKGROUND, worker=READ)
         except NnfsError as error:

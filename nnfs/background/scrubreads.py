@@ -7,13 +7,13 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from nnfs import codec
-from nnfs.blockio.reader import decode_verified
 from nnfs.errors import BlockDamaged, StoreDamaged
 from nnfs.proof import wrong_payload
 from nnfs.store import modelfiles, schema
 from nnfs.store.blocks import load_block
 from nnfs.store.env import Store
 from nnfs.store.schema import TOTAL_KEY, Block, Total
+from nnfs.workers.ladder import decode_hot
 
 SLICE_S, SLICE_BLOCKS = 0.02, 64  # of one look at the store, whichever comes first
 BACK = 64  # numbers before the first that are read again: who seeks in the page of a damaged key, of 30, is misled
@@ -78,7 +78,7 @@ def _check(number: int, block: Block, payload: bytes, *, deep: bool) -> None:
     if wrong:
         raise BlockDamaged(number, wrong)
     if deep and block.codec < codec.FIRST_COLD:
-        decode_verified(number, block, payload)
+        decode_hot(number, block, payload)
 
 
 def totals(store: Store) -> tuple[int, dict[int, int]]:

@@ -1,9 +1,7 @@
-"""Decoding of cold blocks: joins the event loop and the pool of codec workers, and climbs the ladder.
+"""Decoding of cold blocks: joins the event loop, the pool of workers and the ladder (`workers/ladder.py`).
 
-No thread waits for a worker: a future's callback wakes the task. The ladder of `Cold.decode`: stored bytes that do not
-have their XXH3-64 are repaired first, since no decoder could do anything with them; then the preferred worker decodes
-them, and if what comes out does not have the block's BLAKE2b-512 (a device that errs, a bug of an engine), the
-reference worker does. Only when that errs, too, is the block damaged.
+No thread waits for a worker: a future's callback wakes the task. Stored bytes that do not have their XXH3-64 are
+repaired first, since no decoder could use them.
 """
 
 from __future__ import annotations
@@ -20,9 +18,10 @@ import trio
 
 from nnfs.blockio.repair import Repairs
 from nnfs.config import Options
-from nnfs.errors import BlockDamaged, CodecError, CodecUnavailable, ModelMissing, TimedOut, WorkerError, again, kept
-from nnfs.proof import WRONG_CHECKSUM, WRONG_CONTENT, has_content, wrong_payload
+from nnfs.errors import BlockDamaged, CodecError, ModelMissing, TimedOut, WorkerError, kept
+from nnfs.proof import WRONG_CHECKSUM, wrong_payload
 from nnfs.store.schema import Block
+from nnfs.workers.ladder import REFERENCE, Ladder
 from nnfs.workers.pool import AHEAD, BACKGROUND, URGENT, Outcome, Pool, WorkerSpec, WorkItem, reference_environment
 from nnfs.workers.wire import NO_MODEL, Op
 
@@ -30,7 +29,7 @@ __all__ = ["AHEAD", "BACKGROUND", "COMPACT", "READ", "REFERENCE", "URGENT", "Col
 
 log = logging.getLogger(__name__)
 
-READ, COMPACT, REFERENCE = "read", "compact", "reference"  # workers
+READ, COMPACT = "read", "compact"  # workers
 HANG_S = 30.0  # without any progress; less where readers wait for less
 
 
@@ -155,42 +154,36 @@ class Cold:
             self._trouble(block.model, f"block {number}: {missing}")
             raise
         whole = await self._whole(number, block, payload, progress or Progress())
-        why = ""
-        for name in dict.fromkeys((worker, REFERENCE)):
-            job = WorkItem(Op.DECODE, block.codec, whole, block.plain, model, priority, name)
-            error: Exception
+        ladder = Ladder(number, block, worker)
+        for name in ladder:
+            item = WorkItem(Op.DECODE, block.codec, whole, block.plain, model, priority, name)
             try:
-                plain = await self.run(job, progress=progress)
-                assert isinstance(plain, bytes)
-                if has_content(plain, block.hash):
-                    break
-                error = BlockDamaged(number, WRONG_CONTENT)
-                self.mismatches += 1
-            except ModelMissing as missing:
-                self._trouble(block.model, f"block {number}: {missing}")
-                raise
-            except (CodecError, WorkerError) as failure:
-                error = kept(failure)
-            # What is wrong with a worker, not with the block, would be said for each of thousands of blocks.
-            is_told = isinstance(error, WorkerError) and self.trouble.endswith(f"worker {name}: {error}")
-            self._trouble(worker, f"block {number}: worker {name}: {error}")
-            log.log(logging.DEBUG if is_told else logging.ERROR, "%s", self.trouble)
-            failed = error
-            why = f"{why}; {error}" if why and str(error) not in why else why or str(error)
-        else:
-            if isinstance(error, WorkerError):
-                kind = CodecUnavailable if isinstance(error, CodecUnavailable) else WorkerError
-                raise kind(f"block {number} cannot be decoded: {why}")
-            raise again(error) if isinstance(error, BlockDamaged) else BlockDamaged(number, why)
-        if why:
-            log.warning("block %d: worker %s has decoded it", number, name)
-            if not isinstance(failed, WorkerError):
-                self._note_erring(worker)
+                ladder.judge(name, await self.run(item, progress))
+            except (CodecError, WorkerError) as error:
+                ladder.judge(name, kept(error))
+            self._note_failure(ladder, name)
+        plain = ladder.result()
+        if ladder.failures:
+            log.warning("block %d: worker %s has decoded it", number, REFERENCE)
         elif self._troubled in (worker, block.model):
             self._trouble(None, "")
+        if ladder.has_erred:
+            self._note_erring(worker)
         if whole is not payload:
             self.on_repaired(number, block, whole)
         return plain
+
+    def _note_failure(self, ladder: Ladder, worker: str) -> None:
+        """Log a worker's failure, if it has failed, and keep it for the status until that worker decodes again."""
+        error = ladder.failures.get(worker)
+        if isinstance(error, ModelMissing):
+            self._trouble(ladder.block.model, f"block {ladder.number}: {error}")
+        elif error is not None:
+            self.mismatches += isinstance(error, BlockDamaged)
+            # A failure of the worker, and not of the block, would be logged for each of thousands of blocks.
+            is_told = isinstance(error, WorkerError) and self.trouble.endswith(f"worker {worker}: {error}")
+            self._trouble(ladder.first, f"block {ladder.number}: worker {worker}: {error}")
+            log.log(logging.DEBUG if is_told else logging.ERROR, "%s", self.trouble)
 
     def _note_erring(self, worker: str) -> None:
         """A worker's result was wrong and the reference's right. What to do is said once, and in every status."""

@@ -31,11 +31,11 @@ from nnfs.errors import (
     again,
     kept,
 )
-from nnfs.proof import WRONG_CONTENT, has_content, wrong_length
 from nnfs.store.blocks import load_block
 from nnfs.store.env import Store
 from nnfs.store.schema import Block, Inode
 from nnfs.store.txn import Snapshot
+from nnfs.workers.ladder import decode_hot
 
 log = logging.getLogger(__name__)
 
@@ -367,7 +367,7 @@ class Reader:
             try:
                 found = await self._repairs.find(stored.payload, stored.block.xxh3)
                 if found is not None:
-                    result = decode_verified(number, stored.block, found)
+                    result = decode_hot(number, stored.block, found)
                     log.warning("block %d is repaired by a small change of its stored bytes", number)
                     if self.cold is not None:
                         self.cold.on_repaired(number, stored.block, found)
@@ -431,23 +431,9 @@ def _loaded(number: int, block: Block, snapshot: Snapshot, thawed: Thawed | None
         return _Stored(block, snapshot.payload(block.payload, block.stored)) if plain is None else plain
     payload = snapshot.payload(block.payload, block.stored)
     try:
-        return decode_verified(number, block, payload)
+        return decode_hot(number, block, payload)
     except BlockDamaged as damage:
         return _Stored(block, payload, kept(damage))
-
-
-def decode_verified(number: int, block: Block, payload: bytes) -> bytes:
-    """Return the plain bytes of a block. Raises `BlockDamaged` when they are not what was written."""
-    wrong = wrong_length(payload, block.stored)
-    if wrong:
-        raise BlockDamaged(number, wrong)
-    try:
-        plain = codec.decode(block.codec, payload, block.plain)
-    except CodecError as error:
-        raise BlockDamaged(number, str(error)) from error
-    if not has_content(plain, block.hash):
-        raise BlockDamaged(number, WRONG_CONTENT)
-    return plain
 
 
 def _join(parts: Sequence[Buffer], skip: int, size: int, chunk_size: int) -> Buffer:

@@ -69,6 +69,27 @@ class ErringDevice(Honest):
         return Backwards(wrong=self.device != "cpu")
 
 
+class RefusingDevice(Honest):
+    """Only the CPU takes the payloads."""
+
+    def find(self, codec: int, model: bytes) -> ColdCodec:
+        return Refusing() if self.device != "cpu" else Backwards()
+
+
+class Refusing(Backwards):
+    """A codec that takes every payload for a damaged one."""
+
+    def decode(self, payload: bytes, plain_length: int) -> bytes:
+        raise CodecError("a device's bad day")
+
+
+class DyingDevice(Honest):
+    """Only the CPU survives."""
+
+    def find(self, codec: int, model: bytes) -> ColdCodec:
+        return Backwards() if self.device == "cpu" else Dying(self.device, 1).find(codec, model)
+
+
 class NotInstalled(Honest):
     """As without numba."""
 

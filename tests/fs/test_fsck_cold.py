@@ -128,12 +128,21 @@ def test_many_blocks_keep_to_the_bound(files: Files, monkeypatch: pytest.MonkeyP
     assert [problem.paths for problem in check(files).problems] == [["/file at 0"]]
 
 
-def test_a_device_that_errs_is_no_damage(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    backwards(files, monkeypatch, kit.ErringDevice)
+@pytest.mark.parametrize("what", [kit.ErringDevice, kit.RefusingDevice])
+def test_a_device_that_errs_is_no_damage(files: Files, monkeypatch: pytest.MonkeyPatch, what: type) -> None:
+    backwards(files, monkeypatch, what)
     report = check(files)
     assert report.problems == []
     assert len(report.notes) == len(PLAINS)
     assert "decoded it wrongly" in report.notes[0]
+
+
+def test_a_device_that_dies_leaves_it_to_the_reference(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    inode = backwards(files, monkeypatch, kit.DyingDevice)
+    assert check(files).as_dict()["clean"]
+    swap(files, inode, 1, CM, 0, PLAINS[1])
+    [problem] = check(files).problems
+    assert "BLAKE2b-512" in problem.message
 
 
 @pytest.mark.parametrize("what", [kit.NotInstalled, kit.Dying])

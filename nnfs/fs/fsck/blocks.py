@@ -9,18 +9,18 @@ from functools import partial
 from itertools import pairwise
 
 from nnfs import codec
-from nnfs.codec.base import NEURAL
-from nnfs.errors import CodecError, RecordDamaged
-from nnfs.fs.fsck import cold
+from nnfs.codec.base import FIRST_COLD, NEURAL
+from nnfs.errors import BlockDamaged, RecordDamaged
 from nnfs.fs.fsck.cold import ColdBlocks
 from nnfs.fs.fsck.context import MASK, Context, Node, Problem
 from nnfs.fs.fsck.models import Models
 from nnfs.fs.fsck.repair import Fixer
 from nnfs.fs.fsck.tree import DIR, FILE
-from nnfs.proof import WRONG_CONTENT, has_content, wrong_payload
+from nnfs.proof import wrong_payload
 from nnfs.store import schema, sealing
 from nnfs.store.blocks import load_block
 from nnfs.store.schema import FRAGMENT_MAX, Block, MapNode, Total
+from nnfs.workers.ladder import decode_hot
 
 FILES_NAMED = 1000  # chunks listed for one damaged block
 
@@ -107,7 +107,7 @@ class Blocks:
             yield f"number is not below the next one, {self.c.state.next_number}"
         if not 1 <= block.payload < self.c.state.next_number:
             yield f"payload number {block.payload} is not below the next one, {self.c.state.next_number}"
-        if block.codec not in codec.NAMES and block.codec not in cold.NAMES:
+        if block.codec not in codec.NAMES:
             yield f"unknown codec {block.codec}"
         elif bool(block.model) != (block.codec == NEURAL):
             yield f"codec {block.codec} with model {block.model}"
@@ -137,15 +137,15 @@ class Blocks:
             self.bad[number] = lost
         if lost is not None or not self.c.data:
             return ""
-        if block.codec in cold.NAMES:
+        if block.codec >= FIRST_COLD and block.codec in codec.NAMES:
             model = self.models.sound.get(block.model)
             self.cold.add(number, block, payload, model.fingerprint if model else b"")
             return ""
         try:
-            plain = codec.decode(block.codec, payload, block.plain)
-        except CodecError as error:
-            return f"cannot be decoded: {error}"
-        return "" if has_content(plain, block.hash) else WRONG_CONTENT
+            decode_hot(number, block, payload)
+        except BlockDamaged as damage:
+            return damage.why
+        return ""
 
     def check_index_of(self, number: int, block: Block) -> None:
         prefix, entry = block.hash[: schema.INDEX_SIZE], schema.KEY.pack(number)

@@ -10,24 +10,23 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nnfs.codec.base import CM, NEURAL, PPM
-from nnfs.errors import ModelMissing, NnfsError, WorkerError
+from nnfs.codec import NAMES
+from nnfs.errors import BlockDamaged, ModelMissing, NnfsError, WorkerError, kept
 from nnfs.fs.fsck.context import Context
-from nnfs.proof import WRONG_CONTENT, has_content
 from nnfs.store.modelfiles import by_fingerprint, whole_model
 from nnfs.store.schema import Block
+from nnfs.workers.ladder import REFERENCE, Ladder
 
 if TYPE_CHECKING:
     from nnfs.workers.pool import Pool
 
 log = logging.getLogger(__name__)
 
-NAMES = {NEURAL: "neural", CM: "cm", PPM: "ppm"}
 IN_FLIGHT = 512  # blocks; 64 MiB of plain bytes
 GIVE_UP = 4  # blocks in a row that no worker could decode, before codec and model are taken for not installed
-WORKER, REFERENCE = "fsck", "reference"  # the second judges what the first gets wrong
+WORKER = "fsck"  # the one that is asked before the reference
 NO_MODEL = bytes(64)
-SERVE = "nnfs.workers.catalogue:Catalogue"  # what the workers serve
+SERVE = "nnfs.workers.catalogue:Catalogue"  # the codecs of the workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +35,15 @@ class _Waiting:
     block: Block
     payload: bytes
     model: bytes
-    future: Future[bytes]
+    future: Future[bytes]  # of the first worker
+
+    @property
+    def codec_and_model(self) -> tuple[int, bytes]:
+        return self.block.codec, self.model
 
 
 class ColdBlocks:
-    """Takes cold blocks one by one and calls `damaged(number, why)` for those that do not decode to their hash."""
+    """Takes cold blocks one by one, and calls `damaged(number, why)` for those that do not decode to their hash."""
 
     def __init__(self, c: Context, damaged: Callable[[int, str], None]) -> None:
         self.c = c
@@ -53,16 +56,17 @@ class ColdBlocks:
 
     def add(self, number: int, block: Block, payload: bytes, model: bytes) -> None:
         """Decode a block soon; `model` is a fingerprint, or nothing."""
-        if self._failed[block.codec, model or NO_MODEL] >= GIVE_UP:
+        model = model or NO_MODEL
+        if self._failed[block.codec, model] >= GIVE_UP:
             self._unchecked[block.codec] += 1
             return
-        future = self._decode(block, payload, model or NO_MODEL, WORKER)
-        self._waiting.append(_Waiting(number, block, payload, model or NO_MODEL, future))
+        future = self._decode(block, payload, model, WORKER)
+        self._waiting.append(_Waiting(number, block, payload, model, future))
         while self._waiting and (len(self._waiting) >= IN_FLIGHT or self._waiting[0].future.done()):
             self._judge(self._waiting.popleft())
 
     def finish(self) -> None:
-        """Wait for all; tell what could not be checked."""
+        """Wait for all; tell which blocks could not be checked."""
         total = len(self._waiting)
         while self._waiting:
             self.c.progress("cold blocks", total - len(self._waiting), total)
@@ -89,31 +93,37 @@ class ColdBlocks:
         return self._pool.decode(block.codec, payload, block.plain, model, priority=BACKGROUND, worker=worker)
 
     def _find(self, fingerprint: bytes) -> bytes | None:
-        """A model's file for a worker. On a supervisor's thread, so with a read txn of its own."""
+        """Return a model's file for a worker. On a supervisor's thread, so with a read txn of its own."""
         with self.c.store.read() as snapshot:
             number = by_fingerprint(snapshot, fingerprint)
             return None if number is None else whole_model(snapshot, number)
 
     def _judge(self, one: _Waiting) -> None:
-        why = self._wrong(one, one.future)
-        if why:
-            if self._wrong(one, self._decode(one.block, one.payload, one.model, REFERENCE)) == "":
-                log.warning("block %d: %s, but the reference decodes it", one.number, why)
-                self.c.note(f"block {one.number} is sound, but this device decoded it wrongly at first")
-            else:
-                self._damaged(one.number, why)
-
-    def _wrong(self, one: _Waiting, future: Future[bytes]) -> str | None:
-        """Say what is wrong with a block, "" when nothing is, None when that could not be found out."""
-        codec = one.block.codec
+        ladder = self._climbed(one)
         try:
-            plain = future.result()
-        except (WorkerError, ModelMissing) as error:
-            self._failed[codec, one.model] += 1
-            self._unchecked[codec] += 1
-            self._why[codec] = str(error)
-            return None
-        except NnfsError as error:
-            return f"cannot be decoded: {error}"
-        self._failed[codec, one.model] = 0
-        return "" if has_content(plain, one.block.hash) else WRONG_CONTENT
+            ladder.result()
+        except (ModelMissing, WorkerError):
+            self._failed[one.codec_and_model] += 1
+            self._unchecked[one.block.codec] += 1
+            self._why[one.block.codec] = ladder.why
+            return
+        except BlockDamaged as error:
+            self._damaged(one.number, error.why)
+        self._failed[one.codec_and_model] = 0
+        if ladder.has_erred:
+            log.warning("block %d: worker %s has decoded it, after %s", one.number, REFERENCE, ladder.why)
+            self.c.note(f"block {one.number} is sound, but this device decoded it wrongly at first")
+
+    def _climbed(self, one: _Waiting) -> Ladder:
+        """Ask the workers for a block, one after the other."""
+        ladder = Ladder(one.number, one.block, WORKER)
+        for worker in ladder:
+            if isinstance(ladder.failures.get(WORKER), WorkerError) and self._failed[one.codec_and_model] >= GIVE_UP:
+                break
+            is_first = worker == WORKER
+            future = one.future if is_first else self._decode(one.block, one.payload, one.model, worker)
+            try:
+                ladder.judge(worker, future.result())
+            except NnfsError as error:
+                ladder.judge(worker, kept(error))
+        return ladder
