@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from nnfs.blockio.bases import Bases
 from nnfs.blockio.cache import BlockCache
 from nnfs.blockio.cold import Cold
+from nnfs.blockio.damagelist import DamageList
 from nnfs.blockio.thawcache import Thawed
 from nnfs.errors import NnfsError
 from nnfs.store.env import Store
@@ -20,25 +22,23 @@ class Commits(Protocol):
 
     @property
     def failure(self) -> NnfsError | None: ...
+    @property
+    def bases(self) -> Bases: ...
     async def sync(self) -> None: ...
     async def amend(self, change: Callable[[Any], T], size: int = 0, *, frees: int = 0) -> T: ...
-    def laid_over(self) -> set[int]: ...
 
 
 class Reads(Protocol):
-    """The reader: its copies of blocks, what it has found damaged, and how much it has to do."""
-
-    cooling: set[int]
+    """The reader: its copies of blocks, the list of damage, and how much it has to do."""
 
     @property
-    def damaged(self) -> dict[int, str]: ...
+    def damaged(self) -> DamageList: ...
     @property
     def cache(self) -> BlockCache: ...
     @property
     def thawed(self) -> Thawed | None: ...
     @property
     def waiting(self) -> int: ...
-    def forget_gone(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,7 @@ class Recompression:
         self._reads, self._models, self._encoder = parts.reads, models, encoder
         self._options, self._busy = options, busy
         self.chunks = ChunkRecompression(parts, models, encoder)
-        self.swaps = Swaps(parts.commits, parts.reads, encoder, changed)
+        self.swaps = Swaps(parts.commits, encoder, changed)
         self._selection = Selection(parts.store, models.known, encoder, options, last_read)
         self._chunk_failures: Counter[int] = Counter()  # by payload
 
@@ -213,7 +213,7 @@ class Recompression:
                 flight.ready.append(result)
                 flight.ready_bytes += candidate.block.plain
         except (BlockDamaged, RecordDamaged) as error:
-            self._reads.damaged[candidate.number] = str(error)
+            self._reads.damaged.add(candidate.number, str(error))
             flight.task.failed_chunks, is_looked_at = flight.task.failed_chunks + 1, True
             log.error("inode %d, chunk %d, block %d: %s", candidate.ino, candidate.chunk, candidate.number, error)
         except NnfsError as error:

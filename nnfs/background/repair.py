@@ -86,7 +86,7 @@ class Repairer:
         if done is not None:
             log.warning("block %d is repaired", repaired.number)
             self.repaired += 1
-            self._reads.damaged.pop(repaired.number, None)
+            self._reads.damaged.remove(repaired.number)
         return done is not None
 
 

@@ -122,7 +122,7 @@ class Scrub:
             raise
         finally:
             self._report(run, {})
-        await self._in_thread(self._reads.forget_gone)
+        await self._in_thread(self._reads.damaged.forget_gone, self._store)
         run.state = schema.Scrub(1, state.deep, 0, state.blocks, len(run.damaged))
         await self._save(run, force=True)
         self._report(run, await self._name(run))
@@ -175,10 +175,10 @@ class Scrub:
         at, is_last = run.state.next, False
         while not is_last:
             await self._give_way(run)
-            look = await self._in_thread(scrubreads.look_at, self._store, at, run.deep, frozenset(self._reads.damaged))
+            look = await self._in_thread(scrubreads.look_at, self._store, at, run.deep, self._reads.damaged.as_dict())
             at, is_last = look.next, look.is_last
             for number in look.sound:
-                self._reads.damaged.pop(number, None)
+                self._reads.damaged.remove(number)
             for number, block, payload in look.cold:
                 await self._admit(run, block)
                 run.pending.add(number)
@@ -231,7 +231,7 @@ class Scrub:
         try:
             await self._cold.decode(number, block, payload, priority=BACKGROUND, worker=READ)
             run.failures = 0
-            self._reads.damaged.pop(number, None)
+            self._reads.damaged.remove(number)
         except BlockDamaged as error:
             await self._give_up(run, number, block, str(error))
         except NnfsError as error:
@@ -248,7 +248,7 @@ class Scrub:
         """Note a block that could be neither proved nor refuted."""
         if await self._in_thread(scrubreads.payload_of, self._store, number) != block.payload:
             return  # it has been recompressed meanwhile, or is gone, and so may be the model that it needed
-        known = self._reads.damaged.get(number)
+        known = self._reads.damaged.reason(number)
         if known is not None and not run.deep:
             self._note(run, number, known)
             return
@@ -275,7 +275,8 @@ class Scrub:
             self._note(run, number, why)
 
     def _note(self, run: _Run, number: int, why: str) -> None:
-        run.damaged[number] = self._reads.damaged[number] = why
+        run.damaged[number] = why
+        self._reads.damaged.add(number, why)
         run.state.damaged = len(run.damaged)
 
     # -- what comes of it

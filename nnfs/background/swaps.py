@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from nnfs.background.encoder import ColdEncoder
 from nnfs.background.flight import Flight, Ready
-from nnfs.background.interfaces import Commits, Reads
+from nnfs.background.interfaces import Commits
 from nnfs.codec.base import FIRST_COLD
 from nnfs.errors import OutOfSpace
 from nnfs.fs import swapping
@@ -20,10 +20,8 @@ FLUSH_CHUNKS = 256
 class Swaps:
     """Commits what flows have ready. `changed` is told the files that occupy something else now."""
 
-    def __init__(
-        self, commits: Commits, reads: Reads, encoder: ColdEncoder, changed: Callable[[list[int]], None]
-    ) -> None:
-        self._commits, self._reads, self._encoder, self._changed = commits, reads, encoder, changed
+    def __init__(self, commits: Commits, encoder: ColdEncoder, changed: Callable[[list[int]], None]) -> None:
+        self._commits, self._encoder, self._changed = commits, encoder, changed
         self.saved = 0  # bytes, by this mount
         self.before = self.after = 0  # stored bytes of what was swapped
 
@@ -48,19 +46,14 @@ class Swaps:
     async def _swap(self, flight: Flight, ready: list[Ready]) -> None:
         """Commit swaps, except of blocks that are being written in part: a commit must not wait for a worker.
 
-        While the swaps wait for their commit, a write to a part of a block is merged at once (`Reader.cold_below`).
+        While the swaps wait for their commit, a write to a part of a block is merged at once (`Bases.cooling`).
         """
-        laid_over = self._commits.laid_over()
-        flight.drop(one for one in ready if one.recode.number in laid_over)
-        ready = [one for one in ready if one.recode.number not in laid_over]
-        if not ready:
-            return
-        cooling = {one.recode.number for one in ready}
-        self._reads.cooling |= cooling
-        try:
-            await self._swap_now(flight, ready)
-        finally:
-            self._reads.cooling -= cooling
+        in_use = self._commits.bases.in_use()
+        flight.drop(one for one in ready if one.recode.number in in_use)
+        ready = [one for one in ready if one.recode.number not in in_use]
+        if ready:
+            with self._commits.bases.cooling({one.recode.number for one in ready}):
+                await self._swap_now(flight, ready)
 
     async def _swap_now(self, flight: Flight, ready: list[Ready]) -> None:
         recodes = [one.recode for one in ready]

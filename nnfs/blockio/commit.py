@@ -7,30 +7,29 @@ import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import trio
 
+from nnfs.blockio.bases import Bases
 from nnfs.blockio.dirty import DirtyData
 from nnfs.blockio.encoding import ENCODERS, Changes, Encoding
 from nnfs.blockio.guard import Nursery
+from nnfs.blockio.interfaces import Metadata
 from nnfs.blockio.reader import Reader
 from nnfs.blockio.space import PAGE, Space
 from nnfs.blockio.threads import run_fairly
 from nnfs.constants import DATA_FILE
 from nnfs.errors import (
-    FsError,
     NnfsError,
     OutOfSpace,
     StoreDamaged,
-    StoreError,
     StoreGone,
     WriteFailed,
     again,
     kept,
 )
 from nnfs.store.env import Store
-from nnfs.store.schema import Inode
 
 log = logging.getLogger(__name__)
 
@@ -46,17 +45,6 @@ TRIES = 4  # of a commit that cannot be written
 LAST_TRIES, LAST_PAUSE = 20, 0.5  # of the last commits, which find no room; seconds between them
 SPARE = 8  # one of so many free pages is taken to be of no use: those around it may be too few
 BUSY_COMMITS = 32  # commits in a row, then free pages are punched without waiting for a pause
-
-
-class Metadata(Protocol):
-    """What the committer needs of the filesystem: its epochs."""
-
-    active: Any
-    frozen: Any
-
-    def freeze(self) -> Any: ...
-    def committed(self, applied: Any) -> None: ...
-    def inode(self, ino: int) -> Inode: ...
 
 
 Amend = Callable[[Any], None]  # changes the store in a commit's txn, after what was requested
@@ -113,7 +101,8 @@ class Committer:
         self._room_lock = trio.Lock()
         self._finished = False
         self._amendments: list[_Amendment[Any]] = []
-        self.encoding = Encoding(reader, meta.inode)
+        self.bases = Bases(store, meta, data)
+        self.encoding = Encoding(reader, self.bases, meta.inode)
 
     # -- requests
 
@@ -268,14 +257,6 @@ class Committer:
             with contextlib.suppress(OutOfSpace):  # the caller asks `fits` again and finds out
                 await self.sync()
                 await self.settle()
-
-    def laid_over(self) -> set[int]:
-        """Return the blocks whose content the next commits need, since chunks over them are written in part."""
-        found = set()
-        for ino, chunk in self.data.overlays():
-            with contextlib.suppress(FsError, StoreError):  # nothing will be laid over what is gone or damaged
-                found.update(self.reader.chunks.block_numbers(self.meta.inode(ino), chunk, chunk))
-        return found
 
     async def finish(self) -> None:
         """The last commits, releases included, and the mark that nothing came after them. Raises why they fail."""
@@ -529,7 +510,7 @@ class Committer:
         self.commits += 1
         self._unpunched += 1
         for number in applied.healed:
-            self.reader.damaged.pop(number, None)
+            self.reader.damaged.remove(number)
         for ino, error in applied.failed.items():
             log.error("inode %d: not all of its chunks could be stored: %s", ino, error)
             self.inode_errors[ino] = kept(error)

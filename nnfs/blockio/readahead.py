@@ -1,18 +1,91 @@
-"""What to fetch before anybody asks: slow codecs decode many chunks in little more time than one.
+"""Read-ahead: blocks are fetched before anybody asks, since workers decode many in little more time than one.
 
-The next chunks of a file that is read from its beginning on; and, for a tree of small files, those stored nearby.
-Numbers are given to blocks in the order in which files are stored, so the files of a directory lie together, in
+The next chunks of a file that is read from its beginning on are fetched, and for a tree of small files those stored
+nearby: numbers are given to blocks in the order in which files are stored, so the files of a directory lie together, in
 whatever order they are read.
 """
 
 from __future__ import annotations
 
+import itertools
+import logging
+from collections.abc import Callable
+
+from nnfs.blockio.fetch import Fetcher
+from nnfs.blockio.interfaces import Files
+from nnfs.codec import FIRST_COLD
+from nnfs.errors import StoreDamaged
+from nnfs.store.blocks import load_block
+from nnfs.store.env import Store
+from nnfs.store.schema import Block, Inode
+
+log = logging.getLogger(__name__)
+
 TOGETHER = 1024  # block numbers: reads that lie no farther apart belong to one reader of a tree
-NEAR = 64  # block numbers: what is fetched lies no farther off
+NEAR = 64  # block numbers: blocks that are fetched around another lie no farther off
 FEWEST, MOST = 8, 64  # blocks fetched at a time: twice as many when they were wanted, half as many when not
-
-
+CHUNKS_AHEAD = 16  # of one file, at most
+AROUND_BYTES = 512 << 10  # plain bytes of small files that are fetched around others at a time
 FILES = 256  # whose readers are remembered
+
+
+class ReadAhead:
+    """Has blocks fetched that readers will ask for next, at most `most` chunks of a file. Raises nothing."""
+
+    def __init__(self, store: Store, files: Files, fetcher: Fetcher, most: int = CHUNKS_AHEAD) -> None:
+        self._store, self._files, self._fetcher = store, files, fetcher
+        self._chunk_size = store.superblock.chunk_size
+        self._sequences, self._around = Sequences(most), Around()
+
+    def after_read(self, inode: Inode, offset: int, end: int) -> None:
+        """Fetch the next chunks of a file of which [offset, end) was read."""
+        self._try(self._fetch_next, inode, offset, end)
+
+    def after_look_up(self, number: int) -> None:
+        """Fetch more around a block that a reader asks for, if it was fetched around another one."""
+        if number in self._around:
+            self._try(self._fetch_around, number)
+
+    def after_cold_read(self, number: int, block: Block) -> None:
+        """Fetch blocks around one that had to be decoded for a reader, if it is all of a small file."""
+        if block.plain < self._chunk_size:
+            self._try(self._fetch_around, number)
+
+    def _fetch_next(self, inode: Inode, offset: int, end: int) -> None:
+        first, last = offset // self._chunk_size, (end - 1) // self._chunk_size
+        ahead = self._sequences.read(inode.ino, offset, end, last + 1 - first)
+        until = min(last + ahead, (inode.size - 1) // self._chunk_size)
+        if until > last:
+            numbers = self._files.block_numbers(inode, last + 1, until)
+            self._fetcher.begin([number for number in numbers if number and not self._fetcher.is_here(number)])
+
+    def _fetch_around(self, number: int) -> None:
+        after, before, count = self._around.read(number)
+        if self._fetcher.cache.limit < 2 * AROUND_BYTES:
+            return
+        found: list[int] = []
+        room = AROUND_BYTES
+        with self._store.read() as snapshot:
+            for near in itertools.chain(after, before):
+                if len(found) >= count or room <= 0:
+                    break
+                if not self._fetcher.is_here(near):
+                    block = load_block(snapshot, near)
+                    if block is not None and block.codec >= FIRST_COLD and block.plain < self._chunk_size:
+                        found.append(near)
+                        room -= block.plain
+        self._around.fetched(found)
+        self._fetcher.begin(found)
+
+    @staticmethod
+    def _try(fetch: Callable[..., None], *arguments: object) -> None:
+        """Fetch something, and leave errors to those who ask for it later."""
+        try:
+            fetch(*arguments)
+        except StoreDamaged:
+            pass
+        except Exception:
+            log.exception("nothing is read ahead")
 
 
 class Sequences:

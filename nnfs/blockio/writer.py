@@ -1,4 +1,4 @@
-"""Changes of files' content: into dirty chunks, once the memory and the old content that they need are there."""
+"""Writes and truncations: into dirty chunks, once the memory and the old content that they need are there."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from nnfs.store.schema import Inode
 
 
 class Writer:
-    """Writes and truncations. Both return the live inode, whose size the caller sets before anybody else can run.
+    """Changes the content of files. Returns the live inode, whose size the caller sets before anybody else can run.
 
-    Who changes a part of a cold chunk waits until that is decoded, as its readers do. So nothing is ever dirty over
-    what a worker has to decode, and no commit waits for a worker.
+    Changing part of a cold chunk waits until the chunk is decoded, as its readers do. So nothing is ever dirty over a
+    cold block, and no commit waits for a worker.
     """
 
     def __init__(self, data: DirtyData, reader: Reader, committer: Committer) -> None:
@@ -37,14 +37,14 @@ class Writer:
         return inode
 
     async def _bases(self, ino: int, offset: int, end: int) -> dict[int, bytes]:
-        """Return the committed content, by chunk, of what is changed in part and cold. It holds until the next await.
+        """Return the content of cold bases, by chunk, that a change of [offset, end) needs; true until the next await.
 
-        `offset == end`: of a truncation.
+        With `offset == end`: a truncation.
         """
         blocks: dict[int, bytes] = {}
         while True:
             inode = self._committer.meta.inode(ino)
-            cold = self._reader.cold_below(inode, offset, end)
+            cold = self._committer.bases.cold(inode, offset, end)
             missing = [number for number in cold.values() if number not in blocks]
             if not missing:
                 return {chunk: blocks[number] for chunk, number in cold.items()}

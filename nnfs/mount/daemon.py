@@ -23,10 +23,15 @@ from nnfs.background.modelchanges import ModelChanges
 from nnfs.background.modelreader import ModelReader
 from nnfs.background.repair import RepairedBlocks
 from nnfs.background.service import Service
+from nnfs.blockio.cache import BlockCache
 from nnfs.blockio.cold import Cold, specs
 from nnfs.blockio.commit import Committer
+from nnfs.blockio.damagelist import DamageList
 from nnfs.blockio.dirty import DirtyData
+from nnfs.blockio.fetch import Fetcher
 from nnfs.blockio.guard import Guarded
+from nnfs.blockio.patience import Patience
+from nnfs.blockio.readahead import ReadAhead
 from nnfs.blockio.reader import Reader
 from nnfs.blockio.space import Space
 from nnfs.blockio.thawcache import Thawed
@@ -143,10 +148,10 @@ class Daemon:
         self.pool = Pool(specs(own), models.find)
         self.cold = Cold(self.pool, models.fingerprint, own.read_timeout, self.repaired.put)
         self.thawed = Thawed(store.place.here / THAWED_FOLDER, own.thawed if store.writable else 0)
-        self.reader = Reader(
-            store, self.fs, self.data, cache_bytes=own.cache, timeout=own.read_timeout,
-            cold=self.cold, thawed=self.thawed,
+        fetcher = Fetcher(
+            store, BlockCache(own.cache), DamageList(), Patience(own.read_timeout), self.cold, self.thawed
         )  # fmt: skip
+        self.reader = Reader(self.fs, self.data, fetcher, ReadAhead(store, self.fs, fetcher))
         self.space = Space(store.place.here, own.dirty, read_only=read_only)
         self.committer = Committer(store, self.fs, self.data, self.reader, self.space, self._apply)
         changes = ModelChanges(store, models, self.committer, self.cold)
@@ -347,12 +352,12 @@ class Daemon:
         return {}
 
     async def _status(self, request: dict[str, Any]) -> dict[str, Any]:
-        await trio.to_thread.run_sync(self.reader.forget_gone)
+        await trio.to_thread.run_sync(self.reader.damaged.forget_gone, self.store)
         return self._status_now()
 
     def _status_now(self) -> dict[str, Any]:
         failure = self.committer.failure
-        damaged = list(self.reader.damaged.items())
+        damaged = list(self.reader.damaged.as_dict().items())
         return {
             "pid": os.getpid(),
             "version": nnfs.__version__,

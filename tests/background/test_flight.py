@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from hashlib import blake2b
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from nnfs.background.interfaces import Parts
 from nnfs.background.recompression import Recompression
 from nnfs.background.tasks import Gate, Task
 from nnfs.blockio.cold import COMPACT, REFERENCE
+from nnfs.blockio.damagelist import DamageList
 from nnfs.codec import encode_hot
 from nnfs.codec.base import CM, NEURAL
 from nnfs.config import Options
@@ -219,9 +221,20 @@ class Commits:
         self.marks: dict[int, bool] = {}
         self.answer: Callable[[Recode], int | NnfsError | None] = lambda one: -1
         self.written: set[int] = set()  # blocks over which something is dirty
+        self.cooled: set[int] = set()  # blocks of which swaps wait for a commit
 
-    def laid_over(self) -> set[int]:
+    @property
+    def bases(self) -> Commits:
+        return self
+
+    def in_use(self) -> set[int]:
         return self.written
+
+    @contextlib.contextmanager
+    def cooling(self, numbers: set[int]) -> Iterator[None]:
+        self.cooled = numbers
+        yield
+        self.cooled = set()
 
     async def amend(self, change: Any, size: int = 0, frees: int = 0) -> Any:
         await trio.lowlevel.checkpoint()
@@ -241,7 +254,7 @@ class Tried(Recompression):
 
     def __init__(self, files: Sequence[int], outcome: Callable[[Candidate], Any]) -> None:
         self.commits = Commits()
-        self.reads: Any = SimpleNamespace(damaged={}, cooling=set())
+        self.reads: Any = SimpleNamespace(damaged=DamageList())
         parts: Any = Parts(None, self.commits, self.reads, None)  # type: ignore[arg-type]
         models: Any = SimpleNamespace(known=None)
         super().__init__(parts, models, coder(), Options(), busy=lambda: False, changed=lambda _: None)
@@ -293,14 +306,14 @@ async def test_what_somebody_writes_to_in_part_is_not_swapped() -> None:
     cooling: list[int] = []
 
     def answer(_: object) -> int:
-        cooling.extend(under_test.reads.cooling)
+        cooling.extend(under_test.commits.cooled)
         return -1
 
     under_test.commits.answer = answer
     await under_test.once()
     assert under_test.commits.swaps == [1, 3]
     assert set(cooling) == {1, 3}
-    assert not under_test.reads.cooling
+    assert not under_test.commits.cooled
     assert under_test.commits.marks == {1: True, 2: False, 3: True}
 
 

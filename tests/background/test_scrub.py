@@ -22,7 +22,6 @@ from nnfs.background.tasks import Gate, Task
 from nnfs.blockio.cold import READ, Cold
 from nnfs.blockio.commit import Committer
 from nnfs.blockio.dirty import DirtyData
-from nnfs.blockio.reader import Reader
 from nnfs.blockio.space import Space
 from nnfs.codec.base import CM, NEURAL
 from nnfs.errors import BlockDamaged, ModelMissing, NnfsError, OutOfSpace, WorkerError
@@ -36,6 +35,7 @@ from nnfs.store.blocks import Recode, load_block
 from nnfs.store.env import Store
 from nnfs.store.schema import Block, Inode
 from nnfs.workers.pool import BACKGROUND
+from tests.blockio.kit import make_reader
 from tests.harness import WAIT_S
 
 CHUNK = schema.MIN_CHUNK_SIZE
@@ -84,7 +84,7 @@ class Volume:
         self.data = DirtyData(CHUNK)
         self.fs = Filesystem(self.store, on_release=self.data.drop)
         self.names = Namespace(self.fs, Xattrs(self.fs))
-        self.reader = Reader(self.store, self.fs, self.data, cache_bytes=1 << 20, timeout=WAIT_S)
+        self.fetcher, self.reader = make_reader(self.store, self.fs, self.data)
         self.committer = Committer(
             self.store, self.fs, self.data, self.reader, Space(path, 4 << 20), lambda *args: apply(self.store, *args)
         )
@@ -197,7 +197,7 @@ async def test_a_sound_store(tmp_path: Path, deep: bool) -> None:
         assert result.pop("since") > 0
         assert result == {"deep": deep, "blocks": 3, "repaired": 0, "unchecked": 0, "damaged": []}
         assert volume.cold.decoded == ([number] if deep else [])
-        assert volume.reader.damaged == {}
+        assert not volume.reader.damaged
         assert volume.scrub.unfinished() is None
         assert volume.check() == []
 
@@ -230,7 +230,7 @@ async def test_damage_beyond_repair_is_noted_with_its_files(tmp_path: Path, deep
         assert found["block"] == number
         assert "XXH3-64" in found["why"] or "stored bytes" in found["why"]
         assert sorted(found["files"]) == [f"/first at {CHUNK}", f"/some/second at {CHUNK}"]
-        assert list(volume.reader.damaged) == [number]
+        assert list(volume.reader.damaged.as_dict()) == [number]
         assert result["repaired"] == 0
 
 
@@ -352,9 +352,9 @@ async def test_sound_again_is_damaged_no_longer(tmp_path: Path) -> None:
     async with running(tmp_path / "s") as volume:
         inode = await volume.write(b"f", text(1))
         number = await volume.turn_cold(inode, 0, text(1)[::-1])
-        volume.reader.damaged[number] = "a device erred"
+        volume.reader.damaged.add(number, "a device erred")
         await volume.good(deep=True)
-        assert volume.reader.damaged == {}
+        assert not volume.reader.damaged
 
 
 async def test_what_was_found_damaged_is_decoded_by_any_scrub(tmp_path: Path) -> None:
@@ -364,9 +364,9 @@ async def test_what_was_found_damaged_is_decoded_by_any_scrub(tmp_path: Path) ->
         hot, _ = volume.block(inode, 2)
         await volume.turn_cold(inode, 3, text(3)[::-1])
         for number in (bad, good, hot, 999):
-            volume.reader.damaged[number] = "a reader says so"
+            volume.reader.damaged.add(number, "a reader says so")
         result = await volume.good()
-        assert [found["block"] for found in result["damaged"]] == list(volume.reader.damaged) == [bad]
+        assert [found["block"] for found in result["damaged"]] == list(volume.reader.damaged.as_dict()) == [bad]
         assert sorted(volume.cold.decoded) == sorted([bad, good])
 
 
@@ -374,7 +374,7 @@ async def test_known_damage_that_nobody_can_decode_stays_known(tmp_path: Path) -
     async with running(tmp_path / "s") as volume:
         inode = await volume.write(b"f", text(1))
         number = await volume.turn_cold(inode, 0, text(1)[::-1])
-        volume.reader.damaged[number] = "a reader says so"
+        volume.reader.damaged.add(number, "a reader says so")
         volume.cold.trouble[number] = WorkerError("needs numba")
         assert [found["why"] for found in (await volume.good())["damaged"]] == ["a reader says so"]
         assert (await volume.job(deep=True)).state == "failed"
@@ -400,11 +400,11 @@ async def test_what_is_removed_is_damaged_no_longer(tmp_path: Path) -> None:
         other = volume.names.lookup(schema.ROOT_INO, b"f")
         assert other is not None
         for each in (inode, other):
-            volume.reader.damaged[volume.block(each)[0]] = "found by a reader"
+            volume.reader.damaged.add(volume.block(each)[0], "found by a reader")
         volume.names.unlink(schema.ROOT_INO, b"f")
         await volume.committer.sync()
-        volume.reader.forget_gone()
-        assert list(volume.reader.damaged) == [volume.block(inode)[0]]
+        volume.reader.damaged.forget_gone(volume.store)
+        assert list(volume.reader.damaged.as_dict()) == [volume.block(inode)[0]]
 
 
 async def test_a_block_rewritten_meanwhile_is_not_damaged(tmp_path: Path) -> None:
@@ -436,7 +436,7 @@ async def test_what_cannot_be_decoded_is_not_called_sound(tmp_path: Path) -> Non
         assert job.state == "failed"
         assert "3 blocks: block cannot be decoded: needs numba" in job.error
         assert job.result["unchecked"] == 3
-        assert volume.reader.damaged == {}
+        assert not volume.reader.damaged
 
 
 async def test_a_missing_model_is_named(tmp_path: Path) -> None:

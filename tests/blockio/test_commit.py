@@ -14,7 +14,6 @@ import trio
 
 from nnfs.blockio.commit import Committer
 from nnfs.blockio.dirty import DirtyData
-from nnfs.blockio.reader import Reader
 from nnfs.blockio.space import Space
 from nnfs.errors import OutOfSpace, StoreDamaged
 from nnfs.fs import fsck
@@ -27,6 +26,7 @@ from nnfs.store import schema
 from nnfs.store.env import Store
 from nnfs.store.schema import Inode
 from nnfs.store.txn import WriteTxn
+from tests.blockio.kit import make_reader
 from tests.harness import WAIT_S
 
 CHUNK = schema.MIN_CHUNK_SIZE
@@ -35,12 +35,12 @@ CHUNK = schema.MIN_CHUNK_SIZE
 class Volume:
     """The daemon's parts without FUSE."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, timeout: float = WAIT_S) -> None:
         self.store = Store.open(path) if path.exists() else Store.create(path, CHUNK)
         self.data = DirtyData(CHUNK)
         self.fs = Filesystem(self.store, on_release=self.data.drop)
         self.names = Namespace(self.fs, Xattrs(self.fs))
-        self.reader = Reader(self.store, self.fs, self.data, cache_bytes=1 << 20, timeout=WAIT_S)
+        self.fetcher, self.reader = make_reader(self.store, self.fs, self.data, timeout=timeout)
         self.committer = Committer(
             self.store, self.fs, self.data, self.reader, Space(path, 4 << 20), lambda *args: apply(self.store, *args)
         )

@@ -16,7 +16,6 @@ import trio.testing
 from xxhash import xxh3_64_intdigest
 
 from nnfs.blockio.cold import COMPACT, READ, REFERENCE, Cold
-from nnfs.blockio.patience import Patience
 from nnfs.blockio.repair import Repairs
 from nnfs.blockio.thawcache import Thawed
 from nnfs.errors import BlockDamaged, CodecError, ModelMissing, TimedOut, WorkerError
@@ -38,22 +37,20 @@ class ColdVolume(Volume):
     """A volume whose files turn cold, but for chunks that hold random bytes; with a pool of fake workers."""
 
     def use(
-        self, *, read: str = "cpu", reference: str = "cpu", thawed: Thawed | None = None, timeout: float = WAIT_S,
-        hang_s: float = 600.0,
-    ) -> None:  # fmt: skip
+        self, *, read: str = "cpu", reference: str = "cpu", thawed: Thawed | None = None, hang_s: float = 600.0
+    ) -> None:
         devices = {READ: read, REFERENCE: reference}
         workers = [WorkerSpec(name, device, serve=SERVE, hang_s=hang_s) for name, device in devices.items()]
-        self.reader.patience = Patience(timeout)
         self.pool = Pool(workers, backoff_s=0.0)
-        self.reader.cold = Cold(self.pool, self.fingerprint, timeout=WAIT_S)
-        self.reader.thawed = thawed
+        self.cold = self.fetcher.cold = Cold(self.pool, self.fingerprint, timeout=WAIT_S)
+        self.fetcher.thawed = thawed
 
     @staticmethod
     def fingerprint(number: int) -> bytes:
         raise ModelMissing(f"model {number} is not in the store")
 
     async def add(self, name: bytes, content: bytes) -> Inode:
-        """Store a file, and recode it behind everybody's back."""
+        """Store a file, and recompress it behind everybody's back."""
         inode = self.create(name)
         self.write(inode, 0, content)
         await self.committer.sync()
@@ -63,12 +60,12 @@ class ColdVolume(Volume):
                 block = Block.unpack(key, record)
                 plain = next((p for p in pieces if len(p) == block.plain and block.hash == blake2b(p).digest()), None)
                 if plain is not None and not (len(plain) == CHUNK and plain == content[:CHUNK] == MIXED[:CHUNK]):
-                    self.recode(txn, key, block, payload(plain))
+                    self.recompress(txn, key, block, payload(plain))
         self.reader.cache.clear()
         return self.fs.inode(inode.ino)
 
     @staticmethod
-    def recode(txn, key: bytes, block: Block, stored: bytes, model: int = 0) -> None:  # type: ignore[no-untyped-def]
+    def recompress(txn, key: bytes, block: Block, stored: bytes, model: int = 0) -> None:  # type: ignore[no-untyped-def]
         txn.delete_prefix("payload", schema.KEY.pack(block.payload))
         for index, at in enumerate(range(0, len(stored), schema.FRAGMENT_MAX)):
             fragment = stored[at : at + schema.FRAGMENT_MAX]
@@ -97,8 +94,8 @@ Start = Callable[..., AbstractAsyncContextManager[ColdVolume]]
 @pytest.fixture
 def start(tmp_path: Path) -> Start:
     @asynccontextmanager
-    async def one(**more: object) -> AsyncIterator[ColdVolume]:
-        volume = ColdVolume(tmp_path / "store")
+    async def one(patience: float = WAIT_S, **more: object) -> AsyncIterator[ColdVolume]:
+        volume = ColdVolume(tmp_path / "store", patience)
         volume.use(**more)  # type: ignore[arg-type]
         try:
             async with trio.open_nursery() as nursery:
@@ -123,7 +120,7 @@ async def test_a_cold_file(start: Start) -> None:
 async def test_a_read_that_takes_over_what_was_read_ahead(start: Start, gate: Gate) -> None:
     async with start() as volume, trio.open_nursery() as nursery:
         held, file = await volume.add(b"held", gate.chunk), await volume.add(b"file", MIXED)
-        pending = volume.reader._pending
+        pending = volume.fetcher._pending
         nursery.start_soon(volume.content, held)
         await until(lambda: all(p.progress.has_begun() for p in pending.values()) and pending)
         assert await volume.reader.read(file, 0, CHUNK) == MIXED[:CHUNK]  # hot; two chunks are read ahead
@@ -151,7 +148,7 @@ async def test_sequential_readers_are_read_ahead_of(start: Start, gate: Gate) ->
     """By no less than they ask for at a time, so that a worker has many chunks to decode in one step."""
     async with start() as volume, trio.open_nursery() as nursery:
         held, file = await volume.add(b"held", gate.chunk), await volume.add(b"file", MIXED)
-        pending = volume.reader._pending
+        pending = volume.fetcher._pending
         nursery.start_soon(volume.content, held)
         await until(lambda: pending and all(p.progress.has_begun() for p in pending.values()))
         for chunk in range(3):
@@ -167,7 +164,7 @@ async def test_sequential_readers_are_read_ahead_of(start: Start, gate: Gate) ->
 async def test_a_read_that_is_given_up_takes_its_job_back(start: Start, gate: Gate) -> None:
     async with start() as volume, trio.open_nursery() as nursery:
         held, file = await volume.add(b"held", gate.chunk), await volume.add(b"file", b"wanted")
-        pending = volume.reader._pending
+        pending = volume.fetcher._pending
         nursery.start_soon(volume.content, held)
         await until(lambda: pending and all(p.progress.has_begun() for p in pending.values()))
         number = volume.number(file)
@@ -187,7 +184,7 @@ async def test_what_has_begun_is_kept_although_nobody_waits(start: Start, gate: 
     """Else a chunk that takes longer than a read may would be begun anew by each try."""
     async with start() as volume:
         file = await volume.add(b"held", gate.chunk)
-        number, pending = volume.number(file), volume.reader._pending
+        number, pending = volume.number(file), volume.fetcher._pending
         async with trio.open_nursery() as readers:
             readers.start_soon(volume.content, file)
             await until(lambda: number in pending and pending[number].progress.has_begun())
@@ -199,11 +196,11 @@ async def test_what_has_begun_is_kept_although_nobody_waits(start: Start, gate: 
 
 
 async def test_reads_end_within_their_bound(start: Start, gate: Gate, caplog: pytest.LogCaptureFixture) -> None:
-    async with start(timeout=0.2) as volume:
+    async with start(patience=0.2) as volume:
         held, hot = await volume.add(b"held", gate.chunk), await volume.add(b"hot", MIXED[:CHUNK])
         with pytest.raises(TimedOut):
             await volume.content(held)
-        volume.reader.patience.timeout = WAIT_S
+        volume.fetcher.patience.timeout = WAIT_S
         assert await volume.content(hot) == MIXED[:CHUNK]
         assert "nothing was decoded for 0.2 s" in caplog.text
 
@@ -222,10 +219,9 @@ async def test_what_waits_has_patience_while_workers_get_on(start: Start, gate: 
     """Any of those that read: what a worker for compaction does brings no reader on."""
     async with start() as volume:
         held, other = await volume.add(b"held", gate.chunk), await volume.add(b"other", b"goes first")
-        pool, went_on, cold = volume.pool, list[int](), volume.reader.cold
-        assert cold is not None
-        volume.reader.patience.go_on = lambda: went_on.append(1)  # type: ignore[method-assign]
-        cold.watch(volume.reader.patience.go_on)
+        pool, went_on, cold = volume.pool, list[int](), volume.cold
+        volume.fetcher.patience.go_on = lambda: went_on.append(1)  # type: ignore[method-assign]
+        cold.watch(volume.fetcher.patience.go_on)
         async with trio.open_nursery() as readers:
             readers.start_soon(volume.content, held)
             await until(lambda: went_on)  # it has begun
@@ -239,7 +235,7 @@ async def test_what_waits_has_patience_while_workers_get_on(start: Start, gate: 
             await until(lambda: went_on)
             gate.open()
         assert await volume.content(other) == b"goes first"
-        assert not volume.reader.patience._waits
+        assert not volume.fetcher.patience._waits
 
 
 async def test_many_readers_of_one_block(start: Start) -> None:
@@ -264,7 +260,7 @@ async def test_thawed_copies(start: Start, tmp_path: Path) -> None:
         await until(lambda: copies.bytes == 7 * 4096)  # each gets as small as a file can be
         answered = volume.pool.states()[0].answered
         volume.reader.cache.clear()
-        volume.reader.thawed = Thawed(tmp_path / "thawed", 1 << 20)  # as after a mount
+        volume.fetcher.thawed = Thawed(tmp_path / "thawed", 1 << 20)  # as after a mount
         assert await volume.content(file) == MIXED
         assert volume.pool.states()[0].answered == answered
         number = volume.number(file, 3)
@@ -280,7 +276,7 @@ async def test_a_damaged_block_is_listed(start: Start, caplog: pytest.LogCapture
         number = volume.number(file)
         with pytest.raises(BlockDamaged):
             await volume.content(file)
-        assert list(volume.reader.damaged) == [number]
+        assert list(volume.reader.damaged.as_dict()) == [number]
         assert f"inode {file.ino}, offset 0, block {number}: damaged block {number}" in caplog.text
         assert await volume.content(other) == MIXED[:CHUNK]
         volume.pool.close()
@@ -294,8 +290,7 @@ async def test_a_flipped_bit(start: Start, content: bytes, caplog: pytest.LogCap
     """Hot or cold: it is repaired, and reported, so that it can be written back."""
     repaired: list[tuple[int, Block, bytes]] = []
     async with start() as volume:
-        assert volume.reader.cold is not None
-        volume.reader.cold.on_repaired = lambda *what: repaired.append(what)
+        volume.cold.on_repaired = lambda *what: repaired.append(what)
         file = await volume.add(b"file", content)
         number = volume.number(file)
         volume.flip(number)
@@ -322,7 +317,7 @@ async def test_a_hot_block_beyond_repair(start: Start, monkeypatch: pytest.Monke
             with pytest.raises(BlockDamaged):
                 await volume.content(file)
         assert searches == [1]
-        assert list(volume.reader.damaged) == [volume.number(file)]
+        assert list(volume.reader.damaged.as_dict()) == [volume.number(file)]
 
 
 async def test_what_is_not_installed(start: Start, caplog: pytest.LogCaptureFixture) -> None:
@@ -341,7 +336,7 @@ async def test_a_model_that_is_missing(start: Start, caplog: pytest.LogCaptureFi
         key = schema.KEY.pack(volume.number(file))
         with volume.store.write() as txn:
             block = Block.unpack(key, txn.get("block", key) or b"")
-            volume.recode(txn, key, block, payload(b"cold"), model=9)
+            volume.recompress(txn, key, block, payload(b"cold"), model=9)
         with pytest.raises(ModelMissing):
             await volume.content(file)
         assert f"inode {file.ino}, offset 0: model 9 is not in the store" in caplog.text
@@ -350,7 +345,7 @@ async def test_a_model_that_is_missing(start: Start, caplog: pytest.LogCaptureFi
 async def test_no_workers(start: Start) -> None:
     async with start() as volume:
         file = await volume.add(b"file", b"cold")
-        volume.reader.cold = None
+        volume.fetcher.cold = None
         with pytest.raises(CodecError, match="is decoded by workers, here are none"):
             await volume.content(file)
         assert not volume.reader.damaged
@@ -373,4 +368,4 @@ async def test_neighbours_that_are_not_small_or_not_cold_are_left_alone(start: S
         await trio.testing.wait_all_tasks_blocked()
         assert volume.number(large) not in volume.reader.cache
         assert volume.number(hot) not in volume.reader.cache
-        assert not volume.reader._pending
+        assert not volume.fetcher._pending

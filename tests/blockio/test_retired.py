@@ -27,7 +27,7 @@ def swap(volume: ColdVolume, number: int, stored: bytes, codec: int | None = Non
         block = load_block(txn, number)
         assert block is not None
         block.payload += 1_000_000
-        volume.recode(txn, schema.KEY.pack(number), block, stored, model)
+        volume.recompress(txn, schema.KEY.pack(number), block, stored, model)
         if codec is not None:
             block.codec = codec
             txn.put("block", schema.KEY.pack(number), block.pack(schema.KEY.pack(number)))
@@ -49,8 +49,7 @@ async def test_it_is_loaded_again(start: Start, to: str) -> None:
                 swap(volume, number, PLAIN, codec=0)
             raise ModelMissing(f"model {model} is not in the store")
 
-        assert volume.reader.cold is not None
-        volume.reader.cold._model = fingerprint
+        volume.cold._model = fingerprint
         if to == "nothing":
             with pytest.raises(ModelMissing):
                 await volume.reader.read(file, 0, CHUNK)

@@ -46,7 +46,9 @@ def changed(change: Callable[..., Any], arguments: tuple[Any, ...], old: bytes) 
 
 async def decoding(volume: ColdVolume) -> None:
     """Return when a worker has a block in hand."""
-    await until(lambda: volume.reader._pending and all(p.progress.has_begun() for p in volume.reader._pending.values()))
+    await until(
+        lambda: volume.fetcher._pending and all(p.progress.has_begun() for p in volume.fetcher._pending.values())
+    )
 
 
 @pytest.mark.parametrize(("change", "arguments"), CHANGES, ids=["in the middle", "at the end", "truncate"])
@@ -90,7 +92,7 @@ async def test_what_cannot_be_merged_is_not_accepted(
     async with start() as volume:
         file = await volume.add(b"file", OLD)
         with monkeypatch.context() as context:
-            context.setattr(volume.reader.cold, "decode", broken)
+            context.setattr(volume.cold, "decode", broken)
             with pytest.raises(type(error)):
                 await change(volume, file, *arguments)
         assert volume.data.size == 0
@@ -106,7 +108,7 @@ async def test_a_truncation_that_cuts_no_chunk_decodes_nothing(
         file = await volume.add(b"file", OLD)
         before = volume.number(file)
         with monkeypatch.context() as context:
-            context.setattr(volume.reader, "cold", None)
+            context.setattr(volume.fetcher, "cold", None)
             await truncate(volume, file, size)
         await volume.committer.sync_inode(file.ino)
         assert volume.number(file) == (before if size else 0)
@@ -116,7 +118,7 @@ async def test_a_truncation_that_cuts_no_chunk_decodes_nothing(
 async def test_a_chunk_wholly_rewritten_decodes_nothing(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     async with start() as volume:
         file = await volume.add(b"file", OLD)
-        monkeypatch.setattr(volume.reader, "cold", None)
+        monkeypatch.setattr(volume.fetcher, "cold", None)
         await write(volume, file, 0, b"x" * len(OLD))
         await volume.committer.sync_inode(file.ino)
         assert await volume.content(file) == b"x" * len(OLD)
@@ -126,7 +128,7 @@ async def test_chunks_of_an_inode_that_is_gone_lie_over_nothing(start: Start) ->
     async with start() as volume:
         gone = 1 << 40
         volume.data.write(gone, 5, b"part", 1000)
-        assert volume.committer.laid_over() == set()
+        assert volume.committer.bases.in_use() == set()
         volume.data.drop(gone)
 
 
@@ -137,12 +139,12 @@ async def test_what_is_about_to_turn_cold_is_merged_at_once(start: Start) -> Non
         await write(volume, file, 0, OLD)
         await volume.committer.sync()
         await write(volume, file, 3, b"new")
-        assert volume.committer.laid_over() == {volume.number(file)}  # so it is not swapped
+        assert volume.committer.bases.in_use() == {volume.number(file)}  # so it is not swapped
         await volume.committer.sync()
-        assert volume.committer.laid_over() == set()
-        volume.reader.cooling.add(volume.number(file))
-        await write(volume, file, 5, b"newer")
-        assert volume.committer.laid_over() == set()
+        assert volume.committer.bases.in_use() == set()
+        with volume.committer.bases.cooling({volume.number(file)}):
+            await write(volume, file, 5, b"newer")
+        assert volume.committer.bases.in_use() == set()
         assert await volume.content(file) == OLD[:3] + b"nenewer" + OLD[10:]
 
 
@@ -200,7 +202,7 @@ async def test_what_is_in_memory_is_not_decoded_again(start: Start, monkeypatch:
     async with start() as volume:
         file = await volume.add(b"file", OLD)
         await volume.content(file)
-        monkeypatch.setattr(volume.reader, "cold", None)
+        monkeypatch.setattr(volume.fetcher, "cold", None)
         await write(volume, file, 3, b"new")
         await volume.committer.sync_inode(file.ino)
         assert await volume.content(file) == changed(write, (3, b"new"), OLD)

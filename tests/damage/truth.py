@@ -13,13 +13,12 @@ from typing import Any, Protocol
 import trio
 
 from nnfs.blockio.dirty import DirtyData
-from nnfs.blockio.reader import Reader
 from nnfs.errors import NnfsError
 from nnfs.fs.filesystem import Filesystem
 from nnfs.fs.namespace import Namespace
 from nnfs.fs.xattrs import Xattrs
 from nnfs.store.env import Store
-from tests.harness import WAIT_S
+from tests.blockio.kit import make_reader
 
 READ_SIZE = 256 * 1024
 Stat = tuple[int, ...]
@@ -82,7 +81,7 @@ class Offline:
         self._xattrs = Xattrs(self.fs)
         self._names = Namespace(self.fs, self._xattrs)
         data = DirtyData(store.superblock.chunk_size)
-        self.reader = Reader(store, self.fs, data, cache_bytes=0, timeout=WAIT_S, ahead=0, cold=cold)
+        _, self.reader = make_reader(store, self.fs, data, cache_bytes=0, ahead=0, cold=cold)
 
     def _inode(self, path: str):  # type: ignore[no-untyped-def]
         inode = self.fs.inode(1)

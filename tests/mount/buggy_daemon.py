@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import trio
 
 from nnfs.blockio.commit import Committer
-from nnfs.blockio.reader import Reader
+from nnfs.blockio.fetch import Fetcher
 from nnfs.fs.namespace import Namespace
 from nnfs.mount import daemon, logs
 from nnfs.mount.connection import Connection
@@ -58,7 +58,7 @@ PLACES: dict[str, tuple[Any, str]] = {
     "tell": (daemon.Daemon, "_tell_kernel"),
     "watchdog": (daemon.Daemon, "_watchdog"),
     "accept": (trio.SocketListener, "accept"),
-    "fetch": (Reader, "_fetch"),
+    "fetch": (Fetcher, "_fetch"),
     "finish": (Committer, "finish"),
 }
 

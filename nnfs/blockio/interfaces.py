@@ -1,0 +1,24 @@
+"""The parts of a filesystem that reads and commits use, and no more of it than they use."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from nnfs.store.schema import Inode
+
+
+class Files(Protocol):
+    """Inodes, and where their chunks are stored."""
+
+    def inode(self, ino: int) -> Inode: ...
+    def block_numbers(self, inode: Inode, first: int, last: int) -> list[int]: ...
+
+
+class Metadata(Files, Protocol):
+    """Files, and the epochs of their changes."""
+
+    active: Any
+    frozen: Any
+
+    def freeze(self) -> Any: ...
+    def committed(self, applied: Any) -> None: ...
