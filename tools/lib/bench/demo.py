@@ -16,7 +16,6 @@ import random
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
@@ -25,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.codec.coders import named
-from bench.codec.sample import files, pieces
+from bench.codec.sample import files, pieces, unpacked
+from bench.targets import NNFS, Failed
 
 DEFAULT = "/usr/share/doc"  # a folder that every Debian has
 DEFAULT_LIMIT = 4 << 20
@@ -34,13 +34,10 @@ MODEL = "two copies of the model"
 
 
 def nnfs(*words: str) -> str:
-    """Run `nnfs WORDS` and return what it prints."""
-    command = [sys.executable, "-P", "-m", "nnfs", *words]
-    root = os.fspath(Path(__file__).resolve().parents[3])
-    environment = {**os.environ, "PYTHONPATH": root}
-    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True, env=environment)
+    """Run `nnfs WORDS` and return what it prints; its progress is to be seen. Raises `Failed`."""
+    done = subprocess.run([*NNFS, *words], check=False, stdout=subprocess.PIPE, text=True)
     if done.returncode:
-        raise SystemExit(f"demo: nnfs {words[0]} failed with status {done.returncode}")
+        raise Failed(f"nnfs {words[0]} failed with status {done.returncode}")
     return done.stdout
 
 
@@ -55,12 +52,8 @@ def source_of(path: Path) -> Iterator[Path]:
     if path.is_dir():
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix="nnfs-demo-") as folder, tarfile.open(path) as archive:
-        if hasattr(tarfile, "data_filter"):  # 3.11.4, and not Debian 12's 3.11.2
-            archive.extraction_filter = tarfile.data_filter
-        archive.extractall(folder)
-        top = [entry for entry in Path(folder).iterdir() if entry.is_dir()]
-        yield top[0] if len(top) == 1 else Path(folder)
+    with tempfile.TemporaryDirectory(prefix="nnfs-demo-") as folder:
+        yield unpacked(path, Path(folder))
 
 
 def chosen(folder: Path, limit: int | None, seed: int) -> list[str]:
@@ -166,10 +159,6 @@ def run(source: Path, sets: dict[str, list[str]], limit: int | None, options: st
     return {"hot": hot, "cold": cold, "hot_sets": hot_sets, "cold_sets": cold_sets, "times": times, "equal": equal}
 
 
-def mib(size: float) -> str:
-    return f"{size / (1 << 20):,.2f}"
-
-
 def neural_share(line: dict[str, Any]) -> float:
     chunks: int = sum(codec["chunks"] for codec in line["codecs"])
     neural: int = sum(codec["chunks"] for codec in line["codecs"] if codec["codec"] == "neural")
@@ -182,16 +171,22 @@ def beside_models(df: dict[str, Any]) -> int:
     return physical
 
 
+def figures(result: dict[str, Any], sizes: dict[str, dict[str, int]]) -> Iterator[tuple[str, dict[str, float]]]:
+    """Yield each set's sizes in MiB, its bits per byte, and the percentage of its chunks that are neural."""
+    for name, cold in result["cold_sets"].items():
+        plain, stored = cold["plain_bytes"], cold["stored_bytes"]
+        found = {"plain": plain, "hot": result["hot_sets"][name]["stored_bytes"], "cold": stored, **sizes[name]}
+        mib = {key: size / (1 << 20) for key, size in found.items()}
+        yield name, {**mib, "bits": 8 * stored / max(1, plain), "neural": 100 * neural_share(cold)}
+
+
 def show(result: dict[str, Any], other: dict[str, Any] | None, sizes: dict[str, dict[str, int]]) -> None:
     """Print the tables."""
     print("| set | MiB | zstd -3 (hot tier) | zstd -19 | xz | cold tier | bits/byte | chunks neural |")
     print("|---|---|---|---|---|---|---|---|")
-    for name, cold in result["cold_sets"].items():
-        plain, stored = cold["plain_bytes"], cold["stored_bytes"]
-        zstd, xz = sizes[name]["zstd-19"], sizes[name]["xz"]
-        cells = [mib(size) for size in (plain, result["hot_sets"][name]["stored_bytes"], zstd, xz, stored)]
-        cells += [f"{8 * stored / max(1, plain):.3f}", f"{neural_share(cold):.0%}"]
-        print(f"| {name} | {' | '.join(cells)} |")
+    for name, found in figures(result, sizes):
+        cells = [f"{found[key]:,.2f}" for key in ("plain", "hot", "zstd-19", "xz", "cold")]
+        print(f"| {name} | {' | '.join(cells)} | {found['bits']:.3f} | {found['neural']:.0f} % |")
     hot, cold = (beside_models(result[name]) for name in ("hot", "cold"))
     print()
     print(f"logical bytes            {result['cold']['logical_bytes']:>14,}")
@@ -233,8 +228,11 @@ def main() -> int:
         sets = {name: found for name, found in sets.items() if found}
         if not sets:
             parser.error(f"{path} holds no files")
-        result = run(source, sets, limit, "compact=off", Path(folder))
-        other = run(source, sets, limit, "compact=off,neural=off", Path(folder)) if args.both else None
+        try:
+            result = run(source, sets, limit, "compact=off", Path(folder))
+            other = run(source, sets, limit, "compact=off,neural=off", Path(folder)) if args.both else None
+        except Failed as why:
+            raise SystemExit(f"demo: {why}") from why
         sizes = classical(sets, limit)
     show(result, other, sizes)
     if args.json:

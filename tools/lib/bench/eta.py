@@ -16,7 +16,6 @@ import os
 import random
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,22 +23,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bench.demo import nnfs
 from nnfs.cli import client
 
 SOURCE = ("/usr/lib/python3", "/usr/share/perl", "/usr/lib/python3.11", "/usr/include")
 TEXT = ("/usr/share/doc", "/usr/share/common-licenses", "/usr/share/perl")
 LIMIT = 0.30
 PAUSE_S = 0.5
-
-
-def nnfs(*words: str) -> str:
-    """Run `nnfs WORDS` and return what it prints."""
-    root = os.fspath(Path(__file__).resolve().parents[3])
-    environment = {**os.environ, "PYTHONPATH": root}
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "nnfs", *words], env=environment, stdout=subprocess.PIPE, text=True, check=True
-    )
-    return done.stdout
 
 
 def plain_files(roots: tuple[str, ...], suffixes: tuple[str, ...]) -> list[Path]:

@@ -26,11 +26,22 @@ def fitted(path: str, base: str, seconds: int) -> dict[str, int]:
     return answer
 
 
-def row(path: str, found: dict[str, int]) -> str:
-    plain, held_out, delta = found["content_bytes"], found["held_out_bytes"], found["delta_bytes"]
-    base, own = (found[name] * plain // held_out for name in ("base_stored", "fitted_stored"))
+def summary(found: dict[str, int]) -> dict[str, float]:
+    """Return bytes of all content, as held-out data foretells them, and what is saved, in percent."""
+    plain, delta = found["content_bytes"], found["delta_bytes"]
+    base, own = (found[name] * plain // found["held_out_bytes"] for name in ("base_stored", "fitted_stored"))
     once, twice = (100 - 100 * (own + copies * delta) / base for copies in (1, 2))
-    return f"| {path} | {plain:,} | {base:,} | {own:,} | {delta:,} | {once:.1f} % | {twice:.1f} % |"
+    return {"plain": plain, "base": base, "fitted": own, "delta": delta, "once": once, "twice": twice}
+
+
+def row(path: str, found: dict[str, int]) -> str:
+    *sizes, once, twice = summary(found).values()
+    return f"| {path} | {' | '.join(f'{size:,}' for size in sizes)} | {once:.1f} % | {twice:.1f} % |"
+
+
+def shipped() -> str:
+    """Return the file of the model that is shipped."""
+    return f"{PRESETS}/{presets()[0]}{SUFFIX}"
 
 
 def main() -> None:
@@ -39,7 +50,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=1200, help="about how long to fit (default %(default)s)")
     parser.add_argument("--base", help="the model to start from (default: the one that is shipped)")
     arguments = parser.parse_args()
-    base = arguments.base or f"{PRESETS}/{presets()[0]}{SUFFIX}"
+    base = arguments.base or shipped()
     print("| path | plain | stored with base | with fit | delta | less | delta twice |\n|---|---|---|---|---|---|---|")
     for path in arguments.paths:
         print(row(path, fitted(path, base, arguments.seconds)), flush=True)

@@ -152,23 +152,15 @@ class NullFs(pyfuse3.Operations):
         self._drop(node)
         parent.attr.st_nlink -= 1
 
-    async def rename(
-        self,
-        parent_inode_old: int,
-        name_old: bytes,
-        parent_inode_new: int,
-        name_new: bytes,
-        flags: int,
-        ctx: RequestContext,
-    ) -> None:
-        source, dest = self.nodes[parent_inode_old], self.nodes[parent_inode_new]
-        over = dest.names.get(name_new)
+    async def rename(self, old: int, name: bytes, new: int, new_name: bytes, flags: int, ctx: RequestContext) -> None:
+        source, dest = self.nodes[old], self.nodes[new]
+        over = dest.names.get(new_name)
         if flags & pyfuse3.RENAME_EXCHANGE or (flags and over):
             raise FUSEError(errno.EINVAL if flags & pyfuse3.RENAME_EXCHANGE else errno.EEXIST)
         if over is not None and over.names:
             raise FUSEError(errno.ENOTEMPTY)
-        node = source.names.pop(name_old)
-        dest.names[name_new] = node
+        node = source.names.pop(name)
+        dest.names[new_name] = node
         if stat.S_ISDIR(node.attr.st_mode):
             source.attr.st_nlink -= 1
             dest.attr.st_nlink += 1

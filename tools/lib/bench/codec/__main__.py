@@ -13,7 +13,7 @@ from typing import Any
 
 from bench.codec import latency
 from bench.codec.coders import CLASSICAL
-from bench.codec.sample import Piece, pieces, sample
+from bench.codec.sample import Coded, Piece, pieces, sample
 from nnfs.codec.base import FIRST_COLD
 from nnfs.workers.catalogue import Catalogue, presets
 
@@ -31,13 +31,9 @@ passes where one takes less than a second. peak_mb: most resident memory of the 
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(Coded):
     """One path and codec."""
 
-    path: str
-    codec: str
-    plain_bytes: int
-    stored_bytes: int
     bits_per_byte: float
     encode_kbps: float | None
     decode_kbps: float | None

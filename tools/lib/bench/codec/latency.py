@@ -9,36 +9,33 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from bench.codec.coders import CLASSICAL
-from bench.codec.sample import pieces, sample
+from bench.codec.sample import Coded, pieces, sample
 from nnfs.codec.base import RAW
 from nnfs.errors import CodecError, WorkerError
 from nnfs.workers.catalogue import Catalogue
 from nnfs.workers.pool import Pool, WorkerSpec
 
+T = TypeVar("T")
 SMALL = 300  # bytes
 PASSES = 5
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(Coded):
     """Seconds from the request to its answer."""
 
-    path: str
-    codec: str
-    plain_bytes: int
-    stored_bytes: int
     encode_s: float
     decode_s: float
     decode_with_start_s: float  # the worker's start, its imports and its model included
     peak_mb: float
 
 
-def timed(work: Callable[[], bytes | None]) -> tuple[float, bytes | None]:
+def timed(work: Callable[[], T]) -> tuple[float, T]:
     """Seconds (the median of some passes; one, where that takes long), and the result."""
     times: list[float] = []
-    result = None
     while not times or (len(times) < PASSES and sum(times) < 2):
         start = time.perf_counter()
         result = work()
@@ -46,11 +43,11 @@ def timed(work: Callable[[], bytes | None]) -> tuple[float, bytes | None]:
     return statistics.median(times), result
 
 
-def measure(path: str, name: str, plain: bytes, args: argparse.Namespace) -> Row | None:
+def measure(path: str, name: str, plain: bytes, device: str, threads: int) -> Row | None:
     """One codec on one chunk. None when the codec does not make it smaller."""
     catalogue = Catalogue()
     codec, model = catalogue.resolve(name)
-    spec = WorkerSpec("bench", args.device, args.threads)
+    spec = WorkerSpec("bench", device, threads)
     with Pool([spec], catalogue.file) as pool:
         pool.encode(codec, plain[:SMALL], model).result()  # warm
         encode_s, payload = timed(lambda: pool.encode(codec, plain, model).result())
@@ -99,7 +96,7 @@ def main(args: argparse.Namespace) -> int:
             for piece in sample(whole, 1, args.seed):
                 for plain in (piece.read(), piece.read()[:SMALL]):
                     try:
-                        row = measure(str(path), name, plain, args)
+                        row = measure(str(path), name, plain, args.device, args.threads)
                     except (CodecError, WorkerError, KeyError, OSError) as why:
                         print(f"  ! {name} on {path}: {why}", flush=True)
                         failed = True

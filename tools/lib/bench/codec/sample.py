@@ -5,8 +5,19 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import tarfile
 from dataclasses import dataclass
 from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Coded:
+    """What a codec made of some bytes of a path."""
+
+    path: str
+    codec: str
+    plain_bytes: int
+    stored_bytes: int
 
 
 @dataclass(frozen=True)
@@ -24,6 +35,16 @@ class Piece:
         if len(plain) != self.length:
             raise OSError(f"{self.path} has become shorter")
         return plain
+
+
+def unpacked(archive: Path, folder: Path) -> Path:
+    """Unpack a tar archive into a folder, and return that, or the only folder in it."""
+    with tarfile.open(archive) as tar:
+        if hasattr(tarfile, "data_filter"):  # 3.11.4, and not Debian 12's 3.11.2
+            tar.extraction_filter = tarfile.data_filter
+        tar.extractall(folder)
+    top = list(folder.iterdir())
+    return top[0] if len(top) == 1 and top[0].is_dir() else folder
 
 
 def files(path: Path) -> list[str]:
