@@ -1,1 +1,1 @@
-"""What the commands tools/bench* and tools/demo measure with; `fs` is tools/bench_fs, the others have their names."""
+"""What is measured of nnfs: tools/bench for all of it, tools/bench_fs and its like for one thing each."""

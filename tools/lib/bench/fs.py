@@ -20,6 +20,7 @@ from typing import Any
 
 from bench import data, meta, space
 from bench.rows import Row, Values
+from bench.table import number
 from bench.targets import Compacting, Failed, Nnfs, Null, Target
 
 ROWS: tuple[Row, ...] = (*data.ROWS, *meta.ROWS, *space.ROWS)
@@ -64,7 +65,7 @@ def scratch(below: Path) -> Iterator[Path]:
     """A directory for the run, on a real disk, unseen by git, gone afterwards."""
     kind = subprocess.run(["stat", "-f", "-c", "%T", str(below)], capture_output=True, text=True, check=True).stdout
     if kind.strip() in ("tmpfs", "ramfs"):
-        raise SystemExit(f"bench_fs: {below} is {kind.strip()}, memory: give --store DIR on a disk")
+        raise SystemExit(f"{below} is {kind.strip()}, memory: name a directory on a disk")
     base = Path(tempfile.mkdtemp(prefix=".bench_fs-", dir=below))
     (base / ".gitignore").write_text("*\n")
     try:
@@ -101,13 +102,6 @@ def median(taken: list[Values | str], key: str) -> float | None:
     """Median of the repetitions that ended well."""
     values = [values[key] for values in taken if not isinstance(values, str)]
     return statistics.median(values) if values else None
-
-
-def number(value: float | None) -> str:
-    """Three digits that matter."""
-    if value is None:
-        return "-"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def lines(row: Row, taken: dict[str, list[Values | str]]) -> Iterator[str]:

@@ -9,8 +9,9 @@ import sys
 import time
 from typing import Any
 
-from bench.codec.coders import Batched, Missing, Payload, Simple, named
+from bench.codec.coders import Batched, Payload, Simple, named
 from bench.codec.sample import Piece
+from bench.table import Missing
 from nnfs.workers.worker import quiet_threads
 
 CHEAP_S = 1.0  # a pass that takes less is repeated, up to

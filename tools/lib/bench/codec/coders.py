@@ -11,14 +11,11 @@ import lzma
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from bench.table import Missing
 from nnfs.errors import CodecError
 from nnfs.workers.catalogue import Catalogue
 
 Payload = bytes | None  # None: does not become smaller, so it is stored as it is
-
-
-class Missing(Exception):
-    """A codec that this machine has not: says what to install."""
 
 
 class Simple:

@@ -1,0 +1,13 @@
+"""The list of tables that tools/bench prints. A new one is a new entry."""
+
+from __future__ import annotations
+
+from bench import coding, whole
+from bench.table import Table
+
+TABLES: tuple[Table, ...] = (*coding.TABLES, *whole.TABLES)
+
+
+def named(name: str) -> Table:
+    """Return the table of this name. Raises `KeyError`."""
+    return {table.name: table for table in TABLES}[name]

@@ -1,0 +1,177 @@
+"""Tables about the whole program: mounts, stores, names, tests."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench import fs
+from bench.coding import SETS, coded, coding
+from bench.table import Case, Column, Line, Setting, Table, Task
+from bench.targets import NNFS, Failed, Nnfs, Null, Target, command
+
+TREE = ("enwik", "lang", "mail-md", "small")  # text: the network codes all of it
+STORED = ("enwik", "lang", "mail-md", "small", "logs", "data")
+PATIENT = 1e6  # seconds: the measurement has its own limit
+CODEC_OPTIONS = {"neural": "compact=off,policy=cold", "cm": "compact=off,policy=cold,neural=off"}
+
+
+def cold_cases(setting: Setting) -> list[Case]:
+    limit = 60_000 if setting.is_quick else 1_000_000
+    common = {"corpus": str(setting.corpus.path(".")), "limit": limit, "threads": setting.threads}
+    return [Case((codec,), {"codec": codec, **common}) for codec in CODEC_OPTIONS]
+
+
+def cold(task: Task) -> Iterator[Line]:
+    """Compaction of a mount and cold reading with tar, beside the codec alone on the same chunks."""
+    from bench import demo
+    from bench.codec.sample import pieces
+
+    work, source, limit = Path(task["work"]), Path(task["corpus"]), task["limit"]
+    tree = work / "tree"
+    demo.copy(source, {name: demo.chosen(source / name, limit, 1) for name in TREE}, tree, limit)
+    told = coded(coding(task["codec"], pieces(tree, 128 << 10, None), task["threads"]))
+    target = Nnfs(work, CODEC_OPTIONS[task["codec"]])
+    with target.fresh():
+        command(["cp", "-a", str(tree), str(target.root)])
+        target.sync()
+        begin = time.perf_counter()
+        command([*NNFS, "compact", str(target.root), "--all", "--wait"], PATIENT)
+        compact_s = time.perf_counter() - begin
+        target.cool()
+        begin = time.perf_counter()
+        command(
+            ["sh", "-c", 'tar -cf - -C "$0" . | wc -c', str(target.root)], PATIENT
+        )  # not to /dev/null: tar knows it
+        tar_s = time.perf_counter() - begin
+    for label, seconds, alone_s in (
+        ("compaction beside encoding and decoding", compact_s, told["encode_s"] + told["decode_s"]),
+        ("tar of the cold tree beside decoding", tar_s, told["decode_s"]),
+    ):
+        mount, alone = (told["plain"] / each / 1000 for each in (seconds, alone_s))
+        yield Line((label,), {"mount": mount, "codec": alone, "share": 100 * mount / alone})
+
+
+def fs_cases(setting: Setting) -> list[Case]:
+    return [Case((), {"row": row.name, "quick": setting.is_quick}, key=row.name) for row in fs.ROWS]
+
+
+def filesystem(task: Task) -> Iterator[Line]:
+    """A row of bench_fs: on nnfs, and in this commit also on what it is compared with."""
+    base = Path(task["work"])
+    row = next(row for row in fs.ROWS if row.name == task["row"])
+    beside = [] if task["is_other"] else [Target(base), Null(base)]
+    taken = fs.run(row, [*beside, Nnfs(base)], task["quick"])
+    for problem in (values for each in taken.values() for values in each if isinstance(values, str)):
+        raise Failed(problem)
+    for figure in row.figures:
+        values = {name: fs.median(each, figure.key) for name, each in taken.items()}
+        yield Line((f"{figure.title.strip()}, {figure.unit}",), values, figure.less_is_better)
+
+
+def store_cases(setting: Setting) -> list[Case]:
+    limit = 100_000 if setting.is_quick else 1_000_000
+    return [Case((), {"corpus": str(setting.corpus.path(".")), "limit": limit}, compared=False)]
+
+
+def store(task: Task) -> Iterator[Line]:
+    """A whole store, compacted and read back, with the network and without it."""
+    from bench import demo
+
+    source, work, limit = Path(task["corpus"]), Path(task["work"]), task["limit"]
+    sets = {name: demo.chosen(source / name, limit, 1) for name in STORED}
+    result = demo.run(source, sets, limit, "compact=off", work)
+    without = demo.run(source, sets, limit, "compact=off,neural=off", work)
+    if not (result["equal"] and without["equal"]):
+        raise Failed("files differ when they are read back")
+    labels = {name: label for label, name in SETS.items()}
+    for name, values in demo.figures(result, demo.classical(sets, limit)):
+        yield Line((labels[name],), values)
+    for label, each in (("the store, all metadata, no models", result), ("the same, neural=off", without)):
+        hot, small = (demo.beside_models(each[tier]) / (1 << 20) for tier in ("hot", "cold"))
+        plain = each["cold"]["logical_bytes"] / (1 << 20)
+        yield Line((label,), {"plain": plain, "hot": hot, "cold": small, "bits": 8 * small / plain})
+
+
+def names(_task: Task) -> Iterator[Line]:
+    """CPU time of look-ups within the daemon."""
+    from bench.names import measure
+
+    for name, value in measure().items():
+        yield Line((name,), {"us": value})
+
+
+def coverage_cases(setting: Setting) -> list[Case]:
+    return [] if setting.is_quick else [Case((), {}, compared=False)]
+
+
+def coverage(_task: Task) -> Iterator[Line]:
+    """Run the tests, traced."""
+    tool = Path(__file__).resolve().parents[2] / "coverage"
+    said = subprocess.run([tool], stdout=subprocess.PIPE, text=True, check=True).stdout
+    for room, statements, share in re.findall(r"^\| (\w+) \| ([\d,]+) \| ([\d.]+) % \|$", said, re.MULTILINE):
+        yield Line((room,), {"statements": float(statements.replace(",", "")), "share": float(share)})
+
+
+TABLES = (
+    Table(
+        "cold",
+        "The cold tier through a mount",
+        "About 1 MB each of four sets of text (--quick: 60 KB). The codec alone: the same chunks in one process, as "
+        "many threads as cores, all at once.",
+        ("codec", ""),
+        (
+            Column("mount", "through the mount, KB/s"),
+            Column("codec", "codec alone, KB/s"),
+            Column("share", "share, %", 0),
+        ),
+        cold_cases,
+        cold,
+    ),
+    Table(
+        "fs",
+        "Speed of the filesystem",
+        "nullfs is an empty pyfuse3 filesystem in memory: the ceiling of any filesystem in Python. Lower: a plain "
+        "directory. Trust factors of two, not percents.",
+        ("",),
+        tuple(Column(name, name) for name in ("lower", "nullfs", "nnfs")),
+        fs_cases,
+        filesystem,
+    ),
+    Table(
+        "store",
+        "What a store saves",
+        "About 1 MB of each set (--quick: 100 KB), in MiB; zstd -19 and xz have the same files in chunks of 128 KiB. "
+        "Two copies of the model come on top.",
+        ("data",),
+        (
+            *(Column(key, title, 2) for key, title in (("plain", "plain"), ("hot", "zstd -3 (hot)"))),
+            *(Column(key, title, 2) for key, title in (("zstd-19", "zstd -19"), ("xz", "xz"), ("cold", "nnfs, cold"))),
+            Column("bits", "bits/byte", 3),
+            Column("neural", "chunks neural, %", 0),
+        ),
+        store_cases,
+        store,
+    ),
+    Table(
+        "names",
+        "Cost of names",
+        "Microseconds of CPU within the daemon's own layers, without FUSE: one directory of 10,000 files.",
+        ("",),
+        (Column("us", "us", 2, less_is_better=True),),
+        lambda _setting: [Case((), {})],
+        names,
+    ),
+    Table(
+        "coverage",
+        "What the tests run",
+        "The share of the statements that tests run (tools/coverage), other processes included; not with --quick.",
+        ("room",),
+        (Column("statements", "statements", 0), Column("share", "run by tests, %", 1)),
+        coverage_cases,
+        coverage,
+    ),
+)
