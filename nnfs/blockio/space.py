@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -10,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVarTuple
 
-from nnfs.errors import OutOfSpace, StoreError
+from nnfs.errors import NnfsError, OutOfSpace, StoreError
+from nnfs.store.env import Store
 from nnfs.store.reserve import NO_ROOM, Reserve, no_room
 
 Args = TypeVarTuple("Args")
@@ -22,6 +24,7 @@ KEEP_SHARE = 32  # of the filesystem below: so much of it between these bounds
 PER_COMMIT = 1 << 20  # tree pages that a commit may copy; where nothing can be held
 PLENTY = 1 << 30  # free bytes with which tree pages, of which many might have to be copied, need not be held
 PAGE = 4096
+SPARE = 8  # one of so many free pages is taken to be of no use: those around it may be too few
 A_NAME = 256 << 10  # bytes that a change of the filesystem's own trees may need: xfs makes inodes by the chunk
 RECORD_PAGES, RECORD_BYTES = 2, 512  # what a changed record may cost: pages to copy, and what it adds to a small tree
 NODE_PAGES = 3 * 64 + 4  # pages that releasing a map node may copy
@@ -154,8 +157,18 @@ class Space:
                 raise
         return free(*args)
 
-    def settle(self) -> None:
-        """See to it that what was freed is free."""
+    def follow(self, store: Store) -> None:
+        """Look up what the next commits of a store may cost, and what is free now."""
+        self.tree, self.overhead = store.write_cost[:2]
+        self.refresh()
+        self.in_place = 0
+        if self.keeps_pages:
+            with contextlib.suppress(NnfsError, OSError):
+                pages = store.superblock.chunk_size // PAGE + 1
+                self.in_place = store.in_place(pages) // SPARE * (SPARE - 1)
+
+    def free_at_once(self) -> None:
+        """Have the filesystem below free at once what it would free later (btrfs)."""
         if self.reserve is not None:
             self.reserve.settle()
 

@@ -20,7 +20,7 @@ class Writer:
 
     async def write(self, ino: int, offset: int, piece: bytes) -> Inode:
         """Write `piece` at `offset` of a file. Raises as `Committer.admit` and `Reader.read` do, nothing done."""
-        await self._committer.admit(len(piece))
+        await self._committer.admission.admit(len(piece))
         bases = await self._bases(ino, offset, offset + len(piece))
         inode = self._committer.meta.inode(ino)
         full = self._data.write(ino, offset, piece, inode.size)
@@ -49,7 +49,7 @@ class Writer:
             if not missing:
                 return {chunk: blocks[number] for chunk, number in cold.items()}
             blocks |= await self._reader.blocks(inode, offset, missing)
-            await self._committer.throttle(sum(map(len, blocks.values())))
+            await self._committer.admission.throttle(sum(map(len, blocks.values())))
 
     def _lay_over(self, ino: int, bases: dict[int, bytes]) -> None:
         for chunk, base in bases.items():

@@ -332,7 +332,7 @@ class Daemon:
     async def _df(self, request: dict[str, Any]) -> dict[str, Any]:
         await self._settled()
         if not self.read_only and self.committer.failure is None:
-            await self.committer.settle()  # what was freed is not occupied
+            await self.committer.punch()  # what was freed is not occupied
         answer = await trio.to_thread.run_sync(report.df_report, self.store)
         return {**answer, "thawed_bytes": self.thawed.bytes, "gain": self.background.gain(answer["codecs"])}
 
@@ -368,11 +368,11 @@ class Daemon:
             "mountpoint": os.fspath(self.mountpoint),
             "uptime": time.time() - self.started,
             "read_only": self.ops.read_only or (str(failure) if failure else ""),
-            "commit": self.committer.durable,
+            "commit": self.committer.backlog.durable,
             "commits": self.committer.commits,
             "dirty_bytes": self.data.size,
             "free_bytes": self.space.shown(),
-            "no_space": self.committer.no_space is not None,
+            "no_space": self.committer.backlog.no_space is not None,
             "inodes": self.fs.state.inodes,
             "known_inodes": len(self.fs.lookups),
             "cache_bytes": self.reader.cache.bytes,

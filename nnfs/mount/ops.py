@@ -64,7 +64,7 @@ class Operations(GuardedOperations):
     async def _growing(self, size: int = 0) -> None:
         """Before anything that makes the store larger, by `size` bytes beside a record."""
         self._changing()
-        await self.committer.admit(RECORD_COST + size)
+        await self.committer.admission.admit(RECORD_COST + size)
 
     # -- attributes
 
@@ -183,7 +183,7 @@ class Operations(GuardedOperations):
     async def _shrinking(self, *directories: tuple[int, bytes]) -> None:
         """Before anything that changes names and needs no space to speak of: works on a full disk, too."""
         self._changing()
-        await self.committer.throttle()
+        await self.committer.admission.throttle()
         for ino, name in directories:
             await self._prove(ino, name)
 
@@ -288,7 +288,7 @@ class Operations(GuardedOperations):
         return pyfuse3.FileInfo(fh=inode)
 
     def _may_move_atimes(self) -> bool:
-        return not self.read_only and self.committer.spares()
+        return not self.read_only and self.committer.admission.has_room_to_spare()
 
     def _accessed(self, inode: Inode) -> None:
         self.times.accessed(inode, may_store=self._may_move_atimes())

@@ -135,7 +135,7 @@ async def test_another_failure_is_for_good(tmp_path: Path, monkeypatch: pytest.M
         await failing(volume, monkeypatch, StoreDamaged("a page is damaged"))
         assert volume.committer.failure is not None
         with pytest.raises(StoreDamaged):
-            await volume.committer.admit(1)
+            await volume.committer.admission.admit(1)
         with pytest.raises(StoreDamaged):
             await volume.committer.sync()
         assert await volume.content(inode) == b"kept in memory"
@@ -151,13 +151,13 @@ async def test_dirty_memory_is_bounded(tmp_path: Path) -> None:
         request = random.Random(2).randbytes(1 << 20)
         most = 0
         for number in range(24):
-            await volume.committer.admit(len(request))
+            await volume.committer.admission.admit(len(request))
             volume.write(inode, number << 20, request)
             most = max(most, volume.data.size)
         assert most <= volume.committer.space.dirty_limit
         assert await volume.content(inode) == request * 24
         for number in range(8000):
-            await volume.committer.admit(4096)
+            await volume.committer.admission.admit(4096)
             volume.create(b"n%d" % number)
             waiting = len(volume.fs.active.inodes) + (len(volume.fs.frozen.inodes) if volume.fs.frozen else 0)
             assert waiting * 1024 <= volume.committer.space.dirty_limit
@@ -171,8 +171,8 @@ async def test_no_space_goes_to_the_writer(tmp_path: Path) -> None:
         volume.committer.space.free = 1 << 20
         inode = volume.create(b"f")
         with pytest.raises(OutOfSpace):
-            await volume.committer.admit(2 << 20)
-        await volume.committer.admit(1 << 19)
+            await volume.committer.admission.admit(2 << 20)
+        await volume.committer.admission.admit(1 << 19)
         volume.write(inode, 0, bytes(1 << 19))
 
 
@@ -230,10 +230,10 @@ async def test_equal_chunks_are_read_ahead_once(tmp_path: Path) -> None:
 
 async def test_nothing_to_commit_is_no_reason_to_spin(tmp_path: Path) -> None:
     async with running(tmp_path / "s") as volume:
-        volume.committer._want_commit()
+        volume.committer.backlog.want_commit()
         for _ in range(50):
             await trio.lowlevel.checkpoint()
-        assert volume.committer._wanted <= volume.committer.durable
+        assert volume.committer.backlog.wanted <= volume.committer.backlog.durable
 
 
 async def test_what_is_durable_is_not_committed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,5 +248,5 @@ async def test_what_is_durable_is_not_committed_again(tmp_path: Path, monkeypatc
         monkeypatch.setattr(volume.data, "committed", broken)
         with pytest.raises(StoreDamaged, match="mount again"):
             await volume.committer.sync()
-        assert volume.committer.no_space is None  # that would try again
+        assert volume.committer.backlog.no_space is None  # that would try again
         monkeypatch.setattr(volume.committer, "finish", trio.lowlevel.checkpoint)

@@ -214,7 +214,7 @@ async def test_an_error_told_to_many_collects_no_frames(tmp_path: Path, monkeypa
         volume.reader.start(nursery)
         nursery.start_soon(volume.committer.run, nursery)
         await failing(volume, monkeypatch, StoreError("broken"))
-        for ask in (volume.committer.sync, volume.committer.throttle) * 100:
+        for ask in (volume.committer.sync, volume.committer.admission.throttle) * 100:
             with pytest.raises(StoreError):
                 await ask()
         nursery.cancel_scope.cancel()

@@ -222,7 +222,7 @@ async def test_nothing_is_accepted_after_a_failure(start: Start, gate: Gate) -> 
 
         nursery.start_soon(try_to_write)
         await decoding(volume)
-        volume.committer.failure = StoreDamaged("broken")
+        volume.committer.backlog.failure = StoreDamaged("broken")
         gate.open()
         await until(lambda: not volume.reader.waiting)
         await until(lambda: bool(failed))
