@@ -1,151 +1,40 @@
-# mypy: disable-error-code="no-untyped-call"
-"""`njit` of numba, with a cache of kernels that survives power cuts, damage, and folders that cannot be written.
+"""`njit`: numba compiles a function when it is first called, and numba itself is imported then.
 
-Numba's own cache keeps an index and data files without checksums and does not fsync them: one that a power cut left
-empty made every load fail, for ever. Here each kernel is one file, named by what it was compiled from and for: 8 bytes
-`MAGIC`, the BLAKE2b-256 of the rest, and the rest. What is not exactly that is thrown away and compiled again.
+A worker with native kernels (`nnfs.kernels`) decodes without calling any of these functions, and so without numba,
+whose import takes longer than all the rest of its start.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import inspect
-import logging
-import os
-import pickle
-import sys
-import uuid
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
-
-import llvmlite
-import numba
-from numba.core import caching, compiler
-from numba.core.serialize import dumps
-
-from nnfs import kernelcache
-
-log = logging.getLogger(__name__)
-
-MAGIC = b"nnfs-k\x01\n"
-DIGEST = 32
-SUFFIX, PART = ".kernel", ".part"
-
-_unwritable: set[str] = set()  # places that this process has failed to write to
 
 
 def njit(*, cache: bool = True, **options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Compile a function when it is first called, as numba's `njit(**options)` does; `cache`: keep what comes out."""
+    """Compile a function as numba's `njit(**options)` does, when it is first called; `cache`: keep the result."""
+    return lambda function: Kernel(function, cache, options)
 
-    def decorate(function: Callable[..., Any]) -> Any:
-        made = numba.njit(**options)(function)
-        if cache and hasattr(made, "_cache"):  # not where somebody has turned numba off
-            made._cache = KernelCache(function)
+
+class Kernel:
+    """A function that numba compiles. For numba it is the dispatcher that it has for the function."""
+
+    def __init__(self, function: Callable[..., Any], cache: bool, options: dict[str, Any]) -> None:
+        self._function, self._cache, self._options = function, cache, options
+
+    @cached_property
+    def _dispatcher(self) -> Any:
+        import numba
+
+        from nnfs.mixer.kernelfiles import KernelCache
+
+        made = numba.njit(**self._options)(self._function)
+        if self._cache and hasattr(made, "_cache"):  # not where somebody has turned numba off
+            made._cache = KernelCache(self._function)
         return made
 
-    return decorate
+    def __call__(self, *arguments: Any) -> Any:
+        return self._dispatcher(*arguments)
 
-
-class KernelCache(caching._Cache):
-    """The kernels of one function, by signature and processor."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = function
-        module = os.path.splitext(os.path.basename(inspect.getfile(function)))[0]
-        self._name = f"{module}.{function.__qualname__}".replace("<", "").replace(">", "").replace("/", "_")
-        self._enabled = True
-
-    @property
-    def cache_path(self) -> str:
-        """Return where kernels are looked for first."""
-        return kernelcache.places()[0]
-
-    def enable(self) -> None:
-        self._enabled = True
-
-    def disable(self) -> None:
-        self._enabled = False
-
-    def flush(self) -> None:
-        """Keep everything: kernels are named by all that they depend on."""
-
-    def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """Return a kernel as it was compiled before; None: there is none, or it was damaged and is no more."""
-        if not self._enabled:
-            return None
-        target_context.refresh()
-        name = self._file_name(sig, target_context.codegen())
-        for place in kernelcache.places():
-            path = os.path.join(place, name)
-            content = read(path) if kernelcache.is_trusted(place) else None
-            if content is None:
-                continue
-            try:
-                return compiler.CompileResult._rebuild(target_context, *pickle.loads(content))
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is compiled again
-                _throw_away(path, repr(error))
-        return None
-
-    def save_overload(self, sig: Any, data: Any) -> None:
-        """Keep a kernel, where that is possible."""
-        if not self._enabled or any(not one.can_cache for one in data.lifted) or data.library.has_dynamic_globals:
-            return
-        name, content = self._file_name(sig, data.codegen), dumps(data._reduce())
-        for place in kernelcache.places():
-            if place not in _unwritable and write(place, name, content):
-                return
-
-    def _file_name(self, sig: Any, codegen: Any) -> str:
-        code = self._function.__code__
-        closed = tuple(cell.cell_contents for cell in self._function.__closure__ or ())
-        versions = numba.__version__, llvmlite.__version__, sys.version_info[:3], getattr(sys, "abiflags", "")
-        digest = hashlib.blake2b(digest_size=16)
-        for part in (repr((versions, codegen.magic_tuple(), repr(sig))).encode(), code.co_code, dumps(closed)):
-            digest.update(hashlib.blake2b(part).digest())
-        return f"{self._name}-{code.co_firstlineno}-{digest.hexdigest()}{SUFFIX}"
-
-
-def read(path: str) -> bytes | None:
-    """Return the content of a kernel's file, None when there is none that is whole; a damaged one is removed."""
-    try:
-        with open(path, "rb") as file:
-            stored = file.read()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        _throw_away(path, str(error))
-        return None
-    content = stored[len(MAGIC) + DIGEST :]
-    if stored[: len(MAGIC) + DIGEST] != MAGIC + hashlib.blake2b(content, digest_size=DIGEST).digest():
-        _throw_away(path, "it is not what was written")
-        return None
-    return content
-
-
-def _throw_away(path: str, why: str) -> None:
-    log.warning("%s: %s: it is compiled again", path, why)
-    with contextlib.suppress(OSError):
-        os.unlink(path)
-
-
-def write(place: str, name: str, content: bytes) -> bool:
-    """Put a kernel into a place, durably: in one piece or not at all. False when that place cannot be written."""
-    part = os.path.join(place, f"{name}.{uuid.uuid4().hex[:16]}{PART}")
-    try:
-        kernelcache.make_place(place)
-        if not kernelcache.is_trusted(place):
-            raise PermissionError(f"{place} belongs to somebody else")
-        with open(part, "xb") as file:
-            file.write(MAGIC + hashlib.blake2b(content, digest_size=DIGEST).digest() + content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, os.path.join(place, name))
-        kernelcache.sync_folder(place)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            os.unlink(part)
-        _unwritable.add(place)
-        log.info("compiled kernels cannot be kept in %s: %s", place, error)
-        return False
-    return True
+    def __getattr__(self, name: str) -> Any:  # numba asks a callee for its type, and for its source to inline it
+        return getattr(self._dispatcher, name)

@@ -1,7 +1,7 @@
 """``python -m nnfs.workers.prepare``: compile the kernels of every cold codec, so that no read waits for it.
 
-First the native ones (`nnfs.kernels.build`); where that cannot be, numba's do their work. `nnfs.kernelcache` says where
-numba's are kept; all of it is on the disk when this ends.
+The native ones come first (`nnfs.kernels.build`); where they cannot be built, numba's are compiled. `nnfs.kernelcache`
+says where numba's are kept. All of it is on the disk when this ends.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from nnfs import kernelcache
 from nnfs.errors import CodecError
 from nnfs.kernels import build
-from nnfs.mixer.compiling import PART
+from nnfs.mixer.kernelfiles import PART
 from nnfs.model.dictionary import Dictionary
 from nnfs.workers.catalogue import Catalogue
 
@@ -22,7 +22,7 @@ SAMPLE = b"".join(b"%d bottles of beer on the wall, " % n for n in range(300))  
 
 
 def remove_old_kernels() -> None:
-    """Remove the compiled kernels of other versions, which nothing will ask for again, and what a crash left half."""
+    """Remove the compiled kernels of other versions, which nothing will ask for again, and half-written files."""
     for root in kernelcache.roots():
         for name in os.listdir(root) if os.path.isdir(root) else ():
             if name.startswith(kernelcache.FOLDER) and name != kernelcache.folder_name():

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from nnfs import kernelcache
-from nnfs.mixer import compiling
-from nnfs.mixer.compiling import MAGIC, PART, njit, read, write
+from nnfs.mixer import kernelfiles
+from nnfs.mixer.compiling import njit
+from nnfs.mixer.kernelfiles import MAGIC, PART, read, write
 from tests.harness import REPO, environment
 
 NOWHERE = "/proc/nowhere/kernels-x"  # cannot be made, by root neither
@@ -32,7 +33,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The only place of kernels."""
     found = tmp_path / "cache" / "kernels-x"
     monkeypatch.setattr(kernelcache, "places", lambda: [str(found)])
-    monkeypatch.setattr(compiling, "_unwritable", set())
+    monkeypatch.setattr(kernelfiles, "_unwritable", set())
     return found
 
 
@@ -120,7 +121,7 @@ def test_a_write_that_fails_anywhere_leaves_nothing_half(
         compiled()
     left = list(place.iterdir()) if place.exists() else []
     assert all(read(str(file)) is not None for file in left)
-    compiling._unwritable.clear()
+    kernelfiles._unwritable.clear()
     compiled()
     assert hits(compiled()) == 1
 
@@ -131,7 +132,7 @@ def test_a_read_only_place_in_front_of_a_writable_one(
     compiled()
     behind = tmp_path / "own" / "nnfs" / "kernels-x"
     (tmp_path / "own").mkdir()
-    monkeypatch.setattr(compiling, "write", lambda where, *rest: str(where) != str(place) and write(where, *rest))
+    monkeypatch.setattr(kernelfiles, "write", lambda where, *rest: str(where) != str(place) and write(where, *rest))
     monkeypatch.setattr(kernelcache, "places", lambda: [str(place), str(behind)])
     assert hits(compiled()) == 1  # from the first
     assert not behind.exists()
@@ -144,9 +145,9 @@ def test_a_read_only_place_in_front_of_a_writable_one(
 
 def test_without_any_place_kernels_are_compiled_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernelcache, "places", lambda: [NOWHERE])
-    monkeypatch.setattr(compiling, "_unwritable", set())
+    monkeypatch.setattr(kernelfiles, "_unwritable", set())
     assert hits(compiled()) == hits(compiled()) == 0
-    assert compiling._unwritable == {NOWHERE}
+    assert kernelfiles._unwritable == {NOWHERE}
 
 
 @pytest.mark.parametrize(("mode", "owner"), [(0o777, 0), (0o755, 12345)])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nnfs.codec.base import FIRST_COLD, NEURAL, RAW, ZSTD
+from nnfs.codec.base import CM, FIRST_COLD, NEURAL, PPM, RAW, ZSTD
 from nnfs.errors import CodecError, ModelMissing
 from nnfs.model import selftest
 from nnfs.model.weights import save_weights
@@ -18,6 +18,8 @@ from nnfs.workers import catalogue
 from nnfs.workers.catalogue import Catalogue
 from nnfs.workers.pool import Pool, WorkerSpec
 from nnfs.workers.wire import NO_MODEL
+from tests.harness import environment
+from tests.kernels.kit import library
 
 MODEL = bytes(range(64))
 TEXT = b"a line of text, and another\n" * 100
@@ -72,6 +74,27 @@ def test_a_worker_imports_nothing_heavy_before_it_needs_it() -> None:
     code = "import sys, nnfs.workers.worker, nnfs.workers.pool; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "numba", "numpy", "lmdb", "trio", "pyfuse3"} & set(done.stdout.split())
+
+
+def test_a_worker_with_native_kernels_reads_without_numba(tmp_path: Path) -> None:
+    """Importing numba takes longer than everything else that a worker does before it answers a reader."""
+    library()  # compiled if need be
+    save_weights(selftest.weights(), str(tmp_path / "default.safetensors"), {})
+    script = f"import sys\nfrom nnfs.workers import catalogue\ncatalogue.PRESETS = {str(tmp_path)!r}\n"
+    script += "served = catalogue.Catalogue('cpu')\nserved.warm()\n"
+    for number in (NEURAL, CM, PPM):
+        payload = Catalogue("cpu").find(number, NO_MODEL).encode(TEXT)
+        assert payload is not None
+        script += f"assert served.find({number}, bytes(64)).decode({payload!r}, {len(TEXT)}) == {TEXT!r}\n"
+    script += "print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment({"NNFS_KERNELS": ""}),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert not {"torch", "numba", "llvmlite"} & set(done.stdout.split())
 
 
 def test_a_damaged_preset_does_not_hide_another_one(tmp_path: Path) -> None:
