@@ -28,7 +28,7 @@
     `-- WorkerError             EIO     14  a codec worker died on a work item, did not start, or met a bug
         |-- CodecUnavailable    EIO     14  a worker lacks what a codec needs
         |   `-- NoCodecRuns     EIO     14  none of the codecs that could compress can run here
-        |-- JobKills            EIO     14  a work item of which workers die
+        |-- KillsWorkers        EIO     14  a work item of which workers die
         |-- PeerGone            EIO     14  the other side of a worker's socket is not connected any more
         `-- WireError           EIO     14  bytes from the other side of a worker's socket that are no frame
 
@@ -201,7 +201,7 @@ class NoCodecRuns(CodecUnavailable):
     """None of the codecs that could compress can run here."""
 
 
-class JobKills(WorkerError):
+class KillsWorkers(WorkerError):
     """Workers have died of one work item: something is wrong with it, not with them."""
 
 

@@ -166,10 +166,10 @@ class ModelChanges:
         block, payload = found
         if base is not None:
             data = await trio.to_thread.run_sync(self._composed, base, data)
-        job = WorkItem(Op.DECODE, block.codec, payload, block.plain, fingerprint, URGENT, READ)
+        item = WorkItem(Op.DECODE, block.codec, payload, block.plain, fingerprint, URGENT, READ)
         try:
             with self.known.trying(fingerprint, data):
-                plain = await self._cold.run(job)
+                plain = await self._cold.run(item)
         except CodecError:
             return False
         return has_content(plain, block.hash)

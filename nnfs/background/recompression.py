@@ -37,7 +37,7 @@ from nnfs.errors import (
     CodecError,
     CodecUnavailable,
     EnginesDisagree,
-    JobKills,
+    KillsWorkers,
     ModelMissing,
     NnfsError,
     NoCodecRuns,
@@ -236,7 +236,7 @@ class Recompression:
         is_missing = isinstance(error, ModelMissing)
         # Nothing is wrong with workers: chunks with another model or codec may do.
         flight.failures += not (is_missing or isinstance(error, CodecUnavailable))
-        if is_missing or isinstance(error, JobKills):
+        if is_missing or isinstance(error, KillsWorkers):
             self._count_failure(candidate.block.payload, CHUNK_FAILURES if is_missing else 1)
         elif isinstance(error, CodecError):
             flight.refused.append(candidate.block.payload)

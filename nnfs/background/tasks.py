@@ -208,7 +208,7 @@ class Tasks:
         try:
             return self._tasks[number]
         except KeyError:
-            raise UsageError(f"no task {number}: it is not among the last {KEPT} (nnfs jobs)") from None
+            raise UsageError(f"no task {number}: it is not among the last {KEPT} (nnfs tasks)") from None
 
     def cancel(self, number: int) -> Task:
         """End a task."""

@@ -59,8 +59,8 @@ def status(json: bool) -> int:
     """Print what each daemon does."""
 
     def row(answer: Answer) -> list[str]:
-        running = [job for job in answer.get("jobs", []) if job["state"] == "running"]
-        now = ", ".join(job["kind"] for job in running) or answer.get("compaction", {}).get("state") or "idle"
+        running = [task for task in answer.get("jobs", []) if task["state"] == "running"]
+        now = ", ".join(task["kind"] for task in running) or answer.get("compaction", {}).get("state") or "idle"
         state = "read-only" if answer.get("read_only") else "no space" if answer.get("no_space") else "mounted"
         return [str(answer.get("pid", "-")), state, now, str(answer.get("damaged_blocks", 0))]
 

@@ -154,10 +154,10 @@ def _add_looking(commands: Any) -> None:
 
 
 def _add_tasks(commands: Any) -> None:
-    parser = _command(commands, "jobs", "tasks:tasks", "list the tasks of the daemon, and how the last 50 ended", """\
-  nnfs jobs /mnt/nn
-  nnfs jobs /data --json | jq '.jobs[] | select(.state == "failed")'
-""", "tasks")  # fmt: skip
+    parser = _command(commands, "tasks", "tasks:tasks", "list the tasks of the daemon, and how the last 50 ended", """\
+  nnfs tasks /mnt/nn
+  nnfs tasks /data --json | jq '.jobs[] | select(.state == "failed")'
+""", "jobs")  # fmt: skip
     parser.add_argument("path", metavar="PATH", help="a store, mounted or not, a mount point, or anything on a mount")
     _add_json(parser)
 

@@ -1,4 +1,4 @@
-"""`nnfs jobs`: the tasks of a store's daemon, and how the last ones ended, also while it is not mounted."""
+"""`nnfs tasks`: the tasks of a store's daemon, and how the last ones ended, also while it is not mounted."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The processes that code: pool, board, supervisor, worker, batches, wire. They never see an inode."""
+"""The processes that encode and decode: pool, board, supervisor, worker, batches, wire. They never see an inode."""

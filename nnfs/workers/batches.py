@@ -9,16 +9,16 @@ from typing import Protocol
 
 from nnfs.workers.wire import ALONE, Op, Request
 
-FIRST = -1  # rank of what other requests may depend on
+FIRST = -1  # rank of requests that others may depend on
 WAITED_FOR, WAITED_FOR_SOON = 0, 2  # ranks of decoding for readers
 NOT_WAITED_FOR = 4  # rank of decoding for nobody in particular; encoding for nobody is the next one
 CHECK_S = 0.25
-GATHER_S = 0.005  # after a request that finds the worker idle: what comes with it goes into one batch with it
+GATHER_S = 0.005  # to wait, after a request that finds the worker idle, for others to join its batch
 IDLE = 1 << 30  # a rank that everything is more urgent than
 
 
 class Ordered(Protocol):
-    """A request, or a job that will be one."""
+    """A request, or a work item that will become one."""
 
     @property
     def op(self) -> Op: ...
@@ -34,9 +34,9 @@ def rank(request: Ordered) -> int:
 
 
 class RequestQueue:
-    """Requests that wait. One thread adds, one takes; what is added beyond `window` requests waits in `add`.
+    """Requests that wait. One thread adds, one takes; `add` waits while there are `window` requests.
 
-    `threads`: on how many a batch is done.
+    `threads`: how many work on one batch.
     """
 
     def __init__(self, window: int, threads: int = 1) -> None:
@@ -52,7 +52,7 @@ class RequestQueue:
         return self._count
 
     def add(self, request: Request, check: Callable[[], None]) -> None:
-        """Put a request in its place. While there is no room, `check` is called from time to time: it may raise."""
+        """Put a request in its place. While there is no room, call `check` from time to time: it may raise."""
         with self._changed:
             while self._count >= self._window and not self._closed:
                 if not self._changed.wait(CHECK_S):
@@ -66,7 +66,7 @@ class RequestQueue:
             self._changed.notify_all()
 
     def take(self, below: int, most: Callable[[Request], int], *, wait: bool) -> list[Request]:
-        """Return the next batch of a rank smaller than `below`: the request whose turn it is, and those that fit to it.
+        """Return the next batch of a rank below `below`: the request whose turn it is, and those that go with it.
 
         `most(request)` says how many plain bytes may go together. Empty when there are none and, with `wait`, none will
         come.
@@ -88,11 +88,11 @@ class RequestQueue:
                     room = self._threads * longest - sum(request.plain for request in batch)
                     batch += _companions(batch[0], self._waiting.get(WAITED_FOR_SOON, deque()), room)
             self._count -= len(batch)
-            self._settle()
+            self._update_urgent()
             return batch
 
     def _turn(self) -> int:
-        """Return the rank whose turn it is: the most urgent, but a long scrub must not keep out all that is encoded."""
+        """Return the rank whose turn it is: the most urgent, but a long scrub must not hold up all encoding."""
         place = self.urgent
         if place == NOT_WAITED_FOR and self._has_decoded and self._waiting.get(place + 1):
             place += 1
@@ -100,15 +100,15 @@ class RequestQueue:
             self._has_decoded = place == NOT_WAITED_FOR
         return place
 
-    def cancel(self, job: int) -> bool:
+    def cancel(self, number: int) -> bool:
         """Take a request out; False when it does not wait here."""
         with self._changed:
             for line in self._waiting.values():
                 for request in line:
-                    if request.job == job:
+                    if request.number == number:
                         line.remove(request)
                         self._count -= 1
-                        self._settle()
+                        self._update_urgent()
                         return True
         return False
 
@@ -118,15 +118,15 @@ class RequestQueue:
             self._closed = True
             self._waiting.clear()
             self._count = 0
-            self._settle()
+            self._update_urgent()
 
-    def _settle(self) -> None:
+    def _update_urgent(self) -> None:
         self.urgent = min((place for place, line in self._waiting.items() if line), default=IDLE)
         self._changed.notify_all()
 
 
 def _companions(head: Request, line: deque[Request], room: int) -> list[Request]:
-    """Take out of a line what may be done together with `head`, at most `room` plain bytes."""
+    """Take the requests out of a line that go together with `head`, at most `room` plain bytes."""
     taken: list[Request] = []
     left: deque[Request] = deque()
     while line and room > 0:

@@ -1,4 +1,4 @@
-"""Work items that wait for a worker or are with one, each with its future: what the supervisors of a pool share."""
+"""The board of a pool: work items that wait for a worker or are with one, each with its future."""
 
 from __future__ import annotations
 
@@ -33,48 +33,48 @@ class WorkItem:
     worker: str = ""  # the name of the only worker that may do it
 
     def check(self) -> None:
-        """Raises `CodecError` for what no worker would take."""
+        """Raise `CodecError` if no worker would take this."""
         if self.plain > MAX_CHUNK or len(self.data) > MAX_PAYLOAD:
             raise CodecError(f"a chunk of {self.plain} bytes, stored in {len(self.data)}, is too long for a worker")
 
 
 class Holder(Protocol):
-    """Whoever a ticket is with."""
+    """The supervisor that a pending item is with."""
 
     name: str
 
-    def drop(self, ticket: PendingItem) -> None:
-        """Nobody waits for this ticket any more. Called by any thread."""
+    def drop(self, pending: PendingItem) -> None:
+        """Take note that nobody waits for this item any more. Called by any thread."""
 
     def wake(self) -> None:
-        """Something has changed. Called by any thread."""
+        """Take note that something has changed. Called by any thread."""
 
 
 @dataclass(slots=True, eq=False)
 class PendingItem:
-    """One submitted job."""
+    """A work item that was submitted and has no outcome yet."""
 
-    id: int
-    job: WorkItem
+    number: int
+    item: WorkItem
     future: Future[Outcome] = field(default_factory=Future)
     strikes: int = 0  # workers that died of it
     holder: Holder | None = None
     waiting: bool = True  # on the board
-    settled: bool = False
+    is_done: bool = False
     cost: int = 0  # bytes that it keeps in memory, about
 
     def __post_init__(self) -> None:
-        self.cost = len(self.job.data) + self.job.plain + 1024
+        self.cost = len(self.item.data) + self.item.plain + 1024
 
 
 def _nobody(_name: str) -> None:
-    """Nobody waits."""
+    """Do nothing."""
 
 
 class Board:
-    """Tickets in order of urgency, with a bound on their bytes, and deadlines. Thread-safe.
+    """Pending items in order of urgency, with a bound on their bytes, and deadlines. Thread-safe.
 
-    Lock order: none. No future is settled, and no holder called, while the lock is held.
+    Lock order: none. While the lock is held, no future gets its outcome, and no holder is called.
     """
 
     def __init__(self, names: Sequence[str], limit: int) -> None:
@@ -85,147 +85,147 @@ class Board:
         self._limit = limit
         self._used = 0
         self._room = threading.Condition()
-        self._ids = itertools.count(1)
+        self._numbers = itertools.count(1)
         self._waiting: dict[int, deque[PendingItem]] = {}  # by rank
         self._deadlines: list[tuple[float, int, PendingItem]] = []
-        self._broken: list[Holder] = []  # whose workers cannot be started
+        self._broken: list[Holder] = []  # those whose workers cannot be started
 
-    def post(self, job: WorkItem, timeout: float | None, *, wait: bool) -> PendingItem:
-        """Put a job up. With `wait`, when the board is full, until there is room; `TimedOut` otherwise.
+    def post(self, item: WorkItem, timeout: float | None, *, wait: bool) -> PendingItem:
+        """Put a work item up. If the board is full, wait for room, or raise `TimedOut` without `wait`.
 
-        Urgent jobs are always taken: whoever waits for them bounds them. Raises `WorkerError` once closed.
+        Urgent items are always taken: those who wait for them bound their number. Raises `WorkerError` once closed.
         """
-        job.check()
-        if job.worker and job.worker not in self._names:
-            raise WorkerError(f"no worker named {job.worker}; there are: {', '.join(self._names)}")
-        ticket = PendingItem(next(self._ids), job)
+        item.check()
+        if item.worker and item.worker not in self._names:
+            raise WorkerError(f"no worker named {item.worker}; there are: {', '.join(self._names)}")
+        pending = PendingItem(next(self._numbers), item)
         end = None if timeout is None else time.monotonic() + timeout
         with self._room:
-            while not self.closed and job.priority > URGENT and 0 < self._used > self._limit - ticket.cost:
+            while not self.closed and item.priority > URGENT and 0 < self._used > self._limit - pending.cost:
                 if not wait or (end is not None and time.monotonic() >= end):
                     raise TimedOut("the codec workers have too much to do already")
                 self._room.wait(None if end is None else max(0.0, end - time.monotonic()))
             if self.closed:
                 raise WorkerError("the codec workers are closed")
-            self._used += ticket.cost
-            self._waiting.setdefault(rank(job), deque()).append(ticket)
+            self._used += pending.cost
+            self._waiting.setdefault(rank(item), deque()).append(pending)
             if end is not None:
-                heapq.heappush(self._deadlines, (end, ticket.id, ticket))
-        ticket.future.add_done_callback(lambda _: self._forget(ticket))
+                heapq.heappush(self._deadlines, (end, pending.number, pending))
+        pending.future.add_done_callback(lambda _: self._forget(pending))
         self.wake()
-        return ticket
+        return pending
 
     def wake(self) -> None:
         """Have every holder look."""
         for holder in self.holders:
             holder.wake()
 
-    def new_id(self) -> int:
-        """Return a job number that no ticket has."""
-        return next(self._ids)
+    def new_number(self) -> int:
+        """Return a number that no work item has."""
+        return next(self._numbers)
 
     def claim(self, name: str, holder: Holder | None, below: int) -> PendingItem | None:
-        """Return the most urgent ticket of a rank smaller than `below` for this worker. No holder: only look."""
+        """Return the most urgent item of a rank smaller than `below` for this worker. No holder: only look."""
         with self._room:
             for place in sorted(self._waiting):
                 if place >= below:
                     break
                 line = self._waiting[place]
-                for ticket in line:
-                    if ticket.job.worker in ("", name):
+                for pending in line:
+                    if pending.item.worker in ("", name):
                         if holder is not None:
-                            line.remove(ticket)
-                            ticket.waiting, ticket.holder = False, holder
-                        return ticket
+                            line.remove(pending)
+                            pending.waiting, pending.holder = False, holder
+                        return pending
         return None
 
-    def put_back(self, tickets: Iterable[PendingItem]) -> None:
-        """Tickets that a worker did not finish go back to the front of their lines, in their old order."""
+    def put_back(self, unfinished: Iterable[PendingItem]) -> None:
+        """Put the items that a worker did not finish back to the front of their lines, in their old order."""
         with self._room:
-            for ticket in sorted(tickets, key=lambda ticket: -ticket.id):
-                ticket.holder = None
-                if not ticket.settled:
-                    ticket.waiting = True
-                    self._waiting.setdefault(rank(ticket.job), deque()).appendleft(ticket)
+            for pending in sorted(unfinished, key=lambda pending: -pending.number):
+                pending.holder = None
+                if not pending.is_done:
+                    pending.waiting = True
+                    self._waiting.setdefault(rank(pending.item), deque()).appendleft(pending)
         self.wake()
 
-    def begin(self, ticket: PendingItem) -> None:
-        """A worker works on a ticket: from now on its future is running, and cannot be cancelled."""
+    def begin(self, pending: PendingItem) -> None:
+        """Take note that a worker works on an item: its future is running from now on, and cannot be cancelled."""
         with self._room:
-            if not (ticket.settled or ticket.future.running()):
-                ticket.settled = not ticket.future.set_running_or_notify_cancel()
+            if not (pending.is_done or pending.future.running()):
+                pending.is_done = not pending.future.set_running_or_notify_cancel()
 
-    def settle(self, ticket: PendingItem, outcome: Outcome | Exception) -> None:
-        """Give a ticket's future its result or exception, if it still waits for one."""
+    def finish(self, pending: PendingItem, outcome: Outcome | Exception) -> None:
+        """Give an item's future its result or exception, if it still waits for one."""
         with self._room:
-            if ticket.settled:
+            if pending.is_done:
                 return
-            ticket.settled = True
-            wanted = ticket.future.running() or ticket.future.set_running_or_notify_cancel()
+            pending.is_done = True
+            wanted = pending.future.running() or pending.future.set_running_or_notify_cancel()
         if wanted:
             if isinstance(outcome, Exception):
-                ticket.future.set_exception(kept(outcome))
+                pending.future.set_exception(kept(outcome))
             else:
-                ticket.future.set_result(outcome)
+                pending.future.set_result(outcome)
 
-    def _forget(self, ticket: PendingItem) -> None:
-        """Called when a ticket's future is done, for whatever reason: answered, too late, cancelled by its owner."""
+    def _forget(self, pending: PendingItem) -> None:
+        """Let go of an item whose future is done: answered, too late, or cancelled by its owner."""
         with self._room:
-            ticket.settled = True
-            self._used -= ticket.cost
+            pending.is_done = True
+            self._used -= pending.cost
             self._room.notify_all()
-            holder = ticket.holder
-            if ticket.waiting:
-                self._waiting[rank(ticket.job)].remove(ticket)
-                ticket.waiting = False
-            ticket.job = replace(ticket.job, data=b"")  # the deadlines keep the ticket for a while
+            holder = pending.holder
+            if pending.waiting:
+                self._waiting[rank(pending.item)].remove(pending)
+                pending.waiting = False
+            pending.item = replace(pending.item, data=b"")  # the deadlines keep the rest for a while
         if holder is not None:
-            holder.drop(ticket)
+            holder.drop(pending)
 
     def next_deadline(self) -> float | None:
         """Return the time (of the monotonic clock) at which `expire` has something to do."""
         with self._room:
-            while self._deadlines and self._deadlines[0][2].settled:
+            while self._deadlines and self._deadlines[0][2].is_done:
                 heapq.heappop(self._deadlines)
             return self._deadlines[0][0] if self._deadlines else None
 
     def expire(self) -> None:
-        """Fail what has waited too long."""
+        """Fail the items that have waited too long."""
         late = []
         with self._room:
             while self._deadlines and self._deadlines[0][0] <= time.monotonic():
                 late.append(heapq.heappop(self._deadlines)[2])
-        for ticket in late:
-            self.settle(ticket, TimedOut("the codec workers did not get to it in time"))
+        for pending in late:
+            self.finish(pending, TimedOut("the codec workers did not get to it in time"))
 
     def abandon(self, holder: Holder, why: Exception) -> None:
-        """A worker cannot be started: fail the tickets that no other one could take."""
+        """Take note that a worker cannot be started, and fail the items that no other one could take."""
         with self._room:
             self.restore(holder)
             self._broken.append(holder)
             left = {other.name for other in self.holders if other not in self._broken}
             hopeless = [
-                ticket for line in self._waiting.values() for ticket in line
-                if (ticket.job.worker not in left if ticket.job.worker else not left)
+                pending for line in self._waiting.values() for pending in line
+                if (pending.item.worker not in left if pending.item.worker else not left)
             ]  # fmt: skip
-        for ticket in hopeless:
-            self.settle(ticket, why)
+        for pending in hopeless:
+            self.finish(pending, why)
 
     def restore(self, holder: Holder) -> None:
-        """A worker works."""
+        """Take note that a worker works."""
         with self._room:
             self._broken = [other for other in self._broken if other is not holder]
 
     def close(self) -> None:
-        """Take no more jobs."""
+        """Take no more work items."""
         with self._room:
             self.closed = True
             self._room.notify_all()
         self.wake()
 
     def clear(self) -> None:
-        """Fail whatever waits, after `close`."""
+        """Fail all items that wait, after `close`."""
         with self._room:
-            left = [ticket for line in self._waiting.values() for ticket in line]
-        for ticket in left:
-            self.settle(ticket, WorkerError("the codec workers are closed"))
+            left = [pending for line in self._waiting.values() for pending in line]
+        for pending in left:
+            self.finish(pending, WorkerError("the codec workers are closed"))

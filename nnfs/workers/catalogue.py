@@ -13,21 +13,21 @@ from nnfs.codec import CODECS, NAMES
 from nnfs.codec.base import CM, NEURAL, PPM, ColdCodec
 from nnfs.constants import PRODUCT_VARIABLE
 from nnfs.errors import CodecError, ModelMissing
-from nnfs.workers.threaded import OneByOne
+from nnfs.workers.threaded import ThreadedCodec
 from nnfs.workers.wire import NO_MODEL
 
 log = logging.getLogger(__name__)
 
 
 class Served(Protocol):
-    """What a worker asks for: one object per process, made by `Served(device, threads)`.
+    """The codecs and models of a worker: one object per process, made by `Served(device, threads)`.
 
-    `device`, `names` and `models` are asked by any thread at any time and answer at once; the rest by one thread.
+    `device`, `names` and `models` may be called by any thread at any time and return at once; the rest by one thread.
     """
 
     @property
     def device(self) -> str:
-        """What the work runs on, as far as that is known: the name asked for until torch has been imported."""
+        """The device that the work runs on; until torch has been imported, the name that was asked for."""
 
     def names(self) -> dict[int, str]:
         """Return the codecs by id."""
@@ -42,7 +42,7 @@ class Served(Protocol):
         """Take in a model's file. Raises `CodecError` when it does not have this fingerprint."""
 
     def warm(self) -> None:
-        """Do now what the first job would wait for: imports, the self-test of this device, the default model."""
+        """Do now what the first work item would wait for: imports, this device's self-test, the default model."""
 
 
 PRESETS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "model", "presets")
@@ -71,7 +71,7 @@ class Catalogue:
         return tuple(self._files)
 
     def resolve(self, name: str) -> tuple[int, bytes]:
-        """Return (codec, model) of one of `names`, of a preset, or of CODEC:FILE with any model. Raises `KeyError`."""
+        """Return the (codec, model) that a name of `names`, a preset or CODEC:FILE stands for. Raises `KeyError`."""
         numbers = {known: number for number, known in self.names().items()}
         codec, _, path = name.partition(":")
         if codec in numbers:
@@ -88,7 +88,7 @@ class Catalogue:
         key = codec, model
         if key not in self._open:
             if codec in CODECS:
-                self._open[key] = OneByOne(CODECS[codec], self.threads)
+                self._open[key] = ThreadedCodec(CODECS[codec], self.threads)
             elif codec in self._cold:
                 self._open[key] = self._opened(*self._cold[codec], model)
             else:
@@ -131,12 +131,12 @@ class Catalogue:
     def _open_cm(self, _model: bytes) -> ColdCodec:
         from nnfs.codec.cm import ContextMixing
 
-        return OneByOne(ContextMixing(), self.threads)
+        return ThreadedCodec(ContextMixing(), self.threads)
 
     def _open_ppm(self, _model: bytes) -> ColdCodec:
         from nnfs.codec.ppm import PartialMatching
 
-        return OneByOne(PartialMatching(), self.threads)
+        return ThreadedCodec(PartialMatching(), self.threads)
 
     def _open_neural(self, model: bytes) -> ColdCodec:
         why = ""
@@ -171,7 +171,7 @@ def _listed(folder: str) -> list[str]:
 
 
 def stated_fingerprint(path: str) -> bytes:
-    """Return the fingerprint that a model's file says it has, without reading the weights: those who load it check.
+    """Return the fingerprint that a model's file states, without reading the weights: loading it checks that.
 
     Raises `ModelMissing`.
     """
@@ -184,16 +184,16 @@ def stated_fingerprint(path: str) -> bytes:
 
 
 def fingerprint(data: bytes) -> bytes:
-    """Return the fingerprint of a model's file. Raises `ModelMissing` for what is no such file."""
+    """Return the fingerprint of a model's file, computed from its content. Raises `ModelMissing` for other bytes."""
     from nnfs.model.weights import load_weights
 
     return load_weights(data).fingerprint()
 
 
 def main(arguments: list[str]) -> int:
-    """Print the fingerprint of a model's file: so many bytes of standard input, behind it the base of a delta.
+    """Print the fingerprint of a model's file: the first N bytes of standard input. The base of a delta follows them.
 
-    Return 1 for what is no model, `CANNOT_LOOK` where that cannot be found out.
+    Return 1 for bytes that are no model, `CANNOT_LOOK` where that cannot be found out.
     """
     try:
         from nnfs.model import delta

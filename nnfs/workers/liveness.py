@@ -1,8 +1,8 @@
-"""Whether a worker gets on, and so whether whoever waits for it does: told from what moves, never from the clock alone.
+"""Liveness of a worker: it gets on while something moves, whatever the clock says.
 
-A worker counts the columns that it has done, and says so about once a second; while it has none to count (imports,
-kernels that are compiled, a chunk that is coded in one call), the CPU time that its work gets counts, up to a bound:
-an endless loop moves, too. Time in which we ourselves were stopped, with the worker or without, does not count.
+A worker counts the columns that it has done, and tells them about once a second. While it has none to count (imports,
+kernels that are compiled, a chunk that is coded in one call), the CPU time of its work counts, up to a bound: an
+endless loop moves, too. Time in which the daemon itself was stopped, with the worker or without, does not count.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from nnfs.codec.progress import Stage
 from nnfs.workers.wire import Progress
 
-LONGEST = 2.0  # seconds between two looks at the clock: in a longer time we did not run
+LONGEST = 2.0  # seconds between two looks at the clock: for the rest of a longer time we did not run
 LEAST_CPU = 0.05  # seconds of CPU time that are work: threads that only wait use a thousandth of that
 MOST_CPU = {Stage.OPENING: 1800.0, Stage.CODING: 600.0}  # CPU seconds, of all cores, without a column
 
@@ -22,7 +22,7 @@ MOST_CPU = {Stage.OPENING: 1800.0, Stage.CODING: 600.0}  # CPU seconds, of all c
 class RunClock:
     """Seconds during which this process ran, by a clock that goes on while it is stopped (SIGSTOP, a debugger).
 
-    To be looked at every `longest` seconds at least while time counts.
+    `now` must be called every `longest` seconds at least while time counts.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, longest: float = LONGEST) -> None:
@@ -38,7 +38,7 @@ class RunClock:
 
 
 class Vitality:
-    """What is known of one worker process."""
+    """The signs of life of one worker process."""
 
     def __init__(self, clock: RunClock) -> None:
         self._clock = clock
@@ -48,7 +48,7 @@ class Vitality:
         self.moves = 0  # how often something has moved
 
     def move(self) -> None:
-        """Something is done, or begins."""
+        """Take note that something is done, or begins."""
         self._burnt = 0.0
         self._move()
 
@@ -57,7 +57,7 @@ class Vitality:
         self.moves += 1
 
     def told(self, progress: Progress) -> None:
-        """Take in what the worker says of itself."""
+        """Take in a report of the worker."""
         if (progress.stage, progress.columns) != (self._stage, self._columns):
             self._stage, self._columns = progress.stage, progress.columns
             self.move()
@@ -73,12 +73,12 @@ class Vitality:
 
     @property
     def silent(self) -> float:
-        """Seconds in which nothing has moved."""
+        """The seconds in which nothing has moved."""
         return self._clock.now() - self._moved
 
 
 def cpu_of(pid: int) -> float:
-    """Return the CPU time of a process in seconds; 0: it is gone."""
+    """Return the CPU time of a process in seconds, 0 if it is gone."""
     try:
         fields = _stat(f"/proc/{pid}/stat")
     except OSError:
@@ -87,7 +87,7 @@ def cpu_of(pid: int) -> float:
 
 
 def wants_cpu(pid: int) -> bool:
-    """Whether a thread of a process would run if it were let: then it is starved, by others or a disk, and not hung."""
+    """Tell whether a thread of a process would run if it could: then others or a disk starve it, and it is not hung."""
     try:
         return any(_stat(f"/proc/{pid}/task/{task}/stat")[0] in "RD" for task in os.listdir(f"/proc/{pid}/task"))
     except OSError:

@@ -1,10 +1,10 @@
-"""The pool: jobs in, futures out; behind it worker processes, each with its supervisor.
+"""The pool: work items in, futures out; behind it are worker processes, each with its supervisor.
 
 Synchronous and thread-safe. From an event loop, `submit(..., wait=False)` does not block, and a future's
-`add_done_callback` (called on a supervisor's thread) brings the result back; cancelling the future takes the job back.
+`add_done_callback` (called on a supervisor's thread) brings the result back; cancelling the future takes the item back.
 
 Errors that a future may hold: `CodecError` (a bad payload, an unknown codec), `ModelMissing`, `TimedOut`, and
-`WorkerError` (two workers died of the job, none can be started, it lacks what the codec needs, no memory, a bug).
+`WorkerError` (two workers died of the item, none can be started, it lacks a library of the codec, no memory, a bug).
 A future is running, and cannot be cancelled any more, once a worker has begun.
 """
 
@@ -24,12 +24,12 @@ __all__ = [
     "reference_environment",
 ]  # fmt: skip
 
-LIMIT = 64 << 20  # bytes of jobs that are neither urgent nor answered
+LIMIT = 64 << 20  # bytes of work items that are neither urgent nor answered
 BACKOFF_S = 0.1  # before the first restart, doubled by each further one
 
 
 def no_models(_model: bytes) -> bytes | None:
-    """Finds no model: workers use those that they came with."""
+    """Find no model: workers use those that they came with."""
     return None
 
 
@@ -53,42 +53,43 @@ class Pool:
         for supervisor in self._supervisors:
             supervisor.start()
 
-    def submit(self, job: WorkItem, *, timeout: float | None = None, wait: bool = True) -> Future[Outcome]:
-        """Hand a job in. Its future fails with `TimedOut` unless it is answered within `timeout` seconds.
+    def submit(self, item: WorkItem, *, timeout: float | None = None, wait: bool = True) -> Future[Outcome]:
+        """Hand a work item in. Its future fails with `TimedOut` unless it is answered within `timeout` seconds.
 
-        While there is too much to do already, jobs that are not urgent wait here, or raise `TimedOut` without `wait`.
+        While there is too much to do already, an item that is not urgent waits here, or raises `TimedOut` without
+        `wait`.
         """
-        return self._board.post(job, timeout, wait=wait).future
+        return self._board.post(item, timeout, wait=wait).future
 
     def encode(
         self, codec: int, plain: bytes, model: bytes = NO_MODEL, *, priority: int = BACKGROUND, worker: str = ""
     ) -> Future[bytes | None]:
-        """Encode a chunk: the payload, or None when it does not become smaller."""
-        job = WorkItem(Op.ENCODE, codec, plain, len(plain), model, priority, worker)
-        return cast("Future[bytes | None]", self.submit(job))
+        """Encode a chunk. The result is the payload, or None when it does not become smaller."""
+        item = WorkItem(Op.ENCODE, codec, plain, len(plain), model, priority, worker)
+        return cast("Future[bytes | None]", self.submit(item))
 
     def decode(
         self, codec: int, payload: bytes, plain: int, model: bytes = NO_MODEL, *,
         priority: int = URGENT, worker: str = "", timeout: float | None = None,
     ) -> Future[bytes]:  # fmt: skip
         """Decode a payload of so many plain bytes."""
-        job = WorkItem(Op.DECODE, codec, payload, plain, model, priority, worker)
-        return cast("Future[bytes]", self.submit(job, timeout=timeout))
+        item = WorkItem(Op.DECODE, codec, payload, plain, model, priority, worker)
+        return cast("Future[bytes]", self.submit(item, timeout=timeout))
 
     def ask(self, worker: str, *, timeout: float | None = 10.0) -> Future[Info]:
         """Ask a worker about itself; it is started if need be."""
         return cast("Future[Info]", self.submit(WorkItem(Op.PING, priority=URGENT, worker=worker), timeout=timeout))
 
     def watch(self, moved: Callable[[str], None]) -> None:
-        """Have `moved` called with a worker's name, about once a second while that one gets on. By any thread."""
+        """Have `moved` called with a worker's name about once a second while that worker gets on, by any thread."""
         self._board.on_moved = moved
 
     def states(self) -> list[WorkerState]:
-        """Return what is known of each worker, without asking it."""
+        """Return the facts that are known of each worker, without asking it."""
         return [supervisor.state for supervisor in self._supervisors]
 
     def close(self) -> None:
-        """End all workers, whatever they are doing. What was not answered fails."""
+        """End all workers, whatever they are doing. Items without an answer fail."""
         if self._board.closed:
             return
         self._board.close()

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from nnfs.constants import PRODUCT_VARIABLE
 from nnfs.errors import WireError, WorkerError
-from nnfs.workers.wire import Bye, Frames, Hello, Message, pack
-from nnfs.workers.worker import RECEIVE, quiet_threads
+from nnfs.workers.startup import quiet_threads
+from nnfs.workers.wire import RECEIVE, Bye, Frames, Hello, Message, pack
 
 log = logging.getLogger(__name__)
 
@@ -26,14 +26,14 @@ END_S = 5.0  # for a worker to end by itself once its socket is closed
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """How a worker is started and looked after."""
+    """The settings with which a worker is started and looked after."""
 
-    name: str  # in logs and answers, and for jobs that only it may do
+    name: str  # in logs and answers, and for work items that only it may do
     device: str = "auto"
     threads: int = 1
     batch: int | None = None  # most plain bytes at once, less than the codec would take
-    warm: bool = False  # start with the pool, and be ready before the first job
-    ahead: int = 256  # jobs handed over before earlier ones are answered
+    warm: bool = False  # start with the pool, and be ready before the first work item
+    ahead: int = 256  # work items handed over before earlier ones are answered
     start_s: float = 60.0  # without CPU time before it says hello, then it is taken for hung
     hang_s: float = 30.0  # in which nothing moves, with work to do, then it is taken for hung
     idle_s: float | None = None  # without work, before it is ended to free its memory
@@ -48,7 +48,7 @@ def reference_environment() -> tuple[tuple[str, str], ...]:
 
 
 class WorkerProcess:
-    """A spawned worker. Every call but `close` may raise `WorkerError`: it has died, or speaks nonsense."""
+    """A spawned worker. Every call but `close` may raise `WorkerError`: it has died, or sends invalid frames."""
 
     def __init__(self, spec: WorkerSpec) -> None:
         self._name = spec.name
@@ -94,7 +94,7 @@ class WorkerProcess:
             self._unsent.clear()  # it is dying: what it has to say, and how it ends, is seen by reading
 
     def receive(self) -> Iterator[Message]:
-        """Give the messages that have come."""
+        """Yield the messages that have come."""
         try:
             data = self.socket.recv(RECEIVE)
         except BlockingIOError:
@@ -112,7 +112,7 @@ class WorkerProcess:
             raise WireError(f"worker {self._name}: {why}") from None
 
     def read_log(self) -> bool:
-        """Pass on the lines that the worker has logged; False when there will be no more."""
+        """Pass on the lines that the worker has logged. Return False when there will be no more."""
         try:
             data = os.read(self.log.fileno(), 1 << 16)
         except BlockingIOError:

@@ -1,9 +1,9 @@
-"""Keeps one worker process alive, feeds it from the board, and brings its answers back.
+"""The supervisor: keeps one worker process alive, feeds it from the board, and brings its answers back.
 
-One thread, one loop over the worker's socket, its log and a descriptor that others wake it by. The process is started
-by the first job. When it dies, the batch that it was working on gets a strike: each of its jobs is tried once more,
-alone, on a fresh process, and one that kills that, too, fails. All other jobs go back to the board, as if they had
-never left it.
+It is one thread with one loop over the worker's socket, its log and a descriptor that others wake it by. The process is
+started by the first work item. When it dies, the batch that it was working on gets a strike: each of its items is tried
+once more, alone, on a fresh process, and an item that kills that process, too, fails. All other items go back to the
+board, as if they had never left it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from nnfs.codec.progress import Stage
-from nnfs.errors import CodecError, CodecUnavailable, JobKills, ModelMissing, WireError, WorkerError
+from nnfs.errors import CodecError, CodecUnavailable, KillsWorkers, ModelMissing, WireError, WorkerError
 from nnfs.workers.batches import IDLE
 from nnfs.workers.board import Board, Outcome, PendingItem
 from nnfs.workers.liveness import RunClock, Vitality, cpu_of, wants_cpu
 from nnfs.workers.process import WorkerProcess, WorkerSpec
+from nnfs.workers.startup import SHARED, TOLD
+from nnfs.workers.throughput import Throughput
 from nnfs.workers.wire import (
     ALONE,
     NO_MODEL,
@@ -39,23 +41,20 @@ from nnfs.workers.wire import (
     Status,
     unpack_info,
 )
-from nnfs.workers.worker import SHARED, TOLD
 
 log = logging.getLogger(__name__)
 
 PINGS_BELOW = 0  # ranks that wait for no window
 URGENT_BELOW = 1  # ranks that may use the last quarter of the window: decoding that somebody waits for
 STRIKES = 2
-FAILED_STARTS = 3  # in a row, before waiting jobs are told
+FAILED_STARTS = 3  # in a row, before the items that wait fail
 BACKOFF_MOST = 30.0  # seconds
-MIB = 1 << 20
-LATELY = 8 * MIB  # plain bytes after which earlier ones count half
 LOOK_S = 1.0  # between two looks at a worker that has something to do
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerState:
-    """What a supervisor knows of its worker."""
+    """The facts that a supervisor knows of its worker."""
 
     name: str
     state: str = "stopped"  # or starting, running, resting (after a failure)
@@ -70,17 +69,6 @@ class WorkerState:
     last_error: str = ""
     encoding: dict[int, float] = field(default_factory=dict)  # seconds per MiB lately, by codec
     decoding: dict[int, float] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class _Batch:
-    """Work items that the worker does together."""
-
-    jobs: set[int]  # not answered yet
-    since: float  # of the monotonic clock: its beginning, later by what has overtaken it
-    first: bool = False  # of its codec and model in this process, which opens them
-    kind: tuple[Op, int] | None = None
-    plain: int = 0  # bytes
 
 
 class Supervisor:
@@ -99,14 +87,13 @@ class Supervisor:
         self._thread = threading.Thread(target=self._run, name=f"worker-{spec.name}", daemon=True)
         self._failed_starts = self._deaths_in_a_row = 0
         self._running = RunClock()
+        self._throughput = Throughput()
         self._forget_process()
-        self._times: dict[tuple[Op, int], tuple[float, float]] = {}  # seconds, plain bytes
         self.state = WorkerState(spec.name)
 
     def _forget_process(self) -> None:
         self._outstanding: dict[int, PendingItem] = {}
-        self._batches: list[_Batch] = []  # begun and not wholly answered; the last one is the one under way
-        self._opened: set[tuple[Op, int, bytes]] = set()
+        self._throughput.forget_process()
         self._models: set[bytes] = set()
         self._loading: dict[int, bytes] = {}
         self._info: Info | None = None
@@ -122,14 +109,14 @@ class Supervisor:
         self._thread.join()
 
     def dispose(self) -> None:
-        """Close what others call us by, once nobody does."""
+        """Close the descriptor that others wake us by, once nobody does."""
         os.close(self._woken)
 
     def wake(self) -> None:
         os.eventfd_write(self._woken, 1)
 
-    def drop(self, ticket: PendingItem) -> None:
-        self._dropped.append(ticket.id)
+    def drop(self, pending: PendingItem) -> None:
+        self._dropped.append(pending.number)
         self.wake()
 
     def _update(self, **changes: object) -> None:
@@ -153,7 +140,7 @@ class Supervisor:
             except WorkerError as why:
                 self._mourn(why)
                 self._rest()
-            except Exception as bug:  # a bug here must not leave jobs waiting for ever
+            except Exception as bug:  # a bug here must not leave work items waiting for ever
                 log.exception("supervisor of worker %s", self._spec.name)
                 self._mourn(WorkerError(f"supervisor of worker {self._spec.name}: {type(bug).__name__}: {bug}"))
                 self._rest()
@@ -175,7 +162,7 @@ class Supervisor:
             pass
 
     def _rest(self) -> None:
-        """Wait before the next start, the longer the more often it went wrong."""
+        """Wait before the next start, the longer the more starts have failed."""
         delay = min(BACKOFF_MOST, self._backoff_s * 2.0 ** min(self._deaths_in_a_row - 1, 20))
         until = time.monotonic() + delay
         self._update(state="resting")
@@ -184,19 +171,19 @@ class Supervisor:
             self._board.expire()
 
     def _mourn(self, why: WorkerError) -> None:
-        """The process is gone: give its jobs back, or fail them."""
+        """Give the work items of a process that is gone back to the board, or fail them."""
         log.warning("%s", why)
-        guilty = self._batches[-1].jobs & self._outstanding.keys() if self._batches else set()
+        guilty = self._throughput.under_way & self._outstanding.keys()
         self._deaths_in_a_row += 1
         self._failed_starts = 0 if guilty else self._failed_starts + 1  # strikes see to it that this comes to an end
         self._update(deaths=self.state.deaths + 1, pid=0, outstanding=0, doing="", last_error=str(why))
         back = []
-        for number, ticket in self._outstanding.items():
-            ticket.strikes += number in guilty
-            if ticket.strikes < STRIKES:
-                back.append(ticket)
+        for number, pending in self._outstanding.items():
+            pending.strikes += number in guilty
+            if pending.strikes < STRIKES:
+                back.append(pending)
             else:
-                self._board.settle(ticket, JobKills(f"{why} (the job has killed {STRIKES} workers)"))
+                self._board.finish(pending, KillsWorkers(f"{why} (the work item has killed {STRIKES} workers)"))
         self._forget_process()
         self._board.put_back(back)
         if self._failed_starts >= FAILED_STARTS:
@@ -215,7 +202,7 @@ class Supervisor:
                 poll.register(process.log, select.EPOLLIN)
                 poll.register(process.socket, select.EPOLLIN)
                 self._serve(process, poll)
-            kill = self._board.closed  # what a worker is in the middle of when a mount ends is not worth waiting for
+            kill = self._board.closed  # work that is under way when a mount ends is not worth waiting for
         finally:
             process.close(kill=kill)
 
@@ -239,7 +226,7 @@ class Supervisor:
                 return
 
     def _hand_over(self, process: WorkerProcess) -> None:
-        """Send what the worker may have more of, and cancel what nobody waits for."""
+        """Send the worker as many items as it may have, and cancel those that nobody waits for."""
         while self._dropped:
             number = self._dropped.popleft()
             if number in self._outstanding:
@@ -250,19 +237,21 @@ class Supervisor:
         while True:
             room = window - len(self._outstanding)
             below = IDLE if room > window // 4 else URGENT_BELOW if room > 0 else PINGS_BELOW
-            ticket = self._board.claim(self._spec.name, self, below)
-            if ticket is None:
+            pending = self._board.claim(self._spec.name, self, below)
+            if pending is None:
                 break
             if not self._outstanding:
                 self._vitality.move()
-            self._outstanding[ticket.id] = ticket
-            self._send_model(process, ticket.job.model)
-            job, flags = ticket.job, ALONE if ticket.strikes else 0
-            process.send(Request(ticket.id, job.op, job.codec, job.data, job.plain, job.model, job.priority, flags))
+            self._outstanding[pending.number] = pending
+            self._send_model(process, pending.item.model)
+            item, flags = pending.item, ALONE if pending.strikes else 0
+            process.send(
+                Request(pending.number, item.op, item.codec, item.data, item.plain, item.model, item.priority, flags)
+            )
         self._update(outstanding=len(self._outstanding))
 
     def _send_model(self, process: WorkerProcess, model: bytes) -> None:
-        """Send a model that the worker does not have. If there is none, it is the worker that says so."""
+        """Send a model that the worker does not have. If it cannot be found, the worker will say so."""
         if model == NO_MODEL or model in self._models:
             return
         try:
@@ -272,7 +261,7 @@ class Supervisor:
             data = None
         if data is not None:
             self._models.add(model)
-            number = self._board.new_id()
+            number = self._board.new_number()
             self._loading[number] = model
             process.send(Request(number, Op.LOAD, data=data, model=model, priority=0))
 
@@ -292,78 +281,54 @@ class Supervisor:
         elif isinstance(message, Answer):
             self._deaths_in_a_row = self._failed_starts = 0
             self._board.restore(self)
-            self._clock(message)
-            if message.job in self._loading:
+            self._measure(message)
+            if message.number in self._loading:
                 self._model_loaded(message)
             else:
                 self._answered(message)
 
     def _begun(self, message: Begun) -> None:
-        batch = _Batch(set(message.jobs), time.monotonic())
-        for number in message.jobs:
-            ticket = self._outstanding.get(number)
-            if ticket is not None:
-                self._board.begin(ticket)
-                opened = ticket.job.op, ticket.job.codec, ticket.job.model
-                batch.first = opened not in self._opened
-                batch.kind = opened[:2]
-        self._batches.append(batch)
+        begun = {number: self._outstanding.get(number) for number in message.numbers}
+        for pending in filter(None, begun.values()):
+            self._board.begin(pending)
+        self._throughput.begun({number: pending.item if pending else None for number, pending in begun.items()})
 
-    def _clock(self, answer: Answer) -> None:
-        """Note a job's end in its batch, and how long that took once it has ended."""
-        for batch in [batch for batch in self._batches if answer.job in batch.jobs]:
-            batch.jobs.remove(answer.job)
-            ticket = self._outstanding.get(answer.job)
-            if ticket is not None and answer.status <= Status.NO_GAIN:
-                batch.plain += ticket.job.plain
-                self._opened.add((ticket.job.op, ticket.job.codec, ticket.job.model))
-            if not batch.jobs:
-                seconds = time.monotonic() - batch.since
-                self._batches.remove(batch)
-                for other in self._batches:
-                    other.since += seconds
-                if batch.plain and batch.kind and not batch.first:
-                    self._measured(batch.kind, seconds, batch.plain)
-
-    def _measured(self, kind: tuple[Op, int], seconds: float, plain: float) -> None:
-        before = self._times.get(kind, (0.0, 0.0))
-        seconds, plain = seconds + before[0], plain + before[1]
-        share = 0.5 if plain > LATELY else 1.0
-        self._times[kind] = share * seconds, share * plain
-        op, codec = kind
-        name = "encoding" if op == Op.ENCODE else "decoding"
-        self._update(**{name: {**getattr(self.state, name), codec: seconds / plain * MIB}})
+    def _measure(self, answer: Answer) -> None:
+        pending = self._outstanding.get(answer.number)
+        item = pending.item if pending else None
+        self._throughput.answered(answer.number, item, is_coded=answer.status <= Status.NO_GAIN)
+        self._update(encoding=self._throughput.encoding, decoding=self._throughput.decoding)
 
     def _by_the_reader(self, answer: Answer) -> bool:
-        """Whether this answer says nothing about the worker's main thread, which may hang."""
-        ticket = self._outstanding.get(answer.job)
-        return answer.status == Status.CANCELLED or (ticket is not None and ticket.job.op == Op.PING)
+        """Tell whether the answer says nothing about the worker's main thread, which may hang."""
+        pending = self._outstanding.get(answer.number)
+        return answer.status == Status.CANCELLED or (pending is not None and pending.item.op == Op.PING)
 
     def _model_loaded(self, answer: Answer) -> None:
-        model = self._loading.pop(answer.job)
+        model = self._loading.pop(answer.number)
         if answer.status != Status.OK:
             self._models.discard(model)
             log.error("worker %s refuses model %s: %s", self._spec.name, model.hex()[:16], answer.data.decode())
 
     def _answered(self, answer: Answer) -> None:
-        ticket = self._outstanding.pop(answer.job, None)
-        if ticket is None:
-            raise WireError(f"worker {self._spec.name} answers a job that it does not have")
-        ticket.holder = None
-        outcome = _outcome(ticket, answer)
+        pending = self._outstanding.pop(answer.number, None)
+        if pending is None:
+            raise WireError(f"worker {self._spec.name} answers a work item that it does not have")
+        pending.holder = None
+        outcome = _outcome(pending, answer)
         failed = isinstance(outcome, Exception) and answer.status != Status.CANCELLED
         if isinstance(outcome, Info):
             self._update(device=outcome.device)  # "auto" has become something by now
         self._update(answered=self.state.answered + 1, failed=self.state.failed + failed)
-        self._board.settle(ticket, outcome)
+        self._board.finish(pending, outcome)
 
     @property
     def _is_awaited(self) -> bool:
-        """Whether something is to come of the worker: hello, or an answer."""
+        """Whether the worker owes us something: its hello, or an answer."""
         return self._info is None or bool(self._outstanding)
 
     def _patience(self) -> float | None:
-        """Return when to look again at what the worker does, or when it will have been idle for long enough."""
+        """Return the time to look at the worker again, or the time at which it will have been idle for long enough."""
         if self._is_awaited:
             self._idle_since = time.monotonic()
             bound = self._spec.start_s if self._info is None else self._spec.hang_s
@@ -371,12 +336,12 @@ class Supervisor:
         return None if self._spec.idle_s is None else self._idle_since + self._spec.idle_s
 
     def _has_been_idle(self) -> bool:
-        """Whether the worker may be ended because there is no work."""
+        """Tell whether the worker may be ended because there is no work."""
         until = self._patience()
         return until is not None and not self._is_awaited and time.monotonic() >= until
 
     def _look(self) -> None:
-        """Tell those who wait that the worker gets on. Raises `WorkerError` when it is taken for hung."""
+        """Tell the board if the worker gets on. Raises `WorkerError` when it is taken for hung."""
         if not self._is_awaited:
             return
         pid, name = self.state.pid, self._spec.name
@@ -392,10 +357,10 @@ class Supervisor:
             raise WorkerError(f"worker {name} hangs: nothing moved for {self._spec.hang_s:g} s")
 
 
-def _outcome(ticket: PendingItem, answer: Answer) -> Outcome | Exception:
-    """What an answer means to the one who waits for it."""
+def _outcome(pending: PendingItem, answer: Answer) -> Outcome | Exception:
+    """Return the outcome that an answer means."""
     if answer.status == Status.OK:
-        return unpack_info(answer.data) if ticket.job.op == Op.PING else answer.data
+        return unpack_info(answer.data) if pending.item.op == Op.PING else answer.data
     if answer.status == Status.NO_GAIN:
         return None
     text = answer.data.decode(errors="replace")
@@ -405,4 +370,4 @@ def _outcome(ticket: PendingItem, answer: Answer) -> Outcome | Exception:
         return ModelMissing(text)
     if answer.status == Status.NO_CODEC:
         return CodecUnavailable(text)
-    return WorkerError(f"codec {ticket.job.codec}: {text}")
+    return WorkerError(f"codec {pending.item.codec}: {text}")

@@ -1,4 +1,4 @@
-"""Any codec as a cold one: chunk by chunk, on a few threads."""
+"""Any codec as a cold codec: chunk by chunk, on a few threads."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class OneByOne:
-    """Gives a codec `encode_many` and `decode_many`. The codec must allow several threads."""
+class ThreadedCodec:
+    """A codec with `encode_many` and `decode_many`. The codec itself must allow several threads."""
 
     def __init__(self, codec: Codec, threads: int) -> None:
         self.id = codec.id
@@ -44,7 +44,7 @@ class OneByOne:
             return error
 
     def _each(self, work: Callable[[T], R], items: Sequence[T], between: Callable[[], None]) -> list[R]:
-        """Return `work` of each item. After an exception no more is begun, and what has begun is waited for."""
+        """Return `work` of each item. After an exception begin no more, and wait for the threads that have begun."""
         if self._threads == 1 or len(items) == 1:
             results = []
             for item in items:

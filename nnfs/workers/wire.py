@@ -1,17 +1,17 @@
 """The wire between a mount and a codec worker: frames over a stream socket. Version 2.
 
-All numbers are little-endian. A frame is `length u32 | kind u8 | body`; length counts kind and body. Nothing on the
+All integers are little-endian. A frame is `length u32 | kind u8 | body`; length counts kind and body. Nothing on the
 wire is executable or self-describing: no Python objects, no JSON.
 
 ======== ==== ======== ==========================================================================================
 frame    kind from     body
 ======== ==== ======== ==========================================================================================
 hello    1    both     magic "nnfswire", version u16; from the worker also `Info`. The first frame of each side.
-request  2    client   job u64, op u8, codec u8, priority u8, flags u8, plain u32, fingerprint 64 bytes, data
-answer   3    worker   job u64, status u8, data: the result, or UTF-8 text that says what is wrong
-begun    4    worker   job u64, ...: these jobs are being worked on from now on, together
+request  2    client   number u64, op u8, codec u8, priority u8, flags u8, plain u32, fingerprint 64 bytes, data
+answer   3    worker   number u64, status u8, data: the result, or UTF-8 text that says what is wrong
+begun    4    worker   number u64, ...: these work items are being worked on from now on, together
 alive    5    worker   nothing: work goes on (about once a second, so that a worker that hangs is told from a slow one)
-cancel   6    client   job u64: nobody waits for it. It is answered with status 6 if it has not begun.
+cancel   6    client   number u64: nobody waits for it. It is answered with status 6 if it has not begun.
 bye      7    both     UTF-8 text: why the connection is closed now
 progress 8    worker   stage u8, columns u64, CPU time u64: how far its work has come (about once a second)
 ======== ==== ======== ==========================================================================================
@@ -30,13 +30,13 @@ resident bytes), then device (u8 length, UTF-8), number of codecs u8 and each on
 number of models u16 and each one's fingerprint (64 bytes).
 
 A stage is 1, opening (imports, compiling, self-tests, a model), or 2, coding. Columns are counted from the start of
-the process over all jobs; CPU time, in microseconds, is what the threads that work have had. A worker says progress in
-place of alive to a client of version 2; the other frames are those of version 1, and either side takes both versions.
+the process over all work items; CPU time, in microseconds, is that of the threads that work. A client of version 2 is
+told progress in place of alive; the other frames are those of version 1, and either side takes both versions.
 
-A fingerprint of zeros: the codec needs no model, or uses its default. Priority: the smallest number first, decode
-before encode within it; a model is loaded before anything else. Flag 1: the job is never batched with others (it has
-killed a worker once). A client keeps at most `window` jobs unanswered; a worker with more waiting stops reading, so
-that its memory is bounded whoever sends.
+A request's number names its work item. A fingerprint of zeros: the codec needs no model, or uses its default. Priority:
+the smallest number first, decode before encode within it; a model is loaded before anything else. Flag 1: the work item
+is never batched with others (it has killed a worker once). A client keeps at most `window` of them unanswered; a worker
+with more waiting stops reading, so that its memory is bounded whoever sends.
 
 A frame that breaks a rule (a length over its limit, an unknown kind or op, the wrong side's frame, a number of bytes
 that does not fit, another version) raises `WireError`, and the connection is closed: there is no way to find the next
@@ -64,20 +64,21 @@ MAX_CHUNK = 4 << 20  # plain bytes
 MAX_PAYLOAD = MAX_CHUNK + 4096  # a codec that gains nothing may add a header
 MAX_MODEL = 256 << 20
 MAX_TEXT = 4096
-MAX_BEGUN = 4096  # jobs in one frame
+MAX_BEGUN = 4096  # numbers in one frame
 ALONE = 1  # flag
+RECEIVE = 1 << 18  # bytes that either side reads at once
 
 _LENGTH = Struct("<I")
 _HELLO = Struct("<8sH")
 _REQUEST = Struct("<QBBBBI64s")
 _ANSWER = Struct("<QB")
-_JOB = Struct("<Q")
+_NUMBER = Struct("<Q")
 _INFO = Struct("<IIIQQQQQ")
 _PROGRESS = Struct("<BQQ")
 
 
 class Kind(enum.IntEnum):
-    """What a frame is."""
+    """The kinds of frames."""
 
     HELLO = 1
     REQUEST = 2
@@ -90,7 +91,7 @@ class Kind(enum.IntEnum):
 
 
 class Op(enum.IntEnum):
-    """What is to be done."""
+    """The operations that a client may request."""
 
     ENCODE = 1
     DECODE = 2
@@ -99,7 +100,7 @@ class Op(enum.IntEnum):
 
 
 class Status(enum.IntEnum):
-    """How it went."""
+    """The outcomes of a work item."""
 
     OK = 0
     NO_GAIN = 1
@@ -113,7 +114,7 @@ class Status(enum.IntEnum):
 
 @dataclass(slots=True)
 class Info:
-    """What a worker says of itself."""
+    """The facts that a worker tells of itself."""
 
     pid: int = 0
     window: int = 0
@@ -138,9 +139,9 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A job for a worker."""
+    """A work item for a worker."""
 
-    job: int
+    number: int
     op: Op
     codec: int = 0
     data: bytes = b""
@@ -152,9 +153,9 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A job's end."""
+    """The end of a work item."""
 
-    job: int
+    number: int
     status: Status
     data: bytes = b""
 
@@ -163,7 +164,7 @@ class Answer:
 class Begun:
     """Work items that are being worked on."""
 
-    jobs: tuple[int, ...]
+    numbers: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +183,9 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """A job that nobody waits for any more."""
+    """A work item that nobody waits for any more."""
 
-    job: int
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,17 +203,17 @@ def pack(message: Message) -> bytes:
     if isinstance(message, Request):
         kind, head, data = Kind.REQUEST, _pack_request(message), message.data
     elif isinstance(message, Answer):
-        kind, head, data = Kind.ANSWER, _ANSWER.pack(message.job, message.status), message.data
+        kind, head, data = Kind.ANSWER, _ANSWER.pack(message.number, message.status), message.data
     elif isinstance(message, Hello):
         kind, head = Kind.HELLO, _HELLO.pack(MAGIC, message.version)
         data = b"" if message.info is None else pack_info(message.info)
     elif isinstance(message, Begun):
-        kind, head, data = Kind.BEGUN, b"", b"".join(map(_JOB.pack, message.jobs))
+        kind, head, data = Kind.BEGUN, b"", b"".join(map(_NUMBER.pack, message.numbers))
     elif isinstance(message, Progress):
         kind, data = Kind.PROGRESS, b""
         head = _PROGRESS.pack(message.stage, message.columns, message.cpu_us)
     elif isinstance(message, Cancel):
-        kind, head, data = Kind.CANCEL, b"", _JOB.pack(message.job)
+        kind, head, data = Kind.CANCEL, b"", _NUMBER.pack(message.number)
     elif isinstance(message, Bye):
         kind, head, data = Kind.BYE, b"", message.why.encode()[:MAX_TEXT]
     else:
@@ -222,7 +223,7 @@ def pack(message: Message) -> bytes:
 
 def _pack_request(request: Request) -> bytes:
     return _REQUEST.pack(
-        request.job, request.op, request.codec, request.priority, request.flags, request.plain, request.model
+        request.number, request.op, request.codec, request.priority, request.flags, request.plain, request.model
     )
 
 
@@ -280,9 +281,9 @@ _FIXED = {  # bytes of the body that have a fixed place, and most bytes after th
     Kind.HELLO: (_HELLO.size, 1 << 23),  # 65,535 fingerprints
     Kind.REQUEST: (_REQUEST.size, MAX_MODEL),
     Kind.ANSWER: (_ANSWER.size, 1 << 23),
-    Kind.BEGUN: (0, MAX_BEGUN * _JOB.size),
+    Kind.BEGUN: (0, MAX_BEGUN * _NUMBER.size),
     Kind.ALIVE: (0, 0),
-    Kind.CANCEL: (_JOB.size, 0),
+    Kind.CANCEL: (_NUMBER.size, 0),
     Kind.BYE: (0, MAX_TEXT),
     Kind.PROGRESS: (_PROGRESS.size, 0),
 }
@@ -291,7 +292,7 @@ _FROM_WORKER = frozenset((Kind.HELLO, Kind.ANSWER, Kind.BEGUN, Kind.ALIVE, Kind.
 
 
 class Frames:
-    """Cuts what one side sends into messages: bytes in, messages out, no I/O.
+    """Cuts the bytes that one side sends into messages. It does no I/O.
 
     It holds at most one frame that is not complete, and never more bytes than were fed.
     """
@@ -303,7 +304,7 @@ class Frames:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Message]:
-        """Take bytes as they come, and give the messages that are complete with them. Raises `WireError`."""
+        """Take in bytes as they come, and yield the messages that are complete with them. Raises `WireError`."""
         self._buffer += data
         while (length := self._checked_length()) is not None and len(self._buffer) >= _LENGTH.size + length:
             body = bytes(memoryview(self._buffer)[_LENGTH.size + 1 : _LENGTH.size + length])
@@ -314,7 +315,10 @@ class Frames:
             yield message
 
     def _checked_length(self) -> int | None:
-        """Length of the frame that the buffer begins with, None while too little of it is known. Raises `WireError`."""
+        """Return the length of the frame that the buffer begins with, None while too little of it is there.
+
+        Raises `WireError`.
+        """
         if len(self._buffer) <= _LENGTH.size:
             return None
         length: int = _LENGTH.unpack_from(self._buffer)[0]
@@ -340,13 +344,13 @@ class Frames:
 
     def _parse(self, kind: Kind, body: bytes) -> Message:
         if kind == Kind.REQUEST:
-            job, op, codec, priority, flags, plain, model = _REQUEST.unpack_from(body)
-            return Request(job, Op(op), codec, body[_REQUEST.size :], plain, model, priority, flags)
+            number, op, codec, priority, flags, plain, model = _REQUEST.unpack_from(body)
+            return Request(number, Op(op), codec, body[_REQUEST.size :], plain, model, priority, flags)
         if kind == Kind.ANSWER:
-            job, status = _ANSWER.unpack_from(body)
+            number, status = _ANSWER.unpack_from(body)
             if status not in Status.__members__.values():
                 raise WireError(f"answer of status {status}")
-            return Answer(job, Status(status), body[_ANSWER.size :])
+            return Answer(number, Status(status), body[_ANSWER.size :])
         if kind == Kind.HELLO:
             version = _HELLO.unpack_from(body)[1]
             if self._from_worker:
@@ -356,14 +360,14 @@ class Frames:
             return Hello(version=version)
         if kind == Kind.BEGUN:
             try:
-                return Begun(tuple(job for (job,) in _JOB.iter_unpack(body)))
+                return Begun(tuple(number for (number,) in _NUMBER.iter_unpack(body)))
             except StructError:
                 raise WireError(f"begun frame of {len(body)} bytes") from None
         if kind == Kind.PROGRESS:
             return _progress(body)
         if kind == Kind.BYE:
             return Bye(body.decode(errors="replace"))
-        return Cancel(_JOB.unpack(body)[0]) if kind == Kind.CANCEL else Alive()
+        return Cancel(_NUMBER.unpack(body)[0]) if kind == Kind.CANCEL else Alive()
 
 
 def _progress(body: bytes) -> Progress:

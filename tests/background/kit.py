@@ -86,7 +86,7 @@ class Everything:
         self._turn = itertools.count()
 
     def method(self) -> Any:
-        async def background(tiers: Any, job: tasks.Task) -> None:
+        async def background(tiers: Any, task: tasks.Task) -> None:
             if tiers._commits.failure is not None:
                 return
             everything = functools.partial(tiers._passes.compact, ROOT_INO, everything=True)
@@ -94,7 +94,7 @@ class Everything:
             work = (
                 tiers._passes.background, everything(), tiers._passes.thaw(ROOT_INO), everything()
             )  # fmt: skip
-            await work[next(self._turn) % len(work)](job)
+            await work[next(self._turn) % len(work)](task)
 
         return background
 

@@ -27,7 +27,7 @@ from nnfs.codec import encode_hot
 from nnfs.codec.base import CM, NEURAL
 from nnfs.config import Options
 from nnfs.constants import Policy
-from nnfs.errors import CodecError, EnginesDisagree, JobKills, NnfsError, OutOfSpace, WorkerError
+from nnfs.errors import CodecError, EnginesDisagree, KillsWorkers, NnfsError, OutOfSpace, WorkerError
 from nnfs.fs import swapping
 from nnfs.fs.candidates import Candidate, Piece
 from nnfs.fs.policy import Rules
@@ -357,7 +357,9 @@ async def test_a_codec_that_refuses_everything_puts_no_chunk_aside() -> None:
     assert under_test.commits.swaps == list(range(1, 20))
 
 
-@pytest.mark.parametrize("error", [JobKills("has killed 2 workers"), CodecError("worker read decodes something else")])
+@pytest.mark.parametrize(
+    "error", [KillsWorkers("has killed 2 workers"), CodecError("worker read decodes something else")]
+)
 async def test_a_chunk_that_fails_by_itself_is_put_aside(error: NnfsError) -> None:
     under_test = Tried(range(1, 5), lambda one: error if one.number == 2 else None)
     for _ in range(5):
@@ -372,7 +374,7 @@ async def test_failures_are_told_once_and_take_no_memory(
 ) -> None:
     monkeypatch.setattr(recompression, "FAILURES", 1000)
     monkeypatch.setattr(recompression, "FAILURES_KEPT", 10)
-    under_test = Tried(range(1, 100), lambda one: JobKills(f"block {one.number}: has killed 2 workers"))
+    under_test = Tried(range(1, 100), lambda one: KillsWorkers(f"block {one.number}: has killed 2 workers"))
     await under_test.once()
     assert len(under_test._chunk_failures) == 10
     assert [record.levelname for record in caplog.records].count("WARNING") == 1

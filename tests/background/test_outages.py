@@ -20,7 +20,7 @@ from nnfs.constants import DEFAULT_CHUNK_SIZE, Policy
 from nnfs.errors import (
     CodecError,
     CodecUnavailable,
-    JobKills,
+    KillsWorkers,
     ModelMissing,
     NnfsError,
     NoCodecRuns,
@@ -116,7 +116,7 @@ async def test_when_none_can_run_that_is_said(cold: Cold) -> None:
         await encode(under_test)
 
 
-@pytest.mark.parametrize("error", [WorkerError("codec 16: MemoryError: weights"), JobKills("killed by signal 9")])
+@pytest.mark.parametrize("error", [WorkerError("codec 16: MemoryError: weights"), KillsWorkers("killed by signal 9")])
 async def test_workers_that_fail_again_and_again(cold: Cold, error: NnfsError) -> None:
     """One chunk may be to blame; several in a row are not."""
     under_test = coder(cold)

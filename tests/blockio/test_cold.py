@@ -1,4 +1,4 @@
-"""Decoding of cold blocks: the ladder from the preferred worker to a damaged block, and jobs that are taken back."""
+"""Decoding of cold blocks: the ladder from the preferred worker to a damaged block, and items that are taken back."""
 
 from __future__ import annotations
 

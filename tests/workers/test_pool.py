@@ -1,4 +1,4 @@
-"""The pool and its supervisors: workers that die, hang, do not start; jobs that are too many, too late, unwanted."""
+"""The pool and its supervisors: workers that die, hang, do not start; items that are too many, too late, unwanted."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_round_trips_and_errors(make: MakePool) -> None:
     assert (info.pid, info.device, info.done, info.failed) == (state.pid, "cpu", 8, 5)
 
 
-def test_many_jobs_of_many_threads(make: MakePool) -> None:
+def test_many_items_of_many_threads(make: MakePool) -> None:
     pool = make(replace(CPU, ahead=8), limit=100_000)
     plains = [b"%d" % n * (n % 50) for n in range(600)]
     got: dict[int, bytes | None] = {}
@@ -93,7 +93,7 @@ def test_many_jobs_of_many_threads(make: MakePool) -> None:
     assert [got[n] for n in range(600)] == plains
 
 
-def test_a_worker_killed_in_the_middle_of_a_job(make: MakePool, gate: Gate) -> None:
+def test_a_worker_killed_in_the_middle_of_an_item(make: MakePool, gate: Gate) -> None:
     pool = make()
     held, waiting = pool.encode(FAKE, gate.chunk), pool.encode(FAKE, b"later")
     while not (pid := pool.states()[0].pid):  # until it is spawned
@@ -119,17 +119,17 @@ def test_what_is_sent_to_all_while_a_worker_starts(make: MakePool, gate: Gate, n
     assert pool.states()[0].deaths == 0
 
 
-def test_a_job_that_kills_one_worker_is_tried_again(make: MakePool, tmp_path: Path) -> None:
+def test_an_item_that_kills_one_worker_is_tried_again(make: MakePool, tmp_path: Path) -> None:
     pool = make()
     chunk = b"die-once:" + os.fsencode(tmp_path / "died")
     assert result(pool.encode(FAKE, chunk)) == payload(chunk)
     assert pool.states()[0].deaths == 1
 
 
-def test_a_job_that_kills_two_workers_fails(make: MakePool) -> None:
+def test_an_item_that_kills_two_workers_fails(make: MakePool) -> None:
     pool = make()
     poisoned = decode(pool, b"die:")
-    assert str(error(poisoned)) == "worker cpu was killed by signal 9 (the job has killed 2 workers)"
+    assert str(error(poisoned)) == "worker cpu was killed by signal 9 (the work item has killed 2 workers)"
     assert result(decode(pool, b"fine")) == b"fine"
     assert pool.states()[0].deaths == 2
 
@@ -139,20 +139,20 @@ def test_the_last_words_of_a_worker(make: MakePool) -> None:
 
 
 @pytest.mark.parametrize("bad", [b"die-unless-alone:", b"die:"])
-def test_what_was_in_a_batch_with_a_poisoned_job(make: MakePool, gate: Gate, bad: bytes) -> None:
+def test_what_was_in_a_batch_with_a_poisoned_item(make: MakePool, gate: Gate, bad: bytes) -> None:
     pool = make()
     held = pool.encode(FAKE, gate.chunk)  # so that the others wait, and go together
-    jobs = [pool.encode(FAKE, b"%d" % n) for n in range(5)]
-    jobs.insert(2, pool.encode(FAKE, bad))
+    items = [pool.encode(FAKE, b"%d" % n) for n in range(5)]
+    items.insert(2, pool.encode(FAKE, bad))
     pool.ask("cpu").result(WAIT_S)
     gate.open()
     assert result(held) is not None
-    for n, job in enumerate([*jobs[:2], *jobs[3:]]):
-        assert result(job) == payload(b"%d" % n)
+    for n, item in enumerate([*items[:2], *items[3:]]):
+        assert result(item) == payload(b"%d" % n)
     if bad == b"die:":
-        assert isinstance(error(jobs[2]), WorkerError)
+        assert isinstance(error(items[2]), WorkerError)
     else:
-        assert result(jobs[2]) == payload(bad)
+        assert result(items[2]) == payload(bad)
 
 
 def test_a_worker_that_hangs(make: MakePool) -> None:
@@ -165,7 +165,7 @@ def test_a_worker_that_hangs(make: MakePool) -> None:
 
 
 def test_a_worker_that_is_stopped_is_replaced(make: MakePool) -> None:
-    """SIGSTOP, as somebody's debugger or a freezer that forgets it: its job is done by another one."""
+    """SIGSTOP, as somebody's debugger or a freezer that forgets it: its work is done by another one."""
     pool = make(replace(CPU, hang_s=0.5))
     pid = pool.ask("cpu").result(WAIT_S).pid
     os.kill(pid, signal.SIGSTOP)
@@ -206,7 +206,7 @@ def test_a_command_that_is_not_there(make: MakePool, monkeypatch: pytest.MonkeyP
 
 def test_too_late(make: MakePool, gate: Gate) -> None:
     pool = make()
-    held = decode(pool, gate.chunk)  # not an encode: the late job would overtake one that has not begun
+    held = decode(pool, gate.chunk)  # not an encode: the late item would overtake one that has not begun
     late = decode(pool, b"x", timeout=0.05)
     assert isinstance(error(late), TimedOut)
     gate.open()
@@ -214,14 +214,14 @@ def test_too_late(make: MakePool, gate: Gate) -> None:
     assert result(decode(pool, b"y", timeout=WAIT_S)) == b"y"
 
 
-def test_cancelled_jobs_are_not_done(make: MakePool, gate: Gate, tmp_path: Path) -> None:
+def test_cancelled_items_are_not_done(make: MakePool, gate: Gate, tmp_path: Path) -> None:
     pool = make(replace(CPU, ahead=2))
     held = decode(pool, gate.chunk)
     died = tmp_path / "died"
     unwanted = [pool.encode(FAKE, b"die-once:" + os.fsencode(died)) for _ in range(3)]  # with the worker, and waiting
     pool.ask("cpu").result(WAIT_S)
-    for job in unwanted:
-        assert job.cancel()
+    for item in unwanted:
+        assert item.cancel()
     pool.ask("cpu").result(WAIT_S)
     gate.open()
     assert result(held) is not None
@@ -247,8 +247,8 @@ def test_too_much_at_once(make: MakePool, gate: Gate) -> None:
     thread.start()
     gate.open()
     thread.join(WAIT_S)
-    for job in (held, taken, urgent, waited[0]):
-        assert result(job) is not None  # type: ignore[arg-type]
+    for item in (held, taken, urgent, waited[0]):
+        assert result(item) is not None  # type: ignore[arg-type]
 
 
 def test_too_long(make: MakePool) -> None:
@@ -298,14 +298,14 @@ def test_one_of_several_workers(make: MakePool) -> None:
         decode(pool, b"x", worker="gpu")
 
 
-def test_workers_of_one_name_share_its_jobs(make: MakePool) -> None:
+def test_workers_of_one_name_share_its_items(make: MakePool) -> None:
     pool = make(replace(CPU, device="broken"), CPU)
     wait_for("the broken one to be given up", lambda: asked(pool) and pool.states()[0].deaths >= 3)
     assert result(decode(pool, b"x", worker="cpu")) == b"x"
 
 
 def asked(pool: Pool) -> bool:
-    """Whether a job is done; each one has every stopped worker started."""
+    """Whether an item is done; each one has every stopped worker started."""
     return result(decode(pool, b"x", worker="cpu")) == b"x"
 
 
@@ -371,11 +371,11 @@ def test_a_warm_worker_is_started_at_once(make: MakePool) -> None:
 
 def test_closing_in_the_middle_of_work(make: MakePool, gate: Gate) -> None:
     pool = make()
-    jobs = [pool.encode(FAKE, gate.chunk), pool.encode(FAKE, b"x")]
+    items = [pool.encode(FAKE, gate.chunk), pool.encode(FAKE, b"x")]
     pool.ask("cpu").result(WAIT_S)
     pool.close()
-    for job in jobs:
-        assert isinstance(error(job), WorkerError)
+    for item in items:
+        assert isinstance(error(item), WorkerError)
     with pytest.raises(WorkerError):
         pool.encode(FAKE, b"x")
     pool.close()

@@ -136,7 +136,7 @@ BAD_FROM_CLIENT = {
 BAD_FROM_WORKER = {
     "status 8": frame(3, bytes(8) + b"\10"),
     "a short answer": frame(3, bytes(8)),
-    "half a job": frame(4, bytes(12)),
+    "half a number": frame(4, bytes(12)),
     "alive with bytes": frame(5, b"x"),
     "a short progress": frame(8, bytes(16)),
     "progress in stage 3": frame(8, b"\3" + bytes(16)),

@@ -16,7 +16,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nnfs.codec.progress import Stage
+from nnfs.workers.batchcoding import next_batch
 from nnfs.workers.liveness import LEAST_CPU
+from nnfs.workers.startup import SHARED, TOLD
 from nnfs.workers.wire import (
     ALONE,
     Alive,
@@ -35,7 +37,6 @@ from nnfs.workers.wire import (
     pack,
     unpack_info,
 )
-from nnfs.workers.worker import SHARED, TOLD, next_batch
 from tests.harness import WAIT_S
 from tests.workers.conftest import Gate
 from tests.workers.kit import FAKE, SERVE, payload
@@ -99,13 +100,13 @@ class Peer:
         passed: list[Message] = []
         while True:
             message = self.receive()
-            if isinstance(message, Answer) and message.job == 1 << 60:
+            if isinstance(message, Answer) and message.number == 1 << 60:
                 self.seen[:0] = passed
                 return unpack_info(message.data)
             passed.append(message)
 
     def hold(self, chunk: bytes) -> None:
-        """Have job 1 worked on."""
+        """Have work item 1 worked on."""
         self.send(encode(1, chunk))
         assert self.receive() == Begun((1,))
 
@@ -145,20 +146,20 @@ def peer(spawn: Spawn) -> Peer:
     return peer
 
 
-def decode(job: int, plain: bytes, **more: Any) -> Request:
-    return Request(job, Op.DECODE, FAKE, payload(plain), len(plain), **more)
+def decode(number: int, plain: bytes, **more: Any) -> Request:
+    return Request(number, Op.DECODE, FAKE, payload(plain), len(plain), **more)
 
 
-def encode(job: int, plain: bytes, **more: Any) -> Request:
-    return Request(job, Op.ENCODE, FAKE, plain, len(plain), **more)
+def encode(number: int, plain: bytes, **more: Any) -> Request:
+    return Request(number, Op.ENCODE, FAKE, plain, len(plain), **more)
 
 
-def test_hello_and_simple_jobs(spawn: Spawn) -> None:
+def test_hello_and_simple_items(spawn: Spawn) -> None:
     process, peer = spawn()
     info = peer.greet()
     assert (info.pid, info.device, info.codecs, info.models) == (process.pid, "cpu", {FAKE: "fake"}, ())
     peer.send(encode(1, b"chunk"), decode(2, b"chunk"), encode(3, b"no-gain"), encode(4, b""), decode(5, b""))
-    answers = {answer.job: answer for answer in peer.answers(5)}
+    answers = {answer.number: answer for answer in peer.answers(5)}
     assert answers == {
         1: Answer(1, Status.OK, payload(b"chunk")),
         2: Answer(2, Status.OK, b"chunk"),
@@ -171,7 +172,7 @@ def test_hello_and_simple_jobs(spawn: Spawn) -> None:
     assert info.memory > 1 << 20
 
 
-def test_failures_of_single_jobs(peer: Peer) -> None:
+def test_failures_of_single_items(peer: Peer) -> None:
     peer.send(
         Request(1, Op.DECODE, FAKE, b"no mark", 7),
         Request(2, Op.DECODE, FAKE, payload(b"abc"), 7),  # the codec gives three bytes
@@ -182,7 +183,7 @@ def test_failures_of_single_jobs(peer: Peer) -> None:
         encode(7, b"refused:"),
         decode(8, b"fine"),
     )
-    got = {answer.job: (answer.status, answer.data.decode()) for answer in peer.answers(8)}
+    got = {answer.number: (answer.status, answer.data.decode()) for answer in peer.answers(8)}
     assert got == {
         1: (Status.BAD_PAYLOAD, "no mark"),
         2: (Status.BUG, "ValueError: 3 bytes decoded, not 7"),
@@ -205,7 +206,7 @@ def test_a_model_is_loaded_before_what_needs_it(peer: Peer, gate: Gate) -> None:
     )
     peer.ping()
     gate.open()
-    assert [(answer.job, answer.status) for answer in peer.answers(4)] == [
+    assert [(answer.number, answer.status) for answer in peer.answers(4)] == [
         (1, Status.OK), (3, Status.OK), (4, Status.BAD_PAYLOAD), (2, Status.OK),
     ]  # fmt: skip
     assert peer.ping().models == (MODEL,)
@@ -222,7 +223,7 @@ def test_decode_overtakes_waiting_encodes(peer: Peer, gate: Gate) -> None:
     peer.send(encode(2, b"two"), encode(3, b"three"), decode(4, b"four"))
     peer.ping()
     gate.open()
-    assert [answer.job for answer in peer.answers(4)] == [1, 4, 2, 3]
+    assert [answer.number for answer in peer.answers(4)] == [1, 4, 2, 3]
 
 
 def test_decode_overtakes_an_encode_under_way(peer: Peer) -> None:
@@ -240,7 +241,7 @@ def test_a_read_overtakes_other_decoding(peer: Peer) -> None:
     peer.send(decode(1, b"until-decoded:", priority=2))
     assert peer.receive() == Begun((1,))
     peer.send(decode(2, b"later", priority=2), decode(3, b"now", priority=0))
-    assert [answer.job for answer in peer.answers(3)] == [3, 1, 2]
+    assert [answer.number for answer in peer.answers(3)] == [3, 1, 2]
 
 
 def test_a_slow_worker_is_heard_of(peer: Peer) -> None:
@@ -251,7 +252,7 @@ def test_a_slow_worker_is_heard_of(peer: Peer) -> None:
     assert first.stage == then.stage == Stage.CODING
     assert then.cpu_us > first.cpu_us  # it computes
     peer.send(decode(2, b""))
-    assert [answer.job for answer in peer.answers(2)] == [2, 1]
+    assert [answer.number for answer in peer.answers(2)] == [2, 1]
 
 
 def heard(peer: Peer) -> Message:
@@ -292,20 +293,20 @@ def test_an_older_client_is_told_that_work_goes_on(spawn: Spawn) -> None:
 
 def test_batches(peer: Peer, gate: Gate) -> None:
     peer.hold(gate.chunk)
-    peer.send(*(encode(job, b"%25d" % job) for job in range(2, 9)), encode(9, b"alone", flags=ALONE))
+    peer.send(*(encode(number, b"%25d" % number) for number in range(2, 9)), encode(9, b"alone", flags=ALONE))
     peer.ping()
     gate.open()
     seen = [peer.receive() for _ in range(1 + 3 + 8)]
-    begun = [message.jobs for message in seen if isinstance(message, Begun)]
+    begun = [message.numbers for message in seen if isinstance(message, Begun)]
     assert begun == [(2, 3, 4, 5), (6, 7, 8), (9,)]
     assert [message.data for message in seen if isinstance(message, Answer)][1:] == [
-        *(payload(b"%25d" % job) for job in range(2, 9)),
+        *(payload(b"%25d" % number) for number in range(2, 9)),
         payload(b"alone"),
     ]
 
 
 @pytest.mark.parametrize("bad", [b"bug:", b"memory:", b"refused:"])
-def test_one_bad_job_does_not_spoil_its_batch(peer: Peer, gate: Gate, bad: bytes) -> None:
+def test_one_bad_item_does_not_spoil_its_batch(peer: Peer, gate: Gate, bad: bytes) -> None:
     peer.hold(gate.chunk)
     peer.send(encode(2, b"a"), encode(3, b"b"), encode(4, bad), encode(5, b"c"))
     peer.ping()
@@ -315,15 +316,15 @@ def test_one_bad_job_does_not_spoil_its_batch(peer: Peer, gate: Gate, bad: bytes
 
 def test_too_little_memory_shrinks_the_batches(peer: Peer, gate: Gate) -> None:
     peer.hold(gate.chunk)
-    peer.send(*(encode(job, b"memory-unless-alone:") for job in range(2, 10)))
+    peer.send(*(encode(number, b"memory-unless-alone:") for number in range(2, 10)))
     peer.ping()
     gate.open()
     assert [answer.status for answer in peer.answers(9)] == [Status.OK] * 9
     peer.send(encode(10, b"until-decoded:"))
     assert peer.receive() == Begun((10,))
-    peer.send(*(encode(job, b"%20d" % job) for job in range(11, 14)), decode(14, b""))
+    peer.send(*(encode(number, b"%20d" % number) for number in range(11, 14)), decode(14, b""))
     seen = [peer.receive() for _ in range(5 + 4)]
-    assert [message.jobs for message in seen if isinstance(message, Begun)] == [(14,), (11,), (12,), (13,)]
+    assert [message.numbers for message in seen if isinstance(message, Begun)] == [(14,), (11,), (12,), (13,)]
 
 
 def test_cancel(peer: Peer, gate: Gate) -> None:
@@ -332,7 +333,7 @@ def test_cancel(peer: Peer, gate: Gate) -> None:
     peer.send(Cancel(2), Cancel(1), Cancel(77))
     peer.ping()
     gate.open()
-    assert [(answer.job, answer.status) for answer in peer.answers(3)] == [
+    assert [(answer.number, answer.status) for answer in peer.answers(3)] == [
         (2, Status.CANCELLED), (1, Status.OK), (3, Status.OK),
     ]  # fmt: skip
 
@@ -351,7 +352,7 @@ def test_a_worker_whose_queue_is_full_ends_with_its_peer(spawn: Spawn, gate: Gat
     process, peer = spawn()
     info = peer.greet()
     peer.hold(gate.chunk)
-    peer.send(*(encode(job, b"x") for job in range(2, info.window + 100)))
+    peer.send(*(encode(number, b"x") for number in range(2, info.window + 100)))
     peer.socket.close()
     assert process.wait(WAIT_S) == 0
 
@@ -359,8 +360,8 @@ def test_a_worker_whose_queue_is_full_ends_with_its_peer(spawn: Spawn, gate: Gat
 def test_a_slow_peer_gets_everything(peer: Peer) -> None:
     """The worker waits for a peer that does not read; the peer's requests wait in the sockets."""
     big = bytes(1 << 20)
-    for job in range(8):
-        peer.send(encode(job, big))
+    for number in range(8):
+        peer.send(encode(number, big))
     first = peer.socket.recv(1)  # so long, nobody has read anything
     peer.seen.extend(peer.frames.feed(first))
     assert [answer.data for answer in peer.answers(8)] == [payload(big)] * 8

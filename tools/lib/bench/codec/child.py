@@ -12,7 +12,7 @@ from typing import Any
 from bench.codec.coders import Batched, Payload, Simple, named
 from bench.codec.sample import Piece
 from bench.table import Missing
-from nnfs.workers.worker import quiet_threads
+from nnfs.workers.startup import quiet_threads
 
 CHEAP_S = 1.0  # a pass that takes less is repeated, up to
 PASSES = 5  # times

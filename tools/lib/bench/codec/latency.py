@@ -65,7 +65,7 @@ def measure(path: str, name: str, plain: bytes, device: str, threads: int) -> Ro
 
 
 def overhead(args: argparse.Namespace) -> None:
-    """Print what a job costs that nothing is done for: the raw codec."""
+    """Print the cost of a work item without work: one of the raw codec."""
     with Pool([WorkerSpec("bench", args.device, args.threads)]) as pool:
         pool.ask("bench").result()
         for plain in (bytes(SMALL), bytes(args.chunk)):
@@ -79,7 +79,7 @@ def overhead(args: argparse.Namespace) -> None:
                 future.result()
             each = (time.perf_counter() - start) / 200
             alone = statistics.median(times)
-            print(f"overhead of a job of {len(plain):,} bytes: {alone * 1e6:,.0f} us alone, {each * 1e6:,.0f} in a row")
+            print(f"overhead of {len(plain):,} bytes: {alone * 1e6:,.0f} us alone, {each * 1e6:,.0f} in a row")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -1,0 +1,126 @@
+"""A worker's codecs at work: batches of requests in, their answers out."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeAlias
+
+from nnfs.codec import progress
+from nnfs.codec.progress import Stage
+from nnfs.errors import CodecError, ModelMissing, PeerGone
+from nnfs.workers.catalogue import Served
+from nnfs.workers.wire import Answer, Op, Request, Status
+
+log = logging.getLogger(__name__)
+
+FIRST_BATCH = 1 << 20  # plain bytes in a batch, before the codec has said how many it wants
+WAITED_FOR = 2  # priorities below it are of work items that somebody waits for, or soon will
+BATCH_S = 10.0  # seconds that a batch of theirs may take: long ones hold up the next reader
+LEAST_BATCH = 1 << 18  # plain bytes per thread: however slow the device, shorter ones are no quicker
+
+Results: TypeAlias = Sequence[bytes | CodecError | None]
+Kind: TypeAlias = tuple[int, int, bytes]  # op, codec, model: requests of one kind can go together
+
+
+class BatchCoder:
+    """Codes batches with the codecs of this process, and learns how large a batch may be."""
+
+    def __init__(self, served: Served, most: int, threads: int) -> None:
+        """`most`: plain bytes of a batch, however many the codec would take."""
+        self._served, self._most, self._threads = served, most, threads
+        self._batches: dict[Kind, int] = {}  # most plain bytes at once
+        self._paced: dict[Kind, int] = {}  # the same for requests that somebody waits for
+
+    def limit(self, request: Request) -> int:
+        """Return the most plain bytes of a batch that begins with this request."""
+        key = _kind(request)
+        most = min(self._most, self._batches.get(key, FIRST_BATCH))
+        return min(most, self._paced.get(key, FIRST_BATCH)) if request.priority < WAITED_FOR else most
+
+    def code(self, batch: list[Request], between: Callable[[], None]) -> list[Answer]:
+        """Return the answers to requests that go together. An exception that `between` raises ends the batch."""
+        head = batch[0]
+        progress.stage = Stage.OPENING
+        try:
+            if head.op == Op.LOAD:
+                self._served.load(head.model, head.data)
+                return [Answer(head.number, Status.OK)]
+            codec = self._served.find(head.codec, head.model)
+        except PeerGone:
+            raise
+        except Exception as error:
+            if head.op != Op.LOAD and not isinstance(error, CodecError) and not _is_out_of_memory(error):
+                log.exception("codec %d", head.codec)  # a broken installation, most likely
+                name = self._served.names().get(head.codec, head.codec)
+                error = CodecError(f"codec {name} cannot be opened: {type(error).__name__}: {error}")
+            refused = Status.BAD_PAYLOAD if head.op == Op.LOAD else Status.NO_CODEC
+            return [_failure(request, error, refused) for request in batch]
+        finally:
+            progress.stage = Stage.CODING
+        self._batches.setdefault(_kind(head), codec.batch)
+        work: Callable[..., Results] = codec.encode_many if head.op == Op.ENCODE else codec.decode_many
+        start = time.monotonic()
+        answers = self._attempt(batch, partial(work, between=between))
+        plain = sum(request.plain for request in batch)
+        self._paced[_kind(head)] = next_batch(plain, time.monotonic() - start, self._threads)
+        return answers
+
+    def _attempt(self, batch: list[Request], work: Callable[..., Results]) -> list[Answer]:
+        """Code a batch. If it fails as a whole, code its halves: neither bad data nor lack of memory spoils others."""
+        try:
+            if batch[0].op == Op.ENCODE:
+                results = work([request.data for request in batch])
+            else:
+                results = work([(request.data, request.plain) for request in batch])
+            return [_answer(request, result) for request, result in zip(batch, results, strict=True)]
+        except PeerGone:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
+            if len(batch) == 1:
+                return [_failure(batch[0], error)]
+            half = len(batch) // 2
+            if _is_out_of_memory(error):
+                key = _kind(batch[0])
+                self._batches[key] = min(self._batches[key], max(request.plain for request in batch) * half)
+        return self._attempt(batch[:half], work) + self._attempt(batch[half:], work)
+
+
+def _kind(request: Request) -> Kind:
+    return request.op, request.codec, request.model
+
+
+def next_batch(plain: int, seconds: float, threads: int) -> int:
+    """Return the most plain bytes of the batch after one: twice as many, or so few that they take `BATCH_S`."""
+    return max(int(plain * min(2.0, BATCH_S / max(seconds, 1e-3))), LEAST_BATCH * threads)
+
+
+def _answer(request: Request, result: bytes | CodecError | None) -> Answer:
+    """Return the answer that a codec's result makes. Raises `ValueError` for a result that no codec may give."""
+    if isinstance(result, CodecError):
+        return _failure(request, result)
+    if result is None and request.op == Op.ENCODE:
+        return Answer(request.number, Status.NO_GAIN)
+    if result is None or (request.op == Op.DECODE and len(result) != request.plain):
+        raise ValueError(f"{'no' if result is None else len(result)} bytes decoded, not {request.plain}")
+    return Answer(request.number, Status.OK, result)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's, not imported here
+
+
+def _failure(request: Request, error: Exception, refused: Status = Status.BAD_PAYLOAD) -> Answer:
+    """Return the answer that an exception makes; `refused` is the status of a `CodecError`."""
+    text = str(error)
+    if isinstance(error, ModelMissing):
+        status = Status.NO_MODEL
+    elif isinstance(error, CodecError):
+        status = refused
+    else:
+        status = Status.NO_MEMORY if _is_out_of_memory(error) else Status.BUG
+        text = f"{type(error).__name__}: {text}"
+        log.error("work item failed", exc_info=error)
+    return Answer(request.number, status, text.encode(errors="replace")[:1000])
