@@ -8,8 +8,10 @@ import numpy.typing as npt
 
 from nnfs.codec import rans
 from nnfs.mixer import native
+from nnfs.mixer.architecture import P_BEGIN, P_LANES, P_SIZE
 from nnfs.mixer.compiling import njit
-from nnfs.mixer.mixing import P_BEGIN, P_LANES, P_SIZE, begin, branch, encode_path, half, learn, one, predict
+from nnfs.mixer.mixing import begin, encode_path, half, learn, one, predict
+from nnfs.mixer.networkbits import branch
 from nnfs.mixer.state import MixState
 
 NO_NETWORK = np.zeros((0, 0, 0), np.uint16)

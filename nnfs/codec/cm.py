@@ -23,7 +23,7 @@ from nnfs.codec import bitstream, rans, x86
 from nnfs.codec.base import CM
 from nnfs.codec.layout import Layout, propose, record_length, values
 from nnfs.errors import CodecError
-from nnfs.mixer import native, samples
+from nnfs.mixer import experts, native, samples, samplestate
 from nnfs.mixer.compiling import njit
 from nnfs.mixer.state import MixState
 
@@ -37,7 +37,7 @@ Bytes = npt.NDArray[np.uint8]
 
 @njit(cache=True, nogil=True)
 def _decode_samples(s, words, state, cursor):
-    bits, bottom = 8 * s.parameters[samples.BYTES], samples.bottom_of(s.parameters)
+    bits, bottom = 8 * s.parameters[samplestate.BYTES], experts.bottom_of(s.parameters)
     for p in range(s.value.size):
         samples.begin(s, p)
         low = bottom
@@ -46,7 +46,7 @@ def _decode_samples(s, words, state, cursor):
             samples.learn_bit(s, k, bit)
             low += bit * (np.int64(1) << (bits - k - 1))
         s.value[p] = low
-        samples.learn_sample(s, p)
+        experts.learn_sample(s, p)
 
 
 def _pack(layout: Layout) -> bytes:
@@ -75,14 +75,14 @@ def _unpack(head: bytes) -> Layout:
 def _encode_numbers(plain: Bytes, layout: Layout) -> bytes:
     v = values(plain, layout)
     bits = 8 * layout.size
-    s = samples.start(v.size, layout.size, layout.channels, layout.stride, layout.phase, layout.signed, v)
+    s = samplestate.start(v.size, layout.size, layout.channels, layout.stride, layout.phase, layout.signed, v)
     probabilities = np.empty((v.size, bits), np.uint16)
     kernels = native.kernels()
     if kernels:
         kernels.samples(s, probabilities)
     else:
         samples.encode_path(s, probabilities)
-    shifted = v.astype(np.int64) - int(samples.bottom_of(s.parameters))
+    shifted = v.astype(np.int64) - int(experts.bottom_of(s.parameters))
     decisions = (shifted[:, None] >> np.arange(bits - 1, -1, -1) & 1).astype(np.uint8)
     loose = plain[: layout.skip].tobytes() + plain[layout.skip + v.size * layout.size :].tobytes()
     return _pack(layout) + loose + rans.encode_row(decisions.reshape(-1), probabilities.reshape(-1))
@@ -95,7 +95,7 @@ def _decode_numbers(payload: bytes, size: int) -> bytes:
     if count <= 0 or len(payload) < 4 + loose:
         raise CodecError("cm: payload ends in its head")
     state, words, cursor = rans.start(payload[4 + loose :])
-    s = samples.start(count, layout.size, layout.channels, layout.stride, layout.phase, layout.signed)
+    s = samplestate.start(count, layout.size, layout.channels, layout.stride, layout.phase, layout.signed)
     kernels = native.kernels()
     if kernels:
         kernels.decode_samples(s, state, words, cursor)

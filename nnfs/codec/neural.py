@@ -29,9 +29,10 @@ from nnfs.codec.base import NEURAL, nothing
 from nnfs.codec.cm import ContextMixing
 from nnfs.codec.neuralnative import NativeBatch
 from nnfs.errors import CodecError, ModelMissing
+from nnfs.mixer.architecture import Mix
 from nnfs.mixer.compiling import njit
-from nnfs.mixer.mixing import Mix, net_path
 from nnfs.mixer.native import Kernels, coder_of
+from nnfs.mixer.networkbits import net_path
 from nnfs.mixer.state import MixState
 from nnfs.model import features, selftest
 from nnfs.model.dictionary import LARGEST, Dictionary
@@ -127,12 +128,12 @@ class Neural:
             payloads.append(bytes([lanes[k] - 1 | X86 * code | (STATES.bit_length() // 2) << 6]) + stream)
         return payloads
 
-    def _decode(self, jobs: list[tuple[bytes, int]], between: Between) -> list[bytes | CodecError]:
-        parsed = [_parse(payload, size) for payload, size in jobs]
-        sizes, lanes = [size for _, size in jobs], [own for own, _, _ in parsed]
-        results: list[bytes | CodecError] = [CodecError("neural: not decoded")] * len(jobs)
+    def _decode(self, payloads: list[tuple[bytes, int]], between: Between) -> list[bytes | CodecError]:
+        parsed = [_parse(payload, size) for payload, size in payloads]
+        sizes, lanes = [size for _, size in payloads], [own for own, _, _ in parsed]
+        results: list[bytes | CodecError] = [CodecError("neural: not decoded")] * len(payloads)
         coders = _Coders([(states, stream) for _, states, stream in parsed], results)
-        mix = MixState(len(jobs), max(sizes), max(lanes), dictionary=self.dictionary)
+        mix = MixState(len(payloads), max(sizes), max(lanes), dictionary=self.dictionary)
         for k, size in enumerate(sizes):
             mix.start(k, size, lanes[k], values=self.model.weights.start)
         bits = self.model.weights.architecture.ngram_bits

@@ -17,7 +17,7 @@ from nnfs.errors import CodecError
 from nnfs.kernels import library as native
 from nnfs.kernels.library import Library, address
 from nnfs.mixer import native as mixer
-from nnfs.mixer import ppm
+from nnfs.mixer import ppm, ppmmodel
 
 PLAIN, X86 = 0, 16
 LARGEST = 1 << 18  # bytes of a chunk: 465 times as many are set aside, and touched as far as they are used
@@ -59,7 +59,7 @@ class PartialMatching:
                 address(room), room.size, address(given), given.size, address(stream), stream.size
             )
         else:
-            size = ppm.encode(ppm.start(given.size, stream), given)
+            size = ppm.encode(ppmmodel.start(given.size, stream), given)
         return None if size < 0 else bytes([X86 if code else PLAIN]) + stream[:size].tobytes()
 
     def decode(self, payload: bytes, plain_length: int) -> bytes:
@@ -75,7 +75,7 @@ class PartialMatching:
                 address(room), room.size, address(stream), stream.size, address(plain), plain.size
             )
         else:
-            is_whole = ppm.decode(ppm.start(plain_length, stream.copy()), plain)
+            is_whole = ppm.decode(ppmmodel.start(plain_length, stream.copy()), plain)
         if not is_whole:
             raise CodecError("ppm: the stream does not hold so many bytes")
         return x86.relative(plain.tobytes()) if payload[0] == X86 else plain.tobytes()

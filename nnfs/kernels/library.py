@@ -82,7 +82,7 @@ class Coder(ctypes.Structure):
 
 
 class Samples(ctypes.Structure):
-    """`Samples` of mixing.h: the tables, then the fields of `nnfs.mixer.samples.Samples`."""
+    """`Samples` of mixing.h: the tables, then the fields of `nnfs.mixer.samplestate.Samples`."""
 
     _fields_ = tuple((f"field{i}", _PTR) for i in range(25))
 

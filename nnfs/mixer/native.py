@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from nnfs.errors import CodecError
 from nnfs.kernels import library as native
 from nnfs.kernels.library import Coder, Library, Mixer, Past, address
-from nnfs.mixer import mixing as m
+from nnfs.mixer import mixing
+from nnfs.mixer.architecture import P_LANES
 from nnfs.mixer.histories import NEXT
 from nnfs.mixer.logistic import COARSE, FINE, SQUASH, STRETCH
-from nnfs.mixer.samples import Samples
+from nnfs.mixer.samplestate import Samples
 from nnfs.mixer.state import MixState
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ class Kernels:
         library.calls.nnfs_tables(address(self._tables), *(address(array) for array in arrays))
 
     def mixer(self, state: MixState, c: int) -> Mixer:
-        """Return row c of a state as C has it. The state must outlive it, and not be started anew meanwhile."""
+        """Return row c of a state as a structure of C. The state must outlive it, and not be started anew meanwhile."""
         s = state.stack
         size, lanes, stride, bits, rate, last, limit, refined, begin = (int(n) for n in s.parameters[c])
         return Mixer(
@@ -51,11 +52,11 @@ class Kernels:
         )  # fmt: skip
 
     def fits(self, state: MixState, c: int) -> bool:
-        """Tell whether there is a kernel for what row c was started with."""
-        return int(state.stack.parameters[c, m.P_LANES]) <= MOST_LANES
+        """Tell whether there is a kernel for the lanes that row c was started with."""
+        return int(state.stack.parameters[c, P_LANES]) <= MOST_LANES
 
     def encode_path(self, state: MixState, c: int, network: NDArray[np.uint16], out: NDArray[np.uint16]) -> None:
-        """`mixing.encode_path`."""
+        """Do as `mixing.encode_path`."""
         given = address(network) if network.size else None
         if self.library.calls.nnfs_mix_encode(self.level, self.mixer(state, c), given, address(out)):
             raise CodecError("mixer: an impossible chunk")
@@ -71,14 +72,14 @@ class Kernels:
         cursor[0] = coder.cursor
 
     def enter(self, state: MixState, c: int) -> None:
-        """`mixing.enter`: `state` has room for the dictionary only, and is of one lane."""
+        """Do as `mixing.enter`: `state` has room for the dictionary only, and one lane."""
         mixer = self.mixer(state, c)
         mixer.size = mixer.lanes = 1
         if self.library.calls.nnfs_mix_enter(self.level, mixer):
             raise CodecError("mixer: an impossible dictionary")
 
     def enter_features(self, plain: Words, orders: NDArray[np.uint32], starts: NDArray[np.int32], bits: int) -> None:
-        """`nnfs.model.features.enter`: add a dictionary to tables that know nothing yet, as one lane."""
+        """Do as `nnfs.model.features.enter`: add a dictionary to empty tables, as one lane."""
         lane = np.zeros(5, np.uint64)
         past = Past(
             address(plain), plain.size, 1, 0, bits, address(orders), orders.shape[1], address(starts), address(lane)
@@ -87,7 +88,7 @@ class Kernels:
             raise CodecError("features: an impossible dictionary")
 
     def samples(self, s: Samples, out: NDArray[np.uint16]) -> None:
-        """`samples.encode_path`."""
+        """Do as `samples.encode_path`."""
         given = native.Samples(address(self._tables), *(address(field) for field in s))
         if self.library.calls.nnfs_samples(self.level, given, address(out), None):
             raise CodecError("samples: an impossible chunk")
@@ -111,12 +112,12 @@ class Kernels:
 
 
 def coder_of(states: NDArray[np.int64], words: Words, cursor: NDArray[np.int64]) -> Coder:
-    """Return an entropy decoder as C has it, see `nnfs.codec.rans.start`."""
+    """Return an entropy decoder as a structure of C, see `nnfs.codec.rans.start`."""
     return Coder(address(states), states.size, address(words), words.size, int(cursor[0]))
 
 
 def digest(kernels: Kernels | None) -> str:
-    """Return the digest of what these kernels, or numba's, make of a chunk."""
+    """Return the digest of the probabilities that these kernels, or numba's, give for a chunk."""
     size, lanes = TEST
     noise = np.frombuffer(hashlib.shake_256(b"mixer").digest(3 * 8 * size), np.uint8)
     plain = bytes(noise[:size] % 7 + 97)
@@ -131,16 +132,16 @@ def digest(kernels: Kernels | None) -> str:
         if kernels:
             kernels.encode_path(state, 0, np.ascontiguousarray(own), out)
         else:
-            m.encode_path(state.stack, 0, own, out)
+            mixing.encode_path(state.stack, 0, own, out)
         found.update(out.astype("<u2").tobytes())
     return found.hexdigest()
 
 
 @cache
 def kernels() -> Kernels | None:
-    """Return the mixer's kernels at the first level that computes what it should, None for numba's.
+    """Return the mixer's kernels at the first level that passes the self-test, None for numba's.
 
-    Raises `CodecError` for a forced level that does not.
+    Raises `CodecError` for a forced level that fails it.
     """
     first, there = native.level(), native.library()
     if first is None or there is None:

@@ -15,190 +15,51 @@ Units: predictions and errors are Q6 (1/64 of a step of the sample).
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import numpy as np
-import numpy.typing as npt
 
+from nnfs.mixer.adaptivemaps import learn_entry
 from nnfs.mixer.compiling import njit
+from nnfs.mixer.experts import at, bottom_of, expect, learn_sample, level
 from nnfs.mixer.histories import NEXT
-from nnfs.mixer.leastsquares import observe, solve
 from nnfs.mixer.logistic import COARSE, FINE, LIMIT, SQUASH, STRETCH
-from nnfs.mixer.mixing import learn_entry
-from nnfs.mixer.startvalues import untrained_maps, untrained_refine
-
-EXPERTS, BLEND = 6, 5
-SOLVERS = 2
-MOST = 32  # regressors
-CONTEXTS = 6
-INPUTS = 2 * EXPERTS + 2 * CONTEXTS + 8  # padded: a multiple of 8 makes the loops fast
-CONSTANT = 2 * EXPERTS + 2 * CONTEXTS
-SETS = 4
-SET_STARTS = (0, 128, 640, 1152)
-WEIGHTS = 1152 + 1024
-REFINED = 1024
-TABLE_BITS = 18
-ROWS_ABOVE, AHEAD = 4, 8  # of the place, that the short memory learns too; pixels ahead of it
-
-# Parameters of a chunk
-SAMPLES, BYTES, CHANNELS, STRIDE, PHASE, SIGNED, COUNT, EVERY, RATE, FORGET = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9
-PARAMETERS = 12
+from nnfs.mixer.samplestate import (
+    BLEND,
+    BYTES,
+    CHANNELS,
+    CONSTANT,
+    CONTEXTS,
+    EXPERTS,
+    INPUTS,
+    RATE,
+    SET_STARTS,
+    SETS,
+    STRIDE,
+    TABLE_BITS,
+)
 
 _A = 0x2545F4914F6CDD1D
 _B = 0x1B873593CC9E2D51
 _C = 0x3C6EF372FE94F82B
 
 
-class Samples(NamedTuple):
-    """The state of one chunk."""
-
-    parameters: Any  # (PARAMETERS,) int64
-    value: Any  # (samples,) int32: as far as they are known
-    offsets: Any  # (count,) int64: of the regressors, in samples back
-    r: Any  # (SOLVERS, channels, MOST, MOST) int64: covariances
-    b: Any  # (SOLVERS, channels, MOST) int64: with the target
-    w: Any  # (SOLVERS, channels, MOST) int64: weights
-    lower: Any  # (MOST, MOST) int64: scratch of the solver
-    scratch: Any  # (3, MOST) int64
-    x: Any  # (MOST,) int64: regressors
-    mean: Any  # (EXPERTS,) int64, Q6
-    narrow: Any  # (EXPERTS,) int64: 1 / scale of the distribution, Q22 / Q6
-    place: Any  # (EXPERTS,) int64: in `spread`
-    error: Any  # (EXPERTS, samples) int32, Q6
-    spread: Any  # (EXPERTS, channels, 256) int64: mean error by that nearby, Q12
-    weights: Any  # (WEIGHTS, INPUTS) int32
-    weights_last: Any  # (16, SETS) int32
-    refine: Any  # (REFINED, CERTAIN) uint32
-    inputs: Any  # (INPUTS,) int32
-    key: Any  # (16,) int64: choices made for this bit
-    table: Any  # (CONTEXTS, 2^TABLE_BITS) uint8: bit histories
-    maps: Any  # (CONTEXTS, 256) uint32
-    hashed: Any  # (CONTEXTS,) int64
-    seen: Any  # (CONTEXTS,) int64
-    below: Any  # (EXPERTS, 3) int64: probability of less than the interval's start, end, middle
-
-
-@njit(cache=True, nogil=True)
-def _at(s, p):
-    return np.int64(s.value[p]) if p >= 0 else np.int64(0)
-
-
-@njit(cache=True, nogil=True)
-def level(v):
-    """Return a class of a non-negative number: 4 to the octave."""
-    n = np.int64(0)
-    while v >= 8:
-        v >>= 1
-        n += 1
-    return (n << 2) + v
-
-
-@njit(cache=True, nogil=True)
-def bottom_of(parameters):
-    """Return the smallest value."""
-    return -(np.int64(1) << (8 * parameters[BYTES] - 1)) if parameters[SIGNED] else np.int64(0)
-
-
-@njit(cache=True, nogil=True)
-def _gather(s, p, x):
-    """Set the regressors of sample p, as differences to a base; return that."""
-    channels, stride = s.parameters[CHANNELS], s.parameters[STRIDE]
-    base = np.int64(0)
-    if stride > 0:
-        west = _at(s, p - channels)
-        base = (west + (_at(s, p - stride) if p >= stride else west)) >> 1
-    for i in range(s.parameters[COUNT]):
-        q = p - s.offsets[i]
-        x[i] = s.value[q] - base if q >= 0 else 0
-    return base
-
-
-@njit(cache=True, nogil=True)
-def _fixed(s, p, c):
-    """Set the means of the three fixed predictors."""
-    channels, stride = s.parameters[CHANNELS], s.parameters[STRIDE]
-    west, before = _at(s, p - channels), _at(s, p - 1)
-    if stride == 0:
-        west2, west3 = _at(s, p - 2 * channels), _at(s, p - 3 * channels)
-        s.mean[2] = (2 * west - west2) << 6
-        s.mean[3] = west << 6
-        s.mean[4] = (3 * west - 3 * west2 + west3) << 6
-        return
-    north = corner = east = west
-    if p >= stride:
-        north, corner, east = _at(s, p - stride), _at(s, p - stride - channels), _at(s, p - stride + channels)
-    high, low = max(west, north), min(west, north)
-    s.mean[2] = (low if corner >= high else high if corner <= low else west + north - corner) << 6
-    if c > 0:  # as the channel before it changed
-        s.mean[3] = (west + before - _at(s, p - 1 - channels) + north + before - _at(s, p - 1 - stride)) << 5
-    else:
-        s.mean[3] = (west * 3 + north * 3 - 2 * corner) << 4
-    s.mean[4] = (2 * west + east + 2 * north - corner - _at(s, p - 2 * stride + channels)) * 64 // 3
-
-
-@njit(cache=True, nogil=True)
-def _nearby(s, e, p):
-    """Return 6 times the mean error of expert e around p."""
-    channels, stride = s.parameters[CHANNELS], s.parameters[STRIDE]
-    error = s.error[e]
-    a = 2 * np.int64(error[p - channels]) if p >= channels else np.int64(0)
-    if stride > 0:
-        if p >= stride + channels:
-            a += 2 * error[p - stride] + error[p - stride - channels] + error[p - stride + channels]
-        return a
-    if p > 3 * channels:
-        a += 2 * error[p - 2 * channels] + 2 * error[p - 3 * channels]
-        for i in range(4, 8):
-            if p >= i * channels:
-                a += error[p - i * channels]
-        a >>= 1
-    return a
-
-
 @njit(cache=True, nogil=True)
 def begin(s, p):
     """Predict sample p: means and widths of all experts, hashes of the contexts."""
-    g = s.parameters
-    channels = g[CHANNELS]
-    c = (p + g[PHASE]) % channels
-    bottom = bottom_of(g)
-    top = bottom + (np.int64(1) << 8 * g[BYTES]) - 1
-    base = _gather(s, p, s.x)
-    for o in range(SOLVERS):
-        a = np.int64(0)
-        w = s.w[o, c]
-        for i in range(g[COUNT]):
-            a += w[i] * s.x[i]
-        s.mean[o] = (a >> 14) + (base << 6)
-    _fixed(s, p, c)
-    total, weighted = np.int64(1), np.int64(0)
-    for e in range(EXPERTS):
-        a = _nearby(s, e, p)
-        if e == BLEND:
-            s.mean[e] = s.mean[0] + weighted // total
-        else:
-            share = (np.int64(1) << 40) // ((a + 16) * (a + 16))
-            total += share
-            weighted += share * (s.mean[e] - s.mean[0])
-        s.mean[e] = min(max(s.mean[e], bottom << 6), top << 6)
-        s.place[e] = min(level(a // 12), 255)
-        width = max(s.spread[e, c, s.place[e]] * 185 >> 8, 300)  # mean error / (2 ln 2)
-        s.narrow[e] = (np.int64(1) << 34) // width
-    s.key[14], s.key[15] = c, base
-    _contexts(s, p, c)
+    expect(s, p)
+    _contexts(s, p, s.key[14])
 
 
 @njit(cache=True, nogil=True)
 def _contexts(s, p, c):
     channels, stride = s.parameters[CHANNELS], s.parameters[STRIDE]
-    west = _at(s, p - channels)
-    north = _at(s, p - stride) if stride > 0 else _at(s, p - 2 * channels)
+    west = at(s, p - channels)
+    north = at(s, p - stride) if stride > 0 else at(s, p - 2 * channels)
     h = s.hashed
     h[0] = s.mean[0] >> 6
     h[1] = s.mean[BLEND] >> 6
     h[2] = s.mean[1] >> 6
     h[3] = (west << 16) + north
-    h[4] = s.mean[2] >> 6 << 16 | (_at(s, p - 1) - _at(s, p - 1 - channels)) & 0xFFFF
+    h[4] = s.mean[2] >> 6 << 16 | (at(s, p - 1) - at(s, p - 1 - channels)) & 0xFFFF
     h[5] = s.mean[0] >> 5 << 10 | s.place[0] << 1
     for i in range(CONTEXTS):
         h[i] = (h[i] * 8 + c + 1) * _B
@@ -307,30 +168,6 @@ def learn_bit(s, k, bit):
 
 
 @njit(cache=True, nogil=True)
-def learn_sample(s, p):
-    """Teach the experts sample p, which is in `value` now."""
-    g = s.parameters
-    v, c = np.int64(s.value[p]), s.key[14]
-    channels, stride = g[CHANNELS], g[STRIDE]
-    for e in range(EXPERTS):
-        error = abs((v << 6) - s.mean[e])
-        s.error[e, p] = error
-        spread = s.spread[e, c]
-        spread[s.place[e]] += ((error << 6) - spread[s.place[e]]) >> 5
-    for o in range(SOLVERS):
-        r, b = s.r[o, c], s.b[o, c]
-        observe(r, b, g[COUNT], s.x, v - s.key[15], g[FORGET + o])
-        if o == 1 and stride > 0:
-            for row in range(1, ROWS_ABOVE + 1):
-                q = p - row * stride + AHEAD * channels
-                if stride < q < p:
-                    base = _gather(s, q, s.scratch[2])
-                    observe(r, b, g[COUNT], s.scratch[2], s.value[q] - base, g[FORGET + o])
-        if p // channels % g[EVERY] == 0:
-            solve(r, b, s.w[o, c], g[COUNT], s.lower, s.scratch[0], s.scratch[1])
-
-
-@njit(cache=True, nogil=True)
 def encode_path(s, out):
     """Set `out` (samples, bits) uint16 to the probabilities of 1 along the bits of `value`."""
     bits, bottom = 8 * s.parameters[BYTES], bottom_of(s.parameters)
@@ -344,74 +181,3 @@ def encode_path(s, out):
             learn_bit(s, k, bit)
             low += bit * half
         learn_sample(s, p)
-
-
-def regressors(channels: int, stride: int) -> list[int]:
-    """Return how many samples back the regressors lie: the last 32, or the neighbours in the plane."""
-    if stride == 0:
-        return list(range(1, MOST + 1))
-    here = [1, 2, 3, 4, 5, 6, 9] if channels > 1 else [1, 2, 3, 4]
-    c = channels
-    above = [0, 1, 2, 3, 6, -1, -2, -3, -4, -6] if c > 1 else [0, 1, 2, 3, -1, -2, -3]
-    two_above = [-c, 0, c]
-    offsets = here + [stride - d for d in above] + [2 * stride - d for d in two_above]
-    return sorted({o for o in offsets if o > 0})[:MOST]
-
-
-def start(
-    count: int,
-    size: int,
-    channels: int,
-    stride: int,
-    phase: int,
-    signed: bool,
-    values: npt.NDArray[np.int32] | None = None,
-) -> Samples:
-    """Return the state of a chunk of `count` samples of `size` bytes; values: to encode them."""
-    offsets = regressors(channels, stride)
-    parameters = np.zeros(PARAMETERS, np.int64)
-    parameters[:11] = (
-        count,
-        size,
-        channels,
-        stride,
-        phase,
-        signed,
-        len(offsets),
-        2 if stride else 8,
-        300,
-        10,
-        6 if stride else 7,
-    )
-    weights = np.zeros((WEIGHTS, INPUTS), np.int32)
-    weights[:, :EXPERTS] = 65536 // (EXPERTS - 1)
-
-    def zeros(*shape: int) -> npt.NDArray[np.int64]:
-        return np.zeros(shape, np.int64)
-
-    return Samples(
-        parameters,
-        np.zeros(count, np.int32) if values is None else values,
-        np.array(offsets, np.int64),
-        zeros(SOLVERS, channels, MOST, MOST),
-        zeros(SOLVERS, channels, MOST),
-        zeros(SOLVERS, channels, MOST),
-        zeros(MOST, MOST),
-        zeros(3, MOST),
-        zeros(MOST),
-        zeros(EXPERTS),
-        zeros(EXPERTS),
-        zeros(EXPERTS),
-        np.zeros((EXPERTS, count), np.int32),
-        np.full((EXPERTS, channels, 256), 8 << 12),
-        weights,
-        np.full((16, SETS), 65536 // SETS, np.int32),
-        untrained_refine(REFINED, 20),
-        np.zeros(INPUTS, np.int32),
-        zeros(16),
-        np.zeros((CONTEXTS, 1 << TABLE_BITS), np.uint8),
-        untrained_maps(CONTEXTS),
-        zeros(CONTEXTS),
-        zeros(CONTEXTS),
-        zeros(EXPERTS, 3),
-    )

@@ -13,6 +13,8 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
+from nnfs.mixer import architecture as a
+from nnfs.mixer.contexts import CONTEXTS
 from nnfs.mixer.histories import COUNTS
 from nnfs.mixer.logistic import LIMIT, SQUASH
 
@@ -60,20 +62,17 @@ def untrained_refine(maps: int, count: int) -> npt.NDArray[np.uint32]:
 
 def untrained(network: bool) -> StartValues:
     """Return plausible values to train from."""
-    from nnfs.mixer import mixing as m
-    from nnfs.mixer.contexts import CONTEXTS
-
     length = np.arange(512) >> 4
     right = 4194303 - 4194303 // (length * 2 + 3)
     match_maps = np.where(np.arange(512) & 1, right, 4194303 - right) << 10
-    weights = np.zeros((m.WEIGHTS, m.INPUTS), np.int32)
+    weights = np.zeros((a.WEIGHTS, a.INPUTS), np.int32)
     weights[:, :CONTEXTS] = 8192 if network else 16384
-    weights[:, 2 * CONTEXTS : 2 * CONTEXTS + m.MATCHES] = 8192 if network else 16384
-    weights[:, m.NETWORK] = 49152 if network else 0
+    weights[:, 2 * CONTEXTS : 2 * CONTEXTS + a.MATCHES] = 8192 if network else 16384
+    weights[:, a.NETWORK] = 49152 if network else 0
     return StartValues(
         untrained_maps(CONTEXTS),
-        np.repeat(match_maps[None], m.MATCHES, 0).astype(np.uint32),
+        np.repeat(match_maps[None], a.MATCHES, 0).astype(np.uint32),
         weights,
-        np.full((256, m.SETS), 65536 // m.SETS, np.int32),
-        untrained_refine(m.REFINED, 6),
+        np.full((256, a.SETS), 65536 // a.SETS, np.int32),
+        untrained_refine(a.REFINED, 6),
     )

@@ -8,18 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nnfs.kernels.library import zeros
+from nnfs.mixer.architecture import FIND_BITS, INPUTS, MATCHES, P_TABLE, PARAMETERS, REFINED, SETS, WEIGHTS, Mix
 from nnfs.mixer.contexts import CONTEXTS, RECORD
-from nnfs.mixer.mixing import (
-    FIND_BITS,
-    INPUTS,
-    MATCHES,
-    P_TABLE,
-    PARAMETERS,
-    REFINED,
-    SETS,
-    WEIGHTS,
-    Mix,
-)
 from nnfs.mixer.startvalues import CERTAIN, StartValues, start_values
 
 TABLE_LARGEST = 18  # 4 MB a chunk

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from nnfs.mixer import mixing, native
+from nnfs.mixer.architecture import P_BEGIN, P_TABLE
 from nnfs.mixer.state import MixState
 from nnfs.model import features
 from nnfs.model.architecture import ORDERS
@@ -30,7 +31,7 @@ class Dictionary:
         self.plain = np.frombuffer(plain, np.uint8)
         state = MixState(1, max(self.size, 1 << 17), 1, LINES)
         stack = state.stack
-        stack.parameters[0, [mixing.P_TABLE, mixing.P_BEGIN]] = LINES, self.size
+        stack.parameters[0, [P_TABLE, P_BEGIN]] = LINES, self.size
         stack.plain[0, : self.size] = self.plain
         kernels = native.kernels()
         if kernels:

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nnfs.codec.neural import network_paths, prepared
-from nnfs.mixer import mixing, startvalues
+from nnfs.mixer import startvalues
+from nnfs.mixer.architecture import P_MAP_LIMIT, P_REFINE_LIMIT
 from nnfs.mixer.mixing import encode_path
 from nnfs.mixer.startvalues import StartValues
 from nnfs.mixer.state import MixState
@@ -78,7 +79,7 @@ def train(
     for i, example in enumerate(examples):
         state.start(0, example.plain, example.lanes, values=now)
         stack = state.stack
-        stack.parameters[0, [mixing.P_MAP_LIMIT, mixing.P_REFINE_LIMIT]] = LONG
+        stack.parameters[0, [P_MAP_LIMIT, P_REFINE_LIMIT]] = LONG
         columns = -(-len(example.plain) // example.lanes)
         given = NO_NETWORK if example.network is None else example.network
         encode_path(stack, 0, given, np.empty((columns, example.lanes, 8), np.uint16))

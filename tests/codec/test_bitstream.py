@@ -10,7 +10,7 @@ import pytest
 
 from nnfs.codec import bitstream, rans
 from nnfs.errors import CodecError
-from nnfs.mixer.mixing import net_path
+from nnfs.mixer.networkbits import net_path
 from nnfs.mixer.startvalues import untrained
 from nnfs.mixer.state import MixState
 

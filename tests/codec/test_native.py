@@ -16,7 +16,7 @@ from nnfs.codec.neural import Neural, dictionary_of, stored_dictionary
 from nnfs.codec.neuralnative import kernels_for
 from nnfs.errors import CodecError
 from nnfs.kernels.library import LEVELS
-from nnfs.mixer import native, samples
+from nnfs.mixer import native, samples, samplestate
 from nnfs.mixer.native import DIGEST, Kernels, digest
 from nnfs.model import dictionary, selftest
 from nnfs.model.cpu import CpuModel
@@ -101,8 +101,8 @@ def test_payloads_are_those_of_numba(
     codec = use(kind, primed)
     payloads = codec._encode(work, lambda: None)
     assert payloads == wanted[name, primed]
-    jobs = [(payload, len(plain)) for payload, (plain, _) in zip(payloads, work, strict=True)]
-    assert codec._decode(jobs, lambda: None) == [plain for plain, _ in work]
+    stored = [(payload, len(plain)) for payload, (plain, _) in zip(payloads, work, strict=True)]
+    assert codec._decode(stored, lambda: None) == [plain for plain, _ in work]
 
 
 @pytest.mark.parametrize("kind", NATIVE)
@@ -156,12 +156,12 @@ def test_samples_are_predicted_as_by_numba(kind: str, seed: int) -> None:
         v[::50] = least  # jumps
         layout = (count, size, channels, stride, phase, signed)
         wanted, found = np.zeros((2, count, 8 * size), np.uint16)
-        samples.encode_path(samples.start(*layout, v), wanted)
-        kernels.samples(samples.start(*layout, v), found)
+        samples.encode_path(samplestate.start(*layout, v), wanted)
+        kernels.samples(samplestate.start(*layout, v), found)
         assert np.array_equal(found, wanted), layout
         bits = (v.astype(np.int64)[:, None] - least >> np.arange(8 * size - 1, -1, -1) & 1).astype(np.uint8)
         stream = rans.encode_row(bits.reshape(-1), wanted.reshape(-1))
-        s, (states, words, cursor) = samples.start(*layout), rans.start(stream)
+        s, (states, words, cursor) = samplestate.start(*layout), rans.start(stream)
         kernels.decode_samples(s, states, words, cursor)
         rans.finish(states, words, cursor)
         assert np.array_equal(s.value, v), layout
@@ -193,10 +193,10 @@ def test_a_chunk_that_is_damaged_does_not_harm_its_batch(use: Callable[[str, boo
     plains = [sample(size, 2) for size in (900, 800, 700)]
     payloads = codec.encode_many(plains)
     assert all(payloads)
-    jobs = [(payload or b"", len(plain)) for payload, plain in zip(payloads, plains, strict=True)]
-    jobs[1] = (bytes([192 | 31]) + bytes(9), 800)  # 64 states of 32 lanes: the head is cut off
-    jobs.insert(0, (bytes([0b01000011]) + b"\xff", 4))
-    found = codec.decode_many(jobs)
+    stored = [(payload or b"", len(plain)) for payload, plain in zip(payloads, plains, strict=True)]
+    stored[1] = (bytes([192 | 31]) + bytes(9), 800)  # 64 states of 32 lanes: the head is cut off
+    stored.insert(0, (bytes([0b01000011]) + b"\xff", 4))
+    found = codec.decode_many(stored)
     assert [isinstance(one, CodecError) for one in found] == [True, False, True, False]
     assert found[1] == plains[0]
     assert found[3] == plains[2]

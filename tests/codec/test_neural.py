@@ -137,9 +137,9 @@ def test_company_changes_nothing(company: list[bytes]) -> None:
     assert codec().encode_many(company) == alone
     assert codec().encode_many(company[::-1]) == alone[::-1]
     assert codec(threads=2).encode_many(company) == alone
-    jobs = [(payload or b"", len(plain)) for payload, plain in zip(alone, company, strict=True)]
-    assert codec().decode_many(jobs) == company
-    assert codec(threads=2).decode_many(jobs) == company
+    stored = [(payload or b"", len(plain)) for payload, plain in zip(alone, company, strict=True)]
+    assert codec().decode_many(stored) == company
+    assert codec(threads=2).decode_many(stored) == company
 
 
 def test_the_cuda_engine_writes_the_same(company: list[bytes]) -> None:
@@ -168,7 +168,7 @@ def test_bad_jobs_do_not_spoil_good_ones(company: list[bytes]) -> None:
         (b"\x5f" + bytes(90), 200),  # four states, none possible
         (good[0][0][:-1], 300),
     ]
-    mixed = [job for pair in zip(bad, good + good[:1], strict=True) for job in pair]
+    mixed = [one for pair in zip(bad, good + good[:1], strict=True) for one in pair]
     results = codec().decode_many(mixed)
     assert results[1::2] == company + company[:1]
     assert all(isinstance(result, CodecError) for result in (results[0], results[2], results[6], results[8]))

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from nnfs.mixer import histories, leastsquares, logistic
-from nnfs.mixer.mixing import INPUTS, WEIGHTS, encode_path, net_path
+from nnfs.mixer.architecture import INPUTS, WEIGHTS
+from nnfs.mixer.mixing import encode_path
+from nnfs.mixer.networkbits import net_path
 from nnfs.mixer.startvalues import start_values, untrained
 from nnfs.mixer.state import MixState
 

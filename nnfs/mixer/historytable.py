@@ -1,0 +1,55 @@
+# mypy: disable-error-code="no-untyped-def,no-any-return"
+"""The hash table of bit histories: for each context and nibble a line with a check byte and 15 histories.
+
+A line may lie at one of three places. If all are taken by other contexts, the one whose first history is worth least
+gives way."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nnfs.mixer.compiling import njit
+
+_A = 0x2545F4914F6CDD1D
+
+
+@njit(cache=True, nogil=True)
+def _line_of(table, h, c0):
+    """Return (first place, check) for a context hash at a nibble (c0 = 1, or 16..31)."""
+    h = (h + c0 * 0x3C6EF372FE94F82B) * _A
+    h ^= h >> 32
+    mask = (table.size >> 4) - 1
+    return h & mask, h >> 40 & 0xFF
+
+
+@njit(cache=True, nogil=True)
+def find(table, h, c0):
+    """Return where the histories of a nibble are, -1 for nowhere."""
+    place, check = _line_of(table, h, c0)
+    for i in range(3):
+        at = (place ^ i) << 4
+        if table[at] == check:
+            return at
+    return np.int64(-1)
+
+
+@njit(cache=True, nogil=True)
+def find_or_make(table, h, c0, found):
+    """Return where the histories of a nibble are (they were `found` there before), in the place of less seen ones if
+    need be.
+    """
+    place, check = _line_of(table, h, c0)
+    if found >= 0 and table[found] == check:  # other lanes may have taken the place since
+        return found
+    worst, least = np.int64(0), np.int64(1 << 30)
+    for i in range(3):
+        at = (place ^ i) << 4
+        if table[at] == check:
+            return at
+        value = np.int64(table[at + 1])
+        if value < least:
+            worst, least = at, value
+    for j in range(16):
+        table[worst + j] = 0
+    table[worst] = check
+    return worst
