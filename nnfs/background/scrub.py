@@ -30,7 +30,7 @@ from nnfs.codec.base import FIRST_COLD, RAW
 from nnfs.errors import BlockDamaged, CodecUnavailable, ModelMissing, NnfsError, StoreDamaged, WorkerError, again, kept
 from nnfs.fs import swapping
 from nnfs.fs.apply import Work
-from nnfs.fs.owners import Owners
+from nnfs.fs.blockfiles import BlockFiles
 from nnfs.store import schema
 from nnfs.store.schema import Block
 
@@ -298,10 +298,10 @@ class Scrub:
         if not run.damaged:
             return {}
         run.task.phase = "naming files"
-        owners = Owners(self._store, run.damaged.keys())
-        while await self._in_thread(owners.next):
+        found = BlockFiles(self._store, run.damaged.keys())
+        while await self._in_thread(found.next):
             await run.task.checkpoint()
-        paths: dict[int, list[str]] = await self._in_thread(owners.paths)
+        paths: dict[int, list[str]] = await self._in_thread(found.paths)
         for number, files in paths.items():
             log.error("block %d is damaged: %s", number, ", ".join(files) or "no file has it")
         return paths

@@ -68,20 +68,20 @@ class Swaps:
             for half in (ready[: len(ready) // 2], ready[len(ready) // 2 :]):  # less at once needs less room
                 await self._swap_now(flight, half)
             return
-        owners: set[int] = set()
+        files: set[int] = set()
         for (one, block, _), change in zip(ready, changes, strict=True):
             if change is None:
                 flight.failed.add(one.owner[0])  # it is not as it was, or its model is gone: the next pass looks again
             if change is None or one.data is None:
                 continue
-            owners.add(one.owner[0])
+            files.add(one.owner[0])
             flight.changes[one.owner[0]] = flight.changes.get(one.owner[0], 0) + change
             flight.task.stored_before += block.stored
             flight.task.stored_after += len(one.data)
             flight.task.cold_chunks += one.codec >= FIRST_COLD
             self.before, self.after = self.before + block.stored, self.after + len(one.data)
             self.saved -= change
-        self._changed(sorted(owners))
+        self._changed(sorted(files))
 
     async def _settle(self, flight: Flight, waiting: set[int]) -> None:
         done = [ino for ino in flight.ends if flight.open.get(ino, 0) <= 0 and ino not in waiting]

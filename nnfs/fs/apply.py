@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from nnfs.errors import RecordDamaged, StoreDamaged, kept
 from nnfs.fs.epoch import Epoch
-from nnfs.fs.known import Known, Numbers, load_numbers
+from nnfs.fs.keysets import KeySet, KeySets, load_keys
 from nnfs.store import modelfiles, schema, sealing
 from nnfs.store.blocks import BlockWriter, ChunkChanges, Encoded
 from nnfs.store.env import Store
@@ -35,18 +35,18 @@ class Applied:
     healed: set[int] = field(default_factory=set)  # blocks that could not be read, and can be now
     inodes: int = 0  # change of the number of inodes
     nodes: dict[int, dict[int, bool]] = field(default_factory=dict)  # ino: map nodes that came (True) or went
-    loaded: dict[int, Numbers] = field(default_factory=dict)  # ino: all its map nodes before that
+    loaded: dict[int, KeySet] = field(default_factory=dict)  # ino: all its map nodes before that
 
 
 class Work:
     """A commit in progress: its txn, epoch and blocks, for amendments too."""
 
     def __init__(
-        self, txn: WriteTxn, epoch: Epoch, blocks: BlockWriter, state: State, stored_below: int, known: Known,
+        self, txn: WriteTxn, epoch: Epoch, blocks: BlockWriter, state: State, stored_below: int, nodes: KeySets,
         budget: int,
     ) -> None:  # fmt: skip
         self.txn, self.epoch, self.blocks, self.state = txn, epoch, blocks, state
-        self._known = known  # map nodes of files, as of the last commit
+        self._nodes = nodes  # map nodes of files, as of the last commit
         self._stored_below = stored_below
         self._spares: set[int] = set()  # inode numbers that may be older and are used for the first time
         self.done = Applied(state)
@@ -120,11 +120,11 @@ class Work:
             raise RecordDamaged("map", key, "missing, and its file has it")
 
     def _had_node(self, inode: Inode, number: int, key: bytes) -> bool:
-        nodes = self._known.peek(inode.ino) or self.done.loaded.get(inode.ino)
+        nodes = self._nodes.peek(inode.ino) or self.done.loaded.get(inode.ino)
         if nodes is not None:
             return number in nodes
         try:
-            nodes = self.done.loaded[inode.ino] = load_numbers(self.txn, inode, "map")
+            nodes = self.done.loaded[inode.ino] = load_keys(self.txn, inode, "map")
             return number in nodes
         except RecordDamaged:
             return not self._lacks(inode, key)  # another node is damaged: that must not keep the file from growing
@@ -303,7 +303,7 @@ def apply(
     room: int,
     amendments: Sequence[Amendment] = (),
     damaged: Container[int] = (),
-    nodes: Known | None = None,
+    nodes: KeySets | None = None,
     budget: int | None = None,
 ) -> tuple[Applied, int]:
     """Commit an epoch; durable on return. Returns what was done and the room left in the payload table's last page.
@@ -324,7 +324,7 @@ def apply(
     with store.write() as txn:
         blocks = BlockWriter(txn, state, now, room, _readable(store, damaged))
         budget = RELEASE_NODES if budget is None else budget
-        work = Work(txn, epoch, blocks, state, store.state.next_ino, nodes or Known(), budget)
+        work = Work(txn, epoch, blocks, state, store.state.next_ino, nodes or KeySets(), budget)
         for ino in sorted(chunks):
             if ino not in epoch.release:
                 work.change_chunks(ino, chunks[ino])

@@ -12,7 +12,7 @@ from typing import cast
 from nnfs.errors import FsError, RecordDamaged
 from nnfs.fs.apply import Applied
 from nnfs.fs.epoch import Epoch
-from nnfs.fs.known import Known, Numbers, load_inode, load_numbers, proved
+from nnfs.fs.keysets import KeySet, KeySets, load_inode, load_keys, proved_records
 from nnfs.store import schema, sealing
 from nnfs.store.env import Store
 from nnfs.store.schema import Dentry, Inode
@@ -40,8 +40,8 @@ class Filesystem:
         self.lookups: dict[int, int] = {}
         self.on_release = on_release
         self._inodes: dict[int, Inode] = {}
-        self._names = Known()  # cookies that directories have now
-        self.nodes = Known()  # map nodes that files have at the last commit
+        self._names = KeySets()  # cookies that directories have now
+        self.nodes = KeySets()  # map nodes that files have at the last commit
         self._stored_below = self.state.next_ino  # inodes with lower numbers are in the store, if they are at all
         self._orphans: set[int] = set()  # without names, still looked up
         self.active.release.update(schema.KEY.unpack(key)[0] for key, _ in self.snapshot.range("orphan", b""))
@@ -148,7 +148,7 @@ class Filesystem:
                 return True, epoch.dentries[key]
         return False, None
 
-    def names_of(self, directory: Inode) -> Numbers:
+    def names_of(self, directory: Inode) -> KeySet:
         """Return the cookies that a directory has now; they are proved when they are loaded. Raises `RecordDamaged`."""
         names = self._names.get(directory.ino)
         if names is None:
@@ -259,10 +259,10 @@ class Filesystem:
         parent.mtime = parent.ctime = time.time_ns()
         self.touch(parent)
 
-    def proved(self, ino: int, table: str) -> Iterator[tuple[bytes, bytes]]:
-        """Yield (key, record) of what an inode had at the last commit, as `known.proved` does."""
+    def proved_records(self, ino: int, table: str) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (key, record) of what an inode had at the last commit, as `keysets.proved_records` does."""
         if ino < self._stored_below:
-            yield from proved(self.snapshot, load_inode(self.snapshot, ino), table)
+            yield from proved_records(self.snapshot, load_inode(self.snapshot, ino), table)
 
     # -- chunk map
 
@@ -280,10 +280,10 @@ class Filesystem:
             numbers += [blocks.get(chunk - node * span, 0) for chunk in range(low, high + 1)]
         return numbers
 
-    def _nodes_of(self, ino: int) -> Numbers:
+    def _nodes_of(self, ino: int) -> KeySet:
         nodes = self.nodes.get(ino)
         if nodes is None:
-            nodes = load_numbers(self.snapshot, load_inode(self.snapshot, ino), "map")
+            nodes = load_keys(self.snapshot, load_inode(self.snapshot, ino), "map")
             self.nodes.put(ino, nodes)
         return nodes
 
@@ -345,14 +345,14 @@ class Loading:
 
     def __init__(self, snapshot: Snapshot | None, ino: int) -> None:
         self._snapshot, self._ino = snapshot, ino  # None: the directory is not committed yet
-        self.found: Numbers | None = None
+        self.found: KeySet | None = None
 
     def scan(self) -> None:
         """Read and prove what the last commit has. Raises `RecordDamaged`."""
         if self._snapshot is None:
-            self.found = Numbers()
+            self.found = KeySet()
         else:
-            self.found = load_numbers(self._snapshot, load_inode(self._snapshot, self._ino), "dentry")
+            self.found = load_keys(self._snapshot, load_inode(self._snapshot, self._ino), "dentry")
 
     def close(self) -> None:
         if self._snapshot is not None:

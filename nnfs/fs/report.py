@@ -11,7 +11,7 @@ from typing import Any
 
 from nnfs import codec
 from nnfs.errors import ModelMissing, RecordDamaged, StoreDamaged, UsageError
-from nnfs.fs.known import proved
+from nnfs.fs.keysets import proved_records
 from nnfs.store import schema, sealing
 from nnfs.store.blocks import load_block
 from nnfs.store.env import Store
@@ -123,7 +123,7 @@ def _below(snapshot: Snapshot, root: int) -> Iterator[Inode]:
     """Every inode below a directory, each once."""
     pending, seen = [root], {root}
     while pending:
-        for key, record in proved(snapshot, _load(snapshot, pending.pop()), "dentry"):
+        for key, record in proved_records(snapshot, _load(snapshot, pending.pop()), "dentry"):
             ino = Dentry.unpack(key, record).ino
             if ino not in seen:
                 seen.add(ino)

@@ -44,7 +44,7 @@ class Xattrs:
                     return names[name]
         record = self.fs.snapshot.get("xattr", schema.KEY.pack(inode.ino) + name)
         if record is None:
-            for _ in self.fs.proved(inode.ino, "xattr"):  # raises at its end
+            for _ in self.fs.proved_records(inode.ino, "xattr"):  # raises at its end
                 pass
         return record
 
@@ -52,7 +52,7 @@ class Xattrs:
         """Return the names of all stored attributes, sorted."""
         if not inode.xattrs:
             return []
-        names = {key[8:]: True for key, _ in self.fs.proved(inode.ino, "xattr")}
+        names = {key[8:]: True for key, _ in self.fs.proved_records(inode.ino, "xattr")}
         for epoch in (self.fs.frozen, self.fs.active):
             if epoch is not None:
                 names.update((name, record is not None) for name, record in epoch.xattrs.get(inode.ino, {}).items())

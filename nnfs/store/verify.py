@@ -9,7 +9,7 @@ from typing import Any
 from lmdb import verify as lmdb_verify
 
 from nnfs.errors import StoreDamaged
-from nnfs.store.separators import misleading_separators
+from nnfs.store.branchkeys import misleading_branch_keys
 
 _verify: Any = lmdb_verify.verify  # has no annotations
 
@@ -25,13 +25,13 @@ def page_damage(data_file: Path) -> list[str]:
         return [str(error)]
     except Exception as error:  # noqa: BLE001 a walker of arbitrary bytes that fails has found damage
         return [f"the page walker failed: {type(error).__name__}: {error}"]
-    return found or _separators(data_file)
+    return found or _branch_keys(data_file)
 
 
-def _separators(data_file: Path) -> list[str]:
+def _branch_keys(data_file: Path) -> list[str]:
     fd = os.open(data_file, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return list(misleading_separators(fd))
+        return list(misleading_branch_keys(fd))
     except StoreDamaged as error:
         return [str(error)]
     finally:

@@ -196,7 +196,7 @@ def test_pages_of_the_engine(folder: Path, sample: Sample, walk: Walk, what: str
 
 @pytest.mark.parametrize("table", SEEN)
 @pytest.mark.parametrize("factor", [2, 1 / 2])
-def test_separators(folder: Path, sample: Sample, walk: Walk, table: str, factor: float) -> None:
+def test_keys_of_branch_pages(folder: Path, sample: Sample, walk: Walk, table: str, factor: float) -> None:
     """A branch page that leads look-ups to a leaf beside the right one: the record is there, and not found."""
     spans = [s for s in walk.spans if s.what == "branch node" and s.table == table and s.end - s.start > 8]
     for span in random.Random(table).sample(spans, min(len(spans), ROUNDS * 2)):

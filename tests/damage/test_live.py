@@ -19,7 +19,7 @@ import pytest
 from nnfs.background import scrubreads
 from nnfs.errors import FsError, NnfsError, RecordDamaged
 from nnfs.fs.apply import Applied, apply
-from nnfs.fs.known import Known, Numbers
+from nnfs.fs.keysets import KeySet, KeySets
 from nnfs.store import schema
 from nnfs.store.blocks import ChunkChanges, Encoded
 from nnfs.store.env import Store
@@ -153,7 +153,7 @@ def test_records(folder: Path, sample: Sample, walk: Walk, table: str, what: str
 
 
 @pytest.mark.parametrize("table", BRANCHES)
-def test_separators(folder: Path, sample: Sample, walk: Walk, table: str) -> None:
+def test_keys_of_branch_pages(folder: Path, sample: Sample, walk: Walk, table: str) -> None:
     """Keys of branch pages lead look-ups elsewhere. What they point at is the engine's, which ends the process."""
     rng, truth = random.Random(table), part(sample.truth, CONTENT.get(table, ()))
     spans = [s for s in walk.spans if (s.what, s.table) == ("branch node", table) and s.end - s.start > 8]
@@ -292,7 +292,7 @@ def test_nothing_is_stored_over_a_node_that_is_not_found(folder: Path, sample: S
             [hit] = [s for s in spans if walk.content[s.start : s.end] == schema.KEY2.pack(ino, 1)]
             for turn, (at, bit) in enumerate(bits_of(hit, random.Random(5), 40)):
                 if turn == 20:  # from here on the commit has to look for itself
-                    live.view.fs.nodes = Known()
+                    live.view.fs.nodes = KeySets()
                 with live.flipped(at, bit):
                     inode = live.view._inode("large")
                     live.view.fs.touch(inode)
@@ -412,7 +412,7 @@ def test_names_loaded_beside_changes(folder: Path, sample: Sample) -> None:
         truth.names = {**truth.names, MANY: set(truth.names[MANY])}
         change_names(live, truth)
         fs, ino = live.view.fs, live.view._inode(MANY).ino
-        fs._names = Known()
+        fs._names = KeySets()
         with fs.loading(ino) as loading:
             loading.scan()
             change_names(live, truth, "two")
@@ -423,11 +423,11 @@ def test_names_loaded_beside_changes(folder: Path, sample: Sample) -> None:
 
 
 def test_numbers_are_a_sorted_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nnfs.fs.known.RUN", 4)
+    monkeypatch.setattr("nnfs.fs.keysets.RUN", 4)
     rng = random.Random(6)
     for _ in range(30):
         model = {rng.randrange(100) for _ in range(rng.randrange(60))}
-        numbers = Numbers(model)
+        numbers = KeySet(model)
         for _ in range(150):
             number = rng.randrange(100)
             if rng.random() < 0.5:
@@ -446,12 +446,12 @@ def test_numbers_are_a_sorted_set(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_known_sets_are_bounded() -> None:
-    known = Known(limit=1000)
+    known = KeySets(limit=1000)
     for ino in range(100):
-        known.put(ino, Numbers(range(100)))
+        known.put(ino, KeySet(range(100)))
     kept = [ino for ino in range(100) if known.peek(ino) is not None]
     assert kept == list(range(93, 100))
-    known.put(7, Numbers(range(5000)))
+    known.put(7, KeySet(range(5000)))
     assert [ino for ino in range(100) if known.peek(ino) is not None] == [7, 99]
     known.note(7, 6000, present=True)
     known.note(5, 1, present=True)

@@ -1,4 +1,4 @@
-"""Separators of branch pages: sound ones are never complained of, wrong ones are found."""
+"""Keys of branch pages: sound ones are never complained of, wrong ones are found."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from nnfs.store.separators import misleading_separators
+from nnfs.store.branchkeys import misleading_branch_keys
 from nnfs.store.verify import page_damage
 from tests.harness import FULL
 
@@ -19,7 +19,7 @@ PAGE = 4096
 def complaints(file: Path) -> list[str]:
     fd = os.open(file, os.O_RDONLY)
     try:
-        return list(misleading_separators(fd))
+        return list(misleading_branch_keys(fd))
     finally:
         os.close(fd)
 
@@ -56,7 +56,7 @@ def test_what_lmdb_leaves_is_right(tmp_path: Path, seed: int) -> None:
 
 
 def branch_nodes(content: bytes) -> list[slice]:
-    """Where the separators are in a data file in which all branch pages are in use."""
+    """Where the keys of branch pages are in a data file in which all branch pages are in use."""
     found = []
     for start in range(2 * PAGE, len(content), PAGE):
         if int.from_bytes(content[start + 10 : start + 12], "little") != 0x01:
@@ -68,7 +68,7 @@ def branch_nodes(content: bytes) -> list[slice]:
     return found
 
 
-def test_every_wrong_separator_is_found(tmp_path: Path) -> None:
+def test_every_wrong_key_is_found(tmp_path: Path) -> None:
     with lmdb.open(os.fspath(tmp_path), map_size=1 << 30, max_dbs=1, lib_version=0) as env:
         table = env.open_db(b"numbers")
         with env.begin(write=True) as txn:  # one txn: no page has been freed

@@ -1,4 +1,4 @@
-"""Which records inodes have, in memory: what a read of the store has to find (DESIGN.md, "Damage")."""
+"""Sets of the keys that inodes have in the store: a look-up of one of these must find it (DESIGN.md, "Damage")."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from nnfs.store import schema, sealing
 from nnfs.store.schema import Inode
 from nnfs.store.txn import Snapshot
 
-LIMIT = 4 << 20  # numbers kept, 8 bytes each
+LIMIT = 4 << 20  # keys kept, 8 bytes each
 LEAST = 2  # sets that are kept whatever their size: a rename needs those of two directories
-RUN = 1024  # numbers of an array that is changed by moving what lies behind
-_OVERHEAD = 32  # numbers that an empty set counts for
+RUN = 1024  # keys of an array, which is changed by moving all that lies behind
+_OVERHEAD = 32  # keys that an empty set counts for
 
-Changes = list[tuple[int, bool]]  # number, whether it is there from then on
+Changes = list[tuple[int, bool]]  # key, whether it is there from then on
 
 
-class Numbers:
-    """A sorted set of 64-bit numbers (a directory's cookies, a file's map nodes), 8 bytes each."""
+class KeySet:
+    """A sorted set of 64-bit keys (the cookies of a directory, the map nodes of a file), 8 bytes each."""
 
-    def __init__(self, numbers: Iterable[int] = ()) -> None:
-        ordered = array("Q", sorted(numbers))
+    def __init__(self, keys: Iterable[int] = ()) -> None:
+        ordered = array("Q", sorted(keys))
         self._runs = [ordered[at : at + RUN] for at in range(0, len(ordered), RUN)]  # none is empty
         self._lasts = [run[-1] for run in self._runs]
         self._size = len(ordered)
@@ -41,12 +41,12 @@ class Numbers:
         return run[bisect_left(run, number)] == number
 
     def change(self, changes: Iterable[tuple[int, bool]]) -> None:
-        """Put numbers in, or take them out."""
-        for number, present in changes:
-            (self.add if present else self.discard)(number)
+        """Put keys in, or take them out."""
+        for key, present in changes:
+            (self.add if present else self.discard)(key)
 
     def above(self, number: int, limit: int) -> list[int]:
-        """Return at most `limit` numbers above one, in order."""
+        """Return at most `limit` keys above one, in order."""
         found: list[int] = []
         at = bisect_right(self._lasts, number)
         while at < len(self._runs) and len(found) < limit:
@@ -56,7 +56,7 @@ class Numbers:
         return found
 
     def between(self, first: int, last: int) -> Iterator[int]:
-        """Yield the numbers from `first` to `last`."""
+        """Yield the keys from `first` to `last`."""
         place = first - 1
         while found := self.above(place, 1):
             place = found[0]
@@ -65,7 +65,7 @@ class Numbers:
             yield place
 
     def add(self, number: int) -> bool:
-        """Put a number in; tell whether it was not there."""
+        """Put a key in. Return whether it is new."""
         if not self._runs:
             self._runs, self._lasts = [array("Q")], [0]
         at = min(bisect_left(self._lasts, number), len(self._runs) - 1)
@@ -82,7 +82,7 @@ class Numbers:
         return True
 
     def discard(self, number: int) -> bool:
-        """Take a number out; tell whether it was there."""
+        """Take a key out. Return whether it was there."""
         at = bisect_left(self._lasts, number)
         if at == len(self._runs):
             return False
@@ -99,27 +99,27 @@ class Numbers:
         return True
 
 
-class Known:
-    """The sets of the inodes that were used last, kept true by `note`."""
+class KeySets:
+    """The key sets of the inodes that were used last; `note` keeps them true."""
 
     def __init__(self, limit: int = LIMIT) -> None:
         self._limit = limit
-        self._sets: OrderedDict[int, Numbers] = OrderedDict()
-        self._size = 0  # of all, in numbers
+        self._sets: OrderedDict[int, KeySet] = OrderedDict()
+        self._size = 0  # of all, in keys
         self._loading: list[tuple[int, Changes]] = []  # what changes in sets while they are being loaded
 
-    def get(self, ino: int) -> Numbers | None:
-        """Return an inode's set, if it is known."""
+    def get(self, ino: int) -> KeySet | None:
+        """Return the set of an inode, None when it is not loaded."""
         found = self._sets.get(ino)
         if found is not None:
             self._sets.move_to_end(ino)
         return found
 
-    def peek(self, ino: int) -> Numbers | None:
-        """`get` for another thread than the owner's."""
+    def peek(self, ino: int) -> KeySet | None:
+        """Do as `get`, for another thread than the one that changes the sets."""
         return self._sets.get(ino)
 
-    def put(self, ino: int, numbers: Numbers) -> None:
+    def put(self, ino: int, numbers: KeySet) -> None:
         """Keep an inode's set."""
         self.drop(ino)
         self._sets[ino] = numbers
@@ -128,7 +128,7 @@ class Known:
             self.drop(next(iter(self._sets)))
 
     def note(self, ino: int, number: int, present: bool) -> None:
-        """An inode has got a record, or lost one."""
+        """Take note that an inode has got a record, or lost one."""
         numbers = self._sets.get(ino)
         if numbers is not None:
             self._size += numbers.add(number) if present else -numbers.discard(number)
@@ -144,7 +144,7 @@ class Known:
 
     @contextmanager
     def loading(self, ino: int, changes: Changes) -> Iterator[None]:
-        """Within, a set is loaded from a snapshot: what changes meanwhile is added to `changes`, which lie over it."""
+        """Within, a set is loaded from a snapshot: changes that happen meanwhile are added to `changes`."""
         entry = (ino, changes)
         self._loading.append(entry)
         try:
@@ -162,7 +162,7 @@ def load_inode(snapshot: Snapshot, ino: int) -> Inode:
     return Inode.unpack(ino, record)
 
 
-def proved(snapshot: Snapshot, inode: Inode, table: str) -> Iterator[tuple[bytes, bytes]]:
+def proved_records(snapshot: Snapshot, inode: Inode, table: str) -> Iterator[tuple[bytes, bytes]]:
     """Yield (key, record) of all that an inode has in a table; 1.5 us each.
 
     Raises `RecordDamaged` at the first record that does not fit its key, or at the end when others are there than the
@@ -177,6 +177,6 @@ def proved(snapshot: Snapshot, inode: Inode, table: str) -> Iterator[tuple[bytes
         raise RecordDamaged(table, key, f"inode {inode.ino} proves other {table} records than there are")
 
 
-def load_numbers(snapshot: Snapshot, inode: Inode, table: str) -> Numbers:
+def load_keys(snapshot: Snapshot, inode: Inode, table: str) -> KeySet:
     """Return the cookies (table dentry) or nodes (table map) that an inode has. Raises `RecordDamaged`."""
-    return Numbers(schema.KEY2.unpack(key)[1] for key, _ in proved(snapshot, inode, table))
+    return KeySet(schema.KEY2.unpack(key)[1] for key, _ in proved_records(snapshot, inode, table))

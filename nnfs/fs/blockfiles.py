@@ -1,4 +1,4 @@
-"""Which files some blocks belong to: a scan over the map and the names, in slices with read txns of their own."""
+"""The files that blocks belong to: a scan over the map and the names, in slices with read txns of their own."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ SLICE_S = 0.02  # seconds of one slice: the scan shares the interpreter with the
 PLACES = 20  # of one block that are named
 
 
-class Owners:
-    """Call `next` until it returns False, in threads if need be, then `paths`."""
+class BlockFiles:
+    """The files of some blocks. Call `next` until it returns False, in threads if need be, then `paths`."""
 
     def __init__(self, store: Store, blocks: Collection[int]) -> None:
         self._store = store
@@ -42,7 +42,7 @@ class Owners:
                     if time.monotonic() >= until:
                         return True
         except StoreDamaged:
-            pass  # what lies behind a damaged page has no name
+            pass  # records behind a damaged page have no name
         self._scans.pop(0)
         self._at = b""
         return True

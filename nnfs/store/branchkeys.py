@@ -1,7 +1,7 @@
-"""Keys of branch pages that lead look-ups astray.
+"""The keys in branch pages of LMDB's trees: wrong ones lead look-ups astray.
 
-A record under a wrong separator is there for a scan, and not there for a look-up. lmdb's verifier compares separators
-with one another only, so this compares them with the keys below them.
+A record behind a wrong key of a branch page is there for a scan, and not there for a look-up. lmdb's verifier compares
+these keys with one another only, so this module compares them with the keys in the pages below.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Subtree(NamedTuple):
     high: bytes | None = None
 
 
-def misleading_separators(fd: int) -> Iterator[str]:
-    """Say which pages hold keys that look-ups do not find there. What else is damaged is passed over.
+def misleading_branch_keys(fd: int) -> Iterator[str]:
+    """Yield a line for each page with keys that look-ups do not find there. Other damage is passed over.
 
     Reads two keys of every leaf page: 80,000 pages a second here. Raises `StoreDamaged` for the meta pages.
     """
@@ -60,7 +60,7 @@ def _key(page: bytes, offset: int) -> bytes:
 
 
 def _fits(tree: Subtree, page: bytes) -> bool:
-    """Whether the first and the last key of a leaf page lie between the separators above it."""
+    """Whether the first and the last key of a leaf page lie between the keys of the branch above it."""
     offsets = _offsets(page)
     if HEADER.unpack_from(page)[2] != P_LEAF or not offsets:
         return True
