@@ -1,4 +1,4 @@
-"""What a codec is: bytes to bytes, named by one id byte in the block header."""
+"""The interface of codecs: bytes to bytes, named by one id byte in the block header."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PPM = FIRST_COLD + 3  # 18 is kept for codec `thinned`
 
 
 class Codec(Protocol):
-    """Decoding needs nothing but payload, header and, for some codecs, a model."""
+    """A codec. To decode it needs nothing but payload, header and, for some codecs, a model."""
 
     id: int
     name: str
@@ -27,15 +27,15 @@ class Codec(Protocol):
 
 
 def nothing() -> None:
-    """The `between` of a codec that nobody waits for."""
+    """Do nothing: the `between` where nothing more urgent can come."""
 
 
 class ColdCodec(Codec, Protocol):
     """A codec that steps many chunks together. A chunk's result does not depend on its company.
 
     `between` is called several times a second while the codec works, or between chunks where it cannot be called
-    within one. Whoever is called there may use the same codec for something more urgent before it returns, so what a
-    batch needs is kept with the batch; an exception that `between` raises ends the batch.
+    within one. The function may use the same codec for something more urgent before it returns, so the state of a batch
+    is kept with the batch; an exception that `between` raises ends the batch.
     """
 
     batch: int  # most plain bytes that are worth taking together on this device
@@ -46,4 +46,4 @@ class ColdCodec(Codec, Protocol):
     def decode_many(
         self, payloads: Sequence[tuple[bytes, int]], between: Callable[[], None] = nothing
     ) -> list[bytes | CodecError]:
-        """Return the bytes of each (payload, plain length), or what is wrong with that one."""
+        """Return the bytes of each (payload, plain length), or the error for that one."""

@@ -19,8 +19,9 @@ NO_FREQUENCIES = np.zeros((0, 256), np.uint32)
 
 
 def encode(state: MixState, c: int, network: npt.NDArray[np.uint16] = NO_NETWORK, states: int = 1) -> bytes:
-    """Return the stream of the chunk that row c was started with; network: its `net_path` (columns, lanes, 8), if
-    there is one.
+    """Return the stream of the chunk that row c was started with.
+
+    network: the network's `net_path` (columns, lanes, 8), if there is one.
     """
     size, lanes, start = (int(state.stack.parameters[c, i]) for i in (P_SIZE, P_LANES, P_BEGIN))
     probabilities = np.zeros((-(-size // lanes), lanes, 8), np.uint16)
@@ -80,7 +81,7 @@ def _decode_all(stack, c, states, words, cursor, frequencies):
 
 
 def decode(state: MixState, c: int, stream: bytes, states: int = 1) -> bytes:
-    """Return the bytes of a stream without network; row c was started with their number. Raises `CodecError`."""
+    """Return the bytes of a stream without a network; row c was started with their number. Raises `CodecError`."""
     values, words, cursor = rans.start(stream, states)
     kernels = native.kernels()
     if kernels and kernels.fits(state, c):

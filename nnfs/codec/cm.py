@@ -1,8 +1,7 @@
 # mypy: disable-error-code="no-untyped-def,no-any-return"
-"""The classical cold codec: context mixing over the chunk's own past, and least squares where it holds samples or
-pixels.
+"""The classical cold codec: context mixing over the chunk's own past, least squares for samples and pixels.
 
-No network: whoever has numba can read it. One lane. Payload, by its first byte:
+It has no network, and one lane. Payload, by its first byte:
 
 - `GENERIC`: a stream (`nnfs.codec.bitstream`); with `X86` added, of what `nnfs.codec.x86` made of the chunk.
 - `RECORDS`: the record length (2 bytes), a stream; `X86` as above.
@@ -129,7 +128,7 @@ class ContextMixing:
         return bytes([kind]) + (stride.to_bytes(2, "big") if stride else b"") + bitstream.encode(state, 0)
 
     def _compete(self, plain: bytes, length: int, layouts: list[Layout]) -> int | Layout:
-        """Return what does best on a piece: a record length, 0 for none, or a layout."""
+        """Return the record length (0: none) or the layout that does best on a piece."""
         begin = max(0, (len(plain) - TRIAL) // 2) // 12 * 12  # so that channels, samples and phases stay where they are
         piece = plain[begin : begin + TRIAL]
         tries: list[tuple[int, int | Layout]] = [(len(self._mix(piece, stride)), stride) for stride in {0, length}]

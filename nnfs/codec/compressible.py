@@ -1,4 +1,4 @@
-"""Data that is compressed already is recognised before a cold codec spends its time on it, at hundreds of MB/s."""
+"""A quick look at a chunk: data that is compressed already is left alone, at hundreds of MB/s."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def,no-any-return"
-"""What a chunk looks like: records of one length, sound, pictures. Only the encoder asks; what it chooses is stored."""
+"""The layout of a chunk: records of one length, sound, pictures. The encoder guesses it, and stores its choice."""
 
 from __future__ import annotations
 
@@ -38,8 +38,9 @@ def values(plain: npt.NDArray[np.uint8], layout: Layout) -> npt.NDArray[np.int32
 
 @njit(cache=True, nogil=True)
 def _repeats(plain, longest):
-    """Return, for each distance up to `longest`, how many bytes equal the one that far back (in every fourth group of
-    8).
+    """Return, for each distance up to `longest`, how many bytes equal the one that far back.
+
+    Only every fourth group of 8 bytes is looked at.
     """
     counts = np.zeros(longest + 1, np.int64)
     for d in range(1, longest + 1):
@@ -78,8 +79,9 @@ def _order0(plain: npt.NDArray[np.uint8]) -> float:
 
 
 def _row(v: npt.NDArray[np.float64], channels: int, limit: int) -> int:
-    """Return the length of the rows of a picture, in samples, or 0: the distance (a multiple of the channels) whose
-    differences are least.
+    """Return the length of the rows of a picture in samples, 0 for none.
+
+    It is the distance, a multiple of the channels, with the smallest differences.
     """
     n = 1 << (v.size - 1).bit_length()
     d = v[channels:] - v[:-channels]
@@ -96,9 +98,7 @@ def _row(v: npt.NDArray[np.float64], channels: int, limit: int) -> int:
 
 
 def _phase(v: npt.NDArray[np.float64], channels: int) -> int:
-    """Return which channel the first sample belongs to: within a pixel channels move together, across pixels they do
-    not.
-    """
+    """Return the channel of the first sample: channels of one pixel move together, those of two pixels do not."""
     if channels < 3:
         return 0
     d = v[channels:] - v[:-channels]

@@ -1,10 +1,10 @@
-"""The neural codec: the network's frequencies, mixed with what the chunk's own past says, into an entropy coder.
+"""The neural codec: the network's frequencies, mixed with those of the chunk's own past, drive an entropy coder.
 
 Payload: one byte, `lanes - 1` in its low 5 bits, then 1 bit for x86 code whose addresses were made absolute
 (`nnfs.codec.x86`), log4 of the coder's states in its high 2 bits; then the stream (`nnfs.codec.rans`). The plain length
 and the model come from the block header.
 
-A batch is some chunks whose lanes are stepped side by side, the longest first, so that those which have ended can be
+A batch is some chunks whose lanes are stepped side by side, the longest first, so that lanes that have ended can be
 left out. Encoding takes COLUMNS columns in one step, since all of them are known; decoding takes one. Else both run
 the same code (`Engine.forward`), and no row of a product depends on another, so batches of any size agree.
 
@@ -82,7 +82,7 @@ class Neural:
         return result
 
     def encode_many(self, plains: Sequence[bytes], between: Between = nothing) -> list[bytes | None]:
-        """Return the payload of every chunk, None for one that would not get smaller."""
+        """Return the payload of each chunk, None for one that would not get smaller."""
         payloads: list[bytes | None] = [None] * len(plains)
         work = [(i, len(plain), lanes_for(len(plain))) for i, plain in enumerate(plains) if 0 < len(plain) <= MAX_PLAIN]
 
@@ -97,7 +97,7 @@ class Neural:
     def decode_many(
         self, payloads: Sequence[tuple[bytes, int]], between: Between = nothing
     ) -> list[bytes | CodecError]:
-        """Return the bytes of every (payload, plain length), or the `CodecError` that says why not."""
+        """Return the bytes of each (payload, plain length), or the `CodecError` that says why not."""
         results: list[bytes | CodecError] = [b""] * len(payloads)
         work = []
         for i, (payload, size) in enumerate(payloads):

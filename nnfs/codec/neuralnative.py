@@ -1,6 +1,6 @@
-"""A batch of chunks of the neural codec in native code: features, network, mixer and coder of many columns in one call.
+"""A batch of chunks of the neural codec in native code: one call does all the work of many columns.
 
-The state is numba's (`features.Batch`, `MixState`), so that what either makes of a column is the same.
+Features, network, mixer and coder keep their state where numba's kernels have it (`features.Batch`, `MixState`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Paths = list[NDArray[np.uint16]]
 
 
 def kernels_for(model: Model, lanes: list[int]) -> mixer.Kernels | None:
-    """Return the mixer's kernels that can go with this model's, None where the two are not both native."""
+    """Return the mixer's kernels that fit this model's, None if the two are not both native."""
     if not isinstance(model, NativeModel) or max(lanes) > mixer.MOST_LANES:
         return None
     kernels = mixer.kernels()
@@ -37,7 +37,7 @@ def kernels_for(model: Model, lanes: list[int]) -> mixer.Kernels | None:
 
 
 class NativeBatch:
-    """The network's side of some chunks, as C has it."""
+    """The network's side of some chunks as structures of C."""
 
     def __init__(self, model: NativeModel, past: features.Batch, columns: int) -> None:
         """`columns` of them go in one step."""
@@ -105,5 +105,5 @@ class NativeBatch:
 
 
 def columns_for(lanes: int) -> int:
-    """Return how many columns of so many lanes the encoder steps at once."""
+    """Return how many columns the encoder steps at once with so many lanes."""
     return min(max(ROWS // lanes, LEAST), MOST)

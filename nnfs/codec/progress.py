@@ -1,4 +1,4 @@
-"""How far this process's work has come: codecs count columns while they code, the worker tells its mount.
+"""Progress of this process: codecs count columns while they code, and the worker tells its mount.
 
 Any thread may count: one that gets lost is no harm, as long as the number moves when the work does.
 """
@@ -9,7 +9,7 @@ import enum
 
 
 class Stage(enum.IntEnum):
-    """What a worker is at."""
+    """The stage of a worker's work."""
 
     OPENING = 1  # imports, compiling, self-tests, a model
     CODING = 2
@@ -20,6 +20,6 @@ stage = Stage.OPENING
 
 
 def beat() -> None:
-    """A column is done."""
+    """Count a column that is done."""
     global columns  # noqa: PLW0603 - one process, one pulse
     columns += 1

@@ -82,9 +82,9 @@ def _encode_row(bits, probs, words):
 
 @njit(cache=True, nogil=True)
 def _encode(plain, lanes, probs, states, words):
-    """Encode backwards; `probs` (columns, lanes, 8).
+    """Encode backwards with probabilities (columns, lanes, 8). Return where the first word starts.
 
-    Returns where the first word starts: `words` is filled from its end.
+    `words` is filled from its end.
     """
     size = plain.size
     columns = (size + lanes - 1) // lanes
@@ -161,7 +161,7 @@ def start(stream: bytes, states: int = 1) -> tuple[States, Words, npt.NDArray[np
 
 
 def finish(values: States, words: Words, cursor: npt.NDArray[np.int64]) -> None:
-    """Check that decoding ended where encoding began. Raises `CodecError`."""
+    """Raise `CodecError` unless decoding ended where encoding began."""
     begin = LOW if values.size > 1 else 0
     if int(cursor[0]) != words.size or (values != begin).any():
         raise CodecError("rANS: the stream does not end as it was begun")

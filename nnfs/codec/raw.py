@@ -7,7 +7,7 @@ from nnfs.errors import CodecError
 
 
 class Raw:
-    """Identity: for what does not compress."""
+    """The identity, for data that does not compress."""
 
     id = RAW
     name = "raw"

@@ -1,7 +1,7 @@
 # mypy: disable-error-code="no-untyped-def,no-any-return"
-"""Relative addresses in x86 code made absolute, so that calls of one function look the same; and back.
+"""The x86 filter: it makes relative addresses absolute, so that calls of one function look the same; and back.
 
-Converted are the 32-bit displacements of call and jmp (E8, E9), of near conditional jumps (0F 80..8F), of call and
+It converts the 32-bit displacements of call and jmp (E8, E9), of near conditional jumps (0F 80..8F), of call and
 jmp through memory (FF 15, FF 25) and of common instructions with REX prefix and RIP-relative operand, where they
 reach less than 16 MiB either way. "Absolute" counts from the chunk's start, modulo 2^25. Each conversion keeps what
 it is recognised by, so it can be undone; they are done from the end to the start and undone from the start to the
@@ -41,7 +41,7 @@ def _displacement(a, i):
 
 @njit(cache=True, nogil=True)
 def convert(a, sign):
-    """Convert in place, sign 1: to absolute, -1: back. Returns how many displacements there were."""
+    """Convert in place (sign 1: to absolute, -1: back), and return the number of displacements."""
     count = 0
     for step in range(a.size - 7):
         i = step if sign < 0 else a.size - 8 - step

@@ -1,4 +1,4 @@
-"""The hot tier: zstd, tried on a sample first so that incompressible data costs next to nothing."""
+"""The codec of the hot tier: zstd, tried on a sample first so that incompressible data costs next to nothing."""
 
 from __future__ import annotations
 

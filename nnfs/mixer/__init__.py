@@ -1,3 +1,3 @@
-"""Context mixing: what a chunk's own past says of its next bit, in integers."""
+"""Context mixing: the probability of the next bit by the chunk's own past, in integers."""
 
 from __future__ import annotations

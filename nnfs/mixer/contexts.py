@@ -1,9 +1,8 @@
 # mypy: disable-error-code="no-untyped-def,no-any-return"
-"""What the mixer conditions on: per lane a small record of the past, from it the hashes of the contexts of the next
-byte.
+"""The contexts of the mixer: each lane has a small record of its past, which gives the hashes of its contexts.
 
-All of it is integers (64 bit, wrapping). A lane sees its own past only here; what other lanes have seen reaches it
-through the shared tables."""
+All of it is integers (64 bit, wrapping). Here a lane sees its own past only; the past of other lanes reaches it through
+the shared tables."""
 
 from __future__ import annotations
 

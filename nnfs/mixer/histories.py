@@ -1,4 +1,4 @@
-"""Bit histories: what happened in one context before, in one byte (the indirect states of ZPAQ and lpaq, Mahoney).
+"""Bit histories: the bits that one context has seen, as one byte (the indirect states of ZPAQ and lpaq, Mahoney).
 
 A state stands for the numbers of zeros and ones seen (bounded, old evidence against the last bit discounted) and,
 while there are few, for the last bit. State 0 has seen nothing; states are numbered by rising total, so that a

@@ -35,8 +35,9 @@ def find(table, h, c0):
 
 @njit(cache=True, nogil=True)
 def find_or_make(table, h, c0, found):
-    """Return where the histories of a nibble are (they were `found` there before), in the place of less seen ones if
-    need be.
+    """Return where the histories of a nibble are; if need be, they take the place of less seen ones.
+
+    found: where `find` has found them before, -1: nowhere.
     """
     place, check = _line_of(table, h, c0)
     if found >= 0 and table[found] == check:  # other lanes may have taken the place since

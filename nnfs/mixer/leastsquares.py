@@ -19,8 +19,9 @@ CLAMP = 1 << 24  # of a weight: +-16
 
 @njit(cache=True, nogil=True)
 def observe(r, b, n, x, y, forget):
-    """Enter n regressors `x` and their target `y` into covariances r (most, most) and b (most,), forgetting 2^-forget
-    of the old.
+    """Enter n regressors `x` and their target `y` into covariances r (most, most) and b (most,).
+
+    The old ones lose 2^-forget of their weight.
     """
     for i in range(n):
         xi = x[i]
@@ -46,8 +47,9 @@ def _scale(r, n):
 
 @njit(cache=True, nogil=True)
 def solve(r, b, w, n, lower, d, z):
-    """Set weights w (20 bits after the point) to the solution of r w = b; lower (most, most), d and z (most,) are
-    scratch.
+    """Set weights w (20 bits after the point) to the solution of r w = b.
+
+    lower (most, most), d and z (most,) are scratch.
     """
     left, right, ridge = _scale(r, n)
     for j in range(n):

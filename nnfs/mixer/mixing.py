@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def,no-any-return,arg-type,assignment,operator"
-"""Context mixing in integers: what a chunk's own past, and a network if there is one, say of the next bit.
+"""Context mixing in integers: the probability of the next bit by a chunk's own past, and a network if there is one.
 
 A chunk is cut into lanes; column t is byte t of every lane. All lanes of a column are predicted from the state that
 the columns before it left, bit by bit (bit 7 first), then the column is learned, lane 0 first. With one lane this is
@@ -61,8 +61,9 @@ def half(s, lane, c0):
 
 @njit(cache=True, nogil=True, inline="always")
 def predict(s, lane, k, c0, network):
-    """Return the probability (1/65536) that bit k (0: the highest) is 1, after the bits in c0 (1: none yet); network:
-    its own, or 0.
+    """Return the probability (1/65536) that bit k (0: the highest) is 1, after the bits in c0 (1: none yet).
+
+    network: the network's own probability, or 0.
     """
     x = s.inputs[lane, k]
     key = s.keys[lane, k]

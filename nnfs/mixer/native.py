@@ -1,4 +1,4 @@
-"""The mixer and its entropy coder in native code (`nnfs.kernels`), on the states of `nnfs.mixer.state`, as numba's."""
+"""The mixer and its entropy coder in native code (`nnfs.kernels`), on the states that numba's kernels have."""
 
 from __future__ import annotations
 

@@ -10,9 +10,7 @@ from nnfs.mixer.compiling import njit
 
 @njit(cache=True, nogil=True)
 def branch(frequencies, c0, k, total):
-    """Return (sum of the frequencies where bit k is 1, its probability) among the bytes that begin with the bits of
-    c0.
-    """
+    """Return (sum, probability) of the bytes whose bit k is 1 among those that begin with the bits of c0."""
     width = 256 >> k
     first = c0 * width - 256 + (width >> 1)
     ones = np.int64(0)
@@ -24,8 +22,9 @@ def branch(frequencies, c0, k, total):
 
 @njit(cache=True, nogil=True)
 def net_path(frequencies, bytes_, out):
-    """Set `out` (rows, 8) uint16 to the probability of 1 of each bit of `bytes_` (rows,), by `frequencies` (rows,
-    256) uint32, sums < 2^31.
+    """Set `out` (rows, 8) uint16 to the probability of 1 of each bit of `bytes_` (rows,).
+
+    frequencies: (rows, 256) uint32, sums < 2^31.
     """
     for row in range(bytes_.size):
         total = np.int64(0)

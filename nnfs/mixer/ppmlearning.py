@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def,no-any-return"
-"""How the model of `nnfs.mixer.ppm` learns a symbol: frequencies, new contexts, rescaling."""
+"""The learning of a symbol by the model of `nnfs.mixer.ppm`: frequencies, new contexts, rescaling."""
 
 from __future__ import annotations
 

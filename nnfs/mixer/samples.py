@@ -1,6 +1,5 @@
 # mypy: disable-error-code="no-untyped-def,no-any-return,arg-type,assignment,operator"
-"""Numbers in a row (sound, pixels, tables of integers): predicted by least squares, coded bit by bit, highest bit
-first.
+"""The mixer for samples (sound, pixels, tables of integers): least squares predict them, bit by bit, highest first.
 
 A sample is one or two bytes; `channels` of them are interleaved; with a `stride` they form rows. Six experts predict
 each: least squares over the past with a long and with a short memory (in pictures the short one also learns the rows

@@ -57,7 +57,7 @@ class Samples(NamedTuple):
 
 
 def regressors(channels: int, stride: int) -> list[int]:
-    """Return how many samples back the regressors lie: the last 32, or the neighbours in the plane."""
+    """Return how many samples back the regressors lie: the last 32, or the neighbours in a picture."""
     if stride == 0:
         return list(range(1, MOST + 1))
     here = [1, 2, 3, 4, 5, 6, 9] if channels > 1 else [1, 2, 3, 4]

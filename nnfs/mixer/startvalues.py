@@ -25,7 +25,7 @@ CERTAIN = 33  # cells of a refining map: 180 units each from -2880 on
 
 @dataclass(frozen=True)
 class StartValues:
-    """Where the mixer of a chunk starts."""
+    """The values that the mixer of a chunk starts from."""
 
     maps: npt.NDArray[np.uint32]  # (contexts, 256)
     match_maps: npt.NDArray[np.uint32]  # (matches, 512)
@@ -34,8 +34,9 @@ class StartValues:
     refine: npt.NDArray[np.uint32]  # (maps, buckets)
 
     def rates(self, lanes: int) -> tuple[int, int, int, int]:
-        """Return the parameters of learning for a chunk of this many lanes: of weights, of the last ones, limits of
-        the maps' counts.
+        """Return the parameters of learning for a chunk of this many lanes.
+
+        They are the rate of the weights, that of the last weights, and the limits of the counts of both kinds of maps.
         """
         return (450 if lanes == 1 else 250, 60, 1023, 255)
 

@@ -1,4 +1,4 @@
-"""Room for the mixer's states: what `nnfs.mixer.mixing` reads and writes, for some chunks at once."""
+"""Memory for the states of `nnfs.mixer.mixing`, of some chunks at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TABLE_LARGEST = 18  # 4 MB a chunk
 
 
 class Past(Protocol):
-    """Content that lies before a chunk, and what the mixer's tables hold behind it (`nnfs.model.dictionary`)."""
+    """Content that lies before a chunk, and the mixer's tables as it leaves them (`nnfs.model.dictionary`)."""
 
     size: int
     lines: int
@@ -31,8 +31,7 @@ def table_bits(size: int, largest: int = TABLE_LARGEST) -> int:
 
 
 class MixState:
-    """Room for `chunks` chunks of up to `size` bytes and `lanes` lanes: made once, used again and again (about 5 MB a
-    chunk).
+    """Memory for `chunks` chunks of up to `size` bytes and `lanes` lanes, about 5 MB a chunk; it is used repeatedly.
 
     `stack` goes to the kernels; `start` makes one row ready for a chunk. Rows are independent: threads may work on
     different ones."""

@@ -1,4 +1,4 @@
-"""What a network looks like: the numbers that training, inference and the model file share."""
+"""The architecture of a network: the numbers that training, inference and the model file share."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Architecture:
     profile: int = 1  # of the integer arithmetic and the features
 
     def __post_init__(self) -> None:
-        """Raises `ModelMissing` for a network that this nnfs cannot run."""
+        """Raise `ModelMissing` for a network that this nnfs cannot run."""
         if self.profile != 1:
             raise ModelMissing(
                 f"the model wants numeric profile {self.profile}, this nnfs knows 1: install a newer nnfs"
@@ -76,7 +76,7 @@ class Architecture:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Raises `ModelMissing` when `text` does not describe a network that this nnfs can run."""
+        """Return the architecture that `text` describes. Raises `ModelMissing` for one that this nnfs cannot run."""
         try:
             fields = json.loads(text)
             fields["ngram_widths"] = tuple(fields["ngram_widths"])

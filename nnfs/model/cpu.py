@@ -1,4 +1,4 @@
-"""The CPU engine: products by torch, whichever is exact and fast here, everything between them by numba."""
+"""The CPU engine with torch: its fastest exact products, and numba's kernels between them."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class CpuEngine:
         self.buffers = _Buffers(model.weights, lanes * columns)
 
     def forward(self, f: Features) -> NDArray[np.uint32]:
-        """Features of some columns, (columns, lanes, ...), to frequencies (columns lanes, 256).
+        """Return the frequencies (columns lanes, 256) for the features of some columns, (columns, lanes, ...).
 
         Fewer lanes than the engine has are its first ones: the others have ended. The result is valid until the next
         call.

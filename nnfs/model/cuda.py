@@ -69,7 +69,7 @@ class CudaModel:
     """A model's weights on a device; engines of any number of lanes share it."""
 
     def __init__(self, weights: Weights, device: str = "cuda", product: str | None = None) -> None:
-        """Raises `CodecError` when the device has no exact product, `ModelMissing` for sizes its units cannot take."""
+        """Raise `CodecError` if the device has no exact product, `ModelMissing` for sizes it cannot take."""
         a = weights.architecture
         if any(size % 8 for size in (a.width, a.hidden, a.heads * a.head, a.kv_heads * a.head)):
             raise ModelMissing("the CUDA engine wants sizes that are multiples of 8")
@@ -132,7 +132,7 @@ class CudaEngine:
             yield
 
     def forward(self, f: Features) -> NDArray[np.uint32]:
-        """Features of some columns, (columns, lanes, ...), to frequencies (columns lanes, 256).
+        """Return the frequencies (columns lanes, 256) for the features of some columns, (columns, lanes, ...).
 
         Fewer lanes than the engine has are its first ones: the others have ended, and are stepped all the same. The
         result is valid until the next call.

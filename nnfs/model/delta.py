@@ -1,4 +1,4 @@
-"""A fitted model as it is stored: what it changes of a whole model, its base.
+"""A fitted model as it is stored: its changes of a whole model, which is its base.
 
 The file: `MAGIC`, the fingerprint of the base, then, as an .xz stream, a safetensors file of
 
@@ -46,7 +46,7 @@ def is_delta(data: bytes) -> bool:
 
 
 def base_of(delta: bytes) -> bytes:
-    """Return the fingerprint of the model that a delta changes. Raises `ModelMissing` for what is no delta."""
+    """Return the fingerprint of the model that a delta changes. Raises `ModelMissing` for a file that is no delta."""
     if not is_delta(delta) or len(delta) <= HEAD:
         raise ModelMissing("not the delta of a fitted model")
     return delta[len(MAGIC) : HEAD]
@@ -148,7 +148,7 @@ def planes(steps: NDArray[np.int64]) -> NDArray[np.int8]:
 
 
 def from_planes(stored: NDArray[np.int8]) -> NDArray[np.int64]:
-    """Return what `planes` was given."""
+    """Undo `planes`."""
     low, high = stored.astype(np.int64)
     steps: NDArray[np.int64] = low + (high << 8)
     return steps

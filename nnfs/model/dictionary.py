@@ -21,7 +21,7 @@ LINES = 19  # binary logarithm of the lines of the mixer's table, which holds di
 
 
 class Dictionary:
-    """The bytes, and what the tables hold behind them. Threads may share it."""
+    """The bytes, and the tables as they leave them. Threads may share it."""
 
     lines = LINES
     bits = MAX_TABLE_BITS  # as `lines`, of the features' tables

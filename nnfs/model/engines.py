@@ -1,4 +1,4 @@
-"""What runs a network: one model per device and process, one engine for each batch of lanes."""
+"""The engines that run a network: one model per device and process, one engine for each batch of lanes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Engine(Protocol):
     lanes: int
 
     def forward(self, f: Features) -> NDArray[np.uint32]:
-        """Features of some columns, (columns, lanes, ...), to frequencies (columns lanes, 256).
+        """Return the frequencies (columns lanes, 256) for the features of some columns, (columns, lanes, ...).
 
         Fewer lanes than the engine has are its first ones: the others have ended. The result is valid until the next
         call.

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="arg-type,assignment"
-"""What the network is told of a position before it predicts: indices into its tables, from the chunk's own past.
+"""The features of a position: indices into the network's tables, from the chunk's own past.
 
 A chunk of `size` bytes is `lanes` lanes of `length = ceil(size / lanes)` bytes, the last one shorter; column t is byte
 t of every lane. All features of column t come from the columns before it, of all lanes: `predict` reads the state,
@@ -276,7 +276,7 @@ class Features(NamedTuple):
 
 
 def room(columns: int, lanes: int) -> Features:
-    """Return features that say nothing yet."""
+    """Return memory for features."""
     return Features(
         np.zeros((columns, lanes, INPUTS), np.int32),
         np.zeros((columns, lanes, len(NGRAMS)), np.int32),
@@ -299,7 +299,7 @@ class Batch:
         ngram_bits: int,
         dictionary: Dictionary | None = None,
     ) -> None:
-        """Row k of `plain` (chunks, at least the largest size) holds chunk k, or will hold it as it becomes known.
+        """`plain` (chunks, at least the largest size): row k holds chunk k, or will hold it as it becomes known.
 
         With a dictionary, each row begins with that.
         """
@@ -347,7 +347,7 @@ class Batch:
 def predict_batch(  # type: ignore[no-untyped-def]
     plain, sizes, lanes, first, bits, orders, lane_state, column, begin, rows, ngrams, candidates, buckets, ngram_bits
 ) -> None:
-    """`Batch.predict`, for other kernels."""
+    """Do as `Batch.predict`, for other kernels."""
     for k in range(len(sizes)):
         length = (sizes[k] + lanes[k] - 1) // lanes[k]
         if column < length:
@@ -362,7 +362,7 @@ def predict_batch(  # type: ignore[no-untyped-def]
 def learn_batch(  # type: ignore[no-untyped-def]
     plain, sizes, lanes, first, bits, orders, starts, lane_state, column, begin
 ) -> None:
-    """`Batch.learn`, for other kernels."""
+    """Do as `Batch.learn`, for other kernels."""
     for k in range(len(sizes)):
         length = (sizes[k] + lanes[k] - 1) // lanes[k]
         if column < length:

@@ -1,7 +1,7 @@
-"""The integer arithmetic of profile 1: what one step of each stored or intermediate integer is worth.
+"""The integer arithmetic of profile 1: the unit of each stored or intermediate integer.
 
 Every sum is exact in int32, and in float32 too (|sum| < 2^24), so products may run on any unit of any device, in any
-order, with any batch. What is not a product is adds, shifts, multiplications that fit 32 or 64 bits, floor divisions of
+order, with any batch. All the rest is adds, shifts, multiplications that fit 32 or 64 bits, floor divisions of
 integers and one correctly rounded float64 square root.
 
 ================  =============================================================================

@@ -25,22 +25,22 @@ Multiply = Callable[[Tensor, Tensor], Tensor]
 
 
 def int8_product(x: Tensor, weight: Tensor) -> Tensor:
-    """(rows, inputs) int8 . (outputs, inputs) int8 -> (rows, outputs) int32, on int8 units."""
+    """Multiply (rows, inputs) int8 by (outputs, inputs) int8 to (rows, outputs) int32, on int8 units."""
     return torch._int_mm(x, weight.t())
 
 
 def float_product(x: Tensor, weight: Tensor) -> Tensor:
-    """The same in float32, which holds every such sum exactly while inputs <= 1040."""
+    """Do as `int8_product` in float32, which holds every such sum exactly while inputs <= 1040."""
     return (x.float() @ weight.t().float()).int()
 
 
 def isqrt(n: Tensor) -> Tensor:
-    """Floor of the square root of int64 n < 2^52: float64 holds n, and its root is correctly rounded."""
+    """Return the floor of the square root of int64 n < 2^52: float64 holds n, and its root is correctly rounded."""
     return n.double().sqrt().floor().long()
 
 
 def norm(x: Tensor) -> Tensor:
-    """RMSNorm of (rows, width) int32 residuals to int8: ACT_UNIT x / sqrt(mean of squares), rounded, clamped."""
+    """Return the RMSNorm (int8) of (rows, width) int32 residuals: ACT_UNIT x / sqrt(mean of squares), clamped."""
     wide = x.long()
     root = isqrt(wide.square().sum(-1, keepdim=True) << 8).clamp_min(16)  # 16 sqrt(sum)
     inverse = torch.div(u.norm_numerator(x.shape[-1]), root, rounding_mode="floor")
@@ -56,7 +56,7 @@ class TorchProduct:
         self.pre, self.shift, self.multiply = product.pre, product.shift, multiply
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(rows, inputs) int8 -> (rows, outputs) int32 in the unit that the multipliers were made for."""
+        """Return (rows, outputs) int32, in the unit that the multipliers were made for, of (rows, inputs) int8."""
         sums = self.multiply(x, self.weight)
         if self.pre:
             sums = (sums + (1 << (self.pre - 1))) >> self.pre
@@ -84,7 +84,7 @@ class Reference:
         self.past = torch.zeros(a.layers, 0, lanes, 2, a.kv_heads, a.head, dtype=torch.int32, device=device)
 
     def forward(self, rows: Tensor, ngrams: Tensor, candidates: Tensor, buckets: Tensor) -> Tensor:
-        """Features of some columns, (columns, lanes, ...), to frequencies (columns, lanes, 256) int32."""
+        """Return the frequencies (columns, lanes, 256) int32 for the features of some columns (columns, lanes, ...)."""
         columns = rows.shape[0]
         x = self.inputs[rows.long()].int().sum(-2)
         x += torch.cat([t[ngrams[..., k].long()] for k, t in enumerate(self.ngrams)], -1).int()
@@ -105,7 +105,7 @@ class Reference:
         return self.frequency_table[below.clamp(max=u.TABLE - 1).long()] + 1
 
     def _attend(self, qkv: Tensor, past: Tensor, distance: Tensor, columns: int) -> tuple[Tensor, Tensor]:
-        """(columns lanes, ...) int32 -> attended int8 of the same rows, and the keys and values to keep."""
+        """Return the attended int8 of (columns lanes, ...) int32, and the keys and values to keep."""
         a, lanes = self.a, self.lanes
         q, kv = torch.split(qkv, [a.heads * a.head, 2 * a.kv_heads * a.head], -1)
         q = q.view(columns, lanes, a.kv_heads, a.heads // a.kv_heads, a.head)

@@ -1,4 +1,4 @@
-"""How a chunk is cut into lanes that are stepped together."""
+"""The cut of a chunk into lanes that are stepped together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The products of this machine: int8 units or float32, whichever is exact here, and the faster of those that are.
+"""The products of this machine, on int8 or float32 units: the fastest that is exact here.
 
 Both give the same integers where they are exact, so the choice is one of speed. It has to be tested: int8 products for
 processors without dot product instructions saturate sums of two int16, and float32 products may be told to round their
@@ -36,7 +36,7 @@ class Int8Weight:
         self._weight = torch.from_numpy(weight).to(device).t()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(rows, inputs) int8 -> (rows, outputs) int32 sums. One row must not have a stride of 0: torch misreads it."""
+        """Return the sums (rows, outputs) int32 of (rows, inputs) int8. A stride of 0 is avoided: torch misreads it."""
         return torch._int_mm(x, self._weight)
 
 
@@ -47,7 +47,7 @@ class FloatWeight:
         self._weight = torch.from_numpy(weight).to(device).float().t()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(rows, inputs) int8 -> (rows, outputs) int32 sums."""
+        """Return the sums (rows, outputs) int32 of (rows, inputs) int8."""
         return (x.float() @ self._weight).int()
 
 
@@ -67,7 +67,7 @@ def plain_float32() -> None:
 
 
 def choose(device: str, forced: str | None = None) -> Kind:
-    """Return the fastest exact product of a device ("cpu", "cuda:0"), or the one that is asked for.
+    """Return the fastest exact product of a device ("cpu", "cuda:0"), or a named one.
 
     The tests run once per process. Raises `CodecError` when none is exact, or the forced one is not.
     """

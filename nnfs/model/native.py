@@ -46,7 +46,7 @@ class NativeModel:
     """A model's weights, packed for one level. Threads may share it."""
 
     def __init__(self, weights: Weights, level: str | None = None, library: Library | None = None) -> None:
-        """Raises `CodecError` where there is no native code, `ModelMissing` for sizes without a kernel."""
+        """Raise `CodecError` where there is no native code, `ModelMissing` for sizes without a kernel."""
         chosen = native.level(level) if library is None else native.LEVELS.index(level or library.levels[0])
         there = library or native.library()
         if there is None or chosen is None:
@@ -74,7 +74,7 @@ class NativeModel:
             raise ModelMissing("the native engine has no kernel for a network of these sizes")
 
     def _keep(self, array: NDArray[Any]) -> int:
-        """Return where an array begins that lives as long as this model."""
+        """Keep an array as long as this model, and return its address."""
         kept = np.ascontiguousarray(array)
         self._kept.append(kept)
         return address(kept)
@@ -103,7 +103,7 @@ class NativeEngine:
         self.out = self._room[begin : begin + 1024 * lanes * columns].view(np.uint32).reshape(lanes * columns, 256)
 
     def forward(self, f: Features) -> NDArray[np.uint32]:
-        """Features of some columns, (columns, lanes, ...), to frequencies (columns lanes, 256).
+        """Return the frequencies (columns lanes, 256) for the features of some columns, (columns, lanes, ...).
 
         Fewer lanes than the engine has are its first ones: the others have ended. The result is valid until the next
         call. Raises `CodecError` for features that are out of range.

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="arg-type,assignment,operator,return-value"
-"""The CPU engine's kernels: what stands between two products, fused and compiled.
+"""The CPU engine's kernels in numba: the arithmetic between two products, fused.
 
 Each does for one row exactly what `nnfs.model.forward` does; rows do not depend on each other, so any batch and any
 number of threads give the same integers.
@@ -36,7 +36,7 @@ GROUP = 4  # queries that share a key: the attention kernel is compiled for it, 
 
 @njit(cache=True, nogil=True)
 def norm_row(x: Int32, numerator: int, out: Int8) -> None:
-    """RMSNorm of one row of residuals."""
+    """Set `out` to the RMSNorm of one row of residuals."""
     width = x.shape[0]
     total = np.int64(0)
     for c in range(width):
@@ -95,7 +95,7 @@ def add_norm(sums: Int32, multiplier: Int32, pre: int, shift: int, numerator: in
 
 @njit(cache=True, nogil=True)
 def square(sums: Int32, multiplier: Int32, pre: int, shift: int, out: Int8) -> None:
-    """Squared ReLU of the feed-forward part's hidden units."""
+    """Set `out` to the squared ReLU of the feed-forward part's hidden units."""
     half_pre, half = np.int32((1 << pre) >> 1), np.int32(1 << (shift - 1))
     for r in range(out.shape[0]):
         for c in range(out.shape[1]):
@@ -118,7 +118,7 @@ def attend(
     table: Int32,
     out: Int8,
 ) -> None:
-    """Attention of `columns` columns of all lanes, rows in (column, lane) order.
+    """Attend in `columns` columns of all lanes, rows in (column, lane) order.
 
     `sums` (rows, queries + keys + values) are the product's. `keys` (lanes, kv_heads, HEAD, WINDOW) and `values`
     (lanes, kv_heads, WINDOW, HEAD) are rings: those of column t, counted from the lane's start, are at t mod WINDOW;
@@ -194,7 +194,7 @@ def _weigh(scores: Float32, distance: Int32, seen: int, table: Int32, whole: Int
 
 @njit(cache=True, nogil=True)
 def _quotient(total: Float32, den: float, out: Int8, at: int) -> None:
-    """Floor of (2 total + den) / (2 den), all integers below 2^26, into HEAD places of `out` from `at`.
+    """Set HEAD places of `out` from `at` to floor((2 total + den) / (2 den)), all integers below 2^26.
 
     With half a unit added to the numerator the quotient is at least 0.5 / (2 den) > 2^-19 away from every integer, and
     float64 errs by less than 2^-43: the floor is exact, whatever the rounding.
@@ -216,7 +216,7 @@ def frequencies(
     table: Int32,
     out: NDArray[np.uint32],
 ) -> None:
-    """Logits with the candidates' biases to integer frequencies (rows, 256)."""
+    """Set integer frequencies (rows, 256) from logits and the candidates' biases."""
     half_pre, half = np.int32((1 << pre) >> 1), np.int32(1 << (shift - 1))
     logits = np.empty(256, np.int32)
     for r in range(out.shape[0]):

@@ -1,4 +1,4 @@
-"""Whether this machine computes what every other one does: a small network on a device, against a stored digest.
+"""The self-test: a small network on a device must give the integers of every other machine, by a stored digest.
 
 A kernel that deviates, for whatever reason, would write payloads that nobody else can read. So nothing is coded on a
 device before its engine has given the frequencies that it should.
@@ -49,7 +49,7 @@ DIGEST = "a254c95b748e49532949084cba30a162"
 
 
 def usable(device: str) -> str:
-    """Return the device to code on, which has passed the test: for "auto" a GPU, if there is one that does, else "cpu".
+    """Return the device to code on, which has passed the test: for "auto" a GPU that passes it, else "cpu".
 
     Raises `CodecError`.
     """
@@ -66,7 +66,7 @@ def usable(device: str) -> str:
 
 
 def _has_gpu() -> bool:
-    """Tell whether torch finds a GPU; where there is no sign of one, without importing torch."""
+    """Tell whether torch finds a GPU; torch is imported only where there is a sign of one."""
     if not any(map(os.path.exists, ("/dev/nvidiactl", "/dev/dxg"))):
         return False
     try:
@@ -79,7 +79,7 @@ def _has_gpu() -> bool:
 
 @cache
 def run(device: str, product: str | None = None) -> None:
-    """Try a device ("cpu", "cuda:0"), once per process. Raises `CodecError` when it does not compute what it should."""
+    """Test a device ("cpu", "cuda:0"), once per process. Raises `CodecError` when it fails."""
     try:
         found = digest(open_model(weights(), device, product))
     except (RuntimeError, AssertionError) as error:  # torch without CUDA, a CUDA without a device, not enough memory
@@ -90,9 +90,9 @@ def run(device: str, product: str | None = None) -> None:
 
 @cache
 def native_level() -> str | None:
-    """Return the level of the native kernels that is to be used and computes what it should; None for none of them.
+    """Return the first level of the native kernels that passes the test, None for none of them.
 
-    Raises `CodecError` for a forced one that does not.
+    Raises `CodecError` for a forced one that fails.
     """
     first = native.level()
     there = native.library()
@@ -129,7 +129,7 @@ def frequencies(engine: Engine, f: Features, calls: Iterable[int]) -> NDArray[np
 
 
 class Numbers:
-    """Numbers that look random, the same ones for ever."""
+    """Pseudo-random numbers that never change."""
 
     def __init__(self, seed: bytes) -> None:
         self._seed, self._count = seed, 0

@@ -102,7 +102,7 @@ _tile, _tile_row = _make_tile(ROWS), _make_tile(1)
 
 @njit(cache=True, nogil=True)
 def product(x: Int8, weight: UInt8, first: Int32, out: Int32) -> None:
-    """(rows, inputs) int8 . packed weights -> the first (rows, outputs) of `out`, int32.
+    """Set the first (rows, outputs) of `out`, int32, to the product of (rows, inputs) int8 and packed weights.
 
     `first` is work space for `rows` sums.
     """
@@ -149,7 +149,7 @@ def _step(  # type: ignore[no-untyped-def]
     numerator, rows, grams, candidates, buckets, keys, values, lanes, known, columns, x, u, attended, part, sums, first,
     out,
 ) -> None:  # fmt: skip
-    """One call of the engine.
+    """Do one call of the engine.
 
     Row 4 k + j of `scales` (4 layers + 1, 6) is of product j of layer k, the last row of the head: where its weights
     and multipliers begin, outputs, inputs, pre-shift and shift.
@@ -194,7 +194,7 @@ class VnniModel:
     """A model's weights, packed. Threads may share it."""
 
     def __init__(self, weights: Weights) -> None:
-        """Raises `CodecError` where the processor lacks the instruction, `ModelMissing` for sizes without a kernel."""
+        """Raise `CodecError` where the processor lacks the instruction, `ModelMissing` for sizes without a kernel."""
         if not available():
             raise CodecError("this processor has no AVX-512 VNNI")
         a = weights.architecture
@@ -236,7 +236,7 @@ class VnniEngine:
         self.first, self.out = np.empty(max(rows, BLOCK), np.int32), np.empty((rows, 256), np.uint32)
 
     def forward(self, f: Features) -> NDArray[np.uint32]:
-        """Features of some columns, (columns, lanes, ...), to frequencies (columns lanes, 256).
+        """Return the frequencies (columns lanes, 256) for the features of some columns, (columns, lanes, ...).
 
         Fewer lanes than the engine has are its first ones: the others have ended. The result is valid until the next
         call.

@@ -37,7 +37,7 @@ UInt8 = NDArray[np.uint8]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Product:
-    """int8 weights, and how their sums become the next integers."""
+    """A product: int8 weights, and the scale of their sums."""
 
     weight: Int8  # (outputs, inputs), within +-127
     multiplier: Int32  # (outputs,)
@@ -160,7 +160,7 @@ def load_weights(content: bytes) -> Weights:
 
 
 class _Reader:
-    """Takes tensors by name, each with the type and shape that the architecture wants."""
+    """The tensors of a file: taken by name, each with the type and shape that the architecture wants."""
 
     def __init__(self, tensors: dict[str, NDArray[Any]]) -> None:
         self._tensors = tensors

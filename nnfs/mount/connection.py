@@ -1,4 +1,4 @@
-"""The connection between the kernel and libfuse: mount(2) by our own hand, and the INIT negotiation under our control.
+"""The connection between the kernel and libfuse: it calls mount(2) itself, and corrects the INIT negotiation.
 
 pyfuse3 3.5 mounts through libfuse and gives no access to ``fuse_conn_info``, so a filesystem on it is stuck with
 libfuse's wishes: the kernel applies the umask (default ACLs cannot work), 12 background requests (that many stuck reads
@@ -70,7 +70,7 @@ MAX_BACKGROUND = 1024
 
 @dataclass(frozen=True)
 class Negotiated:
-    """What kernel and daemon agreed upon: flags as in ``fuse_init_out`` (flags2 in the upper half) and the limits."""
+    """The result of the INIT negotiation: flags as in ``fuse_init_out`` (flags2 in the upper half) and the limits."""
 
     offered: int
     flags: int
@@ -83,7 +83,7 @@ class Negotiated:
 
 
 def negotiate(request: bytes, reply: bytes) -> tuple[bytes, Negotiated]:
-    """Correct libfuse's *reply* to the kernel's INIT *request*; only what the kernel offered is ever set."""
+    """Correct libfuse's *reply* to the kernel's INIT *request*; only flags that the kernel offered are set."""
     (_, opcode, unique, *_, kernel_readahead, low, high) = _IN.unpack_from(request.ljust(_IN.size, b"\0"))
     if opcode != FUSE_INIT:
         raise MountError(f"the kernel began with request {opcode} and not with INIT")
@@ -130,7 +130,7 @@ def _mount_as_root(mountpoint: str, options: MountOptions) -> int:
 
 
 def _mount_as_user(mountpoint: str, options: MountOptions) -> int:
-    """fusermount3 mounts (setuid root) and sends the descriptor over the socket named by _FUSE_COMMFD."""
+    """Mount by fusermount3 (setuid root), which sends the descriptor over the socket named by _FUSE_COMMFD."""
     if options.flags & MS_NOSYMFOLLOW:  # a protection: not to be left out in silence
         raise MountError("fusermount3 does not know the option nosymfollow: mount as root, or without it")
     escaped = options.fsname.replace("\\", "\\\\").replace(",", "\\,")
@@ -200,21 +200,21 @@ class Connection:
                 raise
 
     def mounted(self) -> list[MountInfo]:
-        """Where the filesystem is mounted now in this mount namespace, bind mounts too; the newest first."""
+        """Return where the filesystem is mounted now in this mount namespace, bind mounts too; the newest first."""
         mine = (self.mount.device, self.mount.fstype, self.mount.source)  # device numbers are used again at once
         return [mount for mount in reversed(mounts()) if (mount.device, mount.fstype, mount.source) == mine]
 
     def mountpoint(self) -> str | None:
-        """Where the filesystem is mounted now (mount --move may have taken it elsewhere); None when it is no more."""
+        """The place where the filesystem is mounted now (mount --move changes it), None when it is no more."""
         return next((mount.mountpoint for mount in self.mounted()), None)
 
     async def unmount(self, *, lazy: bool = False) -> None:
-        """Unmount it everywhere while :meth:`serve` goes on answering (writeback needs it); no error when it is not."""
+        """Unmount everywhere, if mounted, while :meth:`serve` goes on answering (writeback needs it)."""
         while (where := self.mountpoint()) is not None:
             await trio.to_thread.run_sync(functools.partial(unmount_path, where, lazy=lazy))
 
     def tune(self, *, read_ahead_kb: int, max_bytes: int) -> None:
-        """Set the mount's readahead and a bound for its dirty pages; quietly nothing where sysfs cannot be written.
+        """Set the mount's readahead and the bound of its dirty pages. Where sysfs cannot be written, do nothing.
 
         The bound is strict, as FUSE has it by default (with 1 % of memory): without it the kernel sends up to
         MAX_BACKGROUND writes of 1 MiB at once, and the daemon grew to 1.8 GB (tools/LOG.md).
@@ -224,7 +224,7 @@ class Connection:
                 Path(f"/sys/class/bdi/{self.mount.device}/{name}").write_text(str(value))
 
     def close(self) -> None:
-        """Cut the connection and take the mount off if it is still there; to be called once :meth:`serve` has ended.
+        """Cut the connection, and unmount if it is still mounted. Call it once :meth:`serve` has ended.
 
         What is mounted still after an orderly end was left by a failure: accesses get an error, never wait for ever.
         """
@@ -281,7 +281,7 @@ IDLE_MS = 1  # how long to wait for the next request before the scheduler is vis
 
 
 class _Waiter:
-    """Looks at the descriptor itself before it waits through trio; takes the place of pyfuse3's `_wait_fuse_readable`.
+    """A wait for requests that polls the descriptor before it goes to trio, in place of pyfuse3's own wait.
 
     The way through trio (a lock, epoll_ctl and epoll_wait twice, a task switch) costs 60-120 us, three quarters of a
     request; looking first makes metadata requests three to four times as fast (tools/LOG.md). The look blocks for up to
@@ -302,7 +302,7 @@ class _Waiter:
         self._taken = 0
 
     async def wait(self) -> bool:
-        """True when there is a request to read, False at the end."""
+        """Wait for a request. Return False at the end of the connection."""
         task, serving, ready = trio.lowlevel.current_task(), self.serving, self._ready
         serving.discard(task)
         if self._taken < (BUSY_BURST if serving else BURST):
@@ -321,7 +321,7 @@ class _Waiter:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """An answer that nobody waits for any more (an unmount overtook a release, a process was killed) is no error."""
+    """Tell whether a log record is news: an answer that nobody waits for any more is no error."""
     return "fuse_reply_* failed with No such file" not in record.getMessage()
 
 

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def short_name(path: Path) -> Iterator[str]:
-    """A name for `path` that fits into a socket address (107 bytes), through a descriptor of its directory."""
+    """Return a name for `path` that fits into a socket address (107 bytes), through a descriptor of its directory."""
     directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{directory}/{path.name}"
@@ -48,7 +48,7 @@ def short_name(path: Path) -> Iterator[str]:
 
 
 def listen(path: Path, make_room: Callable[[], None] = lambda: None) -> trio.SocketListener:
-    """Bind the control socket; `make_room` is called when the filesystem has none for its name.
+    """Bind the control socket. Call `make_room` when the filesystem has no room for its name.
 
     The caller holds the store's lock, so a socket that is there already is a dead one's.
     """
@@ -78,7 +78,7 @@ def listen(path: Path, make_room: Callable[[], None] = lambda: None) -> trio.Soc
 
 
 def listen_by_mount(address: bytes) -> trio.SocketListener | None:
-    """Bind the socket that is found by the mount; None when its name is taken: there is the other one."""
+    """Bind the socket that is found by the mount. Return None when its name is taken: the other one will do."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.bind(address)
@@ -131,7 +131,7 @@ async def _accept(
     nursery: trio.Nursery,
     is_for_all: bool = False,
 ) -> None:
-    """Let clients in. A socket that everybody can connect to is for the owner and root all the same."""
+    """Accept clients. Where everybody can connect to a socket, let the owner and root in only."""
     async with listener:
         while True:
             await free.acquire()
@@ -189,7 +189,7 @@ async def _converse(stream: trio.SocketStream, handlers: Mapping[str, Handler]) 
 
 
 async def _answer(line: bytes, handlers: Mapping[str, Handler]) -> bytes:
-    """Return the line that answers one."""
+    """Return the line that answers a request."""
     return json.dumps(await _answered(line, handlers)).encode() + b"\n"
 
 

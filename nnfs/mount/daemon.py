@@ -103,7 +103,7 @@ def open_store(path: Path, *, read_only: bool = False) -> Store:
 
 
 def _close_up(path: Path) -> None:
-    """Take other users' rights to a store that an earlier version or somebody's hand has left open."""
+    """Close a store to other users if an earlier version, or somebody, has left it open."""
     closed, left = privacy.close_up(path)
     if closed:
         log.warning("closed to other users, who could read what is stored: %s", ", ".join(closed))
@@ -112,7 +112,7 @@ def _close_up(path: Path) -> None:
 
 
 def _check(store: Store, data_file: Path, *, read_only: bool) -> None:
-    """After an unclean stop look at LMDB's own pages, as far as that takes seconds; fsck does it for any size."""
+    """Check LMDB's own pages after an unclean stop, if that takes seconds; fsck does it for any size."""
     for problem in store.problems:
         log.warning("%s: the other copy is used; nnfs fsck --repair renews it", problem)
     if store.is_limited:
@@ -170,7 +170,7 @@ class Daemon:
         self._serving = trio.CancelScope()
 
     def _note_stored(self, inodes: list[int]) -> None:
-        """Files occupy fewer bytes now: the kernel is to ask again, where it knows them."""
+        """Have the kernel ask again for files that occupy fewer bytes now, where it knows them."""
         self._stored_changed.update(ino for ino in inodes if ino in self.fs.lookups)
         self._tell.set()
 
@@ -196,7 +196,7 @@ class Daemon:
         return apply(self.store, epoch, changes, now, room, amendments, self.reader.damaged, nodes, budget)
 
     async def main(self) -> None:
-        """Mount, serve, unmount, commit. Raises why there is nothing to serve."""
+        """Mount, serve, unmount, commit. Raises the reason why there is nothing to serve."""
         # Before there is a mount that a signal could leave behind, until nothing is left to lose.
         with Signals(self._status_now, logs.dump_descriptor()) as signals:
             await self._main(signals)
@@ -224,7 +224,7 @@ class Daemon:
         log.info("unmounted %s", self.mountpoint)
 
     async def _start(self, nursery: trio.Nursery, guarded: Guarded, signals: Signals) -> None:
-        """Start what goes on until the last commit is done. `nursery` is for tasks that guard themselves."""
+        """Start the tasks that go on until the last commit is done. Tasks in `nursery` guard themselves."""
         assert self.connection is not None
         await self.connection.handshake()
         self.connection.tune(read_ahead_kb=READ_AHEAD_KB, max_bytes=MAX_DIRTY_PAGES)
@@ -251,7 +251,7 @@ class Daemon:
             guarded.start_soon(self._watchdog)
 
     async def _serve_and_save(self) -> None:
-        """Serve until unmounted; whatever ends that, what is in memory is saved."""
+        """Serve until unmounted. Whatever ends that, save the changes that are in memory."""
         try:
             await self._serve()
         except Exception:
@@ -264,7 +264,7 @@ class Daemon:
 
     async def _serve(self) -> None:
         assert self.connection is not None
-        gc.freeze()  # what start-up made stays: collections need not look at it again
+        gc.freeze()  # objects of the start-up stay: collections need not look at them again
         gc.set_threshold(50_000, 20, 50)  # requests leave no cycles behind but for errors
         with self._serving:
             async with trio.open_nursery() as serving:
@@ -280,7 +280,7 @@ class Daemon:
                 guarded.start_soon(ending.ask, name_of(number))
 
     async def _reload(self) -> None:
-        """Open the log again, and take over what may change in the configuration while mounted."""
+        """Open the log again, and take over the options that may change while mounted."""
         notify.reloading()
         try:
             await trio.to_thread.run_sync(reloading.reopen_log, self.store.path, self._mountpoints())
@@ -307,7 +307,7 @@ class Daemon:
             await trio.sleep(pause)
 
     async def _finish(self) -> None:
-        """The last commits, and the mark that nothing came after them."""
+        """Make the last commits, and mark the store as closed cleanly."""
         if self.read_only:
             return
         notify.extend_timeout(LAST_COMMIT)
@@ -332,7 +332,7 @@ class Daemon:
     async def _df(self, request: dict[str, Any]) -> dict[str, Any]:
         await self._settled()
         if not self.read_only and self.committer.failure is None:
-            await self.committer.punch()  # what was freed is not occupied
+            await self.committer.punch()  # space that was freed is not occupied
         answer = await trio.to_thread.run_sync(report.df_report, self.store)
         return {**answer, "thawed_bytes": self.thawed.bytes, "gain": self.background.gain(answer["codecs"])}
 

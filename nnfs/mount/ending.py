@@ -1,4 +1,4 @@
-"""How a mount ends: by a signal, by umount(8), and what is done when somebody still holds what is unmounted here.
+"""The end of a mount: by a signal or by umount(8), and the wait for processes that still hold the filesystem.
 
 The kernel ends the connection when the last mount and the last open file are gone. Until then requests come, so:
 
@@ -41,14 +41,14 @@ class Ending:
         self, connection: Connection, commit: Callable[[], Awaitable[object]], cut: Callable[[], None],
         changed: Callable[[MountInfo], None],
     ) -> None:  # fmt: skip
-        """`cut` ends serving; `changed` is told of the mount's line in the table whenever the table changes."""
+        """`cut` ends serving; `changed` is called with the mount's line in the table whenever the table changes."""
         self._connection, self._commit, self._cut, self._changed = connection, commit, cut, changed
         self._asked: float | None = None  # trio's time of the first signal
         self._again = False
         self._news = trio.Event()
 
     async def ask(self, name: str) -> None:
-        """Begin to unmount, as a signal has told; end at once when that had begun before."""
+        """Begin to unmount because of a signal. If that has begun before, end at once."""
         log.info("%s: unmounting", name)
         notify.stopping("unmounting")
         self._again = self._asked is not None
@@ -80,7 +80,7 @@ class Ending:
         await self._wait_for_holders()
 
     async def _wait_for_holders(self) -> None:
-        """Wait for those who hold what is unmounted here, as long as they may; being cancelled is the usual end."""
+        """Wait for the holders of the unmounted filesystem, as long as they may hold it. It is usually cancelled."""
         since, told = trio.current_time(), ""
         while True:
             held = await trio.to_thread.run_sync(holders.look, self._connection.mount.device)
@@ -102,7 +102,7 @@ class Ending:
         self._cut()
 
     def _end(self, held: Held, since: float) -> float:
-        """Return until when holders are served."""
+        """Return the time until which holders are served."""
         if self._again:
             return -math.inf
         if held.namespaces and not held.users:

@@ -1,4 +1,4 @@
-"""Who keeps a filesystem alive that is unmounted here: other mount namespaces that show it, processes that use it.
+"""The holders of a filesystem that is unmounted here: mount namespaces that show it, processes that use it.
 
 Nothing here waits for a filesystem: descriptors and directories of processes are asked for their device only
 (statx(2) with AT_STATX_DONT_SYNC), which the kernel knows.
@@ -34,7 +34,7 @@ class Holder:
 
 @dataclass(frozen=True)
 class Held:
-    """Who holds a filesystem, as far as this process may see it."""
+    """The holders of a filesystem, as far as this process may see them."""
 
     namespaces: tuple[Holder, ...] = ()
     users: tuple[Holder, ...] = ()
@@ -54,7 +54,7 @@ def _listed(holders: tuple[Holder, ...]) -> str:
 
 
 def look(device: str) -> Held:
-    """Find who holds the filesystem of a device, "0:52" say, besides this process and its mount namespace."""
+    """Find the holders of the filesystem of a device, "0:52" say, besides this process and its mount namespace."""
     namespaces, users, seen = [], [], {_namespace("self")}
     for name in filter(str.isdecimal, os.listdir("/proc")):
         if int(name) == os.getpid():
@@ -80,7 +80,7 @@ def _namespace(pid: str) -> str:
 
 
 def _used(pid: str, device: str) -> str | None:
-    """Return the first link below /proc/PID that leads to the filesystem; None: it does not use it."""
+    """Return the first link below /proc/PID that leads to the filesystem, None when the process does not use it."""
     links = ["cwd", "root", *(f"fd/{number}" for number in os.listdir(f"/proc/{pid}/fd"))]
     for link in links:
         if _device(f"/proc/{pid}/{link}") == device:
@@ -101,7 +101,7 @@ def _device(path: str) -> str | None:
 
 
 def sync(device: str, held: Held) -> None:
-    """Have the kernel write back what programs have written, through somebody who reaches it. Blocks; best effort."""
+    """Have the kernel write back dirty pages, through a process that reaches the mount. Blocks; best effort."""
     for holder in held.namespaces + held.users:
         with contextlib.suppress(OSError):
             descriptor = os.open(holder.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -1,4 +1,4 @@
-"""Limits of the daemon's process: those that would end it or its writing, and how much memory glibc keeps."""
+"""Limits of the daemon's process: those that would end it or its writing, and the memory that glibc keeps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LIFTED = {"RLIMIT_FSIZE": "the size of its files", "RLIMIT_CPU": "its CPU time"
 
 
 def lift() -> None:
-    """Lift what a shell's `ulimit` has left, as far as that is allowed; tell what remains."""
+    """Lift the limits of a shell's `ulimit` as far as that is allowed. Return the limits that remain."""
     for name, what in _LIFTED.items():
         number = getattr(resource, name)
         _, hard = resource.getrlimit(number)

@@ -1,4 +1,4 @@
-"""Where the daemon's log goes: stderr in the foreground, otherwise journald, otherwise a file."""
+"""The daemon's log: to stderr in the foreground, otherwise to journald, otherwise to a file."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def priority(level: int) -> int:
-    """The syslog priority of a logging level."""
+    """Return the syslog priority of a logging level."""
     for least, number in ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6)):
         if level >= least:
             return number
@@ -43,7 +43,7 @@ def priority(level: int) -> int:
 
 
 class OneLine(logging.Formatter):
-    """Time with milliseconds and zone; a message is kept to one line, a traceback follows on lines of its own."""
+    """A formatter with milliseconds and zone: a message has one line, a traceback follows on lines of its own."""
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 logging's name
         now = time.localtime(record.created)
@@ -55,7 +55,7 @@ class OneLine(logging.Formatter):
 
 
 class Prefixed(OneLine):
-    """For a stderr that is a stream into the journal: every line begins with <priority>, the journal adds the time."""
+    """A formatter for a stderr that leads into the journal: lines begin with <priority>, the journal adds the time."""
 
     def format(self, record: logging.LogRecord) -> str:
         mark = f"<{priority(record.levelno)}>"
@@ -63,7 +63,7 @@ class Prefixed(OneLine):
 
 
 class JournalHandler(logging.Handler):
-    """journald's native protocol: one datagram per record, multi-line messages whole."""
+    """A handler that speaks journald's native protocol: one datagram per record, multi-line messages whole."""
 
     def __init__(self, address: str = JOURNAL_SOCKET, **fields: str) -> None:
         super().__init__()
@@ -94,14 +94,14 @@ class JournalHandler(logging.Handler):
 
 
 def field(name: str, value: bytes) -> bytes:
-    """One field of the journal's native protocol; values with line feeds carry their length."""
+    """Return a field of the journal's native protocol; values with line feeds carry their length."""
     if b"\n" not in value:
         return name.encode() + b"=" + value + b"\n"
     return name.encode() + b"\n" + len(value).to_bytes(8, "little") + value + b"\n"
 
 
 def default_file(store: Path) -> Path | None:
-    """The log file of a store, told apart from others of its name; beside the user's other logs when not root.
+    """Return the log file of a store: its name is unique, its place is among the user's logs when not root.
 
     None for a user without a home: one that is not there is not made.
     """
@@ -120,14 +120,14 @@ def default_file(store: Path) -> Path | None:
 
 
 def file_of(store: Path, *, foreground: bool, file: Path | None) -> Path | None:
-    """The file that `configure` would log to; None: it would be none."""
+    """Return the file that `configure` would log to, None when it would be no file."""
     if file is not None or foreground or os.path.exists(JOURNAL_SOCKET):
         return file
     return default_file(store)
 
 
 def is_journal(descriptor: int, stream: str) -> bool:
-    """Whether a descriptor is the one that JOURNAL_STREAM ("device:inode") tells of, and not one put in its place."""
+    """Tell whether a descriptor is the one that JOURNAL_STREAM ("device:inode") names, and not one put in its place."""
     try:
         found = os.fstat(descriptor)
     except OSError:
@@ -136,7 +136,7 @@ def is_journal(descriptor: int, stream: str) -> bool:
 
 
 class _File(RotatingFileHandler):
-    """A log file, made with its directory when the first record comes; its owner's alone, since it names paths."""
+    """A log file, made with its directory when the first record comes. Only its owner reads it: it names paths."""
 
     is_mute = False
 
@@ -170,10 +170,10 @@ class _File(RotatingFileHandler):
 
 
 class _Held(MemoryHandler):
-    """Keeps records for a log file until `write_out`, a bug, or too many of them."""
+    """A handler that keeps records for a log file until `write_out`, a bug, or too many of them."""
 
     def flush(self) -> None:
-        """Nothing: logging calls this at the end of every process."""
+        """Do nothing: logging calls this at the end of every process."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.buffer.append(record)
@@ -181,12 +181,12 @@ class _Held(MemoryHandler):
             self.write_out()
 
     def write_out(self) -> None:
-        """Write what is kept."""
+        """Write the records that are kept."""
         super().flush()
 
 
 def _file_handler(file: Path) -> logging.Handler:
-    """A log file that is not made before there is a mount (`mounted`) or a bug: one that is refused leaves none behind.
+    """Return the handler of a log file that is made when there is a mount (`mounted`) or a bug, not before.
 
     Raises OSError when it cannot be written.
     """
@@ -202,7 +202,7 @@ def _file_handler(file: Path) -> logging.Handler:
 
 
 def mounted() -> None:
-    """Have what has been logged so far, and all that comes, written at once."""
+    """Write the records so far, and from now on each at once."""
     root = logging.getLogger()
     for held in [handler for handler in root.handlers if isinstance(handler, _Held)]:
         if held.target is not None:
@@ -212,7 +212,7 @@ def mounted() -> None:
 
 
 def _handler(store: Path, foreground: bool, file: Path | None) -> tuple[logging.Handler, str]:
-    """The log that was asked for, or the best one that there can be: for want of a log no mount is refused."""
+    """Return the handler of the log that was asked for, or of the best there can be: no mount fails for its log."""
     if file is not None:
         try:
             return _file_handler(file), str(file)
@@ -248,25 +248,25 @@ def _stderr_handler() -> tuple[logging.Handler, str]:
 
 
 def _tell(message: str) -> None:
-    """A line for who waits for the mount; later, nobody reads this."""
+    """Print a line for the user who waits for the mount; later, nobody reads this."""
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.write(f"nnfs: {names.one_line(message)}\n")
         sys.stderr.flush()
 
 
 def shown(where: str) -> str:
-    """The place of a log for people."""
+    """Return the place of a log as people read it."""
     return "the journal (journalctl -t nnfs)" if where == JOURNAL else names.printable(where)
 
 
 class Place:
-    """Where this process logs to."""
+    """The place that this process logs to."""
 
     now = STDERR
 
 
 def configure(store: Path, *, foreground: bool, level: str = "INFO", file: Path | None = None) -> str:
-    """Set up logging of this process and the hooks for what nobody catches; return where the log goes."""
+    """Set up logging of this process, and hooks for uncaught exceptions. Return where the log goes."""
     handler, where = _handler(store, foreground, file)
     Place.now = where
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
@@ -278,7 +278,7 @@ def configure(store: Path, *, foreground: bool, level: str = "INFO", file: Path 
             log.critical("uncaught exception", exc_info=(kind, value, trace))
             if where == NOWHERE:
                 sys.__excepthook__(kind, value, trace)
-            elif where != STDERR:  # who waits for the mount is to see why there is none; later, nobody reads this
+            elif where != STDERR:  # tell the user who waits for the mount; later, nobody reads this
                 _tell(f"a bug: {kind.__name__}: {value}; its traceback is in {shown(where)}")
 
     def in_thread(args: threading.ExceptHookArgs) -> None:
@@ -295,7 +295,7 @@ _dump = -1
 
 
 def dump_descriptor() -> int:
-    """Return a descriptor into the log, for what is written when Python cannot do it any more; it stays the same."""
+    """Return a descriptor into the log, for dumps when Python cannot write any more. It stays the same."""
     if _dump < 0:
         if Place.now == NOWHERE:
             _dump_into_null()
@@ -315,7 +315,7 @@ def _dump_into(descriptor: int) -> None:
 
 
 def _dump_into_journal() -> None:
-    """Dump into a stream as systemd gives one to services; where that cannot be had it goes nowhere."""
+    """Dump into a stream as systemd gives one to services, or nowhere if there can be none."""
     header = f"nnfs\n\n{priority(logging.ERROR)}\n0\n0\n0\n0\n"  # identifier, unit, priority, prefixes, forwarding
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
         try:
@@ -335,19 +335,19 @@ def _dump_into_null() -> None:
 
 
 def leave_stderr() -> None:
-    """Dump nowhere what still goes to a copy of stderr: the caller's, who may wait for its end."""
+    """Let go of the caller's stderr, whose end the caller may wait for: dumps that go there go nowhere."""
     if _dump >= 0 and os.path.sameopenfile(_dump, 2):
         _dump_into_null()
 
 
 def current_file() -> str | None:
-    """The file that is logged to, if it is one."""
+    """Return the file that is logged to, None if it is no file."""
     found = (handler.baseFilename for handler in logging.getLogger().handlers if isinstance(handler, _File))
     return next(found, None)
 
 
 def reopen(store: Path) -> str:
-    """Open the log again, and somewhere else when its terminal is gone; return where it goes, if that is new.
+    """Open the log again, or another one when its terminal is gone. Return where it goes, if that is new.
 
     Raises OSError, and leaves the log where it was.
     """
@@ -374,7 +374,7 @@ def reopen(store: Path) -> str:
 
 
 def _is_hung_up(descriptor: int) -> bool:
-    """Whether a descriptor is a terminal that somebody has closed."""
+    """Tell whether a descriptor is a terminal that somebody has closed."""
     poll = select.poll()
     poll.register(descriptor, 0)
     try:

@@ -1,4 +1,4 @@
-"""Mount points: what is there before a mount is made, and umount(2)."""
+"""Mount points: checks before a mount is made, and umount(2)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def check_call(result: int, what: str, advice: Mapping[int, str]) -> None:
-    """Raise `MountError` for the errno of a call that failed, with what is advised for it."""
+    """Raise `MountError` for the errno of a call that failed, with advice."""
     if result < 0:
         code = ctypes.get_errno()
         raise mount_error(code, what, advice)
@@ -56,7 +56,7 @@ def unmount_path(mountpoint: str, *, lazy: bool = False) -> None:
 
 
 def usable(mountpoint: str) -> str:
-    """The real path of a usable mount point; what killed daemons left behind on it is taken off first.
+    """Return the real path of a usable mount point. Mounts that killed daemons left on it are taken off first.
 
     Raises `MountError`, also where a living nnfs is mounted already: a second mount would hide it.
     """
@@ -83,7 +83,7 @@ def _top(path: str) -> MountInfo | None:
 
 
 def is_dead(path: str) -> bool:
-    """Whether the daemon of the mount at a mount point has died. One that does not answer may live.
+    """Tell whether the daemon of the mount at a mount point has died. A daemon that does not answer may live.
 
     statfs(2) tells: a stat(2) of the root may be answered from the kernel's cache. The thread that waits for a hung
     daemon ends with this process.

@@ -1,4 +1,4 @@
-"""sd_notify(3) in a few lines: tells systemd that the daemon is ready, is stopping, is alive."""
+"""sd_notify(3) in a few lines: it tells systemd that the daemon is ready, is stopping, is alive."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def notify(*lines: str) -> bool:
-    """Send assignments such as "READY=1" to the service manager; return whether there was one to take them."""
+    """Send assignments such as "READY=1" to the service manager. Return False when there is none."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return False
@@ -28,32 +28,32 @@ def notify(*lines: str) -> bool:
 
 
 def ready(status: str = "") -> bool:
-    """The mount is there."""
+    """Tell that the mount is there."""
     return notify("READY=1", f"MAINPID={os.getpid()}", *([f"STATUS={status}"] if status else []))
 
 
 def stopping(status: str = "") -> bool:
-    """An unmount has begun."""
+    """Tell that an unmount has begun."""
     return notify("STOPPING=1", *([f"STATUS={status}"] if status else []))
 
 
 def reloading() -> bool:
-    """The configuration is being read again; `ready` tells the end of it."""
+    """Tell that the configuration is being read again; `ready` tells the end of it."""
     return notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
 
 def extend_timeout(seconds: float) -> bool:
-    """Ask for more time: a last commit may be long, and being killed in it would cost data nobody asked to lose."""
+    """Ask for more time: a last commit may be long, and killing the daemon in it would lose data."""
     return notify(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
 
 
 def watchdog() -> bool:
-    """One sign of life."""
+    """Give a sign of life."""
     return notify("WATCHDOG=1")
 
 
 def watchdog_interval() -> float | None:
-    """Seconds between two signs of life that systemd's watchdog asks for, halved to be safe; None: it asks for none."""
+    """Return half the seconds within which systemd's watchdog wants a sign of life, None when it wants none."""
     usec, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
     if not usec.isdecimal() or int(usec) == 0 or (pid and pid != str(os.getpid())):
         return None

@@ -62,7 +62,7 @@ class Operations(GuardedOperations):
             raise FUSEError(errno.EROFS)
 
     async def _growing(self, size: int = 0) -> None:
-        """Before anything that makes the store larger, by `size` bytes beside a record."""
+        """Prepare for a request that makes the store larger, by `size` bytes beside a record."""
         self._changing()
         await self.committer.admission.admit(RECORD_COST + size)
 
@@ -94,7 +94,7 @@ class Operations(GuardedOperations):
         return entry
 
     def _known(self, inode: Inode) -> EntryAttributes:
-        """Attributes for an answer by which the kernel takes note of the inode."""
+        """Return attributes for an answer by which the kernel takes note of the inode."""
         self.fs.remember(inode.ino)
         return self.attributes(inode)
 
@@ -139,7 +139,7 @@ class Operations(GuardedOperations):
         return self.attributes(found)
 
     async def _resize(self, inode: Inode, size: int) -> Inode:
-        """Return the live inode: it may be another object after a wait."""
+        """Change a file's size. Return the live inode: it may be another object after a wait."""
         spare = self.inodes.spare(inode, size)
         inode = await self.writer.truncate(inode.ino, size, spare)
         self.inodes.resized(inode, size)
@@ -163,7 +163,7 @@ class Operations(GuardedOperations):
     # -- names
 
     async def _prove(self, ino: int, name: bytes | None = None) -> None:
-        """Have a large directory proved in a thread before the loop would stand still for it.
+        """Have a large directory proved in a thread: the loop would stand still for it.
 
         `name`: only if looking that up needs it.
         """
@@ -181,7 +181,7 @@ class Operations(GuardedOperations):
                 self._proving.pop(ino).set()
 
     async def _shrinking(self, *directories: tuple[int, bytes]) -> None:
-        """Before anything that changes names and needs no space to speak of: works on a full disk, too."""
+        """Prepare for a request that changes names and needs hardly any space: it works on a full disk, too."""
         self._changing()
         await self.committer.admission.throttle()
         for ino, name in directories:
@@ -347,7 +347,7 @@ class Operations(GuardedOperations):
 
 
 def _unknown(dentry: Dentry) -> EntryAttributes:
-    """For a name whose inode is damaged: it is listed; whoever looks closer asks again and gets EIO."""
+    """Return attributes for a name whose inode is damaged: it is listed, and a look-up of it gets EIO."""
     entry = EntryAttributes()
     entry.st_ino = dentry.ino
     entry.st_mode = dentry.kind << 12

@@ -1,4 +1,4 @@
-"""The ``-o`` options of a mount: which are mount(2) flags, which FUSE's, which mount(8)'s own, which ours."""
+"""The ``-o`` options of a mount: mount(2) flags, those of FUSE, those of mount(8), and our own."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ _BY_USER = {"user": MS_NOEXEC, "users": MS_NOEXEC, "owner": 0, "group": 0}
 
 @dataclass(frozen=True)
 class MountOptions:
-    """What ``-o`` asked for: for mount(2), for FUSE, and (``own``, bare ones with the value ``""``) for nnfs itself."""
+    """The ``-o`` options for mount(2), for FUSE and (``own``, bare ones with the value ``""``) for nnfs itself."""
 
     flags: int = MS_NOSUID | MS_NODEV
     fsname: str = "nnfs"
@@ -101,7 +101,7 @@ def split_options(texts: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def words() -> list[str]:
-    """Every option that is none of nnfs's own."""
+    """All options that are not nnfs's own."""
     fuse = ("allow_other", "allow_root", "default_permissions", "fsname", "subtype")
     return [*_FLAGS, *_IGNORED, *_BY_USER, *fuse, "create"]
 
@@ -143,6 +143,6 @@ def parse_options(texts: Iterable[str], *, fsname: str = "nnfs", root: bool | No
 
 
 def atime_of(shown: str) -> str:
-    """Return what `MountOptions.atime` would say of the options that the mount table shows."""
+    """Return `MountOptions.atime` of the options that the mount table shows."""
     words = shown.split(",")
     return next((word for word in ("noatime", "relatime") if word in words), "strictatime")

@@ -1,4 +1,4 @@
-"""What the daemon opens by its path must not lie beneath its own mount point: it would wait for itself for ever."""
+"""A check of paths: files that the daemon opens must not lie beneath its own mount point, or it waits for itself."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TEMPORARY = ("TMPDIR", "TEMP", "TMP")  # as tempfile looks for a folder
 
 
 def check(mountpoint: Path, store: Path, log_file: Path | None) -> None:
-    """Raise `UsageError` when the mount would cover something that its daemon opens, symbolic links followed."""
+    """Raise `UsageError` if the mount would cover a file that its daemon opens, symbolic links followed."""
     where = resolve(os.fspath(mountpoint))
     package = resolve(os.path.dirname(os.path.abspath(nnfs.__file__)))
     if is_beneath(where, package):  # modules, models and kernels are opened when they are needed first
@@ -40,14 +40,14 @@ def _identity(path: str) -> tuple[int, int] | None:
 
 
 def _above(path: str, not_touched: Sequence[str]) -> Iterator[tuple[int, int] | None]:
-    """Give what a path and the directories above it are: through a bind mount the mount point has another name."""
+    """Yield the identity of a path and of the directories above it: a bind mount gives the mount point another name."""
     for one in (path, *map(os.fspath, Path(path).parents)):
         if not any(is_beneath(one, point) for point in not_touched):
             yield _identity(one)
 
 
 def _opened(store: Path, log_file: Path | None) -> Iterator[tuple[str, str, str]]:
-    """Give what it is, its path, and what to do about it."""
+    """Yield what the file is, its path, and advice."""
     elsewhere = "choose another mount point"
     yield "the store", os.fspath(store), elsewhere
     if os.path.isdir(store):  # its parts may be symbolic links

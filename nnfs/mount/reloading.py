@@ -1,4 +1,4 @@
-"""SIGHUP: the log is opened again, and the configuration read again."""
+"""The work of SIGHUP: open the log again, and read the configuration again."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""Where a mount's daemon can be asked although its store's directory has no socket: it was deleted or moved, or may
-not be written to.
+"""The socket by which a daemon is found from its mount, when its store was deleted or moved or cannot be written to.
 
-An abstract socket whose name follows from what /proc/self/mountinfo tells of the mount, so nothing on the mount need
+It is an abstract socket. Its name follows from the mount's line in /proc/self/mountinfo, so nothing on the mount need
 be touched to find it. Everybody may connect to such a socket, and bind its name before the daemon does: so the daemon
-looks who asks, and the command line looks who answers.
+checks the user who asks, and the command line the user who answers.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ CREDENTIALS = struct.Struct("iII")  # pid, uid, gid
 
 
 def address(device: str, source: str) -> bytes:
-    """The address of the daemon of a mount, by its device number ("0:57") and its source as the kernel tells them.
+    """Return the address of the daemon of a mount, by its device number ("0:57") and source as the kernel has them.
 
     Device numbers are given out again as soon as a mount is gone, while its daemon may be writing still.
     """
@@ -33,13 +32,13 @@ class Socket(Protocol):
 
 
 def peer(sock: Socket) -> tuple[int, int]:
-    """Process and user at the other end, as the kernel knows them."""
+    """Return process and user at the other end, as the kernel knows them."""
     pid, uid, _ = CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size))
     return pid, uid
 
 
 def owner(super_options: str) -> int | None:
-    """The user who mounted, from the options of a FUSE mount in mountinfo."""
+    """Return the user who mounted, from the options of a FUSE mount in mountinfo."""
     for word in super_options.split(","):
         name, _, value = word.partition("=")
         if name == "user_id" and value.isdecimal():

@@ -1,4 +1,4 @@
-"""Signals of the daemon: which end it in order, which make it reload, which make it tell what it is doing.
+"""Signals of the daemon: some end it in order, some make it reload, some make it tell its state.
 
 | signal | the daemon |
 |---|---|
@@ -45,7 +45,7 @@ Describe = Callable[[], dict[str, Any]]
 
 
 def name_of(number: int) -> str:
-    """Return a signal's name, of real-time ones the number."""
+    """Return a signal's name, or the number of a real-time signal."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -53,12 +53,12 @@ def name_of(number: int) -> str:
 
 
 def block() -> None:
-    """Block what the thread of `Signals` waits for; to be called before anything (a library, too) starts a thread."""
+    """Block the signals of the thread of `Signals`. Call it before anything (a library, too) starts a thread."""
     signal.pthread_sigmask(signal.SIG_BLOCK, TELLING | {signal.SIGUSR2})
 
 
 class Signals:
-    """Takes the daemon's signals while it is entered, and afterwards keeps those that end a process from doing so."""
+    """A context that takes the daemon's signals, and afterwards keeps those that end a process from doing so."""
 
     def __init__(self, describe: Describe, dump: int) -> None:
         """`describe` gives the status and is called in another thread; `dump` is a descriptor of the log."""
@@ -122,7 +122,7 @@ class Signals:
 
 
 def report(token: trio.lowlevel.TrioToken, root: trio.lowlevel.Task | None, describe: Describe) -> str:
-    """Return status, stacks of all threads and trio's tasks as text. Never waits for the event loop for long."""
+    """Return status, stacks of all threads and trio's tasks as text. It never waits for the event loop for long."""
     parts = [_answers(token)]
     try:
         parts += ["status", *(f"  {name}: {value}" for name, value in describe().items())]
@@ -164,7 +164,7 @@ def _place(frame: FrameType, line: int) -> str:
 
 
 def _task(task: trio.lowlevel.Task, indent: str) -> Iterator[str]:
-    """Give a task and those below it; tasks that are alike (there may be thousands of requests) are counted."""
+    """Yield lines of a task and those below it; tasks that are alike (thousands of requests) are counted."""
     yield f"{indent}{task.name}"
     for frame, line in list(task.iter_await_frames())[-DEEPEST:]:
         yield indent + _place(frame, line)

@@ -25,7 +25,7 @@ class MountInfo:
 
 
 def mounts(pid: str = "self") -> list[MountInfo]:
-    """Everything mounted in the mount namespace of this process or another one, oldest first. Raises OSError."""
+    """Return all mounts in the mount namespace of this process or another one, oldest first. Raises OSError."""
     found = []
     for line in Path(f"/proc/{pid}/mountinfo").read_bytes().split(b"\n")[:-1]:  # names keep their \r
         head, _, tail = os.fsdecode(line).partition(" - ")
@@ -68,5 +68,5 @@ def resolve(path: str) -> str:
 
 
 def is_beneath(path: str, directory: str) -> bool:
-    """Whether a path is a directory or lies in it, both without symbolic links."""
+    """Tell whether a path is a directory or lies in it, both without symbolic links."""
     return path == directory or path.startswith(directory.rstrip("/") + "/")

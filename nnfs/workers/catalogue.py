@@ -115,7 +115,7 @@ class Catalogue:
         for number in self._cold:
             try:
                 self.find(number, NO_MODEL)
-            except CodecError as why:  # what it serves besides is worth a start
+            except CodecError as why:  # the other codecs are worth a start
                 log.warning("%s", why)
 
     def _load_file(self, path: str) -> bytes:

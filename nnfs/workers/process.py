@@ -76,7 +76,7 @@ class WorkerProcess:
 
     @property
     def wants_to_write(self) -> bool:
-        """Whether `flush` has something to do."""
+        """True when `flush` has something to do."""
         return bool(self._unsent)
 
     def flush(self) -> None:

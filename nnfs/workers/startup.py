@@ -1,4 +1,4 @@
-"""How a worker process sets itself up: threads, priority, signals, the socket that it listens at."""
+"""The set-up of a worker process: threads, priority, signals, the socket that it listens at."""
 
 from __future__ import annotations
 

@@ -324,7 +324,7 @@ class Supervisor:
 
     @property
     def _is_awaited(self) -> bool:
-        """Whether the worker owes us something: its hello, or an answer."""
+        """True when the worker owes us something: its hello, or an answer."""
         return self._info is None or bool(self._outstanding)
 
     def _patience(self) -> float | None:

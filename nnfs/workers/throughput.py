@@ -1,4 +1,4 @@
-"""How fast a worker codes: seconds per MiB by operation and codec, from when its batches begin and end."""
+"""The throughput of a worker: seconds per MiB by operation and codec, from the times of its batches."""
 
 from __future__ import annotations
 

@@ -174,7 +174,7 @@ class Alive:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a worker's work has come."""
+    """The progress of a worker's work."""
 
     stage: Stage
     columns: int
