@@ -18,7 +18,7 @@ from nnfs.store import modelfiles, schema
 from nnfs.store.blocks import ChunkChanges, Encoded, Recode, load_block
 from nnfs.store.schema import Inode
 from nnfs.workers.catalogue import Catalogue, fingerprint
-from tests.fs import kit
+from tests.fs import coldcodec
 from tests.fs.test_apply import Files, damage, files
 
 __all__ = ["files"]  # a fixture
@@ -67,10 +67,10 @@ def keep(files: Files, model: tuple[bytes, bytes], base: bytes | None = None) ->
 
 
 def serve(monkeypatch: pytest.MonkeyPatch, what: type) -> None:
-    monkeypatch.setattr(cold, "SERVE", f"{kit.HERE}:{what.__name__}")
+    monkeypatch.setattr(cold, "SERVE", f"{coldcodec.HERE}:{what.__name__}")
 
 
-def backwards(files: Files, monkeypatch: pytest.MonkeyPatch, what: type = kit.Honest) -> Inode:
+def backwards(files: Files, monkeypatch: pytest.MonkeyPatch, what: type = coldcodec.Honest) -> Inode:
     """A file in a cold codec of the tests, and workers that serve it."""
     serve(monkeypatch, what)
     inode = write(files)
@@ -107,7 +107,7 @@ def test_the_real_codecs(files: Files, tiny: tuple[bytes, bytes]) -> None:
 
 
 def test_without_data_no_worker_is_started(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    backwards(files, monkeypatch, kit.NotInstalled)
+    backwards(files, monkeypatch, coldcodec.NotInstalled)
     report = check(files, data=False)
     assert report.as_dict()["clean"]
 
@@ -128,7 +128,7 @@ def test_many_blocks_keep_to_the_bound(files: Files, monkeypatch: pytest.MonkeyP
     assert [problem.paths for problem in check(files).problems] == [["/file at 0"]]
 
 
-@pytest.mark.parametrize("what", [kit.ErringDevice, kit.RefusingDevice])
+@pytest.mark.parametrize("what", [coldcodec.ErringDevice, coldcodec.RefusingDevice])
 def test_a_device_that_errs_is_no_damage(files: Files, monkeypatch: pytest.MonkeyPatch, what: type) -> None:
     backwards(files, monkeypatch, what)
     report = check(files)
@@ -138,14 +138,14 @@ def test_a_device_that_errs_is_no_damage(files: Files, monkeypatch: pytest.Monke
 
 
 def test_a_device_that_dies_leaves_it_to_the_reference(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    inode = backwards(files, monkeypatch, kit.DyingDevice)
+    inode = backwards(files, monkeypatch, coldcodec.DyingDevice)
     assert check(files).as_dict()["clean"]
     swap(files, inode, 1, CM, 0, PLAINS[1])
     [problem] = check(files).problems
     assert "BLAKE2b-512" in problem.message
 
 
-@pytest.mark.parametrize("what", [kit.NotInstalled, kit.Dying])
+@pytest.mark.parametrize("what", [coldcodec.NotInstalled, coldcodec.Dying])
 def test_what_was_not_checked_is_not_called_clean(files: Files, monkeypatch: pytest.MonkeyPatch, what: Any) -> None:
     backwards(files, monkeypatch, what)
     monkeypatch.setattr(cold, "GIVE_UP", 2)
@@ -156,12 +156,12 @@ def test_what_was_not_checked_is_not_called_clean(files: Files, monkeypatch: pyt
     [note] = report.unchecked
     assert note in report.notes
     assert f"{len(PLAINS)} blocks of codec cm were not checked" in note
-    if what is kit.NotInstalled:
+    if what is coldcodec.NotInstalled:
         assert "needs numba, which is not installed" in note
 
 
 def test_a_repair_does_not_forget_what_was_not_checked(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    backwards(files, monkeypatch, kit.NotInstalled)
+    backwards(files, monkeypatch, coldcodec.NotInstalled)
     damage(files.store, "total", schema.TOTAL_KEY.pack(CM, 0))
     report = check(files, repair=True)
     assert [problem.fixed for problem in report.problems] == [True]
@@ -175,7 +175,7 @@ def test_a_repair_does_not_forget_what_was_not_checked(files: Files, monkeypatch
 
 def test_both_copies_damaged(files: Files, tiny: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     """It says which model and what needs it, keeps everything else readable, and repairs nothing."""
-    serve(monkeypatch, kit.Honest)
+    serve(monkeypatch, coldcodec.Honest)
     number, inode = keep(files, tiny), write(files)
     swap(files, inode, 1, NEURAL, number, PLAINS[1][::-1])
     swap(files, inode, 2, NEURAL, number, PLAINS[2][::-1])
@@ -295,7 +295,7 @@ def test_wrong_keys_and_flags_of_models(files: Files, tiny: tuple[bytes, bytes])
 def test_damaged_pages_are_looked_at_in_a_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What that child could not check arrives, too."""
     made = Files(tmp_path / "store")
-    backwards(made, monkeypatch, kit.NotInstalled)
+    backwards(made, monkeypatch, coldcodec.NotInstalled)
     made.fs.close()
     made.store.close()
     monkeypatch.setattr(fsck, "page_damage", lambda _: ["page 5: made up"])

@@ -1,0 +1,17 @@
+"""A small store that is written by hand, and tools to break it, for the tests of fsck."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fs.kit import make_store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Any:
+    store = make_store(tmp_path / "store")
+    yield store
+    store.close()
