@@ -220,6 +220,13 @@ def test_commits_are_measured_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.other == GOOD
 
 
+def test_a_quick_run_has_one_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = Taken(monkeypatch)
+    taken.runner.is_quick = True
+    taken.runner.run(table(rounds=3), CASE)
+    assert taken.order == ["old", "new"]
+
+
 def test_what_the_other_commit_lacks_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = Taken(monkeypatch, Answer(problem="no codec", is_missing=True))
     assert taken.runner.run(table(rounds=3), CASE).other == taken.old
