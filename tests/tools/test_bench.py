@@ -88,6 +88,11 @@ def test_a_problem_stands_in_its_row() -> None:
     assert len(shown) < 200
 
 
+def test_a_case_without_cells_of_its_own_is_named_by_its_key() -> None:
+    (shown,) = written(Result(replace(CASE, labels=()), Answer(problem="late")))
+    assert shown == "| first |  | late | - |"
+
+
 def test_a_figure_that_is_not_there_is_a_dash() -> None:
     assert written(Result(CASE, Answer((line(None, 1),)))) == ["| cm | all | - | 1.00 |"]
 

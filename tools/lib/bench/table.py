@@ -155,7 +155,7 @@ def row(texts: Iterable[str]) -> str:
 def rows(table: Table, result: Result) -> Iterator[str]:
     """Yield the lines of a case: one that says why, where nothing could be measured."""
     if not result.here.lines:
-        labels = (*result.case.labels, *[""] * len(table.heads))[: len(table.heads)]
+        labels = (*(result.case.labels or (result.case.key,)), *[""] * len(table.heads))[: len(table.heads)]
         problem = " ".join(result.here.problem.split())[:REASON]
         yield row([*labels, problem, *["-"] * (len(table.columns) - 1)])
     for line in result.here.lines:

@@ -69,7 +69,8 @@ def filesystem(task: Task) -> Iterator[Line]:
         raise Failed(problem)
     for figure in row.figures:
         values = {name: fs.median(each, figure.key) for name, each in taken.items()}
-        yield Line((f"{figure.title.strip()}, {figure.unit}",), values, figure.less_is_better)
+        title = figure.title.replace("  ", "... ", 1)  # indented: a part of the figure above
+        yield Line((f"{title}, {figure.unit}",), values, figure.less_is_better)
 
 
 def store_cases(setting: Setting) -> list[Case]:
