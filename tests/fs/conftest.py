@@ -1,4 +1,4 @@
-"""A small store that is written by hand, and tools to break it, for the tests of fsck."""
+"""Fixtures of the tests of fsck."""
 
 from __future__ import annotations
 
