@@ -1,12 +1,17 @@
-"""Fixtures of the codec's tests."""
+"""Fixtures of the tests of workers."""
 
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.harness import WAIT_S
+from tests.workers.peer import Peer, Spawn, start
 
 
 class Gate:
@@ -30,3 +35,30 @@ def gate(tmp_path: Path) -> Iterator[Gate]:
     made.open()
     assert made.fd is not None
     os.close(made.fd)
+
+
+@pytest.fixture
+def spawn() -> Iterator[Spawn]:
+    """Starts workers, and makes sure that none is left."""
+    started: list[tuple[subprocess.Popen[bytes], Peer]] = []
+
+    def one(*arguments: str) -> tuple[subprocess.Popen[bytes], Peer]:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = start("--fd", str(theirs.fileno()), *arguments, pass_fds=(theirs.fileno(),))
+        started.append((process, Peer(ours)))
+        return started[-1]
+
+    yield one
+    for process, peer in started:
+        peer.socket.close()
+        process.wait(WAIT_S)  # by itself: its peer is gone
+        assert process.stderr is not None
+        process.stderr.close()
+
+
+@pytest.fixture
+def peer(spawn: Spawn) -> Peer:
+    _, peer = spawn()
+    peer.greet()
+    return peer
