@@ -124,7 +124,7 @@ class ModelChanges:
         """Look at both copies of every model, and repair a damaged one from the other: at a mount's start."""
         for number in await trio.to_thread.run_sync(self.known.damaged):
             try:
-                await self._commits.amend(partial(swapping.mend_model, number=number), ROOM)
+                await self._commits.amend(partial(swapping.repair_model, number=number), ROOM)
                 log.warning("a copy of model %d was damaged: it was repaired from the other one", number)
             except NnfsError as error:
                 log.error("%s", error)

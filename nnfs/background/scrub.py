@@ -144,7 +144,7 @@ class Scrub:
                 if not await self._in_thread(scrubreads.damaged_copies, self._store, number) or self._read_only:
                     continue
                 size = await self._in_thread(scrubreads.model_size, self._store, number)
-                if await self._commits.amend(functools.partial(swapping.mend_model, number=number), size):
+                if await self._commits.amend(functools.partial(swapping.repair_model, number=number), size):
                     log.warning("model %d: a damaged copy was written anew from the sound one", number)
                     run.repaired_models += 1
             except ModelMissing as error:

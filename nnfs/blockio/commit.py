@@ -342,7 +342,7 @@ class Committer:
         self.backlog.durable = commit
         self.commits += 1
         self._unpunched += 1
-        for number in applied.healed:
+        for number in applied.repaired:
             self.reader.damaged.remove(number)
         for ino, error in applied.failed.items():
             log.error("inode %d: not all of its chunks could be stored: %s", ino, error)

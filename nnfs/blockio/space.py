@@ -170,7 +170,7 @@ class Space:
     def free_at_once(self) -> None:
         """Have the filesystem below free at once what it would free later (btrfs)."""
         if self.reserve is not None:
-            self.reserve.settle()
+            self.reserve.free_at_once()
 
     def take_back(self) -> None:
         """Hold what was held before commits took some of it, as far as there is room."""

@@ -32,7 +32,7 @@ class Applied:
     maps: dict[int, tuple[int, int, int, int]] = field(default_factory=dict)  # ino: count, proof, stored, flags
     unfinished: set[int] = field(default_factory=set)  # releases to go on with in the next commit
     failed: dict[int, StoreDamaged] = field(default_factory=dict)  # inodes whose chunks could not all be changed
-    healed: set[int] = field(default_factory=set)  # blocks that could not be read, and can be now
+    repaired: set[int] = field(default_factory=set)  # blocks that could not be read, and can be now
     inodes: int = 0  # change of the number of inodes
     nodes: dict[int, dict[int, bool]] = field(default_factory=dict)  # ino: map nodes that came (True) or went
     loaded: dict[int, KeySet] = field(default_factory=dict)  # ino: all its map nodes before that
@@ -160,7 +160,7 @@ class Work:
         try:
             block = self.blocks.unref(number)
         except StoreDamaged as error:
-            # The new content is what matters; the count of a damaged block is fsck's to mend.
+            # The new content is what matters; the count of a damaged block is fsck's to repair.
             log.warning("inode %d: replaced a chunk whose block is damaged: %s", inode.ino, error)
             return
         inode.stored = max(0, inode.stored - block.stored)
@@ -340,7 +340,7 @@ def apply(
         state.inodes += work.done.inodes
         txn.put_state(state)
     store.state = state
-    work.done.healed = blocks.healed
+    work.done.repaired = blocks.repaired
     return work.done, room
 
 

@@ -165,9 +165,9 @@ def retire_model(work: Work, number: int) -> None:
     work.state.flags |= State.FLAG_UNSETTLED
 
 
-def mend_model(work: Work, number: int) -> bool:
+def repair_model(work: Work, number: int) -> bool:
     """Write a model's damaged copy anew; return whether there was one. Raises `ModelMissing` without a sound one."""
-    return modelfiles.mend_copies(work.txn, number)
+    return modelfiles.repair_copies(work.txn, number)
 
 
 def idle_models(snapshot: Snapshot) -> set[int]:

@@ -79,7 +79,7 @@ class BlockWriter:
     ) -> None:
         self._txn = txn
         self._readable = readable
-        self.healed: set[int] = set()  # blocks whose content was written once more
+        self.repaired: set[int] = set()  # blocks whose content was written once more
         self._state = state
         self._fresh = schema.KEY.pack(state.next_number)
         self._born = born
@@ -119,7 +119,7 @@ class BlockWriter:
         if number is not None:
             block = self.get(number)
             if not self._intact(number, block):
-                self._heal(number, block, chunk)
+                self._repair(number, block, chunk)
             block.refs += 1
             chunk.number = number
             return number
@@ -142,10 +142,10 @@ class BlockWriter:
         payload = self._txn.payload(block.payload, block.stored)
         return not wrong_payload(payload, block.stored, block.xxh3)
 
-    def _heal(self, number: int, block: Block, chunk: Encoded) -> None:
+    def _repair(self, number: int, block: Block, chunk: Encoded) -> None:
         """Give a block that cannot be read the stored bytes of an equal chunk, for all files that share it."""
         log.warning("block %d could not be read and is whole again: its content was written once more", number)
-        self.healed.add(number)
+        self.repaired.add(number)
         self._replace(block, chunk.codec, chunk.model, chunk.payload)
 
     def _replace(self, block: Block, codec: int, model: int, payload: bytes) -> None:
@@ -228,7 +228,7 @@ class BlockWriter:
             except RecordDamaged:
                 total = Total()  # statistics: fsck counts anew; no write fails for them
             self._totals[key] = total
-        # A store that fsck has yet to mend may count too little; that must not keep anybody from committing.
+        # A store that fsck has yet to repair may count too little; that must not keep anybody from committing.
         total.blocks = max(0, total.blocks + blocks)
         total.plain = max(0, total.plain + plain)
         total.stored = max(0, total.stored + stored)

@@ -93,7 +93,7 @@ class Claims:
                     if error.errno not in NO_ROOM or not reserve.spend(STEP):
                         return False
                     if reserve.on_btrfs:
-                        reserve.settle()  # a quota has what was cut off when the transaction has ended, not before
+                        reserve.free_at_once()  # a quota counts what was cut off until the transaction ends
                     offset += write_zeros(fd, offset, size)
         return True
 

@@ -248,7 +248,7 @@ def damaged_copies(snapshot: Snapshot, number: int) -> int:
     """Return how many copies of a model's record and of its file are not as they should be.
 
     Raises `ModelMissing` when there is no sound one of either, other `NnfsError`s for damaged pages of the engine: a
-    write txn that meets those is lost, so nothing may be mended there.
+    write txn that meets those is lost, so nothing may be repaired there.
     """
     model = load_model(snapshot, number)
     for payload in model.payloads:
@@ -259,10 +259,10 @@ def damaged_copies(snapshot: Snapshot, number: int) -> int:
     return len(_stale_records(snapshot, number, model)) + list(copies(snapshot, model)).count(None)
 
 
-def mend_copies(txn: WriteTxn, number: int) -> bool:
+def repair_copies(txn: WriteTxn, number: int) -> bool:
     """Write the damaged copy of a model's record or file anew from the sound one; return whether there was one.
 
-    Raises `ModelMissing` when there is no sound record, or, with the record mended, no sound file.
+    Raises `ModelMissing` when there is no sound record, or, with the record repaired, no sound file.
     """
     model = load_model(txn, number)
     stale = _stale_records(txn, number, model)

@@ -222,8 +222,8 @@ class Reserve:
         if self.held < self._level:
             self.grow(self._level, at_once=at_once)
 
-    def settle(self) -> None:
-        """What was freed is to be free: some filesystems put that off."""
+    def free_at_once(self) -> None:
+        """Have what was freed be free now, which btrfs puts off."""
         with self._lock:
             if self.on_btrfs and self._fd >= 0:
                 btrfs.commit(self._fd)

@@ -19,7 +19,7 @@ FIXED = ((0, 8), (10, 2), (16, 4), (20, 4), (40, 4), (44, 2), (92, 2))
 
 
 def restore_meta(path: Path, *, dry_run: bool = False) -> str:
-    """Mend what one sound meta page can tell of the other, and return what that is; "" when there is nothing to mend.
+    """Repair one meta page from the other. Return a message that says what is repaired, "" when nothing is.
 
     A field that is the same in every meta page is set in a damaged one; if that does not make it a good one, it is
     written anew from the other one. If it was the newer, this goes back by one commit, whose pages nobody has used

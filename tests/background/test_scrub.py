@@ -1,4 +1,4 @@
-"""Scrub of a store in use, without FUSE: what it finds, mends, names, and where it goes on."""
+"""Scrub of a store in use, without FUSE: what it finds, repairs, names, and where it goes on."""
 
 from __future__ import annotations
 
@@ -520,7 +520,7 @@ async def test_progress_is_what_has_been_decoded(tmp_path: Path) -> None:
 # -- models
 
 
-async def test_a_bad_copy_of_a_model_is_mended(tmp_path: Path) -> None:
+async def test_a_bad_copy_of_a_model_is_repaired(tmp_path: Path) -> None:
     async with running(tmp_path / "s") as volume:
         number = await volume.keep(b"A" * 64, b"weights" * 1000)
         with volume.store.read() as snapshot:

@@ -72,12 +72,12 @@ def committed_uid(path: Path) -> int:
 
 
 META_FIELDS = {  # offset and length; what a flip of it is to fsck
-    "page number": (0, 8, "mended"), "unused header": (8, 2, "no matter"), "page type": (10, 1, "either"),
-    "unused bounds": (12, 4, "no matter"), "magic": (16, 4, "mended"), "version": (20, 4, "mended"),
-    "address": (24, 8, "no matter"), "map size": (32, 8, "no matter"), "page size": (40, 4, "mended"),
-    "freeDB flags": (44, 2, "mended"), "freeDB counts": (46, 34, "pages"), "freeDB root": (80, 8, "root"),
-    "main pad": (88, 4, "pad"), "main flags": (92, 2, "mended"), "main counts": (94, 34, "pages"),
-    "main root": (128, 8, "root"), "last page": (136, 8, "pages"), "txnid": (144, 8, "mended"),
+    "page number": (0, 8, "repaired"), "unused header": (8, 2, "no matter"), "page type": (10, 1, "either"),
+    "unused bounds": (12, 4, "no matter"), "magic": (16, 4, "repaired"), "version": (20, 4, "repaired"),
+    "address": (24, 8, "no matter"), "map size": (32, 8, "no matter"), "page size": (40, 4, "repaired"),
+    "freeDB flags": (44, 2, "repaired"), "freeDB counts": (46, 34, "pages"), "freeDB root": (80, 8, "root"),
+    "main pad": (88, 4, "pad"), "main flags": (92, 2, "repaired"), "main counts": (94, 34, "pages"),
+    "main root": (128, 8, "root"), "last page": (136, 8, "pages"), "txnid": (144, 8, "repaired"),
     "behind it": (152, 16, "no matter"),
 }  # fmt: skip
 
@@ -85,7 +85,7 @@ META_FIELDS = {  # offset and length; what a flip of it is to fsck
 @pytest.mark.parametrize("is_newer", [True, False])
 @pytest.mark.parametrize("field", META_FIELDS)
 def test_meta_pages(tmp_path: Path, field: str, is_newer: bool) -> None:
-    """One byte of LMDB's meta pages: found and mended, or found, or of no matter; never a commit lost in silence."""
+    """One byte of LMDB's meta pages: found and repaired, or found, or of no matter; never a commit lost in silence."""
     store = make_store(tmp_path / "s")
     for uid in (1, 2):
         with store.write() as txn:
@@ -110,7 +110,7 @@ def look_at_a_meta_page(path: Path, expected: str, is_newer: bool, story: str) -
     repaired = run(path, repair=True)
     assert after == before, f"{story}: changed without being asked to"
     if "meta" in kinds(found):
-        assert expected in ("mended", "either", "root"), story
+        assert expected in ("repaired", "either", "root"), story
         assert any("--repair" in note for note in found.notes)
         assert [problem.fixed for problem in repaired.problems] == [True], story
         assert (found.exit_code, repaired.exit_code) == (4, 1), story

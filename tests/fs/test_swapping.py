@@ -192,7 +192,7 @@ def rewritten(files: Files, at: int, **known: Any) -> tuple[int, set[int]]:
     other = files.create(b"again %d" % files.store.state.next_ino)
     applied = files.commit({other.ino: ChunkChanges(chunks={7: chunk(at), 8: chunk(at)})}, **known)
     [number] = set(files.fs.block_numbers(other, 7, 8))
-    return number, applied.healed
+    return number, applied.repaired
 
 
 @pytest.mark.parametrize("lost", ["record", "file", "base"])
@@ -256,8 +256,8 @@ def test_one_damaged_copy_costs_nothing(files: Files, what: str, which: int) -> 
     with files.store.read() as snapshot:
         assert modelfiles.read_model(snapshot, number) == FILE_A
         assert modelfiles.damaged_copies(snapshot, number) == 1
-    assert files.amend(partial(swapping.mend_model, number=number))
-    assert not files.amend(partial(swapping.mend_model, number=number))
+    assert files.amend(partial(swapping.repair_model, number=number))
+    assert not files.amend(partial(swapping.repair_model, number=number))
     with files.store.read() as snapshot:
         assert modelfiles.damaged_copies(snapshot, number) == 0
     checked(files)
@@ -333,7 +333,7 @@ def test_what_is_retired_stays_so_when_it_is_gone(files: Files) -> None:
     assert files.store.entries("payload") == 0
     checked(files)
     damage(files.store, *modelfiles.places(number)[0])
-    assert files.amend(partial(swapping.mend_model, number=number))
+    assert files.amend(partial(swapping.repair_model, number=number))
     checked(files)
     for wanted, flags in ((False, retired), (True, 0)):
         assert keep(files, wanted=wanted) == number

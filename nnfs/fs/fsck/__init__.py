@@ -1,8 +1,8 @@
-"""fsck: every invariant of FORMAT.md, and repair of what can be repaired honestly.
+"""fsck: checks every invariant of FORMAT.md, and repairs a store without making up content.
 
-What is derived (counts, sums, the hash index, link counts, second copies) is computed anew; what has no name gets one
-in /lost+found; entries that lead nowhere go. Content is never made up: a damaged block or map node stays, reading it
-stays an error, and the files that it belongs to are named.
+Derived values (counts, sums, the hash index, link counts, second copies) are computed anew, inodes without a name get
+one in /lost+found, and entries that lead nowhere are removed. A damaged block or map node stays, reading it stays an
+error, and the files that it belongs to are named.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from nnfs.errors import NnfsError, RecordDamaged, StoreDamaged, UsageError
 from nnfs.fs.fsck.blocks import Blocks
 from nnfs.fs.fsck.context import Context, Problem, Progress, Report
 from nnfs.fs.fsck.models import check_scrub
-from nnfs.fs.fsck.repair import Fixer, mend
+from nnfs.fs.fsck.repair import Fixer, apply_fixes
 from nnfs.fs.fsck.tree import DIR, Entries, check_directories, check_inodes, check_links, check_orphans, check_xattrs
 from nnfs.store import schema
 from nnfs.store.env import Store, lock_directory
@@ -31,13 +31,13 @@ from nnfs.store.verify import page_damage
 __all__ = ["Problem", "Report", "check", "run"]
 
 ADVICE = "restore a backup, or copy what can still be read from a mount with -o ro; keep a copy of the store before"
-ROUNDS = 4  # a repair can bring to light what it has to repair next
+ROUNDS = 4  # a repair can bring the next problem to light
 
 
 def run(path: Path, *, data: bool, repair: bool, progress: Progress) -> Report:
     """Check the store in a directory from its pages upwards.
 
-    Raises `NotAStore`, `StoreBusy`, `StoreTooNew`, `UsageError`: all that keeps it from being checked.
+    Raises `NotAStore`, `StoreBusy`, `StoreTooNew`, `UsageError` when it cannot be checked.
     """
     meta, damage = _pages(path, repair, progress)
     if meta and not repair:
@@ -60,14 +60,14 @@ def run(path: Path, *, data: bool, repair: bool, progress: Progress) -> Report:
 
 
 def _pages(path: Path, repair: bool, progress: Progress) -> tuple[list[Problem], list[str]]:
-    """Damage of a meta page that can be (and with `repair` was) mended from the other one, and of all other pages."""
+    """Return damage of a meta page that can be, or with `repair` is, repaired; and damage of all other pages."""
     data_file = path / DATA_FILE
     if not data_file.is_file():
         return [], []  # Store.open says it better
     lock = lock_directory(path)
     try:
-        what = restore_meta(data_file, dry_run=not repair)
-        meta = [Problem("meta", what, fix=lambda _: None, fixed=repair)] if what else []
+        message = restore_meta(data_file, dry_run=not repair)
+        meta = [Problem("meta", message, fix=lambda _: None, fixed=repair)] if message else []
         progress("pages", 0, 1)
         return meta, page_damage(data_file)
     finally:
@@ -75,7 +75,7 @@ def _pages(path: Path, repair: bool, progress: Progress) -> tuple[list[Problem],
 
 
 def _in_child(path: Path, data: bool, progress: Progress) -> Report:
-    """Check what the engine can still read in a child process: damaged pages may crash it."""
+    """Check all that the engine can still read, in a child process: damaged pages may crash it."""
     ours, theirs = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -109,7 +109,7 @@ def _in_child(path: Path, data: bool, progress: Progress) -> Report:
 
 
 def check(store: Store, *, data: bool, repair: bool, progress: Progress) -> Report:
-    """Check an open store that nobody else changes; with `repair` mend it and check it again."""
+    """Check an open store that nobody else changes; with `repair`, repair it and check it again."""
     if repair and store.read_only:
         raise UsageError(f"{store.path} has features that this nnfs does not know: it cannot be repaired by it")
     context = _round(store, data, progress)
@@ -120,11 +120,11 @@ def check(store: Store, *, data: bool, repair: bool, progress: Progress) -> Repo
     first = context.report
     carried = [problem for problem in first.problems if problem.kind == "data"]
     for _ in range(ROUNDS):
-        done += mend(store, context)
-        mended = [problem for problem in context.report.problems if problem.fixed]
-        if not mended:
+        done += apply_fixes(store, context)
+        repaired = [problem for problem in context.report.problems if problem.fixed]
+        if not repaired:
             break
-        fixed += mended
+        fixed += repaired
         context = _round(store, False, progress)
     report = context.report
     left = [problem for problem in report.problems if problem.kind != "data"]
@@ -137,6 +137,7 @@ def check(store: Store, *, data: bool, repair: bool, progress: Progress) -> Repo
 
 
 def _round(store: Store, data: bool, progress: Progress) -> Context:
+    """Do all checks once."""
     with store.read() as snapshot:
         context = Context(store, snapshot, store.state, data=data, progress=progress)
         for key, unpack in ((schema.SUPER_KEY, Superblock.unpack), (schema.STATE_KEY, State.unpack)):
@@ -156,6 +157,7 @@ def _round(store: Store, data: bool, progress: Progress) -> Context:
 
 
 def _check_state(c: Context) -> None:
+    """Compare the counters of the state with the records."""
     there = len(c.nodes) + len(c.damaged_inodes)
     if c.unreadable:
         return
@@ -197,6 +199,7 @@ def _name_files(c: Context, snapshot: Snapshot) -> None:
 
 
 def _path(c: Context, snapshot: Snapshot, names: dict[int, tuple[int, bytes]], ino: int) -> str:
+    """Return the path of an inode; `names` has directory and name of each file."""
     parts: list[bytes] = []
     seen: set[int] = set()
     while ino != schema.ROOT_INO and ino not in seen:

@@ -26,7 +26,7 @@ FILES_NAMED = 1000  # chunks listed for one damaged block
 
 
 class Blocks:
-    """One pass over the blocks, one over the map, then the comparison of both. 36 bytes of memory to a block."""
+    """Checks blocks in one pass, the map in another, and compares both. 36 bytes of memory to a block."""
 
     def __init__(self, c: Context) -> None:
         self.c = c
@@ -59,7 +59,7 @@ class Blocks:
         self.check_reserved()
 
     def index_of(self, number: int) -> int | None:
-        """Position of a block with a sound header."""
+        """Return the position of a block with a sound header, None without one."""
         at = bisect_left(self.numbers, number)
         return at if at < len(self.numbers) and self.numbers[at] == number else None
 
@@ -117,7 +117,7 @@ class Blocks:
             yield f"unknown flags {block.flags:#x}"
 
     def wrong_content(self, number: int, block: Block) -> str:
-        """Read the payload; return what is wrong with it. What is cold is decoded later."""
+        """Read the payload and return what is wrong with it, "" for nothing. Cold blocks are decoded later."""
         prefix, parts, expected = schema.KEY.pack(block.payload), [], 0
         in_order = True
         for key, fragment in self.c.snapshot.prefix("payload", prefix):
@@ -220,7 +220,7 @@ class Blocks:
             )  # fmt: skip
 
     def check_files(self) -> None:
-        """Chunk counts and proofs of files, after the map has been subtracted."""
+        """Check chunk counts and proofs of files, from which the map has been subtracted."""
         for ino, node in self.c.nodes.items():
             if node.kind != FILE or ino in self.c.uncertain:
                 if node.kind not in (FILE, DIR) and (node.count or node.proof):
@@ -237,7 +237,7 @@ class Blocks:
                     fix=partial(Fixer.add_count, ino=ino, change=-node.count), derived=True,
                 )  # fmt: skip
 
-    # -- what is derived
+    # -- derived records
 
     def check_refs(self) -> None:
         uncertain = bool(self.c.uncertain or self.c.damaged_inodes or self.c.unreadable)
@@ -259,7 +259,7 @@ class Blocks:
             self.c.note(f"{held} blocks may be referred to by map nodes that are damaged or lost: kept as they are")
 
     def check_payloads(self) -> None:
-        """Every payload number belongs to one block, every fragment to a payload."""
+        """Check that every payload number belongs to one block, and every fragment to a payload."""
         claimed = array("Q", sorted(self.payloads))
         for before, after in pairwise(claimed):
             if before == after:
@@ -268,7 +268,7 @@ class Blocks:
             self.c.report.counts["payload"] = self.fragments
             return
         if self.headers_lost or self.models.lost:
-            return  # what belongs to none may be theirs
+            return  # fragments that belong to no block may be theirs
         last = b""
         for key, _ in self.c.scan("payload"):
             if key[:8] == last:
@@ -282,7 +282,7 @@ class Blocks:
                 )  # fmt: skip
 
     def check_index(self) -> None:
-        """No entry leads astray: looked for only when there are more entries than blocks that have one."""
+        """Check that no entry leads astray. Looks only if there are more entries than blocks that have one."""
         if self.indexed == self.c.store.entries("hash"):
             self.c.report.counts["hash"] = self.indexed
             return
@@ -307,7 +307,7 @@ class Blocks:
             except RecordDamaged:
                 recorded[key] = None
         if self.headers_lost or c.unreadable:
-            return  # what the unreadable blocks contribute is not known
+            return  # the sums lack the blocks that cannot be read
         for key in sorted(recorded.keys() | self.totals.keys()):
             is_there, want = key in recorded, self.totals.get(key, Total())
             have = recorded.get(key, Total())
@@ -323,7 +323,7 @@ class Blocks:
         return any(self.index_of(number) is None for number in self.bad)
 
     def check_reserved(self) -> None:
-        """Nothing lies in the table that is kept for later."""
+        """Check that the table that is kept for later is empty."""
         for key, _ in self.c.scan("queue"):
             drop = partial(Fixer.delete, table="queue", key=key)
             self.c.problem("queue", f"reserved table has a record {key.hex()}", fix=drop)

@@ -1,4 +1,4 @@
-"""What all checks share: the problems found so far, the summary of every inode, scans that survive damage."""
+"""The state that all checks share: problems found so far, a summary of every inode, scans that survive damage."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Problem:
-    """One broken invariant. `fix` repairs it; without one it stays."""
+    """One broken invariant. `fix` repairs it; without a fix it stays."""
 
     kind: str
     message: str
@@ -49,13 +49,13 @@ class Problem:
 
 @dataclass(slots=True)
 class Report:
-    """Everything a check found: problems, notes (legal, but good to know), and how much there was to look at."""
+    """The result of a check: problems, notes (legal, but good to know), and how much there was to look at."""
 
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     omitted: Counter[str] = field(default_factory=Counter)  # problems by kind beyond those kept
-    unchecked: list[str] = field(default_factory=list)  # of the notes: what was to be checked and could not be, and why
+    unchecked: list[str] = field(default_factory=list)  # of the notes: those of checks that could not be made
 
     @property
     def exit_code(self) -> int:
@@ -78,7 +78,7 @@ class Report:
 
 @dataclass(slots=True)
 class Node:
-    """Summary of one inode. `count`, `proof` and `xattrs` are what is still missing: records found are subtracted."""
+    """Summary of one inode. Records that are found are subtracted from `count`, `proof` and `xattrs`: 0 at the end."""
 
     kind: int  # mode >> 12
     nlink: int
@@ -95,7 +95,7 @@ class Node:
 
 
 class Context:
-    """One pass over one snapshot."""
+    """One pass of checks over one snapshot, and what it has found."""
 
     def __init__(self, store: Store, snapshot: Snapshot, state: State, *, data: bool, progress: Progress) -> None:
         self.store, self.snapshot, self.state, self.data, self.progress = store, snapshot, state, data, progress
@@ -104,7 +104,7 @@ class Context:
         self.damaged_inodes: dict[int, int] = {}  # to the kind that a dentry says it has, 0 unknown
         self.orphans: set[int] = set()
         self.uncertain: set[int] = set()  # files of which map nodes are damaged or lost: reference counts may be higher
-        self.unreadable = False  # a table could not be read to its end: what is lost is not known
+        self.unreadable = False  # a table could not be read to its end: nobody knows which records are lost
         self._kept: Counter[str] = Counter()
 
     def problem(self, kind: str, message: str, *inodes: int, fix: Fix | None = None, derived: bool = False) -> Problem:
@@ -120,7 +120,7 @@ class Context:
         self.report.notes.append(message)
 
     def unchecked(self, message: str) -> None:
-        """Something was to be checked and could not be."""
+        """Note a check that could not be made."""
         self.report.notes.append(message)
         self.report.unchecked.append(message)
 
@@ -142,18 +142,18 @@ class Context:
             self.unreadable = True
         self.report.counts[table] = done
 
-    def check_commit(self, what: str, commit: int, *inodes: int) -> None:
-        """A record cannot be newer than the last commit."""
+    def check_commit(self, record: str, commit: int, *inodes: int) -> None:
+        """Check that a record, named for people, is not newer than the last commit."""
         if commit > self.state.commit:
             newer = commit
 
             def fix(fixer: Fixer) -> None:
                 fixer.state.commit = max(fixer.state.commit, newer + 1)
 
-            message = f"{what} is of commit {commit}, the last one is {self.state.commit}"
+            message = f"{record} is of commit {commit}, the last one is {self.state.commit}"
             self.problem("commit", message, *inodes, fix=fix)
 
     def may_be(self, ino: int, kind: int) -> bool:
-        """Whether there is an inode of this type, or one whose record is damaged."""
+        """Return whether there is an inode of this type, or one whose record is damaged."""
         node = self.nodes.get(ino)
         return node.kind == kind if node is not None else ino in self.damaged_inodes

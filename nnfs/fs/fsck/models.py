@@ -14,7 +14,7 @@ from nnfs.store.schema import Model, Total
 
 
 class Models:
-    """The models of the store: those that can be used, and those that are lost."""
+    """Checks all models of the store: `sound` can be used, `lost` cannot."""
 
     def __init__(self, c: Context) -> None:
         self.c = c
@@ -48,13 +48,13 @@ class Models:
                 self._content(number, model)
 
     def need(self, number: int) -> Problem | None:
-        """Return why what a block needs is lost, None when it is there."""
+        """Return the problem of a model that a block needs and that is lost, None when the model is there."""
         if number in self.sound:
             return None
         return self.lost.get(number) or self._lose(number, f"model {number} is not in the store {ADD}")
 
     def tell_needs(self, totals: Mapping[bytes, Total]) -> None:
-        """Say of each lost model how much is lost with it."""
+        """Add to the problem of each lost model how many blocks need it."""
         for number, problem in self.lost.items():
             blocks = sum(total.blocks for key, total in totals.items() if schema.TOTAL_KEY.unpack(key)[1] == number)
             problem.message += f"; {blocks} blocks need it"
@@ -79,7 +79,7 @@ class Models:
             self.c.unreadable = True
 
     def _record(self, number: int) -> Model | None:
-        """The record of a model, from its first sound copy."""
+        """Return the record of a model, from its first sound copy."""
         if not number:
             return None
         good: list[bytes] = []
@@ -95,26 +95,26 @@ class Models:
             self._lose(number, f"model {number}: both copies of its record are damaged")
             return None
         if len(good) == 1 or good[0] != good[1]:
-            what = "one of the copies of its record is damaged" if len(good) == 1 else "the copies of its record differ"
-            self.c.problem("model", f"model {number}: {what}", fix=partial(Fixer.mend_model, number=number))
+            wrong = "one copy of its record is damaged" if len(good) == 1 else "the copies of its record differ"
+            self.c.problem("model", f"model {number}: {wrong}", fix=partial(Fixer.repair_model, number=number))
         return Model.unpack(key_of(number), good[0])
 
     def _files(self, number: int, model: Model) -> None:
-        """Both copies of a model's file."""
+        """Check both copies of a model's file."""
         if model.gone:
             return
         name, sound = model.fingerprint.hex()[:16], [copy is not None for copy in copies(self.c.snapshot, model)]
         if not any(sound):
             self._lose(number, f"model {name}: both copies of its file are damaged {ADD}")
         elif not all(sound):
-            fix = partial(Fixer.mend_model, number=number)
-            self.c.problem("model", f"model {name}: one of the copies of its file is damaged", fix=fix)
+            fix = partial(Fixer.repair_model, number=number)
+            self.c.problem("model", f"model {name}: one copy of its file is damaged", fix=fix)
         for payload in model.payloads:
             self.payloads.append(payload)
             self.fragments += sum(1 for _ in self.c.snapshot.prefix("payload", schema.KEY.pack(payload)))
 
     def _base(self, number: int, model: Model, found: Mapping[int, Model]) -> None:
-        """What a delta is over."""
+        """Check that a delta has its base: a whole model of the store."""
         if not model.base or number in self.lost:
             return
         name, base = model.fingerprint.hex()[:16], found.get(model.base)
@@ -124,7 +124,7 @@ class Models:
             self._lose(number, f"model {name} is a delta over model {model.base}, itself a delta")
 
     def _content(self, number: int, model: Model) -> None:
-        """Whether the file is the model that the fingerprint names."""
+        """Check that the file is the model that the fingerprint names."""
         from nnfs.workers.catalogue import fingerprint
 
         name = model.fingerprint.hex()[:16]
@@ -138,7 +138,7 @@ class Models:
 
 
 def check_scrub(c: Context) -> None:
-    """The record of how far a scrub has come. It may be missing."""
+    """Check the record of how far a scrub has come, if there is one."""
     try:
         record = c.snapshot.get("meta", schema.SCRUB_KEY)
         if record is not None:

@@ -1,5 +1,8 @@
-"""Repairs. First the fixes that set values derived from the records as the check saw them, then those that change
-records: these keep counts, proofs and sums true as they go. All in one write transaction."""
+"""Repairs of fsck, in one write txn.
+
+First come the fixes that set values derived from the records as the check saw them, then those that change records and
+keep counts, proofs and sums true as they go.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from nnfs.fs.fsck.context import MASK, Context, Problem
 from nnfs.store import schema, sealing
 from nnfs.store.blocks import load_block
 from nnfs.store.env import Store
-from nnfs.store.modelfiles import mend_copies
+from nnfs.store.modelfiles import repair_copies
 from nnfs.store.schema import Dentry, Inode, MapNode, State, Total
 from nnfs.store.txn import WriteTxn
 
@@ -21,7 +24,7 @@ DIR = stat.S_IFDIR >> 12
 LOST_FOUND = b"lost+found"
 
 
-def mend(store: Store, context: Context) -> list[str]:
+def apply_fixes(store: Store, context: Context) -> list[str]:
     """Apply the fixes of all problems that have one, mark them as fixed, and return what a person should know."""
     wanted = [problem for problem in context.report.problems if problem.fix is not None]
     if not wanted:
@@ -38,7 +41,7 @@ def mend(store: Store, context: Context) -> list[str]:
 
 
 class Fixer:
-    """What fixes are made of."""
+    """The changes that fixes are made of, within a write txn."""
 
     def __init__(self, txn: WriteTxn, store: Store, state: State, context: Context) -> None:
         self.txn, self.store, self.state, self.context = txn, store, state, context
@@ -80,7 +83,7 @@ class Fixer:
     # -- inodes
 
     def inode(self, ino: int) -> Inode | None:
-        """The inode as it is to be written at the end; None when there is no sound one."""
+        """Return the inode as it is to be written at the end, None when there is no sound one."""
         if ino not in self._inodes:
             record = self.txn.get("inode", schema.inode_key(ino))
             try:
@@ -120,13 +123,13 @@ class Fixer:
             inode.flags |= flag
 
     def recount_directory(self, ino: int) -> None:
-        """Count and proof of the entries that are there."""
+        """Set count and proof to those of the entries that are there."""
         inode = self.inode(ino)
         if inode is not None:
             inode.count, inode.proof = self._prove("dentry", ino)
 
     def _prove(self, table: str, ino: int) -> tuple[int, int]:
-        """Number and sum of the records of an inode that are there."""
+        """Return number and sum of the records of an inode that are there."""
         sums = [sealing.checksum_of(record) for _, record in self.txn.prefix(table, schema.inode_key(ino))]
         return len(sums), sum(sums) & MASK
 
@@ -137,15 +140,15 @@ class Fixer:
     def make_root(self) -> None:
         root = Inode(schema.ROOT_INO, stat.S_IFDIR | 0o700, 0, 0, time.time_ns())
         root.aux = schema.ROOT_INO
-        self._settle_directory(root)
+        self._recount_directory(root)
         self.state.inodes += self.txn.get("inode", schema.inode_key(root.ino)) is None
         self._inodes[root.ino] = root
 
     def rebuild_inode(self, ino: int) -> None:
-        """In place of a damaged record: owner root, no permissions for others, times now, what the other records tell.
+        """Write a new inode in place of a damaged one: owner root, no permissions for others, times now.
 
-        Of a file the size is the end of its last chunk. Kinds without records of their own cannot be told: the
-        inode becomes an empty file.
+        The rest follows from the other records; the size of a file is the end of its last chunk. Kinds without records
+        of their own cannot be told, and become an empty file.
         """
         key = schema.inode_key(ino)
         kind = self.context.damaged_inodes.get(ino, 0)
@@ -153,20 +156,21 @@ class Fixer:
         inode = Inode(ino, (stat.S_IFDIR | 0o700) if is_dir else (stat.S_IFREG | 0o600), 0, 0, time.time_ns())
         inode.xattrs = self._prove("xattr", ino)[1]
         if is_dir:
-            self._settle_directory(inode)
+            self._recount_directory(inode)
         else:
-            self._settle_file(inode)
+            self._measure_file(inode)
         self._inodes[ino] = inode
-        what = "directory" if is_dir else f"file of {inode.size} bytes (to the end of its last chunk)"
-        self.notes.append(f"inode {ino} was rebuilt as a {what} of root's, mode {inode.mode & 0o777:o}, times now")
+        kind_name = "directory" if is_dir else f"file of {inode.size} bytes (to the end of its last chunk)"
+        self.notes.append(f"inode {ino} was rebuilt as a {kind_name} of root's, mode {inode.mode & 0o777:o}, times now")
 
-    def _settle_directory(self, inode: Inode) -> None:
-        """The parent and the link count are left to the next round, which knows them."""
+    def _recount_directory(self, inode: Inode) -> None:
+        """Set count and proof. The parent and the link count are left to the next round, which knows them."""
         inode.flags |= Inode.FLAG_COLLISIONS
         inode.nlink = 2
         inode.count, inode.proof = self._prove("dentry", inode.ino)
 
-    def _settle_file(self, inode: Inode) -> None:
+    def _measure_file(self, inode: Inode) -> None:
+        """Set size, count and proof to those of the chunks that are there."""
         chunk_size = self.store.superblock.chunk_size
         for key, record in self.txn.prefix("map", schema.inode_key(inode.ino)):
             inode.proof = (inode.proof + sealing.checksum_of(record)) & MASK
@@ -189,7 +193,7 @@ class Fixer:
     # -- extended attributes
 
     def recount_xattrs(self, ino: int) -> None:
-        """The sum of the attributes that are there."""
+        """Set the sum to that of the attributes that are there."""
         inode = self.inode(ino)
         if inode is not None:
             if inode.xattrs:  # 0: nothing was proved, so nothing is missing
@@ -273,7 +277,7 @@ class Fixer:
         self.notes.append(f"inode {ino} is now /lost+found/#{ino}")
 
     def _lost_found(self) -> int:
-        """The inode number of /lost+found, made when it is not there."""
+        """Return the inode number of /lost+found, which is made if it is not there."""
         cookie = schema.cookie_of(LOST_FOUND, self.store.superblock.seed)
         first, last = schema.KEY2.pack(schema.ROOT_INO, cookie), schema.KEY2.pack(schema.ROOT_INO, cookie | 0xFFFF)
         for key, record in self.txn.range("dentry", first, last):
@@ -292,7 +296,7 @@ class Fixer:
     # -- chunks
 
     def drop_node(self, key: bytes) -> None:
-        """Remove a map node of what is no file; the check has not counted its references."""
+        """Remove a map node of an inode that is no file; the check has not counted its references."""
         self.txn.delete("map", key)
 
     def cut_node(self, key: bytes, size: int) -> None:
@@ -321,7 +325,7 @@ class Fixer:
             self.txn.put("block", key, block.pack(key))
 
     def delete_block(self, number: int) -> None:
-        """Remove a block that nothing refers to, and what belongs to it."""
+        """Remove a block that nothing refers to, with its payload, its index entry and its share of the totals."""
         block = load_block(self.txn, number)
         if block is None:
             return
@@ -337,10 +341,10 @@ class Fixer:
             total.stored -= block.stored
             self.put_total(key, total)
 
-    def mend_model(self, number: int) -> None:
+    def repair_model(self, number: int) -> None:
         """Write a model's damaged copy, of its record or its file, anew from the sound one."""
-        with contextlib.suppress(ModelMissing):  # no file to mend it from: that is a problem of its own
-            mend_copies(self.txn, number)
+        with contextlib.suppress(ModelMissing):  # without a sound file: that is a problem of its own
+            repair_copies(self.txn, number)
 
     def delete_stray_index(self, key: bytes, record: bytes) -> None:
         """Delete an entry of the hash index unless another fix has replaced it."""

@@ -17,7 +17,7 @@ SIZE_MAX = (1 << 63) - 1
 
 
 def check_inodes(c: Context) -> None:
-    """Every inode record by itself."""
+    """Check every inode record by itself."""
     for key, record in c.scan("inode"):
         if len(key) != 8:
             c.problem("key", f"inode table has a key {key.hex()}", fix=partial(Fixer.delete, table="inode", key=key))
@@ -43,6 +43,7 @@ def check_inodes(c: Context) -> None:
 
 
 def _wrong_in(c: Context, inode: Inode, record: bytes) -> list[str]:
+    """Return what is wrong with an inode."""
     kind, wrong = inode.mode >> 12, []
     if inode.pack() != record:
         wrong.append("record is not in its canonical form")
@@ -62,7 +63,7 @@ def _wrong_in(c: Context, inode: Inode, record: bytes) -> list[str]:
 
 
 def check_orphans(c: Context) -> None:
-    """Orphan records by themselves: legal after an unclean stop, released by the next mount."""
+    """Check orphan records by themselves. They are legal after an unclean stop; the next mount releases them."""
     for key, record in c.scan("orphan"):
         drop = partial(Fixer.delete, table="orphan", key=key)
         if len(key) != 8:
@@ -114,7 +115,7 @@ class Entries:
             self.entry(key, directory, cookie, dentry, node)
 
     def entry(self, key: bytes, directory: int, cookie: int, dentry: Dentry, node: Node | None) -> None:
-        """A sound dentry of a directory that exists."""
+        """Check a dentry whose record is sound and whose directory exists."""
         c, name, drop = self.c, dentry.name, partial(Fixer.drop_dentry, key=key)
         what = f"directory {directory}, entry {name!r}"
         if self.group != (directory, cookie >> 16):
@@ -140,7 +141,7 @@ class Entries:
         self.target(key, directory, cookie, dentry, what, node)
 
     def target(self, key: bytes, directory: int, cookie: int, dentry: Dentry, what: str, node: Node | None) -> None:
-        """The inode that a dentry names."""
+        """Check the inode that a dentry names. `what` names the dentry for people."""
         c, ino, drop = self.c, dentry.ino, partial(Fixer.drop_dentry, key=key)
         child = c.nodes.get(ino)
         if child is None:
@@ -167,7 +168,7 @@ class Entries:
 
 
 def check_directories(c: Context) -> None:
-    """Entry counts and proofs of directories, after `Entries` has subtracted what is there."""
+    """Check entry counts and proofs of directories, from which `Entries` has subtracted the entries."""
     for ino, node in c.nodes.items():
         if node.kind == DIR and (node.count or node.proof):
             lost = f"{node.count} entries too few" if node.count else "other entries than it proves"
@@ -177,7 +178,7 @@ def check_directories(c: Context) -> None:
 
 
 def check_links(c: Context) -> None:
-    """Names: link counts, parents, everything reachable or an orphan."""
+    """Check link counts and parents, and that every inode is an orphan or reachable."""
     for ino, node in c.nodes.items():
         is_named = node.parent != 0 if node.kind == DIR else node.links > 0
         if ino in c.orphans:
@@ -221,25 +222,25 @@ def _check_named(c: Context, ino: int, node: Node) -> None:
 
 
 def _check_cycles(c: Context) -> None:
-    """Every directory's way up ends at the root, at a nameless one or at a damaged one; else it goes round."""
-    settled = {schema.ROOT_INO, 0}
+    """Check that every directory's way up ends at the root, at a nameless or at a damaged one, and not in a circle."""
+    ending = {schema.ROOT_INO, 0}
     for start, node in c.nodes.items():
         if node.kind != DIR:
             continue
         way: dict[int, None] = {}
         ino = start
-        while ino not in settled and ino not in way and ino in c.nodes:
+        while ino not in ending and ino not in way and ino in c.nodes:
             way[ino] = None
             ino = c.nodes[ino].parent
         if ino in way:
             key = schema.KEY2.pack(c.nodes[ino].parent, c.nodes[ino].cookie)
             fix = partial(Fixer.cut_cycle, ino=ino, key=key)
             c.problem("cycle", f"directory {ino} lies within itself", ino, fix=fix)
-        settled.update(way)
+        ending.update(way)
 
 
 def check_xattrs(c: Context) -> None:
-    """Extended attributes belong to inodes, which prove them."""
+    """Check that extended attributes belong to inodes, which prove them."""
     for key, record in c.scan("xattr"):
         drop = partial(Fixer.drop_xattr, key=key)
         if not 9 <= len(key) <= 8 + schema.NAME_MAX:
