@@ -29,9 +29,9 @@ class Admission:
                 raise self._space.refused()
 
     async def throttle(self, size: int = 0) -> None:
-        """Wait while memory is full of what is not committed: the bound of all that requests leave behind.
+        """Wait while memory is full of uncommitted changes, and of `size` bytes more.
 
-        Raises `Backlog.failure`, and `OutOfSpace` while nothing can be committed for want of it.
+        Raises `Backlog.failure`, and `OutOfSpace` while nothing can be committed for lack of it.
         """
         self._backlog.raise_failure()
         await self._bound_removals()
@@ -46,11 +46,11 @@ class Admission:
             await self._backlog.commit_ended()
 
     async def hold(self, size: int) -> bool:
-        """Return whether all that is dirty, `size` bytes and a record more will find room. Asks for what is missing."""
+        """Hold room for the backlog, `size` bytes and a record more. Return whether there is enough."""
         while not self._fits(size):
             if not await trio.to_thread.run_sync(self._space.hold, *self._need(size)):
                 return self._fits(size)
-            # It holds what was asked for; but others were admitted meanwhile, or it was given back after a commit.
+            # Enough is held; but others were admitted meanwhile, or some of it was given back after a commit.
         return True
 
     def has_room_to_spare(self) -> bool:
@@ -58,7 +58,7 @@ class Admission:
         return not self._space.is_tight or (self._backlog.no_space is None and self._may_remove())
 
     async def _bound_removals(self) -> None:
-        """On a full disk, wait before a removal while what is not committed is as much as can be copied at once."""
+        """On a full disk, wait before a removal while the backlog is as large as can be committed at once."""
         while self._backlog.no_space is None and not self._may_remove():
             hold = functools.partial(self._space.hold, removing=True)
             await trio.to_thread.run_sync(hold, *self._need())
@@ -68,7 +68,7 @@ class Admission:
             await self._backlog.commit_ended()
 
     def _need(self, size: int = 0) -> tuple[int, int]:
-        """Return the dirty bytes and the records of everything that is not committed, and of `size` bytes more."""
+        """Return the bytes and the records of the backlog, and of `size` bytes more."""
         return self._backlog.data.size + size, self._backlog.records + 1
 
     def _fits(self, size: int) -> bool:

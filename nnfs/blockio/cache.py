@@ -1,4 +1,4 @@
-"""Cache of decoded blocks with a hard limit."""
+"""A cache of decoded blocks, with a hard limit."""
 
 from __future__ import annotations
 

@@ -34,11 +34,11 @@ HANG_S = 30.0  # without any progress; less where readers wait for less
 
 
 def specs(options: Options) -> list[WorkerSpec]:
-    """Return the workers of a mount: for reads, for compaction, and the reference.
+    """Return the workers of a mount: for reads, for recompression, and the reference.
 
-    Compaction uses every device; reads those of the first one's kind: with `cuda:0+cpu` a reader must not get the CPU.
-    The reference decodes what the first one gets wrong: on the CPU, with one thread and, where torch is there, with its
-    float32 products in place of the engine that everybody else prefers.
+    Recompression uses every device; reads use those of the first one's kind: with `cuda:0+cpu` a reader must not get
+    the CPU. The reference runs on the CPU, with one thread and, where torch is there, with its float32 products in
+    place of the engine that the other workers prefer.
     """
     hang_s = min(HANG_S, options.read_timeout / 4)
     devices, cores = options.devices, len(os.sched_getaffinity(0))
@@ -53,13 +53,13 @@ def specs(options: Options) -> list[WorkerSpec]:
 
 @dataclass(slots=True)
 class Progress:
-    """How far a decode has come, for whoever may want to take it back."""
+    """How far a decode has come, so that its owner can decide whether to cancel it."""
 
-    begun: bool = False  # something is under way that is not a worker's job
+    begun: bool = False  # a repair is under way, which is not a worker's
     future: Future[Outcome] | None = None
 
     def has_begun(self) -> bool:
-        """Whether taking it back would waste work."""
+        """Return whether cancelling would waste work."""
         return self.begun or (self.future is not None and (self.future.running() or self.future.done()))
 
 
@@ -70,7 +70,7 @@ def _nothing(number: int, block: Block, payload: bytes) -> None:
 class Cold:
     """The pool as seen from the event loop. `model(number)` gives a model's fingerprint, or raises `ModelMissing`.
 
-    `timeout` is the seconds within which reads end: a bound of repairs, not of jobs. Whoever waits bounds those.
+    `timeout` (seconds within which reads end) bounds repairs. Work items have no bound but their owner's patience.
     """
 
     def __init__(
@@ -78,21 +78,21 @@ class Cold:
         on_repaired: Callable[[int, Block, bytes], None] = _nothing,
     ) -> None:  # fmt: skip
         self.pool = pool
-        # Called with block number, header and true stored bytes of any block, hot ones too, that has been repaired.
+        # Called with number, header and true stored bytes of each repaired block, hot ones too.
         self.on_repaired = on_repaired
-        # The last error of a worker, for people, such as what is not installed; until that worker decodes again.
+        # The last error of a worker, for people (something is not installed, say), until that worker decodes again.
         self.trouble = ""
         self._troubled: object = None  # whose it is: a worker's name, a model's number
         self.mismatches = 0  # decodes with a wrong result
         self.erring: Counter[str] = Counter()  # blocks that the reference decoded after these workers got them wrong
         self._model = model
         self._repairs = Repairs(timeout)
-        self._beyond_repair: set[tuple[int, int]] = set()  # block, payload: what is not searched for again
+        self._beyond_repair: set[tuple[int, int]] = set()  # block, payload: those that were searched in vain
         self._ended = trio.Event()
 
     @property
     def slow(self) -> dict[int, float]:
-        """Codec id to seconds per MiB that decoding took lately: for reads or, when there were none, in compaction."""
+        """Codec id to seconds per MiB that decoding took lately: in reads or, when there were none, recompression."""
         found: dict[int, float] = {}
         for name in (COMPACT, READ):
             for state in self.pool.states():
@@ -112,16 +112,16 @@ class Cold:
         self.pool.watch(moved)
 
     def waits_for(self, worker: str) -> bool:
-        """Whether a worker is not at work yet: its first work starts it, and has it open a model."""
+        """Return whether a worker is not at work yet: its first work item starts it, and has it open a model."""
         states = [state for state in self.pool.states() if state.name == worker]
         return bool(states) and all(state.state != "running" or state.doing == "opening" for state in states)
 
-    async def run(self, job: WorkItem, progress: Progress | None = None) -> Outcome:
-        """Have a worker do a job; cancelling takes it back. Waits while there is too much to do already.
+    async def run(self, item: WorkItem, progress: Progress | None = None) -> Outcome:
+        """Have a worker do a work item; cancelling takes it back. Waits while the pool is full.
 
-        Raises what the pool's futures hold (`nnfs.workers.pool`).
+        Raises the errors that the pool's futures hold (`nnfs.workers.pool`).
         """
-        future = await self._submit(job)
+        future = await self._submit(item)
         if progress is not None:
             progress.future = future
         try:
@@ -132,12 +132,12 @@ class Cold:
             self._ended = trio.Event()
         return future.result()
 
-    async def _submit(self, job: WorkItem) -> Future[Outcome]:
+    async def _submit(self, item: WorkItem) -> Future[Outcome]:
         while True:
             try:
-                return self.pool.submit(job, wait=False)
-            except TimedOut:  # too much to do: until something has ended
-                with trio.move_on_after(1.0):  # jobs that did not come this way count, too
+                return self.pool.submit(item, wait=False)
+            except TimedOut:  # the pool is full: until an item has ended
+                with trio.move_on_after(1.0):  # items that others have submitted count, too
                     await self._ended.wait()
 
     async def decode(
@@ -186,13 +186,13 @@ class Cold:
             log.log(logging.DEBUG if is_told else logging.ERROR, "%s", self.trouble)
 
     def _note_erring(self, worker: str) -> None:
-        """A worker's result was wrong and the reference's right. What to do is said once, and in every status."""
+        """Note that a worker's result was wrong and the reference's right. Logged once, and told in every status."""
         self.erring[worker] += 1
         if self.erring[worker] == 1:
             log.error("%s", self.errs())
 
     def errs(self) -> str:
-        """Return which devices compute wrong results and what to do about it, for people; empty: none does."""
+        """Return which devices compute wrong results and what to do about it, for people; "" if none does."""
         devices = {name: sorted({s.device for s in self.pool.states() if s.name == name}) for name in self.erring}
         return "; ".join(
             f"{', '.join(devices[name]) or 'a device'} (worker {name}) computed wrong bytes for {count} blocks, which "
@@ -226,7 +226,7 @@ class Cold:
 
 
 async def _done(future: Future[Outcome]) -> None:
-    """Wait for a future of another thread's."""
+    """Wait for a future that another thread completes."""
     token, done = trio.lowlevel.current_trio_token(), trio.Event()
 
     def wake(_: Future[Outcome]) -> None:

@@ -16,8 +16,8 @@ from nnfs.blockio.backlog import Backlog
 from nnfs.blockio.bases import Bases
 from nnfs.blockio.dirty import DirtyData
 from nnfs.blockio.encoding import ENCODERS, Changes, Encoding
-from nnfs.blockio.guard import Nursery
 from nnfs.blockio.interfaces import Metadata
+from nnfs.blockio.nursery import Nursery
 from nnfs.blockio.punching import Puncher
 from nnfs.blockio.reader import Reader
 from nnfs.blockio.space import Space
@@ -28,7 +28,7 @@ from nnfs.store.env import Store
 
 log = logging.getLogger(__name__)
 
-INTERVAL = 5.0  # seconds: what nobody synced is durable after so long
+INTERVAL = 5.0  # seconds, after which changes are durable without a sync
 PUNCH_AFTER = 1.0  # seconds without a commit, then free pages go back to the filesystem below
 KEEP_IDLE, KEEP_BUSY = 64, 8192  # free pages left for the next commits
 TRIES = 4  # of a commit that cannot be written
@@ -89,7 +89,7 @@ class Committer:
                 backlog.raise_trouble()
 
     async def sync_inode(self, ino: int) -> None:
-        """`sync`. Raises what has gone wrong with the file since that was last asked, too."""
+        """`sync`; raises also the error that the file has had since the last call."""
         await self.sync()
         error = self.inode_errors.pop(ino, None)
         if error is not None:
@@ -98,15 +98,15 @@ class Committer:
     async def amend(self, change: Callable[[Any], T], size: int = 0, *, frees: int = 0) -> T:
         """Have `change(work)` run in the commit thread, within the next commit's txn; return its result, durable.
 
-        `size` is how many bytes it adds, `frees` how many it takes away afterwards: what makes the store smaller may
-        do so on a full disk, too. Raises `OutOfSpace`, with nothing changed, and whatever `change` raises: it must do
-        so before it changes anything.
+        It adds `size` bytes and then frees `frees` bytes: a change that makes the store smaller may run on a full disk.
+        Raises `OutOfSpace`, with nothing changed, and the errors of `change`, which may raise them only before it
+        changes anything.
         """
         self.backlog.raise_failure()
         if self._finished:
             raise OutOfSpace("the store is being closed")
         if is_tight := not await self.admission.hold(size):
-            if not self._bears(size, frees):  # what commits before have freed may not have been given back yet
+            if not self._bears(size, frees):  # space that earlier commits have freed may not be given back yet
                 await self.punch()
             if not self._bears(size, frees):
                 raise self.space.refused()
@@ -138,7 +138,7 @@ class Committer:
             await trio.to_thread.run_sync(copies.clear)
 
     async def save(self) -> None:
-        """`sync`, for a backup: what was accepted before a store was found gone goes into the file that is still open.
+        """`sync`, for a backup. If the data file is gone, commit all that was accepted to the file that is still open.
 
         Raises why that cannot be done.
         """
@@ -162,7 +162,7 @@ class Committer:
         await trio.to_thread.run_sync(self.space.close)
 
     async def _last_syncs(self) -> None:
-        """Commit all there is. Nobody else will: what finds no room is tried for a while, others may make some."""
+        """Commit everything. A commit that finds no room is tried again for a while, since others may make some."""
         for left in reversed(range(LAST_TRIES)):
             try:
                 await self.sync()
@@ -206,7 +206,7 @@ class Committer:
             if backlog.failure:
                 continue
             if not dirty:
-                backlog.wanted = backlog.durable  # what was to be committed has been, or came to nothing
+                backlog.wanted = backlog.durable  # everything wanted is committed, or came to nothing
             if backlog.wanted > backlog.durable or (dirty and self._due()):
                 await self._commit()
                 if backlog.no_space:
@@ -222,7 +222,7 @@ class Committer:
     async def _pause(self) -> None:
         """After a commit that found no space: try again when somebody syncs, or in a second."""
         self.backlog.wanted = self.backlog.durable
-        await self._punch(0)  # what it could write comes back to the reserve
+        await self._punch(0)  # space that it has written to comes back to the reserve
         with trio.move_on_after(1.0):
             await self.backlog.woken.wait()
 
@@ -233,7 +233,7 @@ class Committer:
             return
         why = f"{self.store.place.opened / DATA_FILE} {lost} while it was mounted"
         log.critical(
-            "%s: nothing is accepted any more. What is stored is lost with the unmount: "
+            "%s: nothing is accepted any more. Its content is lost with the unmount: "
             "before it, save it with nnfs backup, given the mount point and a file elsewhere", why
         )  # fmt: skip
         self.backlog.fail(StoreGone(f"{why}: save it with nnfs backup before the unmount"))
@@ -241,7 +241,7 @@ class Committer:
     # -- free pages
 
     async def punch(self) -> None:
-        """Punch free pages, after an empty commit: what the last one freed still belongs to the previous meta page."""
+        """Punch free pages, after an empty commit: what a commit freed belongs to the previous meta page until then."""
         await self._commit()  # else the one that is to be empty has the deletions, and their pages stay
         await self._commit(empty=True)
         await self._punch(KEEP_IDLE)
@@ -299,7 +299,7 @@ class Committer:
             except OutOfSpace:
                 if not left or not self.space.lends:
                     raise
-                with contextlib.suppress(NnfsError, OSError):  # what it could write comes back to the reserve
+                with contextlib.suppress(NnfsError, OSError):  # space that it has written to comes back to the reserve
                     await run_fairly(self._puncher.punch, 0, True, limiter=self._commit_thread)
             except WriteFailed as error:
                 if not left:

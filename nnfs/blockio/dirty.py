@@ -1,9 +1,9 @@
-"""Written data that is not in the store yet: chunks of the active and the frozen epoch.
+"""Dirty data: chunks of the active and the frozen epoch that are not in the store yet.
 
-A dirty chunk either stands alone (`whole`) or is an overlay over what lies below it: extents of new bytes, and
-`base_limit`, how much of the base a truncation has left visible. Overlays are merged by `merge` when somebody reads
-them, and before the commit that stores them; a write does not wait for its base, unless a worker has to decode that:
-then it is merged at once (`lay_over`), so that no commit ever waits for a worker.
+A dirty chunk either stands alone (`whole`) or is an overlay over its base: extents of new bytes, and `base_limit`, how
+much of the base a truncation has left visible. Overlays are merged by `merge` when somebody reads them, and before the
+commit that stores them; a write does not wait for its base, unless a worker has to decode that: then it is merged at
+once (`lay_over`), so that no commit ever waits for a worker.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class DirtyChunk:
         self.extents = extents  # sorted, disjoint [start, end); meaningful for overlays only
         self.whole = whole
         self.base_limit = base_limit  # bytes of the base that are visible
-        self.version = 0  # of the content: an encoding made of an older one is thrown away
-        self.encoded: tuple[Encoded | None] | None = None  # what the encoder made of this version
+        self.version = 0  # of the content: an encoding of an older one is thrown away
+        self.encoded: tuple[Encoded | None] | None = None  # the encoder's result for this version
 
     @property
     def cost(self) -> int:
@@ -39,7 +39,7 @@ class DirtyChunk:
         self.encoded = None
 
     def write(self, start: int, piece: memoryview) -> None:
-        """Lay `piece` over the chunk at `start`."""
+        """Write `piece` into the chunk at `start`."""
         end = start + len(piece)
         data = self.data
         if not isinstance(data, bytearray):
@@ -62,13 +62,13 @@ class DirtyChunk:
         self.extents = sorted(kept)
 
     def covers(self, visible: int) -> bool:
-        """Whether the new bytes hide the first `visible` bytes of any base."""
+        """Return whether the new bytes hide the first `visible` bytes of any base."""
         return self.whole or min(visible, self.base_limit) == 0 or (
             len(self.extents) == 1 and self.extents[0][0] == 0 and self.extents[0][1] >= min(visible, self.base_limit)
         )  # fmt: skip
 
     def cut(self, length: int) -> None:
-        """Truncate: nothing of the chunk behind `length` remains."""
+        """Truncate the chunk to `length` bytes."""
         self.base_limit = min(self.base_limit, length)
         self.extents = [(low, min(high, length)) for low, high in self.extents if low < length]
         if len(self.data) > length:
@@ -108,19 +108,19 @@ class Layer:
         return not (self.chunks or self.cuts)
 
     def cut_before(self, ino: int, chunk: int) -> bool:
-        """Whether this layer hides what layers below hold of a chunk."""
+        """Return whether this layer hides a chunk of the layers below."""
         cut = self.cuts.get(ino)
         return cut is not None and chunk >= cut.first
 
 
 class DirtyData:
-    """Active and frozen layers of all inodes. Belongs to the loop's thread."""
+    """Active and frozen layers of all inodes. For the loop."""
 
     def __init__(self, chunk_size: int) -> None:
         self.chunk_size = chunk_size
         self.active = Layer()
         self.frozen: Layer | None = None
-        self.generation = 0  # of freezes and commits: content resolved under another one may be out of date
+        self.generation = 0  # changes with each freeze and commit: content found before that may be out of date
 
     @property
     def size(self) -> int:
@@ -128,12 +128,12 @@ class DirtyData:
         return self.active.size + (self.frozen.size if self.frozen else 0)
 
     def has(self, ino: int) -> bool:
-        """Whether anything of an inode is dirty."""
+        """Return whether anything of an inode is dirty."""
         layers = (self.active, self.frozen)
         return any(layer is not None and (ino in layer.chunks or ino in layer.cuts) for layer in layers)
 
     def dirty_bytes(self, ino: int) -> int:
-        """Bytes of an inode's dirty chunks."""
+        """Return the bytes of an inode's dirty chunks."""
         layers = (self.active, self.frozen)
         return sum(len(c.data) for layer in layers if layer for c in layer.chunks.get(ino, {}).values())
 
@@ -154,7 +154,7 @@ class DirtyData:
         self, chunks: dict[int, DirtyChunk], ino: int, number: int, start: int, piece: memoryview, size: int
     ) -> DirtyChunk:
         end = start + len(piece)
-        visible = min(max(0, size - number * self.chunk_size), self.chunk_size)  # what a base could show
+        visible = min(max(0, size - number * self.chunk_size), self.chunk_size)  # bytes that a base could show
         chunk = chunks.get(number)
         if chunk is None:
             if start == 0 and end >= visible:
@@ -179,7 +179,10 @@ class DirtyData:
         return chunk
 
     def truncate(self, ino: int, old: int, new: int, spare: int) -> None:
-        """Cut a file of `old` bytes to `new`, or let it grow: what was never written reads as zeros."""
+        """Cut a file of `old` bytes to `new`, or let it grow: bytes that were never written read as zeros.
+
+        `spare` is an unused inode number, which the commit may give to the map nodes that are cut off.
+        """
         if new >= old:
             return
         first, rest = -(-new // self.chunk_size), new % self.chunk_size
@@ -203,7 +206,7 @@ class DirtyData:
     def partly_changed(self, ino: int, size: int, offset: int, end: int) -> list[int]:
         """Return the chunks of a file of `size` bytes of which a write of [offset, end) needs the committed content.
 
-        `offset == end`: of which a truncation to there does.
+        With `offset == end`: those of which a truncation to there needs it.
         """
         found = []
         for number in {offset // self.chunk_size, max(offset, end - 1) // self.chunk_size}:
@@ -217,7 +220,7 @@ class DirtyData:
         return found
 
     def lay_over(self, ino: int, number: int, base: Buffer) -> None:
-        """Merge what is dirty of a chunk with its committed content."""
+        """Merge the overlays of a chunk with its committed content."""
         top = self.active.chunks.get(ino, {}).get(number)
         if top is not None and not top.whole:
             for chunk in reversed(self.layers(ino, number)[0]):
@@ -228,13 +231,13 @@ class DirtyData:
             self.active.size += top.cost - before
 
     def overlays(self) -> Iterator[tuple[int, int]]:
-        """Yield (ino, chunk) of what waits for its committed content."""
+        """Yield (ino, chunk) of every overlay."""
         for layer in (self.active, self.frozen):
             for ino, chunks in layer.chunks.items() if layer is not None else ():
                 yield from ((ino, number) for number, chunk in chunks.items() if not chunk.whole)
 
     def drop(self, ino: int) -> None:
-        """Forget what an inode has in the active layer: nobody can reach it any more."""
+        """Forget the active layer of an inode that nobody can reach any more."""
         for chunk in self.active.chunks.pop(ino, {}).values():
             self.active.size -= chunk.cost
         self.active.cuts.pop(ino, None)
@@ -282,9 +285,9 @@ class DirtyData:
         lower.size = sum(chunk.cost for chunks in lower.chunks.values() for chunk in chunks.values())
 
     def committed(self) -> None:
-        """Drop the frozen layer: the store has it.
+        """Drop the frozen layer, which the store has now.
 
-        What lies over a chunk of it is merged: equal content may have been stored before, and be cold.
+        Overlays over its chunks are merged: equal content may have been stored before, and be cold.
         """
         assert self.frozen is not None
         for ino, chunks in self.frozen.chunks.items():

@@ -40,23 +40,23 @@ class Encoding:
         self._merged: list[DirtyChunk] = []  # rewritten in part: likely bases of the next partial writes
 
     def offer(self, full: list[tuple[int, DirtyChunk]]) -> None:
-        """Take wholly written chunks: they are encoded while the writer goes on."""
+        """Take wholly written chunks, to encode them while the writer goes on."""
         for _, chunk in full:
             self._queue.append(chunk)
         if full:
             self._queued.set()
 
     def merged(self) -> list[tuple[int, bytes]]:
-        """Return (block number, plain bytes) of what the last `changes` merged, once that is committed."""
+        """Return (block number, plain bytes) of the chunks that the last `changes` merged, after their commit."""
         merged, self._merged = self._merged, []
         return [(c.encoded[0].number, bytes(c.data)) for c in merged if c.encoded and c.encoded[0] is not None]
 
     async def changes(self, layer: Layer, released: Collection[int], errors: dict[int, NnfsError]) -> Changes:
         """Return the encoded content of a frozen layer. Chunks whose base cannot be read are left out.
 
-        `errors` gets what was wrong with them, by inode. `released`: inodes whose content is of no use any more.
+        Their errors are put into `errors`, by inode. The content of inodes in `released` is of no use any more.
         """
-        self._merged.clear()  # of a failed commit: the numbers its blocks had got will be others'
+        self._merged.clear()  # those of a failed commit: their block numbers will be given to other blocks
         overlays = [
             (ino, number, chunk)
             for ino, chunks in layer.chunks.items()
@@ -84,11 +84,11 @@ class Encoding:
 
         async def merge(ino: int, number: int, chunk: DirtyChunk) -> None:
             try:
-                base: Buffer = b""  # what this layer has cut off must not come back
+                base: Buffer = b""  # bytes that this layer has cut off must not come back
                 if not layer.cut_before(ino, number):
                     inode = self._inode(ino)
                     if not chunk.extents and self._bases.length(inode, number) <= chunk.base_limit:
-                        skipped.add(id(chunk))  # a truncation that cut nothing off
+                        skipped.add(id(chunk))  # a truncation that has cut nothing off
                         return
                     base = (await self._reader.stored(inode, number, number))[0]
             except FsError:
@@ -137,7 +137,7 @@ class Encoding:
                     chunk.data = result.payload  # raw: one copy in memory is enough
 
     async def early(self) -> None:
-        """Encode what is offered, until cancelled."""
+        """Encode the chunks that are offered, until cancelled."""
         while True:
             await self._queued.wait()
             batch: list[DirtyChunk] = []

@@ -12,7 +12,7 @@ import trio
 from nnfs.blockio.cache import BlockCache
 from nnfs.blockio.cold import AHEAD, URGENT, Cold, Progress
 from nnfs.blockio.damagelist import DamageList
-from nnfs.blockio.guard import Nursery, Task
+from nnfs.blockio.nursery import Nursery, Task
 from nnfs.blockio.patience import Patience
 from nnfs.blockio.repair import Repairs
 from nnfs.blockio.thawcache import Thawed

@@ -1,4 +1,4 @@
-"""Bounds what waits for cold blocks: not by the clock alone, but by the time in which nothing moved while we ran."""
+"""Patience: ends waits for cold blocks when nothing has moved for too long, while this process could run."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ LEAST_S = 0.02  # between two looks
 
 
 class Patience:
-    """The waits of one mount. `timeout` is in seconds. `run` is its task, without which nothing ends."""
+    """The waits of one mount, each ended after `timeout` seconds in which no worker got on. `run` is its task."""
 
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
         self._pause = max(LEAST_S, timeout / LOOKS)
         self._clock: RunClock | None = None
-        self._waits: dict[trio.CancelScope, float] = {}  # and when something last moved for each
+        self._waits: dict[trio.CancelScope, float] = {}  # and when something last moved
 
     @contextlib.contextmanager
     def bound(self) -> Iterator[None]:
-        """Raises `TimedOut` when for `timeout` seconds nothing moves while the body runs."""
+        """Raise `TimedOut` when nothing moves for `timeout` seconds while the body runs."""
         with trio.CancelScope() as scope:
             self._waits[scope] = self._now()
             try:
@@ -36,7 +36,7 @@ class Patience:
             raise TimedOut(f"nothing was decoded for {self.timeout:g} s, and no worker got on")
 
     def go_on(self) -> None:
-        """A worker gets on: hundreds of reads may wait for it, and none of them for nothing."""
+        """Note that a worker gets on: every wait begins anew, since hundreds of reads may wait for one worker."""
         now = self._now()
         self._waits = dict.fromkeys(self._waits, now)
 
@@ -46,7 +46,7 @@ class Patience:
         return self._clock.now()
 
     async def run(self) -> None:
-        """Look now and then whether something has waited for too long."""
+        """End the waits that have taken too long, until cancelled."""
         while True:
             await trio.sleep(self._pause)
             now = self._now()

@@ -17,9 +17,9 @@ class Puncher:
         self._store, self._space, self._backlog = store, space, backlog
 
     def punch(self, keep: int, everything: bool = False) -> None:
-        """Punch free pages but for `keep`. What is kept for removals is held again first, before others take it.
+        """Punch free pages but for `keep`. Space that is kept for removals is held again first, before others take it.
 
-        While space is short the pages that the next commits take stay: what is given up and taken again gets less.
+        While space is short the pages that the next commits take stay: giving them up and taking them again loses some.
         With `everything` they do not, since they turned out to be the wrong ones.
         """
         space = self._space

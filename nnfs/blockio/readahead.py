@@ -89,16 +89,16 @@ class ReadAhead:
 
 
 class Sequences:
-    """Files that are read one request after the other, and where their readers go on."""
+    """Decides how many chunks to fetch ahead in files that are read one request after the other."""
 
     def __init__(self, most: int) -> None:
         self._most = most  # chunks ahead
         self._next: dict[int, tuple[int, int]] = {}  # ino: offset, chunks ahead
 
     def read(self, ino: int, offset: int, end: int, chunks: int) -> int:
-        """Note a read of [offset, end), `chunks` chunks. Return how many to have ready behind them.
+        """Note a read of [offset, end), `chunks` chunks. Return how many chunks to have ready behind them.
 
-        Twice as many as the last time for a reader that goes on where it stopped, and no fewer than it asks for.
+        For a reader that goes on where it stopped, twice as many as the last time, and no fewer than it asks for.
         """
         expected, ahead = self._next.pop(ino, (0, 0))
         if offset > expected or end <= expected:
@@ -113,7 +113,7 @@ class Sequences:
 
 
 class Around:
-    """Which blocks to fetch with a small cold file that is read."""
+    """Decides which blocks to fetch with the block of a small cold file that is read."""
 
     def __init__(self) -> None:
         self._last = -TOGETHER  # block of the small cold file that was read last
@@ -121,16 +121,16 @@ class Around:
         self._unread: set[int] = set()  # of those fetched around others
 
     def __contains__(self, number: int) -> bool:
-        """Whether a block was fetched around others, and has not been read since."""
+        """Return whether a block was fetched around others, and has not been read since."""
         return number in self._unread
 
     def fetched(self, numbers: list[int]) -> None:
         self._unread.update(numbers)
 
     def read(self, number: int) -> tuple[range, range, int]:
-        """Note that a small cold file is read: (numbers after it, numbers before it, how many of them to fetch).
+        """Note a read of a small cold file. Return numbers after it, numbers before it, and how many of them to fetch.
 
-        None for the first one of a place, nor as long as half of what was fetched last is unread.
+        That is 0 for the first read in a place, and while half of the blocks that were fetched last are unread.
         """
         last, self._last = self._last, number
         hit = number in self._unread

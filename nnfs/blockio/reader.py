@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 
 from nnfs.blockio.dirty import Buffer, DirtyData
 from nnfs.blockio.fetch import Fetcher
-from nnfs.blockio.guard import Nursery
 from nnfs.blockio.interfaces import Files
+from nnfs.blockio.nursery import Nursery
 from nnfs.blockio.readahead import ReadAhead
 from nnfs.errors import BlockDamaged, CodecError, TimedOut, WorkerError
 from nnfs.store.schema import Inode

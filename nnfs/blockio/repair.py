@@ -1,12 +1,12 @@
 """Repair of stored bytes: a search for the small change after which they have their XXH3-64 again.
 
-A block's header is sealed, so its XXH3-64 of the payload is to be trusted. What disks and memory do to bytes is mostly
-one flipped bit, now and then a byte or two bits of a word: few enough changes to try them all, since XXH3 lets us.
-It keeps 8 sums of 64 bits over stripes of 64 bytes. A word of a stripe adds to two of them, a pair, and at the end of
-each block of 16 stripes every sum is scrambled on its own; so a change is followed through two sums, block by block,
-for thousands of changes at once (numpy, without the GIL): 0.03 s for all bits of 40 KB, 1.6 s for all bytes, 0.3 and
-11 s of 128 KiB. The last bytes, which XXH3 takes twice, and short payloads are tried one by one. 64 bits do not prove
-a repair: whoever uses it compares the BLAKE2b-512 of what comes out.
+A block's header is sealed, so its XXH3-64 of the payload is to be trusted. Disks and memory mostly flip one bit, now
+and then a byte or two bits of a word: these changes are few enough to try them all. XXH3 keeps 8 sums of 64 bits over
+stripes of 64 bytes. A word of a stripe adds to two of them, a pair, and at the end of each block of 16 stripes every
+sum is scrambled on its own; so a change is followed through two sums, block by block, for thousands of changes at once
+(numpy, without the GIL): 0.03 s for all bits of 40 KB, 1.6 s for all bytes, 0.3 and 11 s of 128 KiB. The last bytes,
+which XXH3 takes twice, and short payloads are tried one by one. 64 bits do not prove a repair: the caller compares the
+BLAKE2b-512 of the content.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ WALL_SHARE = 2  # part of a read's time in which a search ends on a busy machine
 
 
 async def repair_beside(payload: bytes, xxh3: int, limit_s: float, wall_s: float = math.inf) -> bytes | None:
-    """`repair` in a thread, which ends soon after this is cancelled.
+    """Run `repair` in a thread, which ends soon after this is cancelled.
 
     `limit_s` is of the thread's own time: whether a block can be read must not depend on what else the machine does.
     """
@@ -62,10 +62,10 @@ async def repair_beside(payload: bytes, xxh3: int, limit_s: float, wall_s: float
 
 
 class Repairs:
-    """Searches of readers, one after the other, within a share of a read's `timeout` (seconds).
+    """The searches of readers, one after the other, each within a share of a read's `timeout` (seconds).
 
-    The more of them in a row have failed, the shorter they are: where much is damaged, it is not by flipped bits, and
-    whoever reads it shall not wait for each block.
+    The more of them in a row have failed, the shorter they are: large damage is not one of flipped bits, and its
+    readers should not wait for each block.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -102,7 +102,7 @@ def repair(payload: bytes, xxh3: int, limit_s: float, clock: Callable[[], float]
 
 
 def _attempts(payload: bytes, xxh3: int, late: Callable[[], bool]) -> Iterator[Callable[[], bytes | None]]:
-    """Yield what to do, the most likely first."""
+    """Yield the searches, the most likely to succeed first."""
     if len(payload) <= SHORT:
         yield from (partial(_one_by_one, payload, xxh3, range(len(payload)), width, late) for width in (1, 2))
         return
@@ -130,7 +130,7 @@ def _one_by_one(payload: bytes, xxh3: int, places: range, width: int, late: Call
 
 
 def _masks() -> Iterator[Words]:
-    """Yield what to XOR to a word: one bit; one byte; two bits; two neighbouring bytes, `_MASKS` at a time."""
+    """Yield the masks to XOR to a word: one bit; one byte; two bits; two neighbouring bytes, `_MASKS` at a time."""
     import numpy as np
 
     bits = np.uint64(1) << np.arange(64, dtype=np.uint64)
@@ -147,7 +147,7 @@ def _masks() -> Iterator[Words]:
 
 
 class _Search:
-    """The sums of a payload of more than `SHORT` bytes, and what one pair of them must be for the hash to fit."""
+    """The sums of a payload of more than `SHORT` bytes, and the values of each pair that make the hash fit."""
 
     def __init__(self, payload: bytes, xxh3: int) -> None:
         import numpy as np
@@ -184,7 +184,7 @@ class _Search:
         self._wanted = np.array([(want - whole + int(fold)) & _M64 for fold in folds], np.uint64)
 
     def _added(self, data: Words, keys: Words) -> Words:
-        """What stripes add to the sums: each word to its neighbour, and its halves' product to its own."""
+        """Return what stripes add to the sums: each word to its neighbour, its halves' product to its own."""
         swapped = data.reshape(*data.shape[:-1], -1, 2)[..., ::-1].reshape(data.shape)
         return self._product(data ^ keys) + swapped
 
@@ -195,7 +195,7 @@ class _Search:
         return (sums ^ (sums >> self._np.uint64(47)) ^ secret) * self._np.uint64(_PRIME32[0])
 
     def _fold(self, a: Words, b: Words) -> Words:
-        """The halves of the 128-bit products, XORed."""
+        """Return the halves of the 128-bit products, XORed."""
         u = self._np.uint64
         low, half = u(0xFFFFFFFF), u(32)
         a0, a1, b0, b1 = a & low, a >> half, b & low, b >> half
@@ -205,7 +205,7 @@ class _Search:
         return high ^ (a * b)
 
     def run(self, masks: Words, late: Callable[[], bool]) -> bytes | None:
-        """Try every mask on every word of a whole stripe. Those that the last one has, too, do not fit this way."""
+        """Try every mask on every word of a whole stripe. Words that the last stripe shares never fit."""
         step = min(max(1, _MASKS // len(masks)), 16)
         for first in range(0, len(self._data), step):
             if late():
@@ -237,13 +237,13 @@ class _Search:
         return [(8 * (stripes.start + int(s)) + int(column), int(masks[m])) for s, column, m in hits]
 
     def _beside(self, row: Words) -> Words:
-        """Shape what belongs to the 8 columns for a pair of sums: (2, 1, 8, 1)."""
+        """Return values of the 8 columns in the shape of pairs of sums: (2, 1, 8, 1)."""
         neighbours = row.reshape(4, 2)[:, ::-1].reshape(8)
         return self._np.stack([row, neighbours])[:, None, :, None]
 
 
 def _before_avalanche(h: int) -> int:
-    """Undo XXH3's last step."""
+    """Return the value before XXH3's last step."""
     h ^= h >> 32
     h = h * pow(0x165667919E3779F9, -1, 1 << 64) & _M64
     return h ^ (h >> 37)

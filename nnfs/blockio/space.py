@@ -1,4 +1,4 @@
-"""How much the filesystem below can still take: ENOSPC goes to the writer, before anything is promised."""
+"""Space: how much the filesystem below can still take. A writer gets ENOSPC before anything is accepted."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ PLENTY = 1 << 30  # free bytes with which tree pages, of which many might have t
 PAGE = 4096
 SPARE = 8  # one of so many free pages is taken to be of no use: those around it may be too few
 A_NAME = 256 << 10  # bytes that a change of the filesystem's own trees may need: xfs makes inodes by the chunk
-RECORD_PAGES, RECORD_BYTES = 2, 512  # what a changed record may cost: pages to copy, and what it adds to a small tree
+RECORD_PAGES, RECORD_BYTES = 2, 512  # costs of a changed record: pages to copy, and bytes added to a small tree
 NODE_PAGES = 3 * 64 + 4  # pages that releasing a map node may copy
 _RETRY = 1.0  # seconds between two attempts to make room
 
 
 class Space:
-    """Free space below the store, looked up after each commit, what of it is held, and the limits that follow.
+    """Free space below the store, the part of it that is held in the reserve, and the limits that follow.
 
-    Nothing is accepted that is not held: nobody else can take that. `keep` bytes of it are for removals only. As much
-    again is held ahead: growing costs a system call and, on a full disk, a flush.
+    Nothing is accepted for which no space is held: nobody else can take that. `keep` bytes of it are for removals only.
+    As much again is held ahead: growing costs a system call and, on a full disk, a flush.
     """
 
     def __init__(self, path: Path, dirty_limit: int, *, read_only: bool = False) -> None:
         self.path = path
         self.dirty_limit = dirty_limit
-        self.free = 0  # bytes for new data: what is kept for removals taken off
+        self.free = 0  # bytes for new data, without those that are kept for removals
         self.lower = 0  # bytes that are free for anybody
         self.keep = KEEP_MIN
         self.tree = 0  # bytes of tree pages that a commit could have to copy at most
@@ -59,7 +59,7 @@ class Space:
 
     @property
     def held(self) -> int:
-        """Bytes that are the store's already; without a reserve: that statvfs promises."""
+        """Bytes that are the store's already; without a reserve, those that statvfs promises."""
         if self.reserve is not None and self.reserve.works:
             return self.reserve.held
         return self.free + self.keep
@@ -88,7 +88,7 @@ class Space:
 
     @property
     def is_low(self) -> bool:
-        """Whether what is kept for removals is not all there."""
+        """Whether less is held than is to be kept for removals."""
         return self.reserve is not None and self.reserve.works and self.reserve.held < self.keep
 
     @property
@@ -97,7 +97,7 @@ class Space:
         return self.free < 2 * self.keep or (self.reserve is not None and self.reserve.refusal != 0)
 
     def refresh(self) -> None:
-        """Ask the filesystem below."""
+        """Ask the filesystem below how much is free."""
         try:
             lower = os.statvfs(self.path)
         except OSError as error:
@@ -116,16 +116,16 @@ class Space:
             self.free = free - self.keep - PER_COMMIT
 
     def need(self, data: int, records: int) -> int:
-        """Bytes that a commit of so much may write: data stored raw, 3 % for fragments and records, tree pages."""
+        """Return how many bytes a commit may write: data stored raw, 3 % for fragments and records, tree pages."""
         copied = min(records * RECORD_PAGES * PAGE, self.tree + records * RECORD_BYTES)
         return data + data // 32 + copied
 
     def fits(self, data: int, records: int = 0) -> bool:
-        """Whether so many dirty bytes and records will find room; see `hold`."""
+        """Return whether so many dirty bytes and records will find room; see `hold`."""
         return self._has(data, records, self.held - self.keep + self.in_place)
 
     def may_remove(self, data: int, records: int) -> bool:
-        """Whether changes that need no space to speak of will find what they do need, together with all others."""
+        """Return whether a change that needs hardly any space will find that, together with all others."""
         return self._has(data, records, self.held + self.in_place)
 
     def _has(self, data: int, records: int, held: int) -> bool:
@@ -133,14 +133,14 @@ class Space:
         return need <= held or (data + data // 32 <= held and self.free > PLENTY + 4 * need)
 
     def hold(self, data: int, records: int, *, removing: bool = False) -> bool:
-        """Try to hold what `fits` (or `may_remove`) asks for, and more; tell whether it does. May wait for a disk."""
+        """Try to hold what `fits` (or `may_remove`) asks for, and more. Return whether it is held. For a thread."""
         if self.reserve is None:
             return False
         need = self.need(data, records) + self.overhead
         return self.reserve.grow(need + (0 if removing else 2 * self.keep))
 
     def refill(self, *, at_once: bool = False) -> bool:
-        """Hold what is kept for removals; tell whether it is all there. May wait for a disk."""
+        """Hold the space that is kept for removals. Return whether it is all there. For a thread."""
         if self.reserve is None or not self.reserve.works:
             return True
         if at_once and self.is_low:
@@ -149,7 +149,7 @@ class Space:
         return self.reserve.held >= self.keep
 
     def helping(self, free: Callable[[*Args], int], *args: *Args) -> int:
-        """Free something; where even that needs room at first (btrfs), out of what is held. Raises as `free` does."""
+        """Call `free`; where freeing needs room at first (btrfs), lend it from the reserve. Raises as `free` does."""
         try:
             return free(*args)
         except StoreError as error:
@@ -173,36 +173,36 @@ class Space:
             self.reserve.free_at_once()
 
     def take_back(self) -> None:
-        """Hold what was held before commits took some of it, as far as there is room."""
+        """Hold as much as before commits took some of it, as far as there is room."""
         if self.reserve is not None:
             self.reserve.take_back(at_once=True)
 
     def relax(self) -> None:
-        """Nothing is dirty: give back what is held beyond what requests under way may have been promised."""
+        """Give back what nothing dirty needs, but for what requests under way may have been promised."""
         if self.reserve is not None:
             self.reserve.shrink(2 * self.keep)
 
     def lend_a_name(self) -> None:
-        """Give back what a new name in the store may cost."""
+        """Give back as much as a new name in the store's folder may cost."""
         if self.reserve is not None:
             self.reserve.shrink(max(0, self.reserve.held - A_NAME))
 
     def bears(self, size: int) -> bool:
-        """Whether `size` bytes may be added for a short time, by what frees more: half of what is kept is for that."""
+        """Return whether a change that frees more may add `size` bytes for a short time, from half of what is kept."""
         return size + size // 32 + self.overhead <= self.held - self.keep // 2
 
     def release_nodes(self, most: int) -> int:
-        """How many map nodes, up to `most`, a commit may release: what it copies for them has to fit."""
+        """Return how many map nodes, up to `most`, a commit may release, since it copies pages for each."""
         if not self.is_tight or self.tree + self.overhead <= self.held:
             return most
         return max(1, min(most, self.held // (NODE_PAGES * PAGE)))
 
     def refused(self) -> OutOfSpace:
-        """The error for a writer."""
+        """Return the error for a writer that finds no room."""
         return no_room(self.reserve.refusal if self.reserve is not None else errno.ENOSPC)
 
     def may_try(self) -> bool:
-        """Whether it is time to try to make room again."""
+        """Return whether it is time to try to make room again."""
         now = time.monotonic()
         if now - self._tried < _RETRY:
             return False
@@ -210,7 +210,7 @@ class Space:
         return True
 
     def close(self) -> None:
-        """Close the reserve: what is kept for removals stays with the store, for a mount on a full disk."""
+        """Close the reserve. The part for removals stays with the store, for a mount on a full disk."""
         if self.reserve is not None:
             self.reserve.shrink(self.keep)
             self.reserve.close()

@@ -1,8 +1,8 @@
-"""Copies of what was decoded from cold blocks: bounded, on disk, so that a block is slow to read once.
+"""The thaw cache: bounded copies of decoded cold blocks on disk, so that a block is slow to read only once.
 
 One file per block number, zstd, in a folder of the store. Nothing in it is needed: every copy is compared with the
 block's BLAKE2b-512 when it is read, so a bad one costs one more decoding, and copies need no fsync. Numbers are never
-used twice, so what belongs to a removed block is merely the next to go. Synchronous, for data threads.
+used twice, so the copy of a removed block is merely the next to go. Synchronous, for data threads.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ log = logging.getLogger(__name__)
 
 LEVEL = 3
 FREE_SHARE, FREE = 10, 1 << 30  # copies leave a tenth of the filesystem below free, or so many bytes
-BYTES_PER_FILE = 4096  # that a file takes up at least, and in whole
+BYTES_PER_FILE = 4096  # a file takes up a multiple of this
 _TEMPORARY = ".new"
 
 
 class Thawed:
     """Least recently used copies by block number, `limit` bytes of them at most; 0 keeps none.
 
-    Thread-safe. No method raises for what the filesystem below does: without a copy a block is decoded.
+    Thread-safe. No method raises for errors of the filesystem below: without a copy a block is decoded.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
@@ -45,7 +45,7 @@ class Thawed:
         self._mute = False  # the last put failed, and that was logged
 
     def scan(self) -> None:
-        """Find what an earlier mount has left, oldest first, and cut it to the limit. Takes time; call it once."""
+        """Find the copies of an earlier mount, oldest first, and cut them to the limit. Takes time; call it once."""
         found = []
         try:
             with os.scandir(self.folder) as entries:
@@ -71,7 +71,7 @@ class Thawed:
         self._evict(self.limit)
 
     def _clear_up(self, entry: os.DirEntry[str]) -> None:
-        """Remove what is no copy: one that was not finished when the last mount ended."""
+        """Remove a file that is no copy: it was not finished when the last mount ended."""
         with self._lock:
             if entry.name in self._writing:
                 return
@@ -121,7 +121,7 @@ class Thawed:
             self._sizes.move_to_end(number)
 
     def put(self, number: int, plain: bytes) -> bool:
-        """Keep a copy, if the filesystem below has room to spare; tell whether."""
+        """Keep a copy, if the filesystem below has room to spare. Return whether it was kept."""
         if number in self._sizes or not self.limit:
             return False
         data = zstandard.ZstdCompressor(level=LEVEL).compress(plain)
@@ -176,7 +176,7 @@ class Thawed:
             self.remove(number)
 
     def _room(self) -> bool:
-        """Whether the filesystem below has more free than copies have to leave."""
+        """Return whether the filesystem below has more free than copies have to leave."""
         lower = os.statvfs(self.folder)
         return lower.f_bavail * lower.f_frsize >= min(lower.f_blocks * lower.f_frsize // FREE_SHARE, FREE)
 

@@ -1,4 +1,4 @@
-"""Threads beside a busy loop."""
+"""Running functions in threads that get their share of the GIL beside a busy loop."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ async def run_fairly(function: Callable[[*Args], T], *args: *Args, limiter: trio
 
     A loop thread that gives the GIL up for microseconds at a time (an LMDB get, a look at a descriptor) takes it back
     before a waiting thread has woken up, and the waiter's switch interval begins anew: a commit of 4 ms took seconds
-    beside a loop that never rested. So the loop rests every 5 ms while the work goes on, the longer the longer it
-    takes: what ends sooner costs nothing, what starves gets the GIL for itself.
+    beside a loop that never rested. So the loop rests every 5 ms while the work goes on, and the longer it takes, the
+    longer are the rests: short work costs nothing, and work that starves gets the GIL for itself.
     """
     failure: Exception | None = None
-    # The limiter first: who only queues must not make the loop rest (hundreds of small batches did, and stopped it).
+    # The limiter first: calls that only queue must not make the loop rest (hundreds of small batches stopped it).
     async with limiter, trio.open_nursery() as nursery:
         nursery.start_soon(_give_way)
         try:

@@ -29,7 +29,7 @@ from nnfs.blockio.commit import Committer
 from nnfs.blockio.damagelist import DamageList
 from nnfs.blockio.dirty import DirtyData
 from nnfs.blockio.fetch import Fetcher
-from nnfs.blockio.guard import Guarded
+from nnfs.blockio.nursery import Guarded
 from nnfs.blockio.patience import Patience
 from nnfs.blockio.readahead import ReadAhead
 from nnfs.blockio.reader import Reader

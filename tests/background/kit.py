@@ -134,9 +134,9 @@ def measure(seconds: float) -> None:
     """Have speeds measured by a clock that moves with chunks that the network decodes, and hardly with others."""
     passed, run = [0.0], Cold.run
 
-    async def counted(self: Cold, job: WorkItem, progress: Progress | None = None) -> Any:
-        found = await run(self, job, progress)
-        passed[0] += seconds if job.op is Op.DECODE and job.codec == NEURAL else 0.001
+    async def counted(self: Cold, item: WorkItem, progress: Progress | None = None) -> Any:
+        found = await run(self, item, progress)
+        passed[0] += seconds if item.op is Op.DECODE and item.codec == NEURAL else 0.001
         return found
 
     Cold.run = counted  # type: ignore[method-assign]

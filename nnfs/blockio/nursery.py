@@ -1,4 +1,4 @@
-"""Tasks in a nursery whose end would be the mount's."""
+"""A nursery for tasks whose exceptions must not end the mount."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ Task = Callable[..., Awaitable[None]]
 
 
 class Nursery(Protocol):
-    """Where tasks are started: a `Guarded`, or in tests trio's own."""
+    """A place to start tasks in: a `Guarded`, or in tests trio's own nursery."""
 
     def start_soon(self, task: Task, /, *args: Any) -> None: ...
 
 
 class Guarded:
-    """A nursery of tasks that end nothing but themselves: a bug in one costs neither the mount nor the last commit."""
+    """Starts tasks that end nothing but themselves: a bug in one costs neither the mount nor the last commit."""
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
 
     def start_soon(self, task: Task, /, *args: Any) -> None:
-        """Start a task. What it raises is logged."""
+        """Start a task. Its exceptions are logged."""
         self._nursery.start_soon(self._survive, task, args)
 
     @staticmethod
