@@ -13,6 +13,7 @@ What `-o` says comes before the store's table, and that before `[default]`.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -72,6 +73,13 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _share(text: str) -> float:
+    match = re.fullmatch(r"0?\.\d+|1(?:\.0*)?", text, re.ASCII)
+    if match is None or not float(text):
+        raise ValueError("say a share of the cores, more than 0 and at most 1, as in 0.25")
+    return float(text)
+
+
 def _switch(text: str) -> bool:
     if text not in ("on", "off"):
         raise ValueError("say on or off")
@@ -115,8 +123,17 @@ class Options:
     neural: bool = _option(True, _switch, "on", "off: nothing is encoded with the network; what is can still be read")
     device: str = _option("auto", parse_device, "auto", "of the neural codec: auto, cpu, cuda:0 or several: cuda:0+cpu")
     threads: int = _option(0, _count, "0", "for reading cold data; 0: all cores")
-    compact_threads: int = _option(0, _count, "0", "for recompression; 0: half the cores")
+    compact_threads: int = _option(0, _count, "0", "for recompression; 0: as many as cpu_budget says")
+    cpu_budget: float = _option(0.5, _share, "0.5", "share of the cores for recompression in the background")
     thawed: int = _option(512 << 20, parse_size, "512M", "disk space for copies of cold data lately read; 0: none")
+
+    def background(self, cores: int) -> tuple[int, float]:
+        """Return the threads of background recompression, and the share of the time in which they work."""
+        if self.compact_threads:
+            return self.compact_threads, 1.0
+        budget = self.cpu_budget * cores
+        threads = max(1, math.floor(budget))
+        return threads, min(1.0, budget / threads)
 
     @property
     def devices(self) -> list[str]:

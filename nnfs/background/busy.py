@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 
 import trio
 
+BURST_S = 5.0  # of work, then a pause, where less than all of the time is to be worked
 BUSY_S, BUSY_MOST = 0.25, 40  # seconds between two looks at a busy mount; looks before work goes on all the same
 
 
@@ -17,3 +19,28 @@ async def wait_while_busy(busy: Callable[[], bool], between: Callable[[], Awaita
         await trio.sleep(BUSY_S)
         if between is not None:
             await between()
+
+
+class Duty:
+    """Holds work to a share of the time, in bursts: what `cpu_budget` leaves less than one core for."""
+
+    def __init__(self, share: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.share, self._clock = share, clock
+        self._began: float | None = None
+
+    def is_over(self) -> bool:
+        """Return whether the burst has lasted long enough. The first question begins one."""
+        if self.share >= 1:
+            return False
+        if self._began is None:
+            self._began = self._clock()
+        return self._clock() - self._began >= BURST_S
+
+    async def rest(self, between: Callable[[], Awaitable[None]]) -> None:
+        """Pause for as long as this burst's share asks for. `between` is called meanwhile, and may raise."""
+        now = self._clock()
+        until = now + (now - (self._began or now)) * (1 / self.share - 1)
+        while (left := until - self._clock()) > 0:
+            await trio.sleep(min(left, 1.0))
+            await between()
+        self._began = None

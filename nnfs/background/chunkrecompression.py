@@ -10,10 +10,10 @@ import trio
 from nnfs import codec
 from nnfs.background.encoder import ColdEncoder, Proof
 from nnfs.background.expectation import Way
-from nnfs.background.flight import Flight, Ready
+from nnfs.background.flight import Aim, Flight, Ready
 from nnfs.background.interfaces import Parts
 from nnfs.background.modelchanges import ModelChanges
-from nnfs.blockio.cold import BACKGROUND, READ
+from nnfs.blockio.cold import BACKGROUND
 from nnfs.codec.base import FIRST_COLD, NEURAL
 from nnfs.constants import Policy
 from nnfs.fs.candidates import Candidate
@@ -37,8 +37,9 @@ class ChunkRecompression:
     async def recompressed(
         self, flight: Flight, candidate: Candidate, rules: Rules, way: Way, *, retired: bool
     ) -> Ready | None:
-        """Return a chunk's new payload, proved, or none that is worth it; None: the chunk has changed meanwhile.
+        """Return a chunk's new payload, proved, or none that is worth it.
 
+        None: the chunk has changed meanwhile, or its turn with a slower codec is still to come.
         `retired`: its model is, so it is to have another payload even if that is larger.
         """
         block = candidate.block
@@ -59,10 +60,14 @@ class ChunkRecompression:
             return ready(*await self.hot(plain))
         with flight.stage(ENCODING):
             best = await self._encoder.encode(
-                plain, block, rules, everything=flight.aim.everything, leave=retired, worker=flight.worker, note=way
-            )
+                plain, block, rules, everything=flight.aim.everything, only=0 if retired else flight.aim.rung,
+                leave=retired, worker=flight.worker, note=way,
+            )  # fmt: skip
+        if best is None and not retired:
+            slowest = self._encoder.top(rules, everything=flight.aim.everything)
+            return None if flight.aim.rung and flight.aim.rung < slowest else ready()
         if best is None:
-            return ready(*await self.hot(plain)) if retired else ready()
+            return ready(*await self.hot(plain))
         with flight.stage(PROVING):
             proof = await self._encoder.prove(block, best, flight.worker, way)
         model = 0
@@ -71,13 +76,15 @@ class ChunkRecompression:
             flight.models[model] = best.model
         return ready(best.codec, model, best.data, proof)
 
-    async def encoded_size(self, candidate: Candidate, rules: Rules, *, everything: bool) -> int | None:
-        """Return the bytes that a chunk would take; None: it is gone."""
-        found = await self._plain(candidate, READ)
+    async def encoded_size(self, candidate: Candidate, rules: Rules, aim: Aim, worker: str) -> int | None:
+        """Return the bytes that a chunk would take after a task with this aim; None: it is gone."""
+        found = await self._plain(candidate, worker)
         if found is None:
             return None
         block = candidate.block
-        best = await self._encoder.encode(found[0], block, rules, everything=everything, worker=READ)
+        best = await self._encoder.encode(
+            found[0], block, rules, everything=aim.everything, only=aim.rung, worker=worker
+        )
         return block.stored if best is None else len(best.data)
 
     async def _plain(self, candidate: Candidate, worker: str) -> tuple[bytes, int] | None:

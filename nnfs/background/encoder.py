@@ -18,10 +18,11 @@ from nnfs.background.busy import wait_while_busy
 from nnfs.background.calibration import SPECIAL, Kind, kind_of, sample
 from nnfs.background.modelreader import ModelReader
 from nnfs.background.outages import BITS, Outages
+from nnfs.background.timeleft import COSTS
 from nnfs.background.worth import least_saving
 from nnfs.blockio.cold import COMPACT, READ, REFERENCE, Cold
 from nnfs.codec import NAMES
-from nnfs.codec.base import CM, NEURAL
+from nnfs.codec.base import CM, NEURAL, PPM, RUNGS, rung
 from nnfs.codec.compressible import compressible
 from nnfs.config import Options
 from nnfs.constants import Policy
@@ -118,12 +119,13 @@ class ColdEncoder:
 
     async def encode(
         self, plain: bytes, block: Block, rules: Rules, *,
-        everything: bool, leave: bool = False, worker: str = COMPACT, note: Note = str,
+        everything: bool, only: int = 0, leave: bool = False, worker: str = COMPACT, note: Note = str,
     ) -> Payload | None:  # fmt: skip
         """Return the smallest form of a block's content, None when that is the one it has.
 
-        `everything`: at any cost of reading, as with the policy `cold`. `leave`: the form that it has is not to stay,
-        and the smallest other cold one will do. A codec that cannot run is out, and the others compete.
+        `everything`: at any cost of reading, as with the policy `cold`. `only`: with the codec of this rung, or, for
+        that of the network, with what may be better where it is not good. `leave`: the form that it has is not to
+        stay, and the smallest other cold one will do. A codec that cannot run is out, and the others compete.
 
         Raises `CodecError`, `WorkerError`, `TimedOut`, `NoCodecRuns` when none can run, and `EnginesDisagree` where a
         codec would be taken that is not trusted: what another one made of the chunk would stay for good.
@@ -131,18 +133,7 @@ class ColdEncoder:
         if not await trio.to_thread.run_sync(compressible, plain, limiter=self.threads):
             return None
         patient = everything or rules.policy is Policy.COLD
-        found: list[Payload] = []
-        fingerprint = self._network(rules)
-        if fingerprint and (patient or await self.fast_enough(NEURAL)):
-            found += await self._attempt(NEURAL, plain, fingerprint, worker, note)
-        neural_bits = 8 * len(found[0].data) / len(plain) if found else 8.0
-        worth = neural_bits < CM_BELOW or not _is_text(plain)
-        if (not found or (worth and len(plain) >= CM_LEAST)) and (patient or await self.fast_enough(CM)):
-            for one in await self._attempt(CM, plain, NO_MODEL, worker, note):
-                if patient or await self.fast_enough(CM, kind_of(CM, one.data)):
-                    found.append(one)
-        if not found and self.outages.has(CM, NO_MODEL) and not self._runs(NEURAL, fingerprint):
-            raise NoCodecRuns(f"no codec can run here: {self.outages.summary()}")
+        found = await self._payloads(plain, block, rules, only, patient=patient, leave=leave, worker=worker, note=note)
         best = min(found, key=lambda one: len(one.data), default=None)
         if best is None:
             return None
@@ -151,6 +142,36 @@ class ColdEncoder:
         seconds = self._seconds(best.codec, kind_of(best.codec, best.data))
         least = max(block.stored * (MIN_GAIN_COLD if patient else MIN_GAIN), least_saving(block.plain, seconds))
         return best if block.stored - len(best.data) >= least else None
+
+    async def _payloads(
+        self, plain: bytes, block: Block, rules: Rules, only: int,
+        *, patient: bool, leave: bool, worker: str, note: Note,
+    ) -> list[Payload]:  # fmt: skip
+        """Return what the codecs that may be used make of a chunk. A quick one is tried only if no slow one did it."""
+        tried = set(RUNGS) if not only else {NEURAL, CM} if only == rung(NEURAL) else {RUNGS[only - 1]}
+        found: list[Payload] = []
+        fingerprint = self._network(rules)
+        if NEURAL in tried and fingerprint and (patient or await self.fast_enough(NEURAL)):
+            found += await self._attempt(NEURAL, plain, fingerprint, worker, note)
+        worth_cm = CM in tried and self._is_worth_cm(plain, block, found, leave=leave)
+        if worth_cm and (patient or await self.fast_enough(CM)):
+            for one in await self._attempt(CM, plain, NO_MODEL, worker, note):
+                if patient or await self.fast_enough(CM, kind_of(CM, one.data)):
+                    found.append(one)
+        if PPM in tried and not found and (patient or await self.fast_enough(PPM)):
+            found += await self._attempt(PPM, plain, NO_MODEL, worker, note)
+        if not found:
+            self.ensure_any_runs(rules)
+        return found
+
+    @staticmethod
+    def _is_worth_cm(plain: bytes, block: Block, found: list[Payload], *, leave: bool) -> bool:
+        """Return whether the classical codec may do better than the network has done."""
+        if not found:
+            return True
+        if len(plain) < CM_LEAST or (block.codec == CM and not leave):
+            return False
+        return 8 * len(found[0].data) / len(plain) < CM_BELOW or not _is_text(plain)
 
     def _network(self, rules: Rules) -> bytes:
         """Return the model to encode with; empty: the network is not to be used, or cannot."""
@@ -164,8 +185,26 @@ class ColdEncoder:
                 self.outages.failed(NEURAL, NO_MODEL, error)
         return wanted
 
-    def _runs(self, codec_id: int, model: bytes) -> bool:
-        return bool(model) and not self.outages.has(codec_id, model)
+    def ensure_any_runs(self, rules: Rules) -> None:
+        """Raise `NoCodecRuns` when all codecs that content with these rules may get are known not to run."""
+        model = self._network(rules)
+        out = [self.outages.has(codec_id, model if codec_id == NEURAL else NO_MODEL) for codec_id in RUNGS]
+        if all(out[:-1]) and (out[-1] or not model):
+            raise NoCodecRuns(f"no codec can run here: {self.outages.summary()}")
+
+    def top(self, rules: Rules, *, everything: bool) -> int:
+        """Return the slowest rung that content with these rules may get: by what is measured, 0 if there is none.
+
+        What is not measured yet may be fast enough.
+        """
+        patient = everything or rules.policy is Policy.COLD
+        model = self._network(rules)
+        for codec_id in reversed(RUNGS):
+            speed = self._speeds.get((codec_id, Kind.TEXT), (0.0,))[0]
+            is_out = self.outages.has(codec_id, model if codec_id == NEURAL else NO_MODEL)
+            if (model or codec_id != NEURAL) and not is_out and (patient or speed <= self._limit):
+                return rung(codec_id)
+        return 0
 
     async def _attempt(self, codec_id: int, plain: bytes, model: bytes, worker: str, note: Note = str) -> list[Payload]:
         """Return what a codec makes of a chunk: nothing if that gets no smaller, or if the codec is out.
@@ -187,7 +226,7 @@ class ColdEncoder:
 
     def may_gain(self, block: Block) -> bool:
         """Return whether a block is so large that recompression could save enough."""
-        speeds = [seconds for seconds in map(self._seconds, (NEURAL, CM)) if seconds is not None]
+        speeds = [seconds for seconds in map(self._seconds, RUNGS) if seconds is not None]
         return block.stored > least_saving(block.plain, min(speeds, default=None))
 
     def _seconds(self, codec_id: int, kind: Kind = Kind.TEXT) -> float | None:
@@ -341,7 +380,7 @@ class ColdEncoder:
     @property
     def fast(self) -> int:
         """The codecs that are known to keep the limit, and those that run again, as bits."""
-        bits = sum(swapping.bit(codec_id) for codec_id in (NEURAL, CM) if self.is_fast(codec_id))
+        bits = sum(swapping.bit(codec_id) for codec_id in RUNGS if self.is_fast(codec_id))
         bits |= self._revived & ~self.outages.bits
         return bits | (SPECIAL_BIT if all(self.is_fast(CM, kind) for kind in SPECIAL) else 0)
 
@@ -376,6 +415,11 @@ class ColdEncoder:
                 for number, cost in state.decoding.items():
                     found |= {f"prove {NAMES[number]}": cost, f"decode {NAMES[number]}": cost}
         return found
+
+    def seconds(self, codec_id: int, worker: str) -> float:
+        """Return the seconds in which a worker encodes and proves a MiB, as measured or, before that, assumed."""
+        costs = COSTS | self.costs(worker)
+        return costs[f"encode {NAMES[codec_id]}"] + costs[f"prove {NAMES[codec_id]}"]
 
     def speeds(self) -> dict[str, float]:
         """Return measured seconds per MiB by codec."""

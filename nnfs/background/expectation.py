@@ -9,7 +9,7 @@ from collections import Counter
 from nnfs.background.tasks import Task
 from nnfs.background.timeleft import Kind, Steps
 from nnfs.codec import NAMES
-from nnfs.codec.base import FIRST_COLD, RAW
+from nnfs.codec.base import FIRST_COLD, NEURAL, RAW
 from nnfs.store.schema import Block
 
 log = logging.getLogger(__name__)
@@ -28,23 +28,23 @@ def kind_of(block: Block, *, thaw: bool) -> Kind:
     return "zstd", str(min(BUCKETS - 1, BUCKETS * block.stored // max(1, block.plain)))
 
 
-def assumed(kind: Kind, *, neural: bool) -> Steps:
+def assumed(kind: Kind, codec: int) -> Steps:
     """Return the shares of a kind's bytes that go through each step, until its chunks have shown them."""
     if kind[0] == "thaw":
         return {f"decode {kind[1]}": 1.0, "look": 1.0}
-    main = "neural" if neural else "cm"
+    main = NAMES[codec]
     share = FEW if kind[0] == "raw" else 1.0
     steps = {"look": 1.0, f"encode {main}": share, f"prove {main}": 0.95 * share}
-    if neural:
+    if codec == NEURAL:
         repeats = kind[0] == "zstd" and int(kind[1]) <= BUCKETS // 4
         steps["encode cm"] = share * (0.7 if repeats else 0.2)
     return steps | ({f"decode {kind[1]}": 1.0} if kind[0] == "cold" else {})
 
 
-def expect(task: Task, block: Block, *, thaw: bool, neural: bool) -> None:
-    """Count a chunk that a task will come to."""
+def expect(task: Task, block: Block, *, thaw: bool, codec: int) -> None:
+    """Count a chunk that a task will come to, and mostly try with this codec."""
     kind = kind_of(block, thaw=thaw)
-    task.left.expect(kind, weight(block), assumed(kind, neural=neural))
+    task.left.expect(kind, weight(block), assumed(kind, codec))
 
 
 def weight(block: Block) -> int:

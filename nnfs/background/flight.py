@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -13,12 +14,33 @@ import trio
 from nnfs.background.encoder import Proof
 from nnfs.background.expectation import kind_of, weight
 from nnfs.background.tasks import Task
+from nnfs.background.timeleft import Kind
 from nnfs.blockio.cold import COMPACT, READ
 from nnfs.config import Options, format_duration
 from nnfs.errors import NnfsError
 from nnfs.fs.candidates import Candidate, Piece
 from nnfs.store.blocks import Recode
 from nnfs.store.schema import Block
+
+
+class Band(NamedTuple):
+    """The kinds of content whose expected saving, as a share of their plain bytes, is in [least, below)."""
+
+    least: float
+    below: float
+    savings: Mapping[Kind, float]  # by kind; what is not listed is in the last band
+
+    def has(self, block: Block) -> bool:
+        """Return whether a chunk belongs to it."""
+        return self.least <= self.savings.get(kind_of(block, thaw=False), -math.inf) < self.below
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing comes after it, so that files have been looked at whole."""
+        return self.least == -math.inf
+
+
+ALL = Band(-math.inf, math.inf, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +52,8 @@ class Aim:
     marks: bool = True  # leave files alone that have been looked at
     tries: bool = True  # leave chunks alone that no codec made smaller
     parent: int = 0  # the directory of the file that is meant, as far as known
+    rung: int = 0  # try this codec of the ladder only; 0: the smallest result of all that may be
+    band: Band = ALL  # of kinds of content: the others are not its turn
 
     def why_nothing(self, options: Options) -> str:
         """Tell a person why there is nothing to do."""
@@ -58,6 +82,7 @@ class Flight:
 
     task: Task
     aim: Aim
+    between: Callable[[], Awaitable[None]]  # of a background task, before each chunk
     flushed: float
     plain: int = 0  # bytes under way
     chunks: int = 0

@@ -5,23 +5,29 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
-from nnfs.background.dryrun import Sample
 from nnfs.background.encoder import ColdEncoder
-from nnfs.background.flight import Aim
+from nnfs.background.flight import ALL, Aim, Band
 from nnfs.background.interfaces import Parts
 from nnfs.background.recompression import Recompression
-from nnfs.background.tasks import Task
-from nnfs.codec.base import CM, NEURAL
+from nnfs.background.survey import Survey, bands
+from nnfs.background.tasks import LOOKING, Task
+from nnfs.background.timeleft import MIB, Kind
+from nnfs.blockio.cold import COMPACT, READ
+from nnfs.codec import NAMES
+from nnfs.codec.base import CM, NEURAL, RUNGS, rung
 from nnfs.config import Options
+from nnfs.constants import Policy
 from nnfs.errors import Cancelled, NnfsError
 from nnfs.fs import swapping
 from nnfs.store.schema import ROOT_INO, State
 
 log = logging.getLogger(__name__)
 
+QUICK_EVERY = 60.0  # seconds, at least, between two looks for what has become cold while slow codecs are at work
 REST, REST_MOST = 30.0, 3600.0  # seconds without background passes after the first failure, doubled by each further one
 
 
@@ -33,10 +39,13 @@ class Passes:
         self._recompression, self._encoder, self._options = recompression, encoder, options
         self._rest_until, self._rests = 0.0, 0  # after failures, background passes wait
         self._last_error = ""
+        self._savings: dict[int, dict[Kind, float]] = {}  # by codec: shares of plain bytes, as sampled in this mount
+        self._outlook: dict[int, tuple[int, int]] = {}  # codec under way: plain bytes, bytes that it will have saved
 
     def set_options(self, options: Options) -> None:
         """Go by other options from the next walk on."""
         self._options = options
+        self._savings.clear()
         self._recompression.set_options(options)
 
     def compact(self, ino: int, *, everything: bool, parent: int = 0) -> Callable[[Task], Any]:
@@ -58,7 +67,7 @@ class Passes:
         if time.monotonic() < self._rest_until:
             return
         try:
-            await self._pass(task, ROOT_INO)
+            await self._climb(task)
         except Cancelled:
             raise
         except NnfsError as error:
@@ -70,6 +79,53 @@ class Passes:
 
     async def _pass(self, task: Task, ino: int, parent: int = 0) -> None:
         """Recompress files that are not settled, or all where a policy or model has changed since they were."""
+        unsettles = await self._begin(task)
+        await self._recompression.run(task, ino, Aim(marks=not unsettles, parent=parent))
+        await self._end(unsettles=unsettles and ino == ROOT_INO)
+
+    async def _climb(self, task: Task) -> None:
+        """Recompress the files of the store that are not settled, rung by rung: the quick codecs go first."""
+        unsettles = await self._begin(task)
+        quick = Aim(rung=1, marks=not unsettles)
+        if (await self._survey(task, ROOT_INO, replace(quick, rung=0))).files:
+            await self._recompression.run(task, ROOT_INO, quick)
+            for codec_id in RUNGS[1:]:
+                await self._climb_to(task, codec_id, quick)
+        await self._end(unsettles=unsettles)
+
+    async def _climb_to(self, task: Task, codec_id: int, quick: Aim) -> None:
+        """Recompress with one of the slow codecs, the kinds of content of which it saves most per second first.
+
+        It may take days: what has become cold meanwhile gets the quick one soon all the same.
+        """
+        aim = replace(quick, rung=rung(codec_id))
+        survey = await self._survey(task, ROOT_INO, aim)
+        order: Iterable[Band] = [ALL]
+        if survey.chunks:
+            with task.cancellable():
+                if any(rules.policy is not Policy.COLD for rules in survey.rules):
+                    await self._encoder.fast_enough(codec_id)
+            savings = self._savings.get(codec_id, {})
+            if not survey.kinds <= savings.keys():
+                size = functools.partial(self._recompression.size, aim=aim, worker=COMPACT)
+                savings = self._savings[codec_id] = survey.savings(await survey.sampled(task, size))
+            self._outlook[codec_id] = survey.plain, survey.saved(savings)
+            order = bands(savings)
+        due = time.monotonic() + QUICK_EVERY
+
+        async def between() -> None:
+            nonlocal due
+            if time.monotonic() >= due:
+                looked = task.looked
+                await self._recompression.run(task, ROOT_INO, quick)
+                due = time.monotonic() + max(QUICK_EVERY, LOOKING * (task.looked - looked))
+
+        for band in order:
+            await self._recompression.run(task, ROOT_INO, replace(aim, band=band), between)
+        self._outlook.pop(codec_id, None)
+
+    async def _begin(self, task: Task) -> bool:
+        """Begin another round if anything has changed that the marks depend on; return whether they are void."""
         with task.cancellable():
             await self._encoder.revive(self._store.state.settings)
         if self._has_changed():
@@ -77,9 +133,10 @@ class Passes:
                 await self._weigh()
             begin = functools.partial(swapping.begin_pass, digest=self._encoder.digest(), fast=self._encoder.fast)
             await self._commits.amend(begin)
-        unsettles = bool(self._store.state.flags & State.FLAG_UNSETTLING)
-        await self._recompression.run(task, ino, Aim(marks=not unsettles, parent=parent))
-        if unsettles and ino == ROOT_INO:
+        return bool(self._store.state.flags & State.FLAG_UNSETTLING)
+
+    async def _end(self, *, unsettles: bool) -> None:
+        if unsettles:
             await self._commits.amend(swapping.end_pass)
 
     def _has_changed(self) -> bool:
@@ -102,6 +159,7 @@ class Passes:
         """Try again what has failed, since a model has come."""
         self._recompression.forget_failures()
         self._encoder.outages.clear()
+        self._savings.clear()
         self._rest_until, self._rests = 0.0, 0
 
     async def estimate(self, task: Task, ino: int, *, everything: bool, parent: int = 0) -> None:
@@ -109,26 +167,49 @@ class Passes:
         void = everything or self._has_changed()
         unsettles = bool(self._store.state.flags & State.FLAG_UNSETTLING)
         aim = Aim(everything=everything, marks=not (void or unsettles), tries=not void, parent=parent)
-        sample = Sample()
+        survey = await self._survey(task, ino, aim)
+        task.total_chunks, task.total_bytes, task.stored_before = survey.chunks, survey.plain, survey.stored
+        task.note = "" if survey.chunks else aim.why_nothing(self._options)
+        task.phase = "encoding a sample"
+        rungs, least, count = [], survey.stored, 0
+        for rules in survey.rules:
+            self._encoder.ensure_any_runs(rules)
+        for codec_id in RUNGS:
+            tops = [self._encoder.top(rules, everything=everything) for rules in survey.rules]
+            if not any(top >= rung(codec_id) for top in tops):
+                continue
+            size = functools.partial(self._recompression.size, aim=replace(aim, rung=rung(codec_id)), worker=READ)
+            sampled = await survey.sampled(task, size)
+            count = max(count, len(sampled))
+            least = min(least, survey.stored - survey.saved(survey.savings(sampled)))
+            seconds = survey.plain / MIB * self._encoder.seconds(codec_id, READ)
+            rungs.append({"codec": NAMES[codec_id], "stored_bytes": least, "seconds": round(seconds, 1)})
+        task.stored_after = least
+        task.result = {
+            "chunks": survey.chunks, "plain_bytes": survey.plain, "stored_bytes": survey.stored,
+            "estimated_bytes": least, "sampled_chunks": count, "rungs": rungs,
+        }  # fmt: skip
+
+    async def _survey(self, task: Task, ino: int, aim: Aim) -> Survey:
+        """Count what a task with this aim would take up."""
+        survey = Survey()
         async for piece in self._recompression.walk(task, ino, aim):
             for candidate in piece.candidates:
-                task.total_chunks += 1
-                task.total_bytes += candidate.block.plain
-                task.stored_before += candidate.block.stored
-                sample.offer(candidate, piece.rules)
-        task.note = "" if task.total_chunks else aim.why_nothing(self._options)
-        task.phase = "encoding a sample"
-        sizes = await sample.sizes(
-            task, functools.partial(self._recompression.chunks.encoded_size, everything=everything)
-        )
-        before, after = sum(b for b, _ in sizes), sum(a for _, a in sizes)
-        task.stored_after = task.stored_before * after // before if before else task.stored_before
-        task.result = {
-            "chunks": task.total_chunks, "plain_bytes": task.total_bytes, "stored_bytes": task.stored_before,
-            "estimated_bytes": task.stored_after, "sampled_chunks": len(sizes),
-        }  # fmt: skip
+                if task.number or not self._recompression.is_put_aside(candidate):
+                    survey.offer(candidate, piece.rules)
+            survey.files += piece.last
+        return survey
 
     def report(self) -> dict[str, Any]:
         """Return what `nnfs status` shows of recompression."""
         error = self._encoder.refuted or self._last_error
-        return {"policy": self._options.policy, "saved_bytes": self._recompression.swaps.saved, "last_error": error}
+        rungs = []
+        for codec_id, (plain, saved) in self._outlook.items():
+            seconds = plain / MIB * self._encoder.seconds(codec_id, COMPACT) / self._recompression.duty.share
+            rungs.append(
+                {"codec": NAMES[codec_id], "plain_bytes": plain, "saves_bytes": saved, "seconds": round(seconds, 1)}
+            )
+        return {
+            "policy": self._options.policy, "saved_bytes": self._recompression.swaps.saved, "last_error": error,
+            "rungs": rungs,
+        }  # fmt: skip

@@ -14,13 +14,13 @@ import logging
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TypeVar
 
 import trio
 import trio.lowlevel
 
-from nnfs.background.busy import wait_while_busy
+from nnfs.background.busy import Duty, wait_while_busy
 from nnfs.background.chunkrecompression import DECODING, ENCODING, PROVING, THAWING, ChunkRecompression
 from nnfs.background.encoder import ColdEncoder
 from nnfs.background.expectation import Way, expect
@@ -30,7 +30,8 @@ from nnfs.background.modelchanges import ModelChanges
 from nnfs.background.selection import Selection
 from nnfs.background.swaps import Swaps
 from nnfs.background.tasks import Task
-from nnfs.blockio.cold import READ
+from nnfs.blockio.cold import READ, cores
+from nnfs.codec.base import CM, NEURAL, RUNGS
 from nnfs.config import Options
 from nnfs.errors import (
     BlockDamaged,
@@ -62,6 +63,11 @@ FAILURES = 8  # of workers in a row, then the task fails
 CHUNK_FAILURES = 3  # with a payload, then background passes leave it alone until the next mount
 FAILURES_KEPT = 10_000  # payloads of which that is known
 _NUMBERS = re.compile(r"\d+")
+_STAYS = "inode %d, chunk %d stays as it is: %s"
+
+
+async def nothing() -> None:
+    """Do nothing between two chunks."""
 
 
 class Recompression:
@@ -77,6 +83,7 @@ class Recompression:
         self.swaps = Swaps(parts.commits, encoder, changed)
         self._selection = Selection(parts.store, models.known, encoder, options, last_read)
         self._chunk_failures: Counter[int] = Counter()  # by payload
+        self.duty = Duty(options.background(cores())[1])
 
     def set_options(self, options: Options) -> None:
         """Go by other options from the next walk on."""
@@ -101,17 +108,22 @@ class Recompression:
                 yield piece
             await trio.lowlevel.checkpoint()
 
-    async def run(self, task: Task, ino: int, aim: Aim) -> None:
-        """Recompress, or thaw, what `aim` says at and below an inode. Raises what has ended it early."""
+    async def run(
+        self, task: Task, ino: int, aim: Aim, between: Callable[[], Awaitable[None]] = nothing
+    ) -> None:  # fmt: skip
+        """Recompress, or thaw, what `aim` says at and below an inode. Raises what has ended it early.
+
+        A background task calls `between` before each chunk that it takes up.
+        """
         if task.number:  # somebody looks: count first
             async for piece in self.walk(task, ino, aim):
                 task.total_chunks += len(piece.candidates)
                 for candidate in piece.candidates:
                     task.total_bytes += candidate.block.plain
-                    expect(task, candidate.block, thaw=aim.thaw, neural=self._options.neural)
+                    expect(task, candidate.block, thaw=aim.thaw, codec=self._main(aim))
             task.note = "" if task.total_chunks else aim.why_nothing(self._options)
             task.costs = functools.partial(self._encoder.costs, READ)
-        flight = Flight(task, aim, flushed=time.monotonic())
+        flight = Flight(task, aim, between, flushed=time.monotonic())
         async with trio.open_nursery() as nursery:
             try:
                 await self._feed(flight, ino, nursery)
@@ -134,6 +146,10 @@ class Recompression:
         if self._selection.retired:
             await self._models.collect()
 
+    def _main(self, aim: Aim) -> int:
+        """Return the codec that most chunks are tried with."""
+        return RUNGS[aim.rung - 1] if aim.rung else NEURAL if self._options.neural else CM
+
     async def _feed(self, flight: Flight, ino: int, nursery: trio.Nursery) -> None:
         """Start a task for each chunk, as many as fit the window, and wait for the last one. Raises `flight.error`."""
         async with contextlib.aclosing(self.walk(flight.task, ino, flight.aim)) as walk:
@@ -141,7 +157,7 @@ class Recompression:
                 self._tell(flight)
                 flight.open.setdefault(piece.ino, 1)
                 for candidate in piece.candidates:
-                    if flight.task.number == 0 and self._chunk_failures[candidate.block.payload] >= CHUNK_FAILURES:
+                    if flight.task.number == 0 and self.is_put_aside(candidate):
                         flight.failed.add(piece.ino)
                         continue
                     if flight.has_taken(candidate):
@@ -192,7 +208,12 @@ class Recompression:
         while flight.chunks and (flight.plain + cost > WINDOW or flight.chunks >= IN_FLIGHT):
             await self._wait(flight)
         if flight.task.number == 0:
+            await flight.between()
             await wait_while_busy(self._busy, functools.partial(self._between, flight))
+            if self.duty.is_over():
+                while flight.chunks:
+                    await self._wait(flight)
+                await self.duty.rest(functools.partial(self._between, flight))
         flight.plain += cost
         flight.chunks += 1
 
@@ -243,13 +264,26 @@ class Recompression:
         kind = _NUMBERS.sub("#", str(error))
         level = logging.DEBUG if kind in flight.told else logging.WARNING
         flight.told.add(kind)
-        log.log(level, "inode %d, chunk %d stays as it is: %s", candidate.ino, candidate.chunk, error)
+        log.log(level, _STAYS, candidate.ino, candidate.chunk, error)
         if isinstance(error, EnginesDisagree):
             flight.drop(flight.ready)
             flight.ready.clear()
             flight.error = error
         if flight.failures >= FAILURES or isinstance(error, OutOfSpace | NoCodecRuns):
             flight.error = flight.error or error
+
+    async def size(self, candidate: Candidate, rules: Rules, aim: Aim, worker: str) -> int | None:
+        """Return the bytes that a chunk would take after a task with this aim; None: it is gone."""
+        try:
+            return await self.chunks.encoded_size(candidate, rules, aim, worker)
+        except JobKills as error:
+            self._count_failure(candidate.block.payload, 1)
+            log.warning(_STAYS, candidate.ino, candidate.chunk, error)
+            raise
+
+    def is_put_aside(self, candidate: Candidate) -> bool:
+        """Return whether background passes leave a chunk alone, since it has failed too often."""
+        return self._chunk_failures[candidate.block.payload] >= CHUNK_FAILURES
 
     def _count_failure(self, payload: int, times: int) -> None:
         """Count a failure of a chunk itself. An outage of workers, which all chunks share, does not count."""

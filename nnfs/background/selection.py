@@ -8,12 +8,13 @@ from collections.abc import Callable
 from nnfs.background.encoder import ColdEncoder
 from nnfs.background.flight import Aim
 from nnfs.background.modelreader import ModelReader
-from nnfs.codec.base import FIRST_COLD, NEURAL
+from nnfs.codec.base import FIRST_COLD, NEURAL, rung
 from nnfs.config import Options
 from nnfs.constants import Policy
 from nnfs.fs import policy
 from nnfs.fs.candidates import Ages, Look, Walk
 from nnfs.fs.policy import Rules
+from nnfs.fs.swapping import ALL_RUNGS
 from nnfs.store import modelfiles
 from nnfs.store.env import Store
 from nnfs.store.schema import Block, Inode
@@ -48,31 +49,40 @@ class Selection:
 
         def fits(block: Block, rules: Rules) -> bool:
             """Return whether a block should have another codec or model."""
-            cold = block.codec >= FIRST_COLD
+            is_cold = block.codec >= FIRST_COLD
             if aim.thaw or rules.policy is Policy.HOT:
-                return cold
-            tried = aim.tries and block.was_tried(number_of_round)
-            if not cold:
-                return not tried and self._encoder.may_gain(block)
+                return is_cold
+            if block.model in retired:
+                return True
+            if (aim.tries and block.was_tried(number_of_round)) or not aim.band.has(block):
+                return False
+            if not is_cold:
+                return self._encoder.may_gain(block)
             if block.codec == NEURAL:
-                if block.model in retired:
-                    return True
                 wanted = wanted_model(rules.model)
                 other = bool(wanted) and block.model != numbers.get(wanted)
-                return other and not tried and (aim.everything or bool(rules.model))
-            # The classical codec: where the network may do it, it is given a try, once.
-            if not (self._options.neural and wanted_model(rules.model)):
-                return False
-            may = rules.policy is Policy.COLD or self._encoder.is_fast(NEURAL)
-            return not tried and (aim.everything or may)
+                return other and (aim.everything or bool(rules.model))
+            return rung(block.codec) < min(aim.rung or ALL_RUNGS, top(rules))
 
-        return Walk(self._store, ino, rules, functools.partial(_wanted, aim=aim, ages=self._ages), fits)
+        @functools.cache
+        def top(rules: Rules) -> int:
+            return self._encoder.top(rules, everything=aim.everything)
 
+        def wanted(inode: Inode, rules: Rules, now: int) -> Look | None:
+            return self._look(inode, rules, now, aim, top(rules))
 
-def _wanted(inode: Inode, rules: Rules, now: int, *, aim: Aim, ages: Ages) -> Look:
-    is_settled = bool(inode.flags & Inode.FLAG_SETTLED)
-    if aim.marks and is_settled:
-        return Look.NO
-    if aim.thaw or aim.everything or rules.policy is Policy.HOT or ages.cold(inode, now):
-        return Look.YES
-    return Look.LATER if is_settled else Look.NO
+        return Walk(self._store, ino, rules, wanted, fits)
+
+    def _look(self, inode: Inode, rules: Rules, now: int, aim: Aim, top: int) -> Look | None:
+        """Return how a task looks at a file; `top` is the slowest rung that its chunks may get."""
+        marked = ALL_RUNGS if inode.flags & Inode.FLAG_SETTLED else inode.rung
+        if aim.marks and marked >= (aim.rung or ALL_RUNGS):
+            return None
+        to_hot = aim.thaw or rules.policy is Policy.HOT
+        if not (to_hot or aim.everything or self._ages.cold(inode, now)):
+            return Look(now=False) if marked and not aim.marks else None
+        kept = marked if aim.marks or aim.everything else 0
+        if not aim.band.is_last:  # some of its chunks are left out
+            return Look(now=True, rung=kept)
+        is_all = to_hot or not aim.rung or aim.rung >= top
+        return Look(now=True, rung=ALL_RUNGS if is_all else max(kept, aim.rung))

@@ -90,8 +90,8 @@ class Swaps:
             piece = flight.ends.pop(ino)
             flight.open.pop(ino, None)
             growth = flight.changes.pop(ino, 0)
-            mark = piece.mark and ino not in flight.failed
-            files.append(swapping.Settled(ino, piece.proof, piece.ctime, max(0, piece.stored + growth), mark))
+            rung = 0 if ino in flight.failed else piece.rung
+            files.append(swapping.Settled(ino, piece.proof, piece.ctime, max(0, piece.stored + growth), rung))
         if files:
             digest, slow = self._encoder.digest(), self._encoder.slow
             await self._commits.amend(functools.partial(swapping.settle, files=files, digest=digest, slow=slow))

@@ -33,6 +33,11 @@ READ, COMPACT = "read", "compact"  # workers
 HANG_S = 30.0  # without any progress; less where readers wait for less
 
 
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 def specs(options: Options) -> list[WorkerSpec]:
     """Return the workers of a mount: for reads, for recompression, and the reference.
 
@@ -41,11 +46,10 @@ def specs(options: Options) -> list[WorkerSpec]:
     place of the engine that the other workers prefer.
     """
     hang_s = min(HANG_S, options.read_timeout / 4)
-    devices, cores = options.devices, len(os.sched_getaffinity(0))
-    compact_threads = options.compact_threads or max(1, cores // 2)
+    devices, compact_threads = options.devices, options.background(cores())[0]
     fast = [device for device in devices if device.partition(":")[0] == devices[0].partition(":")[0]]
     return [
-        *(WorkerSpec(READ, device, options.threads or cores, hang_s=hang_s, idle_s=300.0) for device in fast),
+        *(WorkerSpec(READ, device, options.threads or cores(), hang_s=hang_s, idle_s=300.0) for device in fast),
         *(WorkerSpec(COMPACT, device, compact_threads, idle=True, hang_s=HANG_S, idle_s=300.0) for device in devices),
         WorkerSpec(REFERENCE, "cpu", 1, hang_s=hang_s, idle_s=60.0, environment=reference_environment()),
     ]

@@ -11,6 +11,12 @@ RAW, ZSTD = 0, 1
 FIRST_COLD = 16  # ids from here on are cold codecs, slow to decode: their work is queued apart from the hot tier's
 NEURAL, CM = FIRST_COLD, FIRST_COLD + 1
 PPM = FIRST_COLD + 3  # 18 is kept for codec `thinned`
+RUNGS = (PPM, CM, NEURAL)  # the cold codecs, from quick to small
+
+
+def rung(codec: int) -> int:
+    """Return the place of a codec in the order from quick to small: 0 for the hot ones, 1 for the quickest cold one."""
+    return RUNGS.index(codec) + 1 if codec in RUNGS else 0
 
 
 class Codec(Protocol):

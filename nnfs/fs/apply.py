@@ -76,7 +76,7 @@ class Work:
                 self.set_slots(inode, number, by_node[number])
             except StoreDamaged as error:
                 self.done.failed[ino] = kept(error)
-        inode.flags &= ~Inode.FLAG_SETTLED
+        inode.flags &= ~Inode.LOOKED_AT
         self.note(inode)
 
     def note(self, inode: Inode) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import enum
 import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from nnfs.constants import Policy
 from nnfs.errors import RecordDamaged, StoreDamaged
@@ -37,7 +37,7 @@ class Piece:
 
     `proof` and `ctime` are those that the file had when its first chunks were found: what has changed since has not
     been looked at.
-    `mark`: whether the file is settled with it. False: it is not its turn yet, and an old mark does not count any more.
+    `rung` is the one up to which the file has been looked at then; 0: it is not its turn yet, and old marks are void.
     """
 
     ino: int
@@ -47,15 +47,14 @@ class Piece:
     proof: int = 0
     ctime: int = 0
     stored: int = 0
-    mark: bool = True
+    rung: int = 0
 
 
-class Look(enum.Enum):
-    """What is to be done with a file."""
+class Look(NamedTuple):
+    """A file that is looked at now, or only loses its marks, and the rung up to which it has been looked at then."""
 
-    NO = enum.auto()
-    YES = enum.auto()
-    LATER = enum.auto()  # not now, but its mark does not count any more
+    now: bool
+    rung: int = 0
 
 
 def never(_ino: int) -> int:
@@ -92,13 +91,14 @@ class _Reading:
 
     ino: int
     rules: Rules
+    rung: int
+    proof: int
+    ctime: int
     node: int = 0  # the next one
     stored: int = 0  # bytes so far
-    proof: int = 0
-    ctime: int = 0
 
 
-Wanted = Callable[[Inode, Rules, int], Look]  # inode, rules, now
+Wanted = Callable[[Inode, Rules, int], Look | None]  # inode, rules, now; None: leave it alone
 Fits = Callable[[Block, Rules], bool]
 
 
@@ -173,16 +173,16 @@ class Walk:
                     return
                 self._seen.add(ino)
             look = self._wanted(inode, rules, time.time_ns())
-            if look is Look.YES:
-                self._files.insert(0, _Reading(ino, rules, 0, 0, inode.proof, inode.ctime))
-            elif look is Look.LATER:
-                self._unmarked.append(Piece(ino, rules, [], True, inode.proof, inode.ctime, inode.stored, mark=False))
+            if look is not None and look.now:
+                self._files.insert(0, _Reading(ino, rules, look.rung, inode.proof, inode.ctime))
+            elif look is not None:
+                self._unmarked.append(Piece(ino, rules, [], True, inode.proof, inode.ctime, inode.stored, look.rung))
 
     def _read_file(self, snapshot: Snapshot) -> Iterator[Piece]:
         """Yield one map node's candidates, and the file's end."""
         file = self._files.pop()
         ino = file.ino
-        piece = Piece(ino, file.rules, proof=file.proof, ctime=file.ctime)
+        piece = Piece(ino, file.rules, proof=file.proof, ctime=file.ctime, rung=file.rung)
         try:
             nodes = snapshot.range("map", schema.KEY2.pack(ino, file.node), schema.KEY.pack(ino + 1))
             key, node_record = next(nodes, (b"", b""))

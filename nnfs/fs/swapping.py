@@ -16,18 +16,22 @@ from nnfs.store.txn import Snapshot
 
 log = logging.getLogger(__name__)
 
+ALL_RUNGS = 4  # more than there are: the file is settled
 SLOW = 0xFF  # of the state's settings: codecs that were too slow; the rest is a digest
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """A file whose chunks have all been looked at, as they were when it had this proof and this ctime."""
+    """A file whose chunks have all been looked at, as they were when it had this proof and this ctime.
+
+    `rung` is that of the slowest codec that they were tried with; `ALL_RUNGS`: no other one is to try them.
+    """
 
     ino: int
     proof: int
     ctime: int  # changes with a file's name, too, and with its place the policy
     stored: int  # bytes of its blocks' payloads
-    mark: bool = True  # False: it is to be looked at again
+    rung: int = ALL_RUNGS  # 0: it is to be looked at again
 
 
 def recode(work: Work, recodes: Sequence[Recode], fingerprints: Mapping[int, bytes] | None = None) -> list[int | None]:
@@ -83,8 +87,8 @@ def settle(work: Work, files: Sequence[Settled], digest: int = 0, slow: int = 0)
         except RecordDamaged:
             continue
         if inode is not None and (inode.proof, inode.ctime) == (file.proof, file.ctime):
-            inode.flags &= ~Inode.FLAG_SETTLED
-            inode.flags |= Inode.FLAG_SETTLED * file.mark
+            inode.flags &= ~Inode.LOOKED_AT
+            inode.flags |= Inode.FLAG_SETTLED if file.rung == ALL_RUNGS else file.rung << 2
             inode.stored = file.stored
             work.note(inode)
 

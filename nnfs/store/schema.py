@@ -148,6 +148,8 @@ class Inode:
 
     FLAG_COLLISIONS = 1  # a directory that held two names of one hash: an absent first cookie proves nothing
     FLAG_SETTLED = 2  # recompression has looked at all chunks of this file as they are now
+    RUNG_BITS: ClassVar[int] = 12  # it has done so up to this rung, and slower ones may still make them smaller
+    LOOKED_AT: ClassVar[int] = FLAG_SETTLED | RUNG_BITS
 
     def __init__(self, ino: int, mode: int, uid: int, gid: int, now: int) -> None:
         self.ino, self.mode, self.uid, self.gid = ino, mode, uid, gid
@@ -155,6 +157,11 @@ class Inode:
         self.flags = self.size = self.aux = self.count = self.proof = self.xattrs = self.stored = self.commit = 0
         self.atime = self.mtime = self.ctime = self.btime = now
         self.target = b""
+
+    @property
+    def rung(self) -> int:
+        """The rung up to which recompression has looked at all chunks of this file as they are now, 0: none."""
+        return (self.flags & self.RUNG_BITS) >> 2
 
     def __copy__(self) -> Inode:
         """A quarter of the time that copy.copy takes with slots: every dirty inode is copied for its commit."""

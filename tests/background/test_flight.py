@@ -239,7 +239,7 @@ class Commits:
     async def amend(self, change: Any, size: int = 0, frees: int = 0) -> Any:
         await trio.lowlevel.checkpoint()
         if change.func is swapping.settle:
-            self.marks.update((file.ino, file.mark) for file in change.keywords["files"])
+            self.marks.update((file.ino, file.rung == swapping.ALL_RUNGS) for file in change.keywords["files"])
             return None
         assert change.func is swapping.recode
         answers = [self.answer(one) for one in change.keywords["recodes"]]
@@ -264,7 +264,7 @@ class Tried(Recompression):
 
     async def walk(self, job: Task, ino: int, aim: Aim) -> AsyncGenerator[Piece]:
         for number in self._files:
-            yield Piece(number, RULES, [Candidate(number, 0, number, block(number))], last=True)
+            yield Piece(number, RULES, [Candidate(number, 0, number, block(number))], last=True, rung=swapping.ALL_RUNGS)
 
     async def _recompressed(
         self, flight: Flight, candidate: Candidate, rules: Rules, _way: Any, *, retired: bool
@@ -424,7 +424,7 @@ async def test_a_shared_block_is_coded_once_and_only_its_file_is_done(monkeypatc
 
     async def walk(job: Task, ino: int, aim: Aim) -> AsyncGenerator[Piece]:
         for file in (1, 2):
-            yield Piece(file, RULES, [Candidate(file, 0, 1, both)], last=True)
+            yield Piece(file, RULES, [Candidate(file, 0, 1, both)], last=True, rung=swapping.ALL_RUNGS)
 
     under_test = Tried([], lambda _: None)
     monkeypatch.setattr(under_test, "walk", walk)

@@ -12,6 +12,7 @@ import pytest
 
 from nnfs.background.expectation import assumed
 from nnfs.background.timeleft import MIB, TimeLeft
+from nnfs.codec.base import CM
 
 CHUNK = 128 << 10
 RAW, TEXT, LOGS = ("raw",), ("zstd", "2"), ("zstd", "0")
@@ -181,7 +182,7 @@ def test_a_recorded_task() -> None:
         sizes[kind] += size if step == "end" else 0
     left, flying, begin, end = TimeLeft(), Counter[tuple[tuple[str, ...], str]](), 40.0, events[-1][0]
     for kind, size in sizes.items():
-        left.expect(kind, size, assumed(kind, neural=False))
+        left.expect(kind, size, assumed(kind, CM))
     left.go(begin)
     told: list[tuple[float, float | None]] = []
     for now in range(int(begin), int(end), 5):
@@ -211,7 +212,7 @@ def test_a_recorded_task_of_files_of_all_sizes() -> None:
     left, flying, end = TimeLeft(), Counter[tuple[tuple[str, ...], str]](), events[-1][0]
     for _, kind, step, size in events:
         if step == "end":
-            left.expect(kind, size, assumed(kind, neural=False))
+            left.expect(kind, size, assumed(kind, CM))
     left.go(0.0)
     told: list[tuple[float, float | None, float]] = []
     for tenth in range(1, 10):

@@ -22,10 +22,11 @@ __all__ = ["files"]  # a fixture
 
 MOUNT = Rules(Policy.AUTO)
 S = 10**9
+NOW, LATER = Look(now=True, rung=2), Look(now=False)
 
 
 def everything(inode: Inode, rules: Rules, now: int) -> Look:
-    return Look.YES
+    return NOW
 
 
 def fits(block: Block, rules: Rules) -> bool:
@@ -34,7 +35,7 @@ def fits(block: Block, rules: Rules) -> bool:
 
 def pieces(
     files: Files,
-    wanted: Callable[[Inode, Rules, int], Look] = everything,
+    wanted: Callable[[Inode, Rules, int], Look | None] = everything,
     fits: Callable[[Block, Rules], bool] = fits,
     root: int = schema.ROOT_INO,
 ) -> list[Piece]:
@@ -86,7 +87,7 @@ def test_every_chunk_once_whatever_the_slices(files: Files, looks: int, monkeypa
     assert len(ends) == len({ino for ino, _ in want})
     for piece in ends:
         inode = files.fs.inode(piece.ino)
-        assert (piece.proof, piece.ctime, piece.stored, piece.mark) == (inode.proof, inode.ctime, inode.stored, True)
+        assert (piece.proof, piece.ctime, piece.stored, piece.rung) == (inode.proof, inode.ctime, inode.stored, 2)
 
 
 def test_a_file_of_two_names_is_found_once(files: Files) -> None:
@@ -118,10 +119,10 @@ def test_policies_on_the_way(files: Files) -> None:
 
 def test_what_is_not_wanted_is_passed_over_and_marks_are_taken_away(files: Files) -> None:
     no, later, yes = (file(files, name, n) for n, name in enumerate((b"no", b"later", b"yes"), start=1))
-    looks = {no.ino: Look.NO, later.ino: Look.LATER, yes.ino: Look.YES}
+    looks = {no.ino: None, later.ino: LATER, yes.ino: NOW}
     found = pieces(files, lambda inode, rules, now: looks[inode.ino])
     assert taken(found) == [(yes.ino, 3)]
-    assert {piece.ino: piece.mark for piece in found if piece.last} == {later.ino: False, yes.ino: True}
+    assert {piece.ino: piece.rung for piece in found if piece.last} == {later.ino: 0, yes.ino: 2}
 
 
 def test_blocks_that_do_not_fit(files: Files) -> None:

@@ -140,7 +140,7 @@ def test_a_settled_file_is_so_until_it_changes(files: Files) -> None:
     assert not inode.flags & Inode.FLAG_SETTLED  # it was another content, or place, that had been looked at
     files.amend(partial(swapping.settle, files=[Settled(inode.ino, inode.proof, inode.ctime, 1)]))
     assert inode.flags & Inode.FLAG_SETTLED
-    files.amend(partial(swapping.settle, files=[Settled(inode.ino, inode.proof, inode.ctime, 1, mark=False)]))
+    files.amend(partial(swapping.settle, files=[Settled(inode.ino, inode.proof, inode.ctime, 1, rung=0)]))
     assert not inode.flags & Inode.FLAG_SETTLED
 
 

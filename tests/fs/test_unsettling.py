@@ -28,7 +28,7 @@ DAY = 86400 * 10**9
 
 def slices(files: Files) -> Iterator[list[Piece]]:
     """A walk over everything."""
-    walk = Walk(files.store, schema.ROOT_INO, Rules(Policy.AUTO), lambda *_: Look.YES, lambda *_: True)
+    walk = Walk(files.store, schema.ROOT_INO, Rules(Policy.AUTO), lambda *_: Look(now=True), lambda *_: True)
     while (pieces := walk.next()) is not None:
         yield pieces
 
