@@ -39,7 +39,8 @@ class Duty:
     async def rest(self, between: Callable[[], Awaitable[None]]) -> None:
         """Pause for as long as this burst's share asks for. `between` is called meanwhile, and may raise."""
         now = self._clock()
-        until = now + (now - (self._began or now)) * (1 / self.share - 1)
+        worked = 0.0 if self._began is None else now - self._began
+        until = now + worked * (1 / self.share - 1)
         while (left := until - self._clock()) > 0:
             await trio.sleep(min(left, 1.0))
             await between()

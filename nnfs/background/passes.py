@@ -48,13 +48,16 @@ class Passes:
         self._savings.clear()
         self._recompression.set_options(options)
 
-    def compact(self, ino: int, *, everything: bool, parent: int = 0) -> Callable[[Task], Any]:
-        """Return the work of `nnfs compact` on an inode; `parent` is the directory of a file, for its policy."""
+    def compact(self, ino: int, *, everything: bool, quick: bool = False, parent: int = 0) -> Callable[[Task], Any]:
+        """Return the work of `nnfs compact` on an inode; `parent` is the directory of a file, for its policy.
+
+        `quick`: with the quickest codec only.
+        """
+        aim = Aim(rung=1 if quick else 0, parent=parent)
         if everything:
-            return lambda task: self._recompression.run(
-                task, ino, Aim(everything=True, marks=False, tries=False, parent=parent)
-            )
-        return lambda task: self._pass(task, ino, parent)
+            aim = replace(aim, everything=True, marks=False, tries=False)
+            return lambda task: self._recompression.run(task, ino, aim)
+        return lambda task: self._pass(task, ino, aim)
 
     def thaw(self, ino: int, parent: int = 0) -> Callable[[Task], Any]:
         """Return the work of `nnfs thaw`."""
@@ -77,11 +80,11 @@ class Passes:
             raise
         self._last_error, self._rests = "", 0
 
-    async def _pass(self, task: Task, ino: int, parent: int = 0) -> None:
+    async def _pass(self, task: Task, ino: int, aim: Aim) -> None:
         """Recompress files that are not settled, or all where a policy or model has changed since they were."""
         unsettles = await self._begin(task)
-        await self._recompression.run(task, ino, Aim(marks=not unsettles, parent=parent))
-        await self._end(unsettles=unsettles and ino == ROOT_INO)
+        await self._recompression.run(task, ino, replace(aim, marks=not unsettles))
+        await self._end(unsettles=unsettles and ino == ROOT_INO and not aim.rung)
 
     async def _climb(self, task: Task) -> None:
         """Recompress the files of the store that are not settled, rung by rung: the quick codecs go first."""

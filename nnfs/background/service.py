@@ -21,6 +21,7 @@ from nnfs.background.recompression import Recompression
 from nnfs.background.scrub import Scrub
 from nnfs.background.tasks import BESIDE, UNENDED, Task, Tasks
 from nnfs.codec import NAMES
+from nnfs.codec.base import RUNGS
 from nnfs.config import Options
 from nnfs.constants import HISTORY_FILE
 from nnfs.errors import NnfsError, UsageError
@@ -119,6 +120,7 @@ class Service:
 
     async def _compact(self, request: Answer) -> Answer:
         ino, everything, parent = int(request["ino"]), bool(request.get("all")), int(request.get("parent") or 0)
+        quick = bool(request.get("quick"))
         if request.get("dry_run"):
             with contextlib.suppress(NnfsError):  # else what was committed is looked at
                 await self._commits.sync()
@@ -126,8 +128,8 @@ class Service:
             return self._add("dry run", run, request, ino, everything, parent)
         self._writable()
         await self._commits.sync()
-        work = self._passes.compact(ino, everything=everything, parent=parent)
-        return self._add("compact", work, request, ino, everything, parent)
+        work = self._passes.compact(ino, everything=everything, quick=quick, parent=parent)
+        return self._add("compact", work, request, ino, everything, quick, parent)
 
     async def _thaw(self, request: Answer) -> Answer:
         self._writable()
@@ -219,7 +221,7 @@ class Service:
         """
         hot, cold = (
             [sum(line[field] for line in codecs if line["codec"] in names) for field in ("stored_bytes", "plain_bytes")]
-            for names in (("zstd",), ("neural", "cm"))
+            for names in (("zstd",), [NAMES[codec_id] for codec_id in RUNGS])
         )
         gain = self._recompression.gain(hot[0])
         if gain is None and cold[1]:

@@ -166,11 +166,13 @@ def _add_recompressing(commands: Any) -> None:
     parser = _command(commands, "compact", "recompress:compact", "recompress cold data at and below a path", """\
   nnfs compact /mnt/nn                        start it; nnfs status /mnt/nn shows its progress
   nnfs compact /mnt/nn/logs --all --wait      recompress everything, even if young, even if slow to read back
-  nnfs compact /mnt/nn --dry-run              estimate what it would save
+  nnfs compact /mnt/nn --quick --wait         with the quick codec only: hours, not weeks, for a terabyte
+  nnfs compact /mnt/nn --dry-run              estimate what each codec would save, and how long it would take
   nnfs compact /mnt/nn --cancel
 """)  # fmt: skip
     _add_task(parser, "anything on a mount (or the store)")
     parser.add_argument("--all", action="store_true", help="recompress even if young, and even if reading back is slow")
+    parser.add_argument("--quick", action="store_true", help="use the quick codec only; slower ones may come later")
     parser.add_argument("--dry-run", action="store_true", help="change nothing; estimate the saving from a sample")
 
     parser = _command(commands, "thaw", "recompress:thaw", "bring data back to the hot tier: quick to read", """\

@@ -127,7 +127,7 @@ def summary(task: Task, place: Place) -> str:
     if task.get("note") and not task["done_chunks"]:
         return f"{task['kind']}: {task['note']}"
     if task["kind"] == DRY_RUN:
-        return tables.pairs(tables.flat(task["result"]))
+        return "\n".join([tables.pairs(tables.flat(task["result"])), *_rungs(task["result"])])
     what = f"{task['done_chunks']} chunks, {tables.size(task['done_bytes'])}, {tables.span(task['seconds'])}"
     lines = [f"{task['kind']}: {what}"]
     if task["stored_before"]:
@@ -149,6 +149,12 @@ def summary(task: Task, place: Place) -> str:
     if any(isinstance(entry, dict) and entry.get("files") for entry in found):
         lines.append("to do: write these files again from a backup, or remove them; reading there is an error (EIO)")
     return "\n".join(lines)
+
+
+def _rungs(result: dict[str, Any]) -> list[str]:
+    """Return the table of what each codec would make of the chunks, on all cores of this machine."""
+    rows = [[row["codec"], tables.size(row["stored_bytes"]), tables.span(row["seconds"])] for row in result["rungs"]]
+    return ["", tables.table(["up to codec", "stored", "all cores take"], rows)] if rows else []
 
 
 def listed(found: list[Any], place: Place) -> list[str]:

@@ -16,7 +16,7 @@ def compact(args: argparse.Namespace) -> int:
         return progress.cancel(place, "compact", progress.DRY_RUN)
     return progress.run(
         place, "compact", wait=args.wait or args.dry_run, json=args.json,
-        **progress.target(place), all=args.all, dry_run=args.dry_run,
+        **progress.target(place), all=args.all, quick=args.quick, dry_run=args.dry_run,
     )  # fmt: skip
 
 

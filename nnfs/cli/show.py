@@ -120,6 +120,7 @@ def _status_text(answer: dict[str, Any], place: Place) -> str:
         lines.append(("scrubbed", _scrubbed(scrubbed)))
     if compaction is not None:
         lines += tables.flat(compaction, "compaction ")
+        lines += [(f"ahead: {row['codec']}", _ahead(row)) for row in compaction.get("rungs", [])]
     lines += [("thaw", f"{seconds:.2f} s per MiB ({codec})") for codec, seconds in thaw.items()]
     lines += [(f"codec {one['codec']}", f"cannot run: {one['why']}; {one['cure']}") for one in out]
     lines += [("speed", _speed(speed)) for speed in speeds]
@@ -139,6 +140,12 @@ def _status_text(answer: dict[str, Any], place: Place) -> str:
         parts += ["", tables.table(head, rows, left=3)]
         parts += [f"{line['name']}: {line['last_error']}" for line in workers if line.get("last_error")]
     return "\n".join(parts)
+
+
+def _ahead(row: dict[str, Any]) -> str:
+    """Return what a codec has before it in the background, and what comes of it."""
+    plain, saved = tables.size(row["plain_bytes"]), tables.size(max(0, row["saves_bytes"]))
+    return f"{plain} of content, about {saved} less, {tables.span(row['seconds'])}"
 
 
 def _scrubbed(times: dict[str, float | None]) -> str:

@@ -62,7 +62,7 @@ class Quick:
 
     def __init__(self, number: int, model: bytes) -> None:
         self.id, self.name = number, "quick"
-        self._mark = {NEURAL: model[:8], CM: b"c" * 600, PPM: b"p" * 1200}[number]
+        self._model = model[:8]
         name = os.environ.get(WORKER, "-")
         self._kill = int(os.environ.get("CHAOS_KILL", "0"))
         self._wrong = name in os.environ.get("CHAOS_WRONG", "").split("+")
@@ -104,12 +104,17 @@ class Quick:
     def encode(self, plain: bytes) -> bytes | None:
         if plain.startswith(NO_GAIN):
             return None
-        return self._mark + bz2.compress(plain, 2)
+        return self._mark(len(plain)) + bz2.compress(plain, 2)
+
+    def _mark(self, plain: int) -> bytes:
+        """The first bytes of a payload: each rung saves more than a sixteenth of what the quicker one stores."""
+        return {NEURAL: self._model, CM: b"c" * (plain // 40), PPM: b"p" * (plain // 20)}[self.id]
 
     def decode(self, stored: bytes, plain_length: int) -> bytes:
-        if not stored.startswith(self._mark):
+        mark = self._mark(plain_length)
+        if not stored.startswith(mark):
             raise CodecError("another model's payload")
-        packed = stored[len(self._mark) :]
+        packed = stored[len(mark) :]
         try:
             plain = bz2.decompress(packed)
         except (OSError, ValueError) as error:

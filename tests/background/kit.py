@@ -110,6 +110,7 @@ def patch(mode: str) -> None:
     service.FIRST_PASS = service.PASS_EVERY = 0.05
     tasks.LOOKING = 1
     passes.REST = passes.REST_MOST = 0.2
+    passes.QUICK_EVERY = 0.0
     busy.BUSY_MOST = 0
     swaps.FLUSH_S = 0.1
     scrub.REST_S = 0.0

@@ -264,7 +264,9 @@ class Tried(Recompression):
 
     async def walk(self, job: Task, ino: int, aim: Aim) -> AsyncGenerator[Piece]:
         for number in self._files:
-            yield Piece(number, RULES, [Candidate(number, 0, number, block(number))], last=True, rung=swapping.ALL_RUNGS)
+            yield Piece(
+                number, RULES, [Candidate(number, 0, number, block(number))], last=True, rung=swapping.ALL_RUNGS
+            )
 
     async def _recompressed(
         self, flight: Flight, candidate: Candidate, rules: Rules, _way: Any, *, retired: bool
