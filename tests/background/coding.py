@@ -108,7 +108,7 @@ class Quick:
 
     def _mark(self, plain: int) -> bytes:
         """The first bytes of a payload: each rung saves more than a sixteenth of what the quicker one stores."""
-        return {NEURAL: self._model, CM: b"c" * (plain // 40), PPM: b"p" * (plain // 20)}[self.id]
+        return {NEURAL: self._model, CM: b"c" * (plain // 32), PPM: b"p" * (plain // 16)}[self.id]
 
     def decode(self, stored: bytes, plain_length: int) -> bytes:
         mark = self._mark(plain_length)
