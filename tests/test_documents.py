@@ -114,7 +114,7 @@ def test_every_exit_code_is_listed() -> None:
 def test_every_option_is_listed_with_its_default() -> None:
     listed: dict[str, str] = {}
     for names, defaults, _ in rows("### Options of nnfs"):
-        found = zip(re.findall(r"`(\w+)`", names), re.findall(r"`(\w+)`", defaults), strict=True)
+        found = zip(re.findall(r"`(\w+)`", names), re.findall(r"`([\w.]+)`", defaults), strict=True)
         listed.update(found)
     assert {f"{name}={default}" for name, default in listed.items()} == {name for name, _ in config.described()}
 
