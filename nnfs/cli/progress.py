@@ -153,7 +153,9 @@ def summary(task: Task, place: Place) -> str:
 
 def _rungs(result: dict[str, Any]) -> list[str]:
     """Return the table of what each codec would make of the chunks, on all cores of this machine."""
-    rows = [[row["codec"], tables.size(row["stored_bytes"]), tables.span(row["seconds"])] for row in result["rungs"]]
+    rows = [
+        [row["codec"], tables.size(row["stored_bytes"]), tables.span(row["seconds"])] for row in result.get("rungs", [])
+    ]
     return ["", tables.table(["up to codec", "stored", "all cores take"], rows)] if rows else []
 
 

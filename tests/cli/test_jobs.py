@@ -31,7 +31,7 @@ def test_started_and_left_alone(kind: str, store: Path, run: Run) -> None:
         assert f"nnfs status {store}" in out
         assert json.loads(run(kind, store, "--json")[1]) == {"job": 3}
     expected: dict[str, dict[str, Any]] = {
-        "compact": {"ino": 1, "all": False, "dry_run": False}, "thaw": {"ino": 1}, "scrub": {"deep": False},
+        "compact": {"ino": 1, "all": False, "quick": False, "dry_run": False}, "thaw": {"ino": 1}, "scrub": {"deep": False},
     }  # fmt: skip
     assert daemon.asked(kind) == [{"path": str(store), **expected[kind]}] * 2
     assert daemon.asked("job") == []
@@ -48,7 +48,7 @@ def test_the_path_and_the_flags_are_told(store: Path, mnt: Path, run: Run) -> No
         run("thaw", link)
         run("scrub", file, "--deep")
     there = {"path": str(file), "ino": ino, "parent": mnt.stat().st_ino}
-    assert daemon.asked("compact") == [{**there, "all": True, "dry_run": False}]
+    assert daemon.asked("compact") == [{**there, "all": True, "quick": False, "dry_run": False}]
     assert daemon.asked("thaw") == [there]
     assert daemon.asked("scrub") == [{"path": str(file), "deep": True}]
 
@@ -206,15 +206,21 @@ def test_a_clean_scrub(found: object, store: Path, run: Run) -> None:
 
 
 def test_a_dry_run_waits_for_its_answer(store: Path, run: Run) -> None:
-    result = {"chunks": 12, "plain_bytes": 1 << 20, "estimated_bytes": 1 << 10}
+    rungs = [
+        {"codec": "ppm", "stored_bytes": 2 << 10, "seconds": 7200.0},
+        {"codec": "neural", "stored_bytes": 1 << 10, "seconds": 864000.0},
+    ]
+    result = {"chunks": 12, "plain_bytes": 1 << 20, "estimated_bytes": 1 << 10, "rungs": rungs}
     ended = job(kind="dry run", **DONE, result=result)
     with FakeDaemon(store, compact={"job": 3}, job=[job(kind="dry run"), ended]) as daemon:
         status, out, _ = run("compact", store, "--dry-run")
     assert status == 0
     assert [line.split() for line in out.splitlines()] == [
-        ["chunks", "12"], ["plain", "1.00", "MiB"], ["estimated", "1.00", "KiB"],
+        ["chunks", "12"], ["plain", "1.00", "MiB"], ["estimated", "1.00", "KiB"], [],
+        ["up", "to", "codec", "stored", "all", "cores", "take"],
+        ["ppm", "2.00", "KiB", "2", "h", "0", "s"], ["neural", "1.00", "KiB", "10", "d", "0", "s"],
     ]  # fmt: skip
-    assert daemon.asked("compact") == [{"path": str(store), "ino": 1, "all": False, "dry_run": True}]
+    assert daemon.asked("compact") == [{"path": str(store), "ino": 1, "all": False, "quick": False, "dry_run": True}]
     with FakeDaemon(store, compact={"job": 3}, job=ended):
         assert json.loads(run("compact", store, "--dry-run", "--json")[1])["result"] == result
 

@@ -33,7 +33,8 @@ DF: dict[str, Any] = {
 STATUS: dict[str, Any] = {
     "pid": 17, "uptime": 90061.0, "dirty_bytes": 2048, "no_space": False, "read_only": "",
     "compaction": {"state": "running", "paused": False, "phase": "compressing", "queue_chunks": 5, "rate": 102400.0,
-                   "saved_bytes": 1 << 20, "last_error": ""},
+                   "saved_bytes": 1 << 20, "last_error": "",
+                   "rungs": [{"codec": "cm", "plain_bytes": 2 << 40, "saves_bytes": 1 << 39, "seconds": 432000.0}]},
     "workers": [
         {"name": "read", "device": "cuda:0", "state": "running", "pid": 18, "starts": 1, "deaths": 0, "answered": 5,
          "failed": 0, "last_error": ""},
@@ -110,6 +111,7 @@ def test_status_shows_compaction_workers_and_damage(store: Path, run: Run) -> No
     assert found["compaction rate"] == "100 KiB/s"
     assert found["compaction saved"] == "1.00 MiB"
     assert found["compaction last error"] == "-"
+    assert found["ahead: cm"] == "2.00 TiB of content, about 512 GiB less, 5 d"
     assert found["thaw"] == "4.00 s per MiB (cm)"
     assert "13.10 s per MiB (neural)" in out
     assert found["damaged"] == "block 5: payload"
