@@ -276,7 +276,7 @@ class Recompression:
         """Return the bytes that a chunk would take after a task with this aim; None: it is gone."""
         try:
             return await self.chunks.encoded_size(candidate, rules, aim, worker)
-        except JobKills as error:
+        except KillsWorkers as error:
             self._count_failure(candidate.block.payload, 1)
             log.warning(_STAYS, candidate.ino, candidate.chunk, error)
             raise

@@ -31,7 +31,8 @@ def test_started_and_left_alone(kind: str, store: Path, run: Run) -> None:
         assert f"nnfs status {store}" in out
         assert json.loads(run(kind, store, "--json")[1]) == {"job": 3}
     expected: dict[str, dict[str, Any]] = {
-        "compact": {"ino": 1, "all": False, "quick": False, "dry_run": False}, "thaw": {"ino": 1}, "scrub": {"deep": False},
+        "compact": {"ino": 1, "all": False, "quick": False, "dry_run": False},
+        "thaw": {"ino": 1}, "scrub": {"deep": False},
     }  # fmt: skip
     assert daemon.asked(kind) == [{"path": str(store), **expected[kind]}] * 2
     assert daemon.asked("job") == []

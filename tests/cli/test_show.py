@@ -111,7 +111,7 @@ def test_status_shows_compaction_workers_and_damage(store: Path, run: Run) -> No
     assert found["compaction rate"] == "100 KiB/s"
     assert found["compaction saved"] == "1.00 MiB"
     assert found["compaction last error"] == "-"
-    assert found["ahead: cm"] == "2.00 TiB of content, about 512 GiB less, 5 d"
+    assert found["ahead: cm"] == "2.00 TiB of content, about 512 GiB less, 5 d 0 s"
     assert found["thaw"] == "4.00 s per MiB (cm)"
     assert "13.10 s per MiB (neural)" in out
     assert found["damaged"] == "block 5: payload"
