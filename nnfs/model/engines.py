@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Protocol
 
@@ -47,24 +48,31 @@ def open_model(weights: Weights, device: str = "cpu", product: str | None = None
     """
     product = product or os.environ.get(PRODUCT_VARIABLE) or None  # "native", "vnni", "int8" or "float"
     if device == "cpu":
-        if product in (None, "native"):
-            from nnfs.model.native import NativeModel
-            from nnfs.model.selftest import native_level
-
-            level = native_level()
-            try:
-                if level or product:
-                    return NativeModel(weights, level)
-            except ModelMissing:
-                if product:
-                    raise
-        from nnfs.model import vnni
-
-        if product == "vnni" or (product is None and vnni.available()):
-            return vnni.VnniModel(weights)
-        from nnfs.model.cpu import CpuModel
-
-        return CpuModel(weights, product)
+        return _on_cpu(weights, product)
     from nnfs.model.cuda import CudaModel
 
     return CudaModel(weights, device, product)
+
+
+def _on_cpu(weights: Weights, product: str | None) -> Model:
+    if product in (None, "native"):
+        from nnfs.model.native import NativeModel
+        from nnfs.model.selftest import native_level
+
+        level = native_level()
+        if product:
+            return NativeModel(weights, level)
+        with contextlib.suppress(ModelMissing):  # no kernel for these sizes: another engine has one
+            if level:
+                return NativeModel(weights, level)
+    if product in (None, "vnni"):
+        from nnfs.model import vnni
+
+        if product:
+            return vnni.VnniModel(weights)
+        with contextlib.suppress(ModelMissing):
+            if vnni.available():
+                return vnni.VnniModel(weights)
+    from nnfs.model.cpu import CpuModel
+
+    return CpuModel(weights, product)
