@@ -31,8 +31,8 @@ from tests.background.coding import fingerprint as fingerprint_of
 from tests.background.kit import COLD, Chaos
 from tests.background.test_recompression import codecs, cold_read, done, end_of, start, sync, turn, write
 from tests.conftest import why_no_mount
+from tests.fs.swapkit import FILE_A, A, B, damage_files, forget, keep, retire, swap, written
 from tests.fs.test_apply import Files, files
-from tests.fs.test_swapping import FILE_A, A, B, damage_files, forget, keep, retire, swap, written
 from tests.harness import REPO, wait_for
 
 __all__ = ["files", "start"]  # fixtures

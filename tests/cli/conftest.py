@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +9,7 @@ import pytest
 from nnfs.cli import locate, models, policy, progress, recompress, show
 from nnfs.cli.main import main
 from nnfs.store.env import Store
+from tests.harness import Mount
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -51,3 +52,10 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
         return status, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture
+def mount() -> Iterator[Mount]:
+    with Mount(chunk_size=16384) as mount:
+        mount.deadline()
+        yield mount

@@ -18,8 +18,8 @@ from nnfs.fs.xattrs import Xattrs
 from nnfs.store import modelfiles, schema
 from nnfs.store.blocks import ChunkChanges, Recode
 from nnfs.store.schema import Inode, State
+from tests.fs.swapkit import FILE_A, FILE_B, A, B, block_at, drop, keep, retire, swap, written
 from tests.fs.test_apply import Files, chunk, chunks, damage, files
-from tests.fs.test_swapping import FILE_A, FILE_B, A, B, block_at, drop, keep, retire, swap, written
 
 __all__ = ["files"]  # a fixture
 

@@ -6,9 +6,11 @@ import contextlib
 import errno
 import os
 import select
+import signal
 import stat
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from pyfuse3 import FUSEError
 from nnfs.mount.connection import Connection, connect
 from nnfs.mount.options import parse_options
 from nnfs.mount.table import MountInfo, mounts
-from tests.harness import WAIT_S
+from tests.harness import WAIT_S, Mount
 
 mounting = pytest.mark.skipif(
     os.geteuid() != 0 or not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="needs root and /dev/fuse"
@@ -235,3 +237,18 @@ def mounted(mountpoint: Path, test: Callable[[Client], None], *options: str, unm
     trio.run(main)
     assert not any(mount.mountpoint == str(mountpoint) for mount in mounts())
     return fs
+
+
+@contextlib.contextmanager
+def stopped(mount: Mount) -> Iterator[None]:
+    """The daemon is stopped meanwhile."""
+    os.kill(mount.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(mount.pid, signal.SIGCONT)
+
+
+def bind(source: Path, target: Path) -> None:
+    target.mkdir(exist_ok=True)
+    subprocess.run(["mount", "--bind", source, target], check=True)
