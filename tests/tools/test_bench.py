@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 import os
 import subprocess
@@ -378,6 +379,11 @@ def test_modules_that_moved_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert today.decoder.JSONDecoder
     for name in ("today", "today.decoder"):
         monkeypatch.delitem(sys.modules, name)
+
+
+@pytest.mark.parametrize("name", child.MOVED)
+def test_modules_that_moved_are_there_today(name: str) -> None:
+    assert importlib.util.find_spec(name)
 
 
 def test_an_unknown_codec_is_missing() -> None:

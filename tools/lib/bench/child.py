@@ -1,7 +1,7 @@
 """One measurement, in a process of its own: `python -m bench.child TABLE FOLDER`, its task and answer in the folder.
 
 The code that measures is always this checkout's; the nnfs that is measured is the one that PYTHONPATH leads to. So
-what is measured must exist there by the same name: rooms that have moved since are found by `follow_moves`.
+what is measured must exist there by the same name: modules that have moved since are found by `follow_moves`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from pathlib import Path
 
 from bench.table import Answer, Missing, Task
 
-MOVED = {"nnfs.workers": "nnfs.codec"}  # rooms of today, and where their modules were before
+MOVED = {  # modules of today, and where their functions were before
+    "nnfs.workers": "nnfs.codec",
+    "nnfs.workers.startup": "nnfs.workers.worker",
+}
 
 
 def follow_moves() -> None:
