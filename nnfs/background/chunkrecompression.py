@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 import trio
 
 from nnfs import codec
-from nnfs.background.encoder import ColdEncoder, Proof
+from nnfs.background.checks import Proof
+from nnfs.background.encoder import ColdEncoder
 from nnfs.background.expectation import Way
 from nnfs.background.flight import Aim, Flight, Ready
 from nnfs.background.interfaces import Parts

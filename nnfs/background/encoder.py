@@ -8,7 +8,6 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import trio
@@ -16,6 +15,7 @@ from xxhash import xxh3_64_intdigest
 
 from nnfs.background.busy import wait_while_busy
 from nnfs.background.calibration import SPECIAL, Kind, kind_of, sample
+from nnfs.background.checks import Checks, Proof
 from nnfs.background.modelreader import ModelReader
 from nnfs.background.outages import BITS, Outages
 from nnfs.background.timeleft import COSTS
@@ -23,7 +23,7 @@ from nnfs.background.worth import least_saving
 from nnfs.blockio.cold import COMPACT, READ, REFERENCE, Cold
 from nnfs.codec import NAMES
 from nnfs.codec.base import CM, NEURAL, PPM, RUNGS, rung
-from nnfs.codec.compressible import compressible
+from nnfs.codec.compressible import compressible, is_text
 from nnfs.config import Options
 from nnfs.constants import Policy
 from nnfs.errors import (
@@ -49,11 +49,8 @@ Note = Callable[[str], object]  # is told each step that a chunk has gone throug
 
 MIN_GAIN = 1 / 16  # of the stored bytes; less is not worth slower reads
 MIN_GAIN_COLD = 1 / 64  # where nobody minds slow reads
-BATCH = 4 << 20  # plain bytes, a worker's batch: one chunk of it is decoded by another engine, too,
-SMALL = 16 << 10  # a small one where there is one: that engine is slow
 CM_BELOW = 1.35  # bits per byte of the neural payload: on data that repeats itself the classical codec may do better
 CM_LEAST = 8 << 10  # bytes of a chunk for which it is tried
-TEXT = 0.9  # share of printable bytes and UTF-8 above which data is text, where the network always wins
 REVIVE = 2048  # bytes of a chunk by which is found out whether a codec runs
 SPECIAL_BIT = 0x20  # in the state's settings: `cm` was too slow for content of a special kind
 MEASURE_AGAIN, MEASURE_MOST = 600.0, 86400.0  # seconds, doubled each time: measuring takes all cores
@@ -65,35 +62,6 @@ class Payload(NamedTuple):
     codec: int
     model: bytes  # fingerprint
     data: bytes
-
-
-@dataclass(slots=True)
-class _Checks:
-    """Checks of one codec by the reference engine. A batch is all that is proved from the beginning of one check on."""
-
-    unchecked: int = BATCH  # plain bytes since a check began
-    begun: int = 0
-    open: set[int] = field(default_factory=set)  # batches of which no check has gone well yet
-    again: list[int] = field(default_factory=list)  # those whose check came to nothing: another payload is to take part
-    refuted: str = ""  # why nothing is encoded with this codec any more
-
-    def join(self, plain: int) -> tuple[int, bool]:
-        """Return the batch of one more payload, and whether it is the one that is checked."""
-        if self.again:
-            return self.again.pop(), True
-        self.unchecked += plain
-        is_due = self.unchecked >= (BATCH // 2 if plain <= SMALL else BATCH)
-        if is_due:
-            self.unchecked, self.begun = 0, self.begun + 1
-            self.open.add(self.begun)
-        return self.begun, is_due
-
-
-class Proof(NamedTuple):
-    """A payload that a worker decodes, and the batch that it belongs to."""
-
-    codec: int
-    batch: int
 
 
 class ColdEncoder:
@@ -110,7 +78,7 @@ class ColdEncoder:
         self._revived = 0  # codecs that were out once and run now, as bits
         self._measuring = trio.Lock()
         self.measuring = 0  # codecs that are being measured now
-        self._checks: defaultdict[int, _Checks] = defaultdict(_Checks)  # by codec
+        self._checks: defaultdict[int, Checks] = defaultdict(Checks)  # by codec
         self.threads = trio.CapacityLimiter(2)  # of recompression: commits must not queue behind it
 
     def set_options(self, options: Options) -> None:
@@ -171,7 +139,7 @@ class ColdEncoder:
             return True
         if len(plain) < CM_LEAST or (block.codec == CM and not leave):
             return False
-        return 8 * len(found[0].data) / len(plain) < CM_BELOW or not _is_text(plain)
+        return 8 * len(found[0].data) / len(plain) < CM_BELOW or not is_text(plain)
 
     def _network(self, rules: Rules) -> bytes:
         """Return the model to encode with; empty: the network is not to be used, or cannot."""
@@ -429,11 +397,3 @@ class ColdEncoder:
 
 def _named(codec_id: int, kind: Kind) -> str:
     return f"{NAMES[codec_id]} {kind.value}".rstrip()
-
-
-def _is_text(plain: bytes) -> bool:
-    """Tell whether a chunk is mostly text, in any encoding that has ASCII in it."""
-    return len(plain.translate(None, _BINARY)) >= TEXT * len(plain)
-
-
-_BINARY = bytes(set(range(32)) - {9, 10, 12, 13, 27} | {127})

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import trio
 
-from nnfs.background.encoder import Proof
+from nnfs.background.checks import Proof
 from nnfs.background.expectation import kind_of, weight
 from nnfs.background.tasks import Task
 from nnfs.background.timeleft import Kind

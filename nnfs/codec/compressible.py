@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import zstandard
 
+TEXT = 0.9  # share of printable bytes and UTF-8 above which data is text, where the network always wins
+_BINARY = bytes(set(range(32)) - {9, 10, 12, 13, 27} | {127})
 FLAT = 7.95  # bits per byte of the frequencies alone: what a JPEG's or a zstd frame's bytes reach
 GAIN = 0.995  # of the plain size, by zstd: repeats between bytes of even frequency
 
@@ -19,3 +21,8 @@ def compressible(plain: bytes) -> bool:
     if float(-(share * np.log2(share)).sum()) < min(FLAT, np.log2(max(len(plain), 2)) - 1):
         return True
     return len(zstandard.ZstdCompressor(level=3).compress(plain)) < len(plain) * GAIN
+
+
+def is_text(plain: bytes) -> bool:
+    """Tell whether a chunk is mostly text, in any encoding that has ASCII in it."""
+    return len(plain.translate(None, _BINARY)) >= TEXT * len(plain)

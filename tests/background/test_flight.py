@@ -16,7 +16,8 @@ import trio
 import trio.testing
 
 from nnfs.background import busy, encoder, recompression, swaps
-from nnfs.background.encoder import BATCH, ColdEncoder, Payload, Proof
+from nnfs.background.checks import BATCH, Proof
+from nnfs.background.encoder import ColdEncoder, Payload
 from nnfs.background.flight import Aim, Flight, Ready
 from nnfs.background.interfaces import Parts
 from nnfs.background.recompression import Recompression
