@@ -27,6 +27,8 @@ from nnfs.errors import UsageError
 CONFIG_FILE = "/etc/nnfs.toml"
 CONFIG_ENVIRONMENT = "NNFS_CONFIG"
 
+Resolve = Callable[[str], str]
+
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SPANS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 DEVICE = re.compile(r"cpu|cuda(:\d+)?")
@@ -175,18 +177,26 @@ def parse_own(words: Mapping[str, str]) -> Options:
     return Options(**_parse(words, "mount option"))
 
 
-def load_options(store: Path, own: Mapping[str, str], others: Iterable[str] = ()) -> Options:
+def load_options(
+    store: Path, own: Mapping[str, str], others: Iterable[str] = (), *, resolve: Resolve = os.path.realpath
+) -> Options:
     """Return the options of a store's mount: `-o` before the config file. Raises `UsageError`.
 
     `others` are words that may stand beside them with `-o`: one of these may be meant by one that is not known.
+    `resolve` is realpath(3) for the file's directories, which may lie on a mount that hangs.
     """
-    return Options(**{**_from_file(store), **_parse(own, "mount option", others)})
+    return Options(**{**_from_file(store, resolve), **_parse(own, "mount option", others)})
 
 
-def _from_file(store: Path) -> dict[str, Any]:
+def config_file() -> str:
+    """Return the configuration's path."""
+    return os.environ.get(CONFIG_ENVIRONMENT) or CONFIG_FILE
+
+
+def _from_file(store: Path, resolve: Resolve) -> dict[str, Any]:
     import tomllib  # late: most commands read no config
 
-    file = os.environ.get(CONFIG_ENVIRONMENT) or CONFIG_FILE
+    file = config_file()
     try:
         with open(file, "rb") as stream:
             tables = tomllib.load(stream)
@@ -204,7 +214,7 @@ def _from_file(store: Path) -> dict[str, Any]:
             raise UsageError(f'{file}: {name!r} is neither [default] nor the table of a store, ["/data"] say')
         if name == "default":
             default = table
-        elif os.path.realpath(name) == os.path.realpath(store):
+        elif resolve(name) == resolve(os.fspath(store)):
             own = table
     return {
         **_parse(_words(default), f"{file} [default]"),

@@ -44,6 +44,21 @@ def one_line(message: str) -> str:
     return "".join(c if c.isprintable() else _escaped(c) for c in message)
 
 
+def say(message: str) -> None:
+    """Print a message for a person on stderr, as a line of this program."""
+    sys.stderr.write(f"nnfs: {one_line(message)}\n")
+    sys.stderr.flush()
+
+
+def message_of(error: Exception) -> str:
+    """Return the message of an error; of one of the system the name that it is about, and why."""
+    if not isinstance(error, OSError):
+        return str(error)
+    named = isinstance(error.filename, str | bytes)
+    where = f"{printable(os.fsdecode(error.filename)) or repr('')}: " if named else ""
+    return f"{where}{error.strerror or error}"
+
+
 def shell(name: str | os.PathLike[str]) -> str:
     """A name as a word of a command to be copied into bash, zsh or ksh."""
     text = os.fspath(name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,7 +43,21 @@ def is_first(store: Path) -> bool:
     return way is not None and way.is_first
 
 
-def connect(sock: socket.socket, store: Path) -> bool:
+def dial(sock: socket.socket, address: bytes | str, seconds: float) -> None:
+    """Connect to a daemon; raises TimeoutError when its queue has no room so long, and OSError.
+
+    The queue of a daemon that is stopped fills up with the questions of others. Python's own timeout makes connect(2)
+    fail at once then (EAGAIN), which looks as if nobody were there.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", *divmod(int(seconds * 1e6), 1_000_000)))
+    try:
+        sock.connect(address)
+    except BlockingIOError as error:
+        raise TimeoutError from error
+    sock.settimeout(seconds)
+
+
+def connect(sock: socket.socket, store: Path, seconds: float) -> bool:
     """Connect to the daemon of the mount by which a store was found; return False when that cannot be done.
 
     A daemon in another network namespace, or of an earlier version, is not found. A peer that belongs neither to the
@@ -52,7 +67,7 @@ def connect(sock: socket.socket, store: Path) -> bool:
     if way is None:
         return False
     try:
-        sock.connect(way.address)
+        dial(sock, way.address, seconds)
     except (ConnectionRefusedError, FileNotFoundError):
         return False
     return rendezvous.peer(sock)[1] in (0, os.geteuid() if way.owner is None else way.owner)
@@ -61,9 +76,8 @@ def connect(sock: socket.socket, store: Path) -> bool:
 def daemon_of(device: str, source: str) -> int | None:
     """Return the process that serves a mount, busy or not; None if there is none, or it cannot be found that way."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
-        sock.settimeout(LOOK_S)
         try:
-            sock.connect(rendezvous.address(device, source))
+            dial(sock, rendezvous.address(device, source), LOOK_S)
         except OSError:
             return None
         return rendezvous.peer(sock)[0]

@@ -19,23 +19,22 @@ TIMEOUT_S = 60.0  # for an answer
 ANSWER_S = 10.0  # for a sign of life
 
 
-def _connect(store: Path, timeout: float | None) -> socket.socket:
+def _connect(store: Path) -> socket.socket:
     """Connect by the mount and by the store's directory, in the order of how the store was found."""
     ways = (_by_mount, _by_directory) if bymount.is_first(store) else (_by_directory, _by_mount)
     try:
-        return ways[0](store, timeout)
+        return ways[0](store)
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
         try:
-            return ways[1](store, timeout)
+            return ways[1](store)
         except NotADirectoryError as error:
             raise FileNotFoundError(error.errno, error.strerror) from error
 
 
-def _by_mount(store: Path, timeout: float | None) -> socket.socket:
+def _by_mount(store: Path) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        sock.settimeout(timeout)
-        if not bymount.connect(sock, store):
+        if not bymount.connect(sock, store, ANSWER_S):
             raise ConnectionRefusedError
     except BaseException:
         sock.close()
@@ -43,14 +42,13 @@ def _by_mount(store: Path, timeout: float | None) -> socket.socket:
     return sock
 
 
-def _by_directory(store: Path, timeout: float | None) -> socket.socket:
+def _by_directory(store: Path) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        sock.settimeout(timeout)
         # Through a descriptor of the directory: a socket address holds no more than 107 bytes of path.
         directory = os.open(store, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            sock.connect(f"/proc/self/fd/{directory}/{SOCKET_NAME}")
+            bymount.dial(sock, f"/proc/self/fd/{directory}/{SOCKET_NAME}", ANSWER_S)
         finally:
             os.close(directory)
     except BaseException as error:
@@ -62,12 +60,17 @@ def _by_directory(store: Path, timeout: float | None) -> socket.socket:
 
 
 def daemon_pid(store: Path) -> int | None:
-    """Return the process that holds the control socket, as the kernel knows it, busy or not; None: there is none."""
+    """Return the process that holds the control socket, as the kernel knows it, busy or not; None: there is none.
+
+    Raises `DaemonError` for one that many have asked in vain.
+    """
     try:
-        with _connect(store, ANSWER_S) as sock:
+        with _connect(store) as sock:
             return _peer(sock)
-    except (FileNotFoundError, ConnectionRefusedError, TimeoutError):
+    except (FileNotFoundError, ConnectionRefusedError):
         return None
+    except TimeoutError as error:
+        raise _silent(store) from error
 
 
 def _peer(sock: socket.socket) -> int:
@@ -92,19 +95,23 @@ def ping(store: Path) -> bool:
     Raises `DaemonError` for one that lives and does not answer: a touch of its mount would wait for ever.
     """
     try:
-        with _connect(store, ANSWER_S) as sock:
+        with _connect(store) as sock:
             refuse_stopped(store, _peer(sock))
             sock.sendall(b'{"command": "ping"}\n')
             return bool(sock.recv(1))  # an old one does not know the command, and says so
     except TimeoutError as error:
-        raise DaemonError(
-            f"the daemon of {store} does not answer within {ANSWER_S:.0f} s: "
-            f"kill -QUIT has it write to its log what it is doing"
-        ) from error
+        raise _silent(store) from error
     except (OSError, DaemonError) as error:
         if isinstance(error, DaemonError) and not isinstance(error.__cause__, PermissionError):
             raise
         return False
+
+
+def _silent(store: Path) -> DaemonError:
+    return DaemonError(
+        f"the daemon of {store} does not answer within {ANSWER_S:.0f} s: it is stopped (kill -CONT), or kill -QUIT has "
+        f"it write to its log what it is doing"
+    )
 
 
 def ask(store: Path, command: str, *, timeout: float | None = TIMEOUT_S, **args: Any) -> dict[str, Any]:
@@ -113,7 +120,7 @@ def ask(store: Path, command: str, *, timeout: float | None = TIMEOUT_S, **args:
     Raises `DaemonError`, with another error's exit code when the daemon answered one.
     """
     try:
-        with _connect(store, ANSWER_S) as sock:
+        with _connect(store) as sock:
             refuse_stopped(store, _peer(sock))
             sock.sendall(json.dumps({"command": command, **args}).encode() + b"\n")
             line = _line(sock, store, timeout)

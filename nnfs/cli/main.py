@@ -337,14 +337,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         status: int = run(args)
         sys.stdout.flush()
     except NnfsError as error:
-        print(f"nnfs: {names.one_line(str(error))}", file=sys.stderr)
+        names.say(names.message_of(error))
         return error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # `nnfs ... | head`: the flush at exit must not complain
         return NnfsError.exit_code
     except OSError as error:
-        where = names.printable(os.fsdecode(error.filename)) + ": " if isinstance(error.filename, str | bytes) else ""
-        print(f"nnfs: {where}{names.one_line(error.strerror or str(error))}", file=sys.stderr)
+        names.say(names.message_of(error))
         return NnfsError.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -13,6 +13,7 @@ from nnfs.cli import client, tables
 from nnfs.cli.locate import FSTYPE, check_answers, locate, mount_of
 from nnfs.cli.making import not_mounted, why_missing
 from nnfs.errors import NnfsError, UsageError
+from nnfs.mount.table import resolve
 
 if TYPE_CHECKING:
     from nnfs.fs.fsck import Report
@@ -27,7 +28,7 @@ def mkfs(args: argparse.Namespace) -> int:
     from nnfs.store import privacy
     from nnfs.store.env import Store
 
-    path = Path(os.path.abspath(args.store))
+    path = Path(resolve(args.store))
     check_answers(args.store)
     if (path / DATA_FILE).exists():
         raise UsageError(f"{path} already holds a store; remove that first if you want to lose it")
@@ -39,7 +40,7 @@ def mkfs(args: argparse.Namespace) -> int:
     store.close()
     absent = not_mounted(path)
     for line in [*([f"the new store{absent} Is that what you want?"] if absent else []), *privacy.close_up(path)[1]]:
-        print(f"nnfs: {line}", file=sys.stderr)
+        names.say(line)
     return 0
 
 
@@ -86,14 +87,13 @@ def fsck(args: argparse.Namespace) -> int:
     """Check a store, and repair it when asked to."""
     from nnfs.fs import fsck as check
 
-    path = Path(os.path.abspath(args.store))
     show = _Progress(sys.stderr.isatty() and not args.json)
     try:
         check_answers(args.store)
-        report = check.run(path, data=args.data, repair=args.repair, progress=show)
+        report = check.run(Path(resolve(args.store)), data=args.data, repair=args.repair, progress=show)
     except (NnfsError, OSError) as error:
         show.clear()
-        print(f"nnfs: {names.one_line(str(error))}", file=sys.stderr)
+        names.say(names.message_of(error))
         return FSCK_FAILED
     show.clear()
     if args.json:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import sys
 from pathlib import Path
 
 from nnfs.cli.locate import mounts
 from nnfs.constants import DATA_FILE
 from nnfs.errors import NotAStore, StoreError, UsageError
+from nnfs.names import say
 
 FSTAB = "/etc/fstab"
 SIMILAR = 3  # names that are suggested at most
@@ -48,7 +48,7 @@ def provide(store: Path, *, create: bool, at_terminal: bool, chunk_size: int | N
         hint = absent or ": is it the right one, and is the disk mounted that has the store?"
         raise NotAStore(f"{store} is empty{hint} To make a new store in it: nnfs mkfs {store}, or mount with -o create")
     Store.create(store, chunk_size or DEFAULT_CHUNK_SIZE).close()
-    print(f"nnfs: {store} was empty: made a new store in it", file=sys.stderr, flush=True)
+    say(f"{store} was empty: made a new store in it")
 
 
 def _compare(store: Path, chunk_size: int) -> None:

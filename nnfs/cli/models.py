@@ -19,6 +19,7 @@ from nnfs import names
 from nnfs.cli import client, progress, tables
 from nnfs.cli.locate import Place, check_answers, locate
 from nnfs.errors import UsageError, WorkerError
+from nnfs.mount.table import resolve
 
 COPIES = 2  # of every model in a store
 DIGITS = 16  # of a fingerprint that are shown
@@ -57,7 +58,7 @@ def add(args: argparse.Namespace) -> int:
     """Put the file of a model into the store."""
     place = locate(args.path, follow=True)
     check_answers(args.file)
-    file = Path(os.path.abspath(args.file))
+    file = Path(resolve(args.file))
     if not file.is_file():
         raise UsageError(f"{args.file} is not a file: give the file of a model, as tools/train makes it")
     answer = client.ask(place.store, "model_add", timeout=None, file=os.fspath(file), **_directory(place, args.use))

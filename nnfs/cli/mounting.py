@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import logging
 import os
 import pwd
 import select
@@ -27,12 +28,14 @@ from nnfs.cli.locate import (
     mounts,
 )
 from nnfs.cli.witness import Witness, where_log
+from nnfs.config import config_file
 from nnfs.constants import MNT_DETACH, MNT_FORCE
 from nnfs.errors import DaemonError, MountError, StoreBusy, StoreError, UsageError
-from nnfs.mount import holders, rendezvous
+from nnfs.mount import holders, ownpaths, rendezvous
 from nnfs.mount.mountpoint import is_dead as mountpoint_is_dead
 from nnfs.mount.mountpoint import umount2
 from nnfs.mount.table import resolve
+from nnfs.names import say
 
 READY = b"+"
 SAY_AFTER_S = 5  # an unmount that takes longer says what it waits for
@@ -40,6 +43,7 @@ SAY_AFTER_S = 5  # an unmount that takes longer says what it waits for
 
 def mount(args: argparse.Namespace) -> int:
     """Mount a store; without -f return when it is mounted."""
+    ownpaths.make_absolute(os.environ)
     store, mountpoint = Path(resolve(args.store)), Path(resolve(args.mountpoint))
     _check_places(store, mountpoint, args.log)
     if args.ready_fd is None:  # else done by who started us
@@ -53,7 +57,7 @@ def _check_places(store: Path, mountpoint: Path, log: Path | None) -> None:
     try:
         there = mount_of(os.fspath(mountpoint))
         is_ours = there is not None and there.fstype == FSTYPE and there.mountpoint == os.fspath(mountpoint)
-        for path in (os.fspath(store), *([os.fspath(log)] if log is not None else [])):
+        for path in (os.fspath(store), config_file(), *([os.fspath(log)] if log is not None else [])):
             check_answers(path)
         if not is_ours:
             check_answers(os.fspath(mountpoint))
@@ -82,7 +86,7 @@ def _provide(store: Path, args: argparse.Namespace) -> None:
     from nnfs.mount.options import parse_options, words
 
     options = parse_options(_options(args), fsname=os.fspath(store))
-    load_options(store, options.own, words())  # a wrong option is an error before anything is made
+    load_options(store, options.own, words(), resolve=resolve)  # a wrong option is an error before anything is made
     making.provide(store, create=options.create, at_terminal=os.isatty(0) and os.isatty(2), chunk_size=args.chunk_size)
 
 
@@ -90,7 +94,7 @@ def _foreground(store: Path, mountpoint: Path, args: argparse.Namespace) -> int:
     from nnfs.mount import signals
 
     signals.block()  # before any library starts a thread
-    from nnfs.mount import daemon, logs, notify, ownpaths
+    from nnfs.mount import daemon, logs, notify
 
     in_background = args.ready_fd is not None
     ownpaths.check(mountpoint, store, logs.file_of(store, foreground=not in_background, file=args.log))
@@ -107,7 +111,11 @@ def _foreground(store: Path, mountpoint: Path, args: argparse.Namespace) -> int:
             os.close(null)
             # Only now: autofs lets systemd's own process group through to the mount point, and nobody else.
             os.setsid()
-            os.write(args.ready_fd, READY)
+            try:
+                os.write(args.ready_fd, READY)
+            except BrokenPipeError:
+                logging.getLogger(__name__).warning("whoever asked for the mount has ended meanwhile: it is taken off")
+                os.kill(os.getpid(), signal.SIGTERM)
             os.close(args.ready_fd)
 
     return daemon.run(store, mountpoint, _options(args), ready)
@@ -122,7 +130,9 @@ def _options(args: argparse.Namespace) -> list[str]:
 def _background(store: Path, mountpoint: Path, args: argparse.Namespace) -> int:
     """Start the daemon, and wait until it is mounted or has failed. It says itself why it failed."""
     ours, theirs = os.pipe()
-    command = [sys.executable, "-m", "nnfs", "mount", "-f", "--ready-fd", str(theirs), "--log-level", args.log_level]
+    # -P: its working directory is "/", and what lies in /nnfs, a mount perhaps, is not this program.
+    command = [sys.executable, "-P", "-m", "nnfs", "mount", "-f", "--ready-fd", str(theirs)]
+    command += ["--log-level", args.log_level]
     command += ["--log", os.fspath(args.log)] if args.log else []
     command += [word for option in _options(args) for word in ("-o", option)]
     with open(ours, "rb", buffering=0) as pipe:
@@ -164,7 +174,12 @@ def umount(args: argparse.Namespace) -> int:
         raise
     assert place.mount is not None
     mountpoint, device = place.mount.mountpoint, place.mount.device
-    pid = client.daemon_pid(place.store)
+    try:
+        pid = client.daemon_pid(place.store)
+    except DaemonError:
+        if not (args.lazy or args.force):
+            raise
+        pid = None
     if pid is not None and _serves_another(pid, device):
         pid = None  # this one's daemon is dead, and the store was mounted again
     witness = None if args.force or pid is None else Witness(place.store)
@@ -181,7 +196,7 @@ def umount(args: argparse.Namespace) -> int:
         if waiter is None or pid is None or args.lazy:
             return 0
         if left := [mount.mountpoint for mount in mounts() if mount.device == device]:
-            print(f"nnfs: {place.store} stays mounted on {', '.join(left)}", file=sys.stderr)
+            say(f"{place.store} stays mounted on {', '.join(left)}")
             return 0
         _wait(waiter, mountpoint, device, pid, place.store)
     finally:
@@ -195,7 +210,7 @@ def _judge_dead(store: Path, entry: MountEntry) -> None:
     """Say that the daemon of a mount had died. Raises `MountError` if something may be lost with it."""
     said = f"{entry.mountpoint} is unmounted; its daemon had died before"
     if "ro" in entry.super_options.split(",") or mount_from(entry.source) is not None:  # it was mounted again
-        print(f"nnfs: {said}", file=sys.stderr)
+        say(said)
         return
     raise MountError(f"{said}: what was not synced is lost{where_log(store)}")
 
@@ -259,7 +274,7 @@ def _wait(pidfd: int, mountpoint: str, device: str, pid: int, store: Path) -> No
         if not told:
             told = True
             why = f"it is {held}" if held.namespaces else f"to write to {store}"
-            print(f"nnfs: {mountpoint} is unmounted; waiting for the daemon (pid {pid}): {why}", file=sys.stderr)
+            say(f"{mountpoint} is unmounted; waiting for the daemon (pid {pid}): {why}")
 
 
 def _unmount(mountpoint: str, *, lazy: bool, force: bool) -> None:

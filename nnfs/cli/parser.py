@@ -20,7 +20,8 @@ class Parser(argparse.ArgumentParser):
     usage_exit = UsageError.exit_code
 
     def error(self, message: str) -> NoReturn:
-        print(f"nnfs: {names.one_line(message)}\ntry: {self.prog} --help", file=sys.stderr)
+        names.say(message)
+        print(f"try: {self.prog} --help", file=sys.stderr)
         sys.exit(self.usage_exit)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:

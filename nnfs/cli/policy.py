@@ -14,6 +14,7 @@ from nnfs.cli.locate import Place, locate
 from nnfs.config import load_options
 from nnfs.constants import POLICY_XATTR
 from nnfs.errors import DaemonError, UsageError
+from nnfs.mount.table import resolve
 
 INHERIT = "inherit"
 _NOT_SET = (errno.ENODATA, errno.EOPNOTSUPP)
@@ -51,7 +52,7 @@ def _of_mount(store: Path) -> str:
         told = client.ask(store, "status").get("compaction", {}).get("policy")
     except DaemonError:
         told = None  # not for everyone to ask
-    return str(told or load_options(store, {}).policy)
+    return str(told or load_options(store, {}, resolve=resolve).policy)
 
 
 def policy(args: argparse.Namespace) -> int:

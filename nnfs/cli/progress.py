@@ -57,7 +57,7 @@ def run(place: Place, command: str, *, wait: bool, json: bool, **request: Any) -
             print(f"task {number} {state}: nnfs status {shell(place)} shows it")
         return 0
     if answer.get("joined") or waits_for:
-        print(f"nnfs: task {number} {state} (nnfs status {shell(place)})", file=sys.stderr)
+        names.say(f"task {number} {state} (nnfs status {shell(place)})")
     task = follow(place, number)
     if json:
         tables.printed_json(task)
@@ -75,7 +75,7 @@ def follow(place: Place, number: int) -> Task:
 def _follow(place: Place, number: int) -> Task:
     paused = client.ask(place.store, "status").get("compaction", {}).get("paused")
     if paused:
-        print(f"nnfs: work is paused; nnfs resume {shell(place)} lets it go on", file=sys.stderr)
+        names.say(f"work is paused; nnfs resume {shell(place)} lets it go on")
     show: _Show = _Bar() if sys.stderr.isatty() else _Lines()
     pause, task = FIRST_POLL_S, Task()
     try:

@@ -8,6 +8,7 @@ from nnfs.cli import client
 from nnfs.cli.locate import locate
 from nnfs.errors import NnfsError, UsageError
 from nnfs.mount.options import parse_options
+from nnfs.names import say
 
 
 def check(mountpoint: str, options: str) -> None:
@@ -15,10 +16,7 @@ def check(mountpoint: str, options: str) -> None:
     wanted = parse_options([options])
     own = sorted(wanted.own.keys() - {"remount"})
     if own:
-        print(
-            f"nnfs: a remount does not change {', '.join(own)}: use /etc/nnfs.toml and a SIGHUP, or mount again",
-            file=sys.stderr,
-        )
+        say(f"a remount does not change {', '.join(own)}: use /etc/nnfs.toml and a SIGHUP, or mount again")
     store = locate(mountpoint).store
     if not wanted.read_only and client.ask(store, "status")["read_only"]:
         raise UsageError(f"{store} was mounted read-only, and remount cannot make it writable: unmount and mount again")
@@ -28,4 +26,5 @@ if __name__ == "__main__":
     try:
         check(*sys.argv[1:])
     except NnfsError as error:
-        sys.exit(f"nnfs: {error}")
+        say(str(error))
+        sys.exit(1)

@@ -138,7 +138,7 @@ def _status_text(answer: dict[str, Any], place: Place) -> str:
         ]
         head = ["worker", *texts[1:], *counts]
         parts += ["", tables.table(head, rows, left=3)]
-        parts += [f"{line['name']}: {line['last_error']}" for line in workers if line.get("last_error")]
+        parts += [names.one_line(f"{line['name']}: {line['last_error']}") for line in workers if line.get("last_error")]
     return "\n".join(parts)
 
 

@@ -49,7 +49,7 @@ from nnfs.mount.ending import Ending
 from nnfs.mount.ops import Operations
 from nnfs.mount.options import MountOptions, atime_of, parse_options, words
 from nnfs.mount.signals import Signals, name_of
-from nnfs.mount.table import MountInfo
+from nnfs.mount.table import MountInfo, resolve
 from nnfs.store import privacy, verify
 from nnfs.store.env import Store
 from nnfs.workers.pool import Pool
@@ -73,7 +73,7 @@ def run(store_path: Path, mountpoint: Path, options: list[str], ready: Callable[
     """
     os.umask(privacy.UMASK)
     mount_options = parse_options(options, fsname=os.fspath(store_path))
-    own = load_options(store_path, mount_options.own, words())
+    own = load_options(store_path, mount_options.own, words(), resolve=resolve)
     if mount_options.ignored:
         log.warning("options that mean nothing to nnfs are ignored: %s", ", ".join(mount_options.ignored))
     limits.lift()

@@ -250,8 +250,7 @@ def _stderr_handler() -> tuple[logging.Handler, str]:
 def _tell(message: str) -> None:
     """Print a line for the user who waits for the mount; later, nobody reads this."""
     with contextlib.suppress(OSError, ValueError):
-        sys.stderr.write(f"nnfs: {names.one_line(message)}\n")
-        sys.stderr.flush()
+        names.say(message)
 
 
 def shown(where: str) -> str:

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from pathlib import Path
 
 import nnfs
-from nnfs.config import CONFIG_ENVIRONMENT, CONFIG_FILE
+from nnfs import kernelcache
+from nnfs.config import CONFIG_ENVIRONMENT, config_file
 from nnfs.constants import SOCKET_NAME, THAWED_FOLDER
 from nnfs.errors import UsageError
+from nnfs.kernels import build
 from nnfs.mount.table import FSTYPE, is_beneath, mounts, resolve
 
 TEMPORARY = ("TMPDIR", "TEMP", "TMP")  # as tempfile looks for a folder
+NAMED = (CONFIG_ENVIRONMENT, kernelcache.ROOT, build.FOLDER, *TEMPORARY)  # environment variables that name a path
+
+
+def make_absolute(environment: MutableMapping[str, str]) -> None:
+    """Make the paths that the environment names absolute, as they are meant: daemon and workers run in "/"."""
+    for name in NAMED:
+        if path := environment.get(name):
+            environment[name] = os.path.join(os.getcwd(), path)
 
 
 def check(mountpoint: Path, store: Path, log_file: Path | None) -> None:
@@ -55,13 +65,13 @@ def _opened(store: Path, log_file: Path | None) -> Iterator[tuple[str, str, str]
             yield "a part of the store", os.path.join(store, name), elsewhere
     if log_file is not None:
         yield "the log", os.fspath(log_file), "name another file with --log"
-    file = os.environ.get(CONFIG_ENVIRONMENT) or CONFIG_FILE
-    yield "the configuration", os.path.abspath(file), f"name another file with {CONFIG_ENVIRONMENT}"
+    yield "the configuration", config_file(), f"name another file with {CONFIG_ENVIRONMENT}"
     temporary = next((os.environ[name] for name in TEMPORARY if os.environ.get(name)), "/tmp")
-    yield "the folder of temporary files", os.path.abspath(temporary), "name another one with TMPDIR"
+    yield "the folder of temporary files", temporary, "name another one with TMPDIR"
     yield "this program", os.path.dirname(os.path.abspath(nnfs.__file__)), elsewhere
-    if cache := os.environ.get("NUMBA_CACHE_DIR"):
-        yield "the cache of compiled kernels", os.path.abspath(cache), "name another one with NUMBA_CACHE_DIR"
+    for cache, name in ((kernelcache.roots(), kernelcache.ROOT), (build.folders(), build.FOLDER)):
+        for folder in cache:
+            yield "the cache of compiled kernels", folder, f"name another one with {name} or XDG_CACHE_HOME"
     for path in (sys.executable, sys.prefix, sys.base_prefix, *filter(os.path.isabs, sys.path)):
         yield "Python", path, elsewhere
     for path in sorted(_mapped()):

@@ -44,7 +44,7 @@ async def reload(daemon: Daemon, words: Mapping[str, str]) -> Options:
     old = daemon.own
     try:
         # In a thread: the file names directories, which may lie on this very mount.
-        new = await trio.to_thread.run_sync(functools.partial(load_options, daemon.store.path, words))
+        new = await trio.to_thread.run_sync(functools.partial(load_options, daemon.store.path, words, resolve=resolve))
     except NnfsError as error:
         log.error("the configuration is left as it was: %s", error)
         return old

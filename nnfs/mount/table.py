@@ -38,8 +38,11 @@ def mounts(pid: str = "self") -> list[MountInfo]:
 def resolve(path: str) -> str:
     """Return the absolute path without symbolic links, as realpath(3), but never touch a mount of nnfs: it may hang.
 
-    What lies on such a mount keeps the name that it was given. Raises OSError for a loop of links.
+    What lies on such a mount keeps the name that it was given. Raises OSError for a loop of links, and, as the kernel
+    does, for an empty path: a variable of a shell that was never set must not be the working directory.
     """
+    if not path:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
     points = {mount.mountpoint for mount in mounts() if mount.fstype == FSTYPE}
     done, left, links = "", path.split("/")[::-1], 0
     if not path.startswith("/"):

@@ -248,5 +248,5 @@ def test_a_name_that_somebody_else_has_taken_is_not_believed(monkeypatch: pytest
         squatter.bind(address)
         squatter.listen()
         monkeypatch.setattr(rendezvous, "peer", lambda _: (1, 65534))
-        assert not bymount.connect(client, tmp_path)
+        assert not bymount.connect(client, tmp_path, 1.0)
     bymount.forget(tmp_path)

@@ -120,6 +120,34 @@ def test_a_store_of_somebody_else(tmp_path: Path, fstab: Path) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+@pytest.mark.parametrize("words", [["mkfs", ""], ["fsck", ""], ["df", ""], ["mount", "", "mnt"], ["mount", "s", ""]])
+def test_an_empty_path_is_not_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    """A variable of a shell that was never set: `nnfs mkfs "$STORE"`."""
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == (8 if words[0] == "fsck" else 1)
+    assert "'': No such file or directory" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []
+
+
+def test_mkfs_goes_where_the_kernel_does(tmp_path: Path) -> None:
+    """LINK/.. is above what the link leads to, as it is for `nnfs mount`."""
+    (tmp_path / "deep" / "a").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("deep/a")
+    assert main(["mkfs", f"{tmp_path}/link/../store"]) == 0
+    assert os.listdir(tmp_path / "deep" / "store") == [DATA_FILE]
+    assert not (tmp_path / "store").exists()
+    assert main(["fsck", f"{tmp_path}/link/../store"]) == 0
+
+
+def test_a_name_with_a_line_feed_is_told_on_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = tmp_path / "a\n\x1b[1mb"
+    store.mkdir()
+    provide(store, at_terminal=True)
+    assert capsys.readouterr().err == f"nnfs: {tmp_path}/a\\n\\x1b[1mb was empty: made a new store in it\n"
+
+
 def test_mkfs_wants_the_parent(tmp_path: Path) -> None:
     done = nnfs("mkfs", str(tmp_path / "no" / "store"), check=False)
     assert done.returncode == UsageError.exit_code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import stat
@@ -58,6 +59,19 @@ async def test_questions_and_answers(tmp_path: Path) -> None:
         assert await ask(tmp_path, "echo", a=1, name="caf\udce9") == {"echo": {"a": 1, "name": "caf\udce9"}}
         assert client.daemon_pid(tmp_path) is not None
     assert not path.exists()
+
+
+def test_a_daemon_whose_queue_is_full_is_not_taken_for_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is stopped, and was asked often: a path on its mount must not be touched."""
+    monkeypatch.setattr(client, "ANSWER_S", 0.01)
+    with socket.socket(socket.AF_UNIX) as daemon, contextlib.ExitStack() as clients:
+        daemon.bind(str(tmp_path / SOCKET_NAME))
+        daemon.listen(1)
+        for _ in range(2):
+            clients.enter_context(socket.socket(socket.AF_UNIX)).connect(str(tmp_path / SOCKET_NAME))
+        for ask in (client.ping, client.daemon_pid, partial(client.ask, command="status")):
+            with pytest.raises(DaemonError, match="answer"):
+                ask(tmp_path)
 
 
 async def test_errors_keep_their_exit_status(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

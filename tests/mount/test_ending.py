@@ -135,6 +135,77 @@ def test_a_store_under_another_name_is_found_and_a_stopped_daemon_too(fresh_moun
         assert f"kill -CONT {fresh_mount.pid}" in done.stderr
 
 
+@pytest.mark.parametrize("where", ["file", "table"])
+def test_a_configuration_on_the_mount_of_a_stopped_daemon_is_not_touched(
+    fresh_mount: Mount, tmp_path: Path, where: str
+) -> None:
+    """The file itself; the directory of a store that it names."""
+    store, mnt, config = tmp_path / "store", tmp_path / "mnt", tmp_path / "nnfs.toml"
+    nnfs("mkfs", str(store))
+    mnt.mkdir()
+    config.write_text(f"[{str(fresh_mount.path / 'd')!r}]\n")
+    if where == "file":
+        config = config.replace(fresh_mount.path / "nnfs.toml")
+    with stopped(fresh_mount):
+        words = command("mount", str(store), str(mnt))
+        done = subprocess.run(
+            words, env=environment({"NNFS_CONFIG": str(config)}), capture_output=True, text=True, timeout=WAIT_S
+        )
+        if where == "table":
+            nnfs("umount", str(mnt))
+    assert done.returncode == (DaemonError.exit_code if where == "file" else 0), done.stderr
+
+
+# -- what a daemon is started with
+
+
+def test_a_relative_path_in_the_environment_is_what_the_caller_means(tmp_path: Path) -> None:
+    """The daemon runs in "/"."""
+    store, mnt = tmp_path / "store", tmp_path / "mnt"
+    nnfs("mkfs", str(store))
+    mnt.mkdir()
+    (tmp_path / "nnfs.toml").write_text("[default]\npolicy = 'hot'\n")
+    env = environment({"NNFS_CONFIG": "nnfs.toml", "NUMBA_CACHE_DIR": "kernels"})
+    done = subprocess.run(
+        command("mount", "store", "mnt"), env=env, cwd=tmp_path, capture_output=True, text=True, timeout=WAIT_S
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(nnfs("status", str(mnt), "--json").stdout)
+    has = Path(f"/proc/{told['pid']}/environ").read_bytes().split(b"\0")
+    nnfs("umount", str(mnt))
+    assert told["compaction"]["policy"] == "hot"
+    assert f"NUMBA_CACHE_DIR={tmp_path}/kernels".encode() in has
+
+
+def test_a_daemon_imports_nothing_from_where_it_runs(fresh_mount: Mount) -> None:
+    """In /nnfs may be a mount, and any user's `__init__.py` in it."""
+    fresh_mount.unmount()
+    nnfs("mount", str(fresh_mount.store), str(fresh_mount.path))
+    pid = client.daemon_pid(fresh_mount.store)
+    words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    nnfs("umount", str(fresh_mount.path))
+    fresh_mount.mount()
+    assert b"-P" in words[: words.index(b"-m")]
+
+
+def test_a_mount_that_nobody_waits_for_any_more_is_taken_off(fresh_mount: Mount, tmp_path: Path) -> None:
+    """`nnfs mount` was killed while its daemon started: no bug, and no traceback."""
+    fresh_mount.unmount()
+    read, write = os.pipe()
+    os.close(read)
+    words = command("mount", "-f", "--ready-fd", str(write), "--log", str(tmp_path / "log"))
+    done = subprocess.run(
+        [*words, str(fresh_mount.store), str(fresh_mount.path)], env=environment(), pass_fds=[write], timeout=WAIT_S
+    )
+    os.close(write)
+    assert done.returncode == 0
+    assert not mounted_at(fresh_mount.path)
+    assert "has ended meanwhile" in (tmp_path / "log").read_text()
+    assert "Traceback" not in (tmp_path / "log").read_text()
+    assert is_clean(fresh_mount.store)
+    fresh_mount.mount()
+
+
 @pytest.mark.parametrize("closed", ["0<&- 1>&-", "0<&- 2>&-", "1>&- 2>&-", "0<&- 1>&- 2>&-", "0<&-", "2>&-"])
 def test_mount_with_closed_descriptors_returns(tmp_path: Path, fresh_mount: Mount, closed: str) -> None:
     fresh_mount.unmount()

@@ -100,15 +100,19 @@ def test_no_part_of_the_program_is_covered(tmp_path: Path, inside: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "where", ["log", "link", "above link", "alias", "config", "TMPDIR", "NUMBA_CACHE_DIR", "thawed", "python"]
-)
+    "where",
+    [
+        "log", "link", "above link", "alias", "config", "TMPDIR", "NUMBA_CACHE_DIR", "NNFS_KERNELS_CACHE",
+        "XDG_CACHE_HOME", "HOME", "thawed", "python",
+    ],
+)  # fmt: skip
 def test_nothing_that_the_daemon_opens_lies_beneath(tmp_path: Path, where: str) -> None:
     store, mnt = tmp_path / "store", tmp_path / "mnt"
     nnfs("mkfs", str(store))
     (mnt / "inner").mkdir(parents=True)
     (tmp_path / "link").symlink_to(mnt / "inner")
     env, words = environment(), command("mount", str(store), str(mnt))
-    if where in ("TMPDIR", "NUMBA_CACHE_DIR"):
+    if where.isupper():
         env[where] = str(mnt / "inner")
     elif where == "config":
         (mnt / "nnfs.toml").touch()
