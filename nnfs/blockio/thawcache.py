@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import threading
 from collections import OrderedDict
 from pathlib import Path
@@ -26,6 +27,7 @@ LEVEL = 3
 FREE_SHARE, FREE = 10, 1 << 30  # copies leave a tenth of the filesystem below free, or so many bytes
 BYTES_PER_FILE = 4096  # a file takes up a multiple of this
 _TEMPORARY = ".new"
+_COPY, _UNFINISHED = re.compile("[0-9a-f]{16}"), re.compile(f"[0-9a-f]{{16}}{re.escape(_TEMPORARY)}")  # names of files
 
 
 class Thawed:
@@ -50,7 +52,7 @@ class Thawed:
         try:
             with os.scandir(self.folder) as entries:
                 for entry in entries:
-                    if len(entry.name) == 16 and not entry.name.strip("0123456789abcdef"):
+                    if _COPY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
                         with contextlib.suppress(FileNotFoundError):  # dropped at the same time
                             status = entry.stat()
                             if status.st_mode & privacy.OTHERS:  # of an earlier version
@@ -71,16 +73,12 @@ class Thawed:
         self._evict(self.limit)
 
     def _clear_up(self, entry: os.DirEntry[str]) -> None:
-        """Remove a file that is no copy: it was not finished when the last mount ended."""
-        with self._lock:
-            if entry.name in self._writing:
-                return
-            try:
+        """Remove a copy that was not finished when the last mount ended. All else is somebody's: a link led here."""
+        if not _UNFINISHED.fullmatch(entry.name):
+            return
+        with self._lock, contextlib.suppress(OSError):
+            if entry.name not in self._writing:
                 os.unlink(entry.path)
-            except FileNotFoundError:
-                pass
-            except OSError as error:  # a directory
-                log.warning("%s does not belong there: %s", entry.path, error.strerror)
 
     def get(self, number: int, block: Block) -> bytes | None:
         """Return the plain bytes of a block, proved by its hash, or None."""

@@ -53,7 +53,7 @@ def backup(args: argparse.Namespace) -> int:
         raise UsageError(f"{args.file} is a directory: give the name of the file to write")
     target = mount_of(os.fspath(file))
     is_on_nnfs = target is not None and target.fstype == FSTYPE and file.parent.is_dir()
-    if file.parent == place.store or (is_on_nnfs and _same(locate(os.fspath(file.parent)).store, place.store)):
+    if _same(file.parent, place.store) or (is_on_nnfs and _same(locate(os.fspath(file.parent)).store, place.store)):
         raise UsageError(f"{args.file} lies in the store that is backed up: write the backup elsewhere")
     if not file.parent.is_dir():
         raise UsageError(f"{file.parent} is not a directory")

@@ -32,8 +32,8 @@ from nnfs.config import config_file
 from nnfs.constants import MNT_DETACH, MNT_FORCE
 from nnfs.errors import DaemonError, MountError, StoreBusy, StoreError, UsageError
 from nnfs.mount import holders, ownpaths, rendezvous
+from nnfs.mount.mountpoint import check_uncovered, umount2
 from nnfs.mount.mountpoint import is_dead as mountpoint_is_dead
-from nnfs.mount.mountpoint import umount2
 from nnfs.mount.table import resolve
 from nnfs.names import say
 
@@ -188,6 +188,7 @@ def umount(args: argparse.Namespace) -> int:
     try:
         if pid is not None and not args.lazy:
             client.refuse_stopped(place.store, pid)
+        check_uncovered(mountpoint, device)
         _unmount(mountpoint, lazy=args.lazy, force=args.force)
         if args.lazy and witness is not None:
             witness.check_lost()

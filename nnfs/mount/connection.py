@@ -211,7 +211,7 @@ class Connection:
     async def unmount(self, *, lazy: bool = False) -> None:
         """Unmount everywhere, if mounted, while :meth:`serve` goes on answering (writeback needs it)."""
         while (where := self.mountpoint()) is not None:
-            await trio.to_thread.run_sync(functools.partial(unmount_path, where, lazy=lazy))
+            await trio.to_thread.run_sync(functools.partial(unmount_path, where, device=self.mount.device, lazy=lazy))
 
     def tune(self, *, read_ahead_kb: int, max_bytes: int) -> None:
         """Set the mount's readahead and the bound of its dirty pages. Where sysfs cannot be written, do nothing.
@@ -239,7 +239,7 @@ class Connection:
         pyfuse3.close(unmount=False)
         for mount in left:
             with contextlib.suppress(MountError):
-                unmount_path(mount.mountpoint, lazy=True)
+                unmount_path(mount.mountpoint, device=mount.device, lazy=True)
 
 
 def connect(ops: pyfuse3.Operations, mountpoint: str, options: MountOptions) -> Connection:

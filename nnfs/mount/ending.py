@@ -46,6 +46,7 @@ class Ending:
         self._asked: float | None = None  # trio's time of the first signal
         self._again = False
         self._news = trio.Event()
+        self._unmounting = trio.Lock()
 
     async def ask(self, name: str) -> None:
         """Begin to unmount because of a signal. If that has begun before, end at once."""
@@ -53,18 +54,26 @@ class Ending:
         notify.stopping("unmounting")
         self._again = self._asked is not None
         self._asked = trio.current_time() if self._asked is None else self._asked
-        try:
-            await self._connection.unmount()
-        except (NnfsError, OSError) as error:
-            # Open files would hold it for ever; detached, it ends when the last one is closed.
-            log.warning("%s: detached, ends when the last file is closed, or in %.0f s", error, USED_S)
-            try:
-                await self._connection.unmount(lazy=True)
-            except (NnfsError, OSError) as again:
-                log.error("not unmounted: %s", again)
-        except Exception:
-            log.exception("a bug in unmounting: umount %s does it", self._connection.mount.mountpoint)
+        await self._unmount()
         self._news.set()
+
+    async def _unmount(self) -> None:
+        async with self._unmounting:
+            try:
+                await self._connection.unmount()
+            except (NnfsError, OSError) as error:
+                await self._detach(error)
+            except Exception:
+                log.exception("a bug in unmounting: umount %s does it", self._connection.mount.mountpoint)
+
+    async def _detach(self, why: Exception) -> None:
+        """Detach what is busy: open files would hold it for ever, and so it ends when the last one is closed."""
+        try:
+            await self._connection.unmount(lazy=True)
+        except (NnfsError, OSError) as error:
+            log.error("not unmounted, tried again when something here is unmounted: %s", error)
+        else:
+            log.warning("%s: detached, ends when the last file is closed, or in %.0f s", why, USED_S)
 
     async def watch(self) -> None:
         """Follow the mount table until the mount is gone from it, then see that the daemon can end."""
@@ -75,6 +84,8 @@ class Ending:
                 self._changed(mounted[-1])
                 await trio.lowlevel.wait_readable(changes.fileno())
                 changes.poll(0)
+                if self._asked is not None:  # what was in the way may be gone
+                    await self._unmount()
         os.close(table)
         await trio.sleep(SETTLE_S)
         await self._wait_for_holders()

@@ -41,8 +41,20 @@ def umount2(mountpoint: str, flags: int) -> int:
     return 0 if libc.umount2(os.fsencode(mountpoint), flags) == 0 else ctypes.get_errno()
 
 
-def unmount_path(mountpoint: str, *, lazy: bool = False) -> None:
-    """Unmount as root by umount2(2), as another user by fusermount3. Raises `MountError`."""
+def check_uncovered(mountpoint: str, device: str) -> None:
+    """Raise `MountError` if something else is mounted over a mount: umount(2) would take that off."""
+    top = _top(mountpoint)
+    if top is not None and top.device != device:
+        raise MountError(f"{top.source} (type {top.fstype}) is mounted over {mountpoint}: unmount that first")
+
+
+def unmount_path(mountpoint: str, *, device: str = "", lazy: bool = False) -> None:
+    """Unmount as root by umount2(2), as another user by fusermount3. Raises `MountError`.
+
+    `device` is that of the mount that is meant.
+    """
+    if device:
+        check_uncovered(mountpoint, device)
     if os.geteuid() == 0:
         advice = {errno.EBUSY: "files are open or a shell stands in it: close them, or unmount lazily"}
         code = umount2(mountpoint, MNT_DETACH if lazy else 0)

@@ -38,14 +38,12 @@ def close_up(store: Path) -> tuple[list[str], list[str]]:
 
     The directory itself is closed if it holds nothing but the store, be it the root of a filesystem or not. One that
     holds other things belongs to them as well and stays as it is: the files are closed, and a warning tells of rights
-    to write, with which the files can be exchanged.
+    to write, with which the files can be exchanged. So does what a symbolic link leads to in place of a folder.
     """
     closed, left = [], []
     names = set(os.listdir(store))
-    paths = [store / name for name in FILES if name in names]
-    for folder in FOLDERS:
-        if folder in names:
-            paths += [store / folder]
+    paths = [store / name for name in FILES if (store / name).exists()]
+    paths += [store / name for name in FOLDERS if name in names and not (store / name).is_symlink()]
     if names <= {*FILES, *FOLDERS, "lost+found"}:
         paths += [store]
     elif (mode := store.stat().st_mode) & FOREIGN_MODE and not mode & stat.S_ISVTX:

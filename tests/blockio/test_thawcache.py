@@ -70,11 +70,13 @@ def test_copies_outlive_a_mount(tmp_path: Path) -> None:
 
 
 def test_a_scan_passes_by_what_is_no_copy_and_what_is_being_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The folder may be a link to one that holds other things."""
     filled(tmp_path, 1 << 20, 1, 2)
     for name in ("0 a directory", "zz another", f"{7:016x}.new"):
         (tmp_path / name).mkdir()
+    (tmp_path / "thesis.new").write_text("somebody's")
     copies, rename = Thawed(tmp_path, 1 << 20), os.rename
 
     def slow(old: str, new: str) -> None:
@@ -85,7 +87,7 @@ def test_a_scan_passes_by_what_is_no_copy_and_what_is_being_written(
     assert copies.put(3, plain(3))
     assert copies.bytes == 3 * PER_COPY
     assert [copies.get(number, block(number)) for number in (1, 2, 3)] == [plain(1), plain(2), plain(3)]
-    assert len([record for record in caplog.records if "does not belong there" in record.message]) == 3
+    assert (tmp_path / "thesis.new").read_text() == "somebody's"
 
 
 @pytest.mark.parametrize("bad", [b"", b"no zstd", None])

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -145,7 +146,7 @@ def test_a_configuration_on_the_mount_of_a_stopped_daemon_is_not_touched(
     mnt.mkdir()
     config.write_text(f"[{str(fresh_mount.path / 'd')!r}]\n")
     if where == "file":
-        config = config.replace(fresh_mount.path / "nnfs.toml")
+        config = Path(shutil.move(config, fresh_mount.path))
     with stopped(fresh_mount):
         words = command("mount", str(store), str(mnt))
         done = subprocess.run(
@@ -256,11 +257,11 @@ def test_a_dead_bind_mount_does_not_wait_for_the_next_daemon(fresh_mount: Mount,
     assert is_clean(fresh_mount.store)
 
 
-@pytest.mark.parametrize("by", ["mount", "store", "bind"])
+@pytest.mark.parametrize("by", ["mount", "store", "bind", "alias"])
 def test_no_backup_goes_into_the_store_itself(fresh_mount: Mount, tmp_path: Path, by: str) -> None:
-    bind(fresh_mount.path, tmp_path / "bind")
+    bind(fresh_mount.store if by == "alias" else fresh_mount.path, tmp_path / "bind")
     source = fresh_mount.store if by == "store" else fresh_mount.path
-    target = (tmp_path / "bind" if by == "bind" else fresh_mount.path) / "backup"
+    target = (tmp_path / "bind" if by in ("bind", "alias") else fresh_mount.path) / "backup"
     done = nnfs("backup", str(source), str(target), check=False)
     assert done.returncode == UsageError.exit_code, done.stderr
     assert "write the backup elsewhere" in done.stderr
@@ -274,6 +275,36 @@ def test_a_signal_takes_bind_mounts_off_too(fresh_mount: Mount, tmp_path: Path) 
     wait_for("the end", lambda: not fresh_mount.alive)
     fresh_mount.unmount()
     assert not mounted_at(tmp_path / "bind")
+    assert is_clean(fresh_mount.store)
+
+
+def cover(path: Path) -> None:
+    """Mount a tmpfs over a mount, with a file in it."""
+    subprocess.run(["mount", "-t", "tmpfs", "over", str(path)], check=True)
+    (path / "precious").touch()
+
+
+def test_what_is_mounted_over_a_mount_is_not_taken_for_it(fresh_mount: Mount) -> None:
+    cover(fresh_mount.path)
+    for more in ([], ["-l"]):
+        done = nnfs("umount", *more, str(fresh_mount.store), check=False)
+        assert done.returncode == MountError.exit_code
+        assert "over (type tmpfs) is mounted over" in done.stderr
+    assert (fresh_mount.path / "precious").exists()
+    umount(fresh_mount.path)
+    nnfs("umount", str(fresh_mount.store))
+    fresh_mount.unmount()
+
+
+def test_a_signal_waits_for_what_is_mounted_over(fresh_mount: Mount) -> None:
+    fresh_mount.expect_log("not unmounted, tried again")
+    cover(fresh_mount.path)
+    os.kill(fresh_mount.pid, signal.SIGTERM)
+    wait_for("the daemon's word", lambda: "not unmounted" in fresh_mount.log())
+    assert (fresh_mount.path / "precious").exists()
+    umount(fresh_mount.path)
+    wait_for("the end", lambda: not fresh_mount.alive)
+    fresh_mount.unmount()
     assert is_clean(fresh_mount.store)
 
 

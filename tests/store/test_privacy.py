@@ -131,6 +131,19 @@ def test_close_up(tmp_path: Path) -> None:
     assert privacy.close_up(store) == ([], [])
 
 
+def test_what_a_link_leads_to_keeps_its_mode(tmp_path: Path) -> None:
+    """Copies on another disk; on one that is not mounted."""
+    store = tmp_path / "store"
+    Store.create(store).close()
+    (tmp_path / "ssd").mkdir()
+    (tmp_path / "ssd").chmod(0o1777)
+    (store / "thawed").symlink_to("../ssd")
+    (store / "jobs.json").symlink_to("../gone")
+    assert privacy.close_up(store) == ([], [])
+    (tmp_path / "ssd").rmdir()
+    assert privacy.close_up(store) == ([], [])
+
+
 def test_a_directory_that_holds_other_things_keeps_its_mode(tmp_path: Path) -> None:
     store = tmp_path / "store"
     Store.create(store).close()
