@@ -36,10 +36,10 @@ def folder_name() -> str:
 def roots() -> list[str]:
     """Return the folders that hold one folder for each version: what the environment names, or the two usual ones."""
     named = os.environ.get(ROOT)
-    return [named] if named else [os.path.join(_HERE, "__pycache__"), *_users_own()]
+    return [named] if named else [os.path.join(_HERE, "__pycache__"), *users_own()]
 
 
-def _users_own() -> Iterator[str]:
+def users_own() -> Iterator[str]:
     """The user's cache, if there can be one: a home that is not there is not made."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(base):

@@ -3,12 +3,14 @@
 One translation unit for each level (a set of instructions), each with its own flags, and one for the entry points; all
 linked to one library. Its name holds the digest of the sources and that of the compiler, so an old library is never
 taken for a new one, and nothing runs a compiler only to find out. It is written beside the sources, or to the user's
-cache where that folder is read-only: in one piece, synced, or not at all.
+cache where that folder is read-only: in one piece, synced, or not at all. The file ends with its BLAKE2b-256, since
+loading one that was cut short ends the process.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import platform
 import re
@@ -18,12 +20,16 @@ import subprocess
 import sys
 import tempfile
 
+from nnfs import kernelcache
 from nnfs.errors import BuildFailed
+
+log = logging.getLogger(__name__)
 
 SOURCES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "src")
 FOLDER = "NNFS_KERNELS_CACHE"  # the environment variable that names another folder for the libraries
 COMMON = ("dispatch.c", "features.c", "ppm.c")  # of all levels
 PREFIX, SUFFIX = "nnfs-", ".so"
+DIGEST = 32  # bytes behind a library's own
 FLAGS = (
     "-std=gnu11", "-O3", "-fPIC", "-fwrapv", "-fvisibility=hidden", "-fno-math-errno", "-ffp-contract=off",
     "-Wall", "-Wextra", "-Wno-psabi", "-Wno-unknown-warning-option",
@@ -58,16 +64,31 @@ def sources_digest() -> str:
     for name in sorted(os.listdir(SOURCES)):
         with open(os.path.join(SOURCES, name), "rb") as file:
             digest.update(name.encode() + b"\0" + hashlib.blake2b(file.read()).digest())
-    digest.update(repr((FLAGS, LEVELS, platform.machine())).encode())
+    digest.update(repr((FLAGS, LEVELS, DIGEST, platform.machine())).encode())
     return digest.hexdigest()
 
 
 def folders() -> list[str]:
     """Return where libraries are looked for, and kept: the first of them that can be written."""
     own = os.path.join(os.path.dirname(SOURCES), "__pycache__")
-    user = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "nnfs")
     named = os.environ.get(FOLDER)
-    return [named] if named else [own, user]
+    return [named] if named else [own, *kernelcache.users_own()]
+
+
+def is_sound(path: str) -> bool:
+    """Whether a library is as it was written, by somebody whose code we run anyway."""
+    try:
+        with open(path, "rb") as file:
+            stored = file.read()
+    except OSError:
+        return False
+    return stored[-DIGEST:] == _digest(stored[:-DIGEST]) and all(
+        map(kernelcache.is_trusted, (path, os.path.dirname(path)))
+    )
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=DIGEST).digest()
 
 
 def found(variant: str = "") -> str | None:
@@ -80,7 +101,9 @@ def found(variant: str = "") -> str | None:
             continue
         for name in names:
             if name.startswith(start) and name.endswith(SUFFIX):
-                return os.path.join(folder, name)
+                if is_sound(path := os.path.join(folder, name)):
+                    return path
+                log.warning("%s is damaged, or somebody else's: python -m nnfs.kernels.build makes another", path)
     return None
 
 
@@ -99,12 +122,12 @@ def build(variant: str = "") -> str:
     version = hashlib.blake2b(_run([*command, "--version"]).encode(), digest_size=6).hexdigest()
     name = f"{PREFIX}{variant}{sources_digest()}-{version}{SUFFIX}"
     for folder in folders():
-        if os.path.isfile(path := os.path.join(folder, name)):
+        if is_sound(path := os.path.join(folder, name)):
             return path
     problem: OSError | None = None
     for folder in folders():
         try:
-            os.makedirs(folder, exist_ok=True)
+            kernelcache.make_place(folder)
             with tempfile.TemporaryDirectory(prefix=".building-", dir=folder) as room:
                 _settle(compile_to(os.path.join(room, name), command, variant), os.path.join(folder, name))
         except OSError as error:
@@ -151,8 +174,10 @@ def _run(command: list[str]) -> str:
 
 
 def _settle(made: str, path: str) -> None:
-    """Give a finished file its name: it survives a crash whole, or not at all."""
-    with open(made, "rb") as file:
+    """Give a finished file its digest and its name: it survives a crash whole, or not at all."""
+    with open(made, "r+b") as file:
+        file.write(_digest(file.read()))
+        file.flush()
         os.fsync(file.fileno())
     os.replace(made, path)
     folder = os.open(os.path.dirname(path), os.O_RDONLY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import subprocess
@@ -93,8 +94,34 @@ def test_without_a_library_the_other_engines_go_on(fresh: Path, caplog: pytest.L
     assert not isinstance(open_model(selftest.weights()), NativeModel)
 
 
+@pytest.mark.parametrize("how", ["cut", "empty", "flipped", "anybody's"])
+def test_a_library_that_is_not_what_was_written_is_made_again(
+    fresh: Path, quick: None, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    """Loading one that was cut ends the process (SIGBUS): every worker, each time."""
+    path = Path(build.build())
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    changed = {"cut": whole[:middle], "empty": b"", "flipped": whole[:middle] + b"?" + whole[middle + 1 :]}
+    path.write_bytes(changed.get(how, whole))
+    path.chmod(0o777 if how == "anybody's" else 0o755)
+    assert native.library() is None
+    assert f"{path} is damaged, or somebody else's" in caplog.text
+    assert build.build() == str(path)
+    assert build.found() == str(path)
+
+
+def test_a_home_that_is_not_there_is_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (build.FOLDER, "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "gone"))
+    assert not any(folder.startswith(str(tmp_path)) for folder in build.folders())
+
+
 def test_a_library_that_cannot_be_loaded_is_as_none(fresh: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (fresh / f"{build.PREFIX}{build.sources_digest()}-0{build.SUFFIX}").write_bytes(b"no library")
+    (fresh / f"{build.PREFIX}{build.sources_digest()}-0{build.SUFFIX}").write_bytes(
+        b"no library" + hashlib.blake2b(b"no library", digest_size=build.DIGEST).digest()
+    )
     assert native.library() is None
     assert "cannot be loaded" in caplog.text
     assert not isinstance(open_model(selftest.weights()), NativeModel)

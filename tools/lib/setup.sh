@@ -245,7 +245,7 @@ END
 # ---------------------------------------------------------------------------------------------------------------- set up
 
 current_key() { # what a set-up depends on: the packages, this file, the checkout's place, the interpreter
-    sha256sum "$root/pyproject.toml" "$root/tools/lib/setup.sh" "$root"/nnfs/kernels/src/* && readlink -f "$venv/bin/python"
+    sha256sum "$root/pyproject.toml" "$root/tools/lib/setup.sh" "$root"/nnfs/kernels/{build.py,src/*} && readlink -f "$venv/bin/python"
 }
 
 is_set_up() { # is_set_up run|test TORCH
