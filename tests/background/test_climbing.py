@@ -23,12 +23,11 @@ from nnfs.store.env import Store
 from nnfs.store.schema import Inode
 from tests.background.coding import NO_GAIN, text
 from tests.background.kit import COLD, Chaos
+from tests.background.mountkit import Start, codecs, cold_read, done, mounts, sync, turn, write
 from tests.background.test_outages import Cold, coder, cold
-from tests.background.test_recompression import codecs, cold_read, done, start, sync, turn, write
-from tests.background.test_rules import Start, mounts
 from tests.harness import wait_for
 
-__all__ = ["cold", "start"]  # fixtures
+__all__ = ["cold"]  # a fixture
 
 AUTO = ("write_age=0", "read_age=0")
 BIG = 60_000  # bytes: each rung saves more than a sector

@@ -33,11 +33,8 @@ from nnfs.workers.pool import WorkItem
 from nnfs.workers.wire import Op
 from tests.background.coding import text
 from tests.background.kit import COLD
-from tests.background.test_recompression import codecs, done, end_of, start, write
-from tests.background.test_rules import Start, mounts
+from tests.background.mountkit import Start, codecs, done, end_of, mounts, write
 from tests.harness import nnfs
-
-__all__ = ["start"]  # a fixture
 
 MODEL, FITTED = b"m" * 64, b"f" * 64
 RULES = Rules(Policy.AUTO)

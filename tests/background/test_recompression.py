@@ -1,108 +1,36 @@
-"""Recompression on a real mount, with quick codecs: what turns cold and warm, and what must never happen to it."""
+"""Recompression on a mount: commands, policies, work in flight, passes of the background."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from nnfs.blockio.cold import COMPACT, READ
 from nnfs.errors import DaemonError
-from nnfs.store import modelfiles
-from nnfs.store.env import Store
-from tests.background.coding import NO_GAIN, fingerprint, model_file, text
+from tests.background.coding import NO_GAIN, text
 from tests.background.kit import COLD, Chaos, fsck_clean
-from tests.conftest import why_no_mount
-from tests.harness import drop_caches, sync_fs, wait_for
+from tests.background.mountkit import (
+    CHUNK,
+    Start,
+    codecs,
+    cold_read,
+    done,
+    end_of,
+    mounts,
+    settled,
+    sync,
+    target,
+    turn,
+    write,
+)
+from tests.harness import drop_caches, wait_for
 
-pytestmark = pytest.mark.skipif(why_no_mount() is not None, reason=f"mounting {why_no_mount()}")
-CHUNK = 131072
+pytestmark = mounts
 AGED = ("write_age=1h", "read_age=1d", "thaw_limit=1h")
 HOUR, DAY = 3600, 86400
-
-
-def write(path: Path, data: bytes) -> Path:
-    path.write_bytes(data)
-    return path
-
-
-def end_of(mount: Chaos, job: int) -> dict[str, Any]:
-    """A job once it has ended."""
-
-    def ended() -> dict[str, Any] | None:
-        found = mount.ask("job", job=job)
-        return None if found["state"] in ("queued", "running") else found
-
-    return wait_for(f"task {job}", ended, step=0.02)
-
-
-def target(path: Path) -> dict[str, int]:
-    parent = {} if path.is_dir() else {"parent": path.parent.stat().st_ino}
-    return {"ino": path.stat().st_ino, **parent}
-
-
-def done(mount: Chaos, command: str, path: Path, **args: Any) -> dict[str, Any]:
-    """A job that must end well."""
-    job = end_of(mount, mount.ask(command, **target(path), **args)["job"])
-    assert job["state"] == "done", job
-    return job
-
-
-def codecs(mount: Chaos, path: Path) -> dict[str, int]:
-    """Chunks by codec of a file or of all that is below a directory."""
-    found: Counter[str] = Counter()
-    for line in mount.ask("stat", ino=path.stat().st_ino)["codecs"]:
-        found[line["codec"]] += line["chunks"]
-    return dict(found)
-
-
-def turn(mount: Chaos, path: Path, codec: str) -> None:
-    """Wait until all of a file is in one codec."""
-    wait_for(f"{path} to become {codec}", lambda: codecs(mount, path).keys() == {codec}, step=0.02)
-
-
-def sync(mount: Chaos) -> None:
-    """Have everything committed: syncfs(2) takes the kernel's pages to the daemon, and no further."""
-    sync_fs(mount.path)
-    descriptor = os.open(mount.path, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
-
-
-def cold_read(path: Path) -> bytes:
-    """A file's content, from the daemon."""
-    with path.open("rb") as file:
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        return file.read()
-
-
-Start = Callable[..., Chaos]
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Mounts that go with the test, and leave stores that fsck finds nothing in."""
-    mounts: list[Chaos] = []
-
-    def begin(**arguments: Any) -> Chaos:
-        mount = Chaos(**arguments).__enter__()
-        mounts.append(mount)
-        mount.deadline()
-        return mount
-
-    yield begin
-    try:
-        for mount in mounts:
-            mount.unmount()
-            if not mount.is_damaged:
-                fsck_clean(mount.store)
-    finally:
-        for mount in mounts:
-            mount.__exit__(None, None, None)
 
 
 @pytest.fixture(scope="module")
@@ -119,9 +47,6 @@ def folder(shared: Chaos, request: pytest.FixtureRequest) -> Iterator[Path]:
     path.mkdir()
     yield path
     shared.check_log()
-
-
-# -- commands
 
 
 def test_a_tree_turns_cold_and_warm(shared: Chaos, folder: Path) -> None:
@@ -255,9 +180,6 @@ def test_auto_keeps_to_the_thaw_limit(start: Start) -> None:
     assert codecs(mount, mount.path / "auto" / "g") == {"zstd": 1}
 
 
-# -- in flight
-
-
 def gated(folder: Path, name: str, tmp_path: Path) -> tuple[Path, bytes, Path]:
     """A file whose encoding waits, its content, and what it waits for."""
     gate = tmp_path / f"gate-{name}"
@@ -329,9 +251,6 @@ def test_an_unmount_waits_for_no_job(start: Start, tmp_path: Path) -> None:
     mount.mount()
     mount.deadline()
     assert path.read_bytes() == data
-
-
-# -- in the background
 
 
 def test_what_is_cold_by_age(start: Start) -> None:
@@ -408,178 +327,3 @@ def test_settled_files_are_left_alone(start: Start) -> None:
     done(mount, "thaw", mount.path)  # for those who asked for it, until a file changes
     mount.turn_round(3)
     assert codecs(mount, mount.path) == {"zstd": 10}
-
-
-def settled(mount: Chaos) -> int:
-    """How many files the store has that are marked."""
-    return int(mount.ask("passes")["settled"])
-
-
-# -- models
-
-
-def test_a_model_is_kept_twice_and_found_again(start: Start) -> None:
-    mount = start(mode="none")
-    file = write(mount.path / "f", text(1))
-    done(mount, "compact", mount.path)
-    default = fingerprint("default").hex()
-    for _ in range(2):
-        found = mount.ask("models")
-        assert found["default"] == default
-        [line] = found["models"]
-        assert (line["fingerprint"], line["copies"], line["blocks"], line["retired"]) == (default, "ok", 1, False)
-        mount.remount()
-        mount.deadline()
-    # A later nnfs with another model reads what this one has encoded, and adds its own when it is needed.
-    (mount.base / "models" / "default.safetensors").write_bytes(model_file("newer"))
-    mount.remount()
-    mount.deadline()
-    assert file.read_bytes() == text(1)
-    write(mount.path / "g", text(2))
-    done(mount, "compact", mount.path)
-    assert [(line["number"], line["blocks"]) for line in mount.ask("models")["models"]] == [(1, 1), (2, 1)]
-    done(mount, "compact", mount.path, all=True)
-    assert codecs(mount, mount.path) == {"neural": 2}
-    assert cold_read(file) == text(1)
-    mount.unmount()
-    fsck_clean(mount.store)
-    mount.mount()
-
-
-def test_a_retired_model_goes_with_its_last_block(start: Start, tmp_path: Path) -> None:
-    mount = start()
-    own = tmp_path / "own.safetensors"
-    own.write_bytes(model_file("fitted"))
-    (mount.path / "d").mkdir()
-    added = mount.ask("model_add", file=str(own), ino=(mount.path / "d").stat().st_ino)
-    assert added["fingerprint"] == fingerprint("fitted").hex()
-    for n in range(3):
-        write(mount.path / "d" / f"f{n}", text(n))
-        write(mount.path / f"f{n}", text(n + 10))
-    sync(mount)
-    wait_for("all to be looked at", lambda: settled(mount) == 6)
-    assert {line["fingerprint"]: line["blocks"] for line in mount.ask("models")["models"]} == {
-        fingerprint("fitted").hex(): 3, fingerprint("default").hex(): 3
-    }  # fmt: skip
-    mount.ask("model_retire", fingerprint=added["fingerprint"])
-
-    def copies() -> dict[str, str]:
-        return {line["fingerprint"]: line["copies"] for line in mount.ask("models")["models"]}
-
-    wait_for("the retired model to go", lambda: copies()[added["fingerprint"]] == "gone", step=0.05)
-    assert [line["blocks"] for line in mount.ask("models")["models"]] in ([0, 6], [6, 0])
-    for n in range(3):
-        assert cold_read(mount.path / "d" / f"f{n}") == text(n)
-    # The shipped one as well: blocks go where there is another codec, though that takes more room.
-    mount.ask("model_retire", fingerprint=fingerprint("default").hex())
-    wait_for("the retired model to go", lambda: set(copies().values()) == {"gone"}, step=0.05)
-    assert set(codecs(mount, mount.path)) <= {"cm", "zstd"}
-    for n in range(3):
-        assert cold_read(mount.path / f"f{n}") == text(n + 10)
-    with pytest.raises(DaemonError, match="not in the store"):
-        mount.ask("model_retire", fingerprint="ab" * 64)
-
-
-def test_a_missing_model_is_named_and_costs_nothing_else(start: Start) -> None:
-    mount = start(mode="none")
-    for n in range(12):
-        write(mount.path / f"f{n}", text(n))
-    done(mount, "compact", mount.path)
-    write(mount.path / "warm", text(100))
-    mount.unmount()
-    mount.is_damaged = True
-    store = Store.open(mount.store)
-    with store.write() as txn:
-        for table, key in modelfiles.places(1):
-            record = bytearray(txn.get(table, key) or b"")
-            record[20] ^= 1
-            txn.put(table, key, bytes(record))
-    store.close()
-    (mount.base / "models" / "default.safetensors").write_bytes(model_file("newer"))
-    mount.mount()
-    mount.deadline()
-    mount.expect_log("model 1: both copies of its record are damaged")
-    assert (mount.path / "warm").read_bytes() == text(100)
-    with pytest.raises(OSError, match="Input/output error"):
-        (mount.path / "f3").read_bytes()
-    assert "model 1: both copies" in mount.log()
-    sync(mount)
-    done(mount, "compact", mount.path / "warm", all=True)
-    assert codecs(mount, mount.path / "warm") == {"neural": 1}
-    job = end_of(mount, mount.ask("thaw", ino=1)["job"])  # 12 failures in a row, and what can be thawed is
-    assert (job["state"], job["failed_chunks"]) == ("done", 12)
-    assert codecs(mount, mount.path / "warm") == {"zstd": 1}
-    assert "model 1" in str(mount.ask("status")["damaged"]) + mount.ask("status")["worker_trouble"]
-
-
-# -- workers
-
-
-def test_a_worker_that_dies_at_random(start: Start) -> None:
-    mount = start(mode="none", kill="7")
-    for n in range(40):
-        write(mount.path / f"f{n}", text(n))
-    job = end_of(mount, mount.ask("compact", ino=1)["job"])
-    assert (job["state"], job["cold_chunks"], job["failed_chunks"]) == ("done", 40, 0)
-    assert sum(worker["deaths"] for worker in mount.ask("status")["workers"]) >= 5
-    for n in range(40):
-        assert cold_read(mount.path / f"f{n}") == text(n)
-
-
-def test_a_chunk_that_kills_is_given_up(start: Start) -> None:
-    """The others are done; passes come back to it a few times, then no more."""
-    mount = start()
-    mount.expect_log("worker|killed")
-    for n in range(5):
-        write(mount.path / f"f{n}", text(n))
-    bad = write(mount.path / "bad", b"die:\n" + text(50))
-    sync(mount)
-    wait_for("the others to be looked at", lambda: settled(mount) == 5)
-    wait_for("the chunk to be given up", lambda: mount.log().count("chunk 0 stays as it is") >= 3)
-    deaths = mount.ask("status")["workers"][1]["deaths"]
-    mount.turn_round(3)
-    status = mount.ask("status")
-    assert status["workers"][1]["deaths"] == deaths
-    assert codecs(mount, bad) == {"zstd": 1}
-    assert cold_read(bad) == b"die:\n" + text(50)
-
-
-def test_a_worker_that_always_fails(start: Start) -> None:
-    mount = start(fail=f"{COMPACT}+{READ}")
-    mount.expect_log("encodes nothing")
-    for n in range(20):
-        write(mount.path / f"f{n}", text(n))
-    sync(mount)
-    wait_for("trouble", lambda: "encodes nothing" in mount.ask("status")["compaction"]["last_error"])
-    job = end_of(mount, mount.ask("compact", ino=1, all=True)["job"])
-    assert (job["state"], job["exit"]) == ("failed", 10)
-    assert "this worker encodes nothing" in job["error"]
-    job = end_of(mount, mount.ask("compact", **target(mount.path / "f3"), all=True)["job"])
-    assert job["state"] == "failed"  # a single chunk, too
-    mount.turn_round(3)
-    assert codecs(mount, mount.path) == {"zstd": 20}
-    assert cold_read(mount.path / "f7") == text(7)
-
-
-def test_what_decodes_wrongly_is_never_stored(start: Start) -> None:
-    mount = start(mode="none", wrong=READ)
-    mount.expect_log("decodes something else")
-    write(mount.path / "f", text(1))
-    job = end_of(mount, mount.ask("compact", ino=1, all=True)["job"])
-    assert job["state"] == "failed"
-    assert "worker read decodes something else than was encoded" in job["error"]
-    assert codecs(mount, mount.path) == {"zstd": 1}
-    assert cold_read(mount.path / "f") == text(1)
-
-
-def test_a_reader_is_answered_by_the_reference(start: Start) -> None:
-    mount = start(mode="none")
-    write(mount.path / "f", text(1))
-    done(mount, "compact", mount.path)
-    assert codecs(mount, mount.path) == {"neural": 1}
-    mount.set(wrong=READ)
-    mount.expect_log("worker read: .*its content does not have|computed wrong bytes")
-    mount.remount()
-    mount.deadline()
-    assert (mount.path / "f").read_bytes() == text(1)
-    assert "worker reference has decoded it" in mount.log()

@@ -12,7 +12,7 @@ import pytest
 
 from tests.background.coding import model_file, text
 from tests.background.kit import COLD, Chaos, fsck_clean
-from tests.background.test_recompression import CHUNK, done, end_of, sync
+from tests.background.mountkit import CHUNK, done, end_of, sync
 from tests.conftest import why_no_mount
 from tests.harness import libc, umount, wait_for, work_dir
 from tests.semantics.kit import checked
