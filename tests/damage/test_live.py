@@ -150,7 +150,7 @@ def test_through_a_mount(folder: Path, sample: Sample) -> None:
     store.mkdir()
     (store / "data.mdb").write_bytes(sample.content)
     with Mount(store, options=["noatime"]) as mount:
-        mount.expect_log("(?i)damage|missing|block")
+        mount.expect_log("(?i)damage|missing|block|not in the store")
         mount.deadline()
         view = Mounted(mount.path)
         assert judge(view, truth).lies == []
