@@ -213,7 +213,7 @@ async def test_models(make: MakeCold) -> None:
         await make().decode(NUMBER, block(b"x", model=1), payload(b"x"))
 
 
-async def test_a_cancelled_decode_takes_its_job_back(make: MakeCold, gate: Gate, tmp_path: Path) -> None:
+async def test_a_cancelled_decode_takes_its_work_item_back(make: MakeCold, gate: Gate, tmp_path: Path) -> None:
     cold, progress, died = make(), Progress(), tmp_path / "died"
     async with trio.open_nursery() as nursery:
         nursery.start_soon(lambda: decode(cold, gate.chunk, progress=progress))

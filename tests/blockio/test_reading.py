@@ -161,7 +161,7 @@ async def test_sequential_readers_are_read_ahead_of(start: Start, gate: Gate) ->
         await until(lambda: all(number in volume.reader.cache for number in ahead))
 
 
-async def test_a_read_that_is_given_up_takes_its_job_back(start: Start, gate: Gate) -> None:
+async def test_a_read_that_is_given_up_takes_its_work_item_back(start: Start, gate: Gate) -> None:
     async with start() as volume, trio.open_nursery() as nursery:
         held, file = await volume.add(b"held", gate.chunk), await volume.add(b"file", b"wanted")
         pending = volume.fetcher._pending
@@ -171,11 +171,11 @@ async def test_a_read_that_is_given_up_takes_its_job_back(start: Start, gate: Ga
         async with trio.open_nursery() as readers:
             readers.start_soon(volume.content, file)
             await until(lambda: number in pending and pending[number].progress.future)
-            job = pending[number].progress.future
+            future = pending[number].progress.future
             readers.cancel_scope.cancel()
         await until(lambda: number not in pending)
-        assert job is not None
-        assert job.cancelled()
+        assert future is not None
+        assert future.cancelled()
         gate.open()
         assert await volume.content(file) == b"wanted"
 
