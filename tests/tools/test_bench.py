@@ -20,7 +20,7 @@ from tests.harness import REPO
 sys.path.insert(0, str(REPO / "tools" / "lib"))
 
 from bench import __main__ as command
-from bench import child, coding, corpus, machine, runs, tables, whole
+from bench import child, coding, corpus, fit, machine, runs, tables, whole
 from bench.codec.sample import pieces
 from bench.table import Answer, Case, Column, Line, Missing, Result, Setting, Table, Task, block, merged, replaced
 
@@ -379,6 +379,19 @@ def test_modules_that_moved_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert today.decoder.JSONDecoder
     for name in ("today", "today.decoder"):
         monkeypatch.delitem(sys.modules, name)
+
+
+def test_the_table_of_the_coverage_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "12 passed\n| room | statements | run by tests |\n|---|---|---|\n| fs | 2,917 | 92.0 % |\n"
+    monkeypatch.setattr(subprocess, "run", lambda argv, **_: subprocess.CompletedProcess(argv, 0, said))
+    assert list(whole.coverage({})) == [Line(("fs",), {"statements": 2917.0, "share": 92.0})]
+
+
+def test_a_delta_counts_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"content_bytes": 100_000, "held_out_bytes": 1000, "base_stored": 500, "fitted_stored": 400}
+    monkeypatch.setattr(fit, "fitted", lambda *_: {**found, "delta_bytes": 1000})
+    (shown,) = coding.fitting({"path": "logs", "seconds": 1})
+    assert shown.values == {"plain": 100, "base": 50, "fitted": 40, "delta": 1, "less": pytest.approx(16)}
 
 
 @pytest.mark.parametrize("name", child.MOVED)
