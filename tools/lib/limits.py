@@ -1,10 +1,9 @@
-"""Limits of size that the code of nnfs keeps, for tools/check: `limits.py [--report]`.
+"""Limits of size that the code of nnfs keeps, for tools/check.
 
 A module of nnfs/ has at most 400 lines, a function 50, a constructor 7 parameters besides self. Exempt are kernels
 (functions that numba compiles, marked `@njit` or `@intrinsic`: a loop is one function for the compiler's sake) and the
 constructors that `@dataclass` writes (a record has the fields that it has). Anything else that exceeds a limit is named
 in `[tool.limits]` of pyproject.toml, with the reason; a name there that keeps the limits is an error, too.
-`--report` prints the same and does not fail.
 """
 
 from __future__ import annotations
@@ -75,7 +74,7 @@ def main() -> int:
     found = list(complaints(ROOT, reasons))
     for complaint in found:
         print(complaint)
-    return 1 if found and "--report" not in sys.argv[1:] else 0
+    return 1 if found else 0
 
 
 if __name__ == "__main__":
