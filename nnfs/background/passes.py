@@ -178,11 +178,12 @@ class Passes:
         for rules in survey.rules:
             self._encoder.ensure_any_runs(rules)
         for codec_id in RUNGS:
-            tops = [self._encoder.top(rules, everything=everything) for rules in survey.rules]
-            if not any(top >= rung(codec_id) for top in tops):
+            if not self._may_reach(codec_id, survey, everything=everything):
                 continue
             size = functools.partial(self._recompression.size, aim=replace(aim, rung=rung(codec_id)), worker=READ)
             sampled = await survey.sampled(task, size)
+            if not self._may_reach(codec_id, survey, everything=everything):
+                continue  # its speed has been measured now
             count = max(count, len(sampled))
             least = min(least, survey.stored - survey.saved(survey.savings(sampled)))
             seconds = survey.plain / MIB * self._encoder.seconds(codec_id, READ)
@@ -192,6 +193,11 @@ class Passes:
             "chunks": survey.chunks, "plain_bytes": survey.plain, "stored_bytes": survey.stored,
             "estimated_bytes": least, "sampled_chunks": count, "rungs": rungs,
         }  # fmt: skip
+
+    def _may_reach(self, codec_id: int, survey: Survey, *, everything: bool) -> bool:
+        """Return whether any of the chunks may get this codec, as far as known."""
+        tops = (self._encoder.top(rules, everything=everything) for rules in survey.rules)
+        return any(top >= rung(codec_id) for top in tops)
 
     async def _survey(self, task: Task, ino: int, aim: Aim) -> Survey:
         """Count what a task with this aim would take up."""

@@ -225,3 +225,11 @@ def test_a_dry_run_tells_what_each_rung_would_bring(start: Start) -> None:
     assert result["estimated_bytes"] == sizes[-1]
     assert all(row["seconds"] > 0 for row in result["rungs"])
     assert codecs(mount, mount.path) == {"zstd": 6}
+
+
+@mounts
+def test_a_dry_run_leaves_out_what_reads_back_too_slowly(start: Start) -> None:
+    mount: Chaos = start(mode="none", options=(*AUTO, "thaw_limit=8"), takes="1.3")
+    write(mount.path / "f", text(1, BIG))
+    result: dict[str, Any] = done(mount, "compact", mount.path, dry_run=True)["result"]
+    assert [row["codec"] for row in result["rungs"]] == ["ppm", "cm"]
