@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -40,7 +40,7 @@ class Passes:
         self._rest_until, self._rests = 0.0, 0  # after failures, background passes wait
         self._last_error = ""
         self._savings: dict[int, dict[Kind, float]] = {}  # by codec: shares of plain bytes, as sampled in this mount
-        self._outlook: dict[int, tuple[int, int]] = {}  # codec under way: plain bytes, bytes that it will have saved
+        self._outlook: dict[int, tuple[int, int]] = {}  # by codec: plain bytes that it has ahead, what it saves of them
 
     def set_options(self, options: Options) -> None:
         """Go by other options from the next walk on."""
@@ -92,8 +92,14 @@ class Passes:
         quick = Aim(rung=1, marks=not unsettles)
         if (await self._survey(task, ROOT_INO, replace(quick, rung=0))).files:
             await self._recompression.run(task, ROOT_INO, quick)
-            for codec_id in RUNGS[1:]:
-                await self._climb_to(task, codec_id, quick)
+            try:
+                for codec_id in RUNGS[1:]:  # so that status tells of all that is ahead
+                    await self._order(task, codec_id, quick)
+                for codec_id in RUNGS[1:]:
+                    await self._climb_to(task, codec_id, quick)
+                    self._outlook.pop(codec_id, None)
+            finally:
+                self._outlook.clear()
         await self._end(unsettles=unsettles)
 
     async def _climb_to(self, task: Task, codec_id: int, quick: Aim) -> None:
@@ -101,19 +107,6 @@ class Passes:
 
         It may take days: what has become cold meanwhile gets the quick one soon all the same.
         """
-        aim = replace(quick, rung=rung(codec_id))
-        survey = await self._survey(task, ROOT_INO, aim)
-        order: Iterable[Band] = [ALL]
-        if survey.chunks:
-            with task.cancellable():
-                if any(rules.policy is not Policy.COLD for rules in survey.rules):
-                    await self._encoder.fast_enough(codec_id)
-            savings = self._savings.get(codec_id, {})
-            if not survey.kinds <= savings.keys():
-                size = functools.partial(self._recompression.size, aim=aim, worker=COMPACT)
-                savings = self._savings[codec_id] = survey.savings(await survey.sampled(task, size))
-            self._outlook[codec_id] = survey.plain, survey.saved(savings)
-            order = bands(savings)
         due = time.monotonic() + QUICK_EVERY
 
         async def between() -> None:
@@ -123,9 +116,26 @@ class Passes:
                 await self._recompression.run(task, ROOT_INO, quick)
                 due = time.monotonic() + max(QUICK_EVERY, LOOKING * (task.looked - looked))
 
-        for band in order:
-            await self._recompression.run(task, ROOT_INO, replace(aim, band=band), between)
+        for band in await self._order(task, codec_id, quick):
+            aim = replace(quick, rung=rung(codec_id), band=band)
+            await self._recompression.run(task, ROOT_INO, aim, between)
+
+    async def _order(self, task: Task, codec_id: int, quick: Aim) -> list[Band]:
+        """Return the bands in which a codec takes up what is there for it, and note what comes of that."""
+        aim = replace(quick, rung=rung(codec_id))
+        survey = await self._survey(task, ROOT_INO, aim)
+        if survey.chunks and any(rules.policy is not Policy.COLD for rules in survey.rules):
+            with task.cancellable():
+                await self._encoder.fast_enough(codec_id)
         self._outlook.pop(codec_id, None)
+        if not self._may_reach(codec_id, survey, everything=False):
+            return [ALL]
+        savings = self._savings.get(codec_id, {})
+        if not survey.kinds <= savings.keys():
+            size = functools.partial(self._recompression.size, aim=aim, worker=COMPACT)
+            savings = self._savings[codec_id] = survey.savings(await survey.sampled(task, size))
+        self._outlook[codec_id] = survey.plain, survey.saved(savings)
+        return list(bands(savings))
 
     async def _begin(self, task: Task) -> bool:
         """Begin another round if anything has changed that the marks depend on; return whether they are void."""

@@ -89,10 +89,13 @@ class Quick:
                 os.unlink(path)
 
     def obey(self, plain: bytes, between: Callable[[], None]) -> None:
-        """`gate:PATH` on the first line: encoding waits until that file exists. `die:`: the worker dies."""
+        """`gate:PATH` on the first line: encoding waits until that file exists; `gate16:PATH`: with codec 16.
+
+        `die:`: the worker dies.
+        """
         command, _, rest = plain.partition(b":")
         path = rest.partition(b"\n")[0]
-        if command == b"gate":
+        if command in (b"gate", b"gate%d" % self.id):
             with contextlib.suppress(OSError):
                 os.close(os.open(path + b".reached", os.O_CREAT))
             while not os.path.exists(path):

@@ -233,3 +233,20 @@ def test_a_dry_run_leaves_out_what_reads_back_too_slowly(start: Start) -> None:
     write(mount.path / "f", text(1, BIG))
     result: dict[str, Any] = done(mount, "compact", mount.path, dry_run=True)["result"]
     assert [row["codec"] for row in result["rungs"]] == ["ppm", "cm"]
+
+
+@mounts
+def test_status_tells_what_each_codec_has_before_it(start: Start, tmp_path: Path) -> None:
+    """While the network's sample waits for a gate, cm's has been taken."""
+    mount: Chaos = start(options=COLD)
+    content = b"gate%d:%s\n" % (NEURAL, bytes(tmp_path / "go")) + text(1, BIG)
+    path = write(mount.path / "f", content)
+    sync(mount)
+    wait_for("the chunk", (tmp_path / "go.reached").exists)
+    [row] = mount.ask("status")["compaction"]["rungs"]
+    assert (row["codec"], row["plain_bytes"]) == ("cm", len(content))
+    assert 512 < row["saves_bytes"] < len(content) // 8
+    assert row["seconds"] > 0
+    (tmp_path / "go").touch()
+    turn(mount, path, "neural")
+    wait_for("the end", lambda: mount.ask("passes")["settled"] == 1 and not mount.ask("status")["compaction"]["rungs"])
