@@ -16,6 +16,7 @@ CHUNKS = 16  # for each thread: fewer leave lanes of a batch empty
 QUICK_CHUNK = 32 << 10  # bytes of the chunks of --quick, and of slow levels
 SLOW = ("portable", "none")  # levels that are measured only where they are named
 SMALL = 300  # bytes
+TERABYTE, CORES = 10**12, (2, 16, 64)  # bytes, cores to compute with
 CODECS = ("neural", "cm", "ppm")
 OTHERS = ("zstd-3", "zstd-19", "xz", "brotli", "ppmd")  # codecs that nnfs does not use
 SETS = {  # of the corpus, as the README names them
@@ -68,6 +69,19 @@ def speed_cases(setting: Setting) -> list[Case]:
                     labels = (codec, content, level or "-", str(threads))
                     cases.append(Case(labels, coding(codec, cut, threads), level))
     return cases
+
+
+def terabyte_cases(setting: Setting) -> list[Case]:
+    size = QUICK_CHUNK if setting.is_quick else CHUNK
+    cut = setting.corpus.chunks("text", CHUNKS * setting.threads, size)
+    return [Case((codec,), coding(codec, cut, setting.threads)) for codec in reversed(CODECS)]
+
+
+def terabyte(task: Task) -> Iterator[Line]:
+    """Hours in which a codec encodes and proves 1 TB, from what the cores of this machine do together."""
+    told = coded(task)
+    core_hours = TERABYTE * task["threads"] / 3.6e6 * (1 / told["encode_kbps"] + 1 / told["decode_kbps"])
+    yield Line((), {f"cores_{cores}": core_hours / cores for cores in CORES} | {"bits": told["bits"]})
 
 
 def chunk_cases(setting: Setting) -> list[Case]:
@@ -169,6 +183,16 @@ TABLES = (
         (ENCODE, DECODE),
         speed_cases,
         speeds,
+    ),
+    Table(
+        "terabyte",
+        "One terabyte",
+        "Hours to encode and prove 1 TB of text, computed from what all cores of this machine do together, for so many "
+        "cores of its kind.",
+        ("codec",),
+        (*(Column(f"cores_{cores}", f"{cores} cores, h", less_is_better=True) for cores in CORES), BITS),
+        terabyte_cases,
+        terabyte,
     ),
     Table(
         "chunk",
