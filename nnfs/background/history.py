@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nnfs.constants import HISTORY_FILE
+from nnfs.store import privacy
 
 KEPT = 50
 LISTED = 20  # damaged blocks of a record, with so many files each
@@ -51,7 +52,9 @@ class History:
         draft = self._path.with_name(f".{HISTORY_FILE}")
         text = json.dumps({"version": VERSION, "jobs": self.records, "scrubbed": self.scrubbed})
         try:
-            with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+            with open(os.open(draft, flags, privacy.FILE), "w") as file:
+                privacy.give(file.fileno(), draft.parent)
                 file.write(text)
             os.rename(draft, self._path)
         except OSError as error:

@@ -125,7 +125,7 @@ class Thawed:
         data = zstandard.ZstdCompressor(level=LEVEL).compress(plain)
         size = _occupied(len(data))
         try:
-            os.makedirs(self.folder, mode=privacy.FOLDER, exist_ok=True)
+            self._make_folder()
             if size > self.limit or not self._room():
                 return False
             self._write(self._path(number), data)
@@ -138,6 +138,17 @@ class Thawed:
             self._sizes[number] = size
         self._evict(self.limit)
         return True
+
+    def _make_folder(self) -> None:
+        try:
+            os.mkdir(self.folder, privacy.FOLDER)
+        except FileExistsError:
+            return
+        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            privacy.give(descriptor, self.folder.parent)
+        finally:
+            os.close(descriptor)
 
     def _write(self, path: str, data: bytes) -> None:
         new = path + _TEMPORARY

@@ -5,6 +5,7 @@ Modes inside the filesystem mean nothing to somebody who reads `data.mdb` itself
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from pathlib import Path
@@ -31,6 +32,14 @@ def opener(path: str, flags: int) -> int:
         except OSError:
             pass  # somebody else's: it was opened, and that is what was asked for
     return descriptor
+
+
+def give(descriptor: int, store: Path) -> None:
+    """Give what root has made in a store to the store's owner, who may be the next one to mount it."""
+    owner = store.stat()
+    if owner.st_uid and os.geteuid() == 0:
+        with contextlib.suppress(OSError):  # no owners there
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
 def close_up(store: Path) -> tuple[list[str], list[str]]:

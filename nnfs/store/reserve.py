@@ -19,7 +19,7 @@ from pathlib import Path
 
 from nnfs.constants import RESERVE_FILE
 from nnfs.errors import OutOfSpace
-from nnfs.store import btrfs, freepages
+from nnfs.store import btrfs, freepages, privacy
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +88,7 @@ class Reserve:
     def _open(self) -> None:
         try:
             self._fd = os.open(self.folder / RESERVE_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            privacy.give(self._fd, self.folder)
             self.on_btrfs = btrfs.is_btrfs(self._fd)
             if self.on_btrfs:
                 lower = os.statvfs(self.folder)  # its own trees need room for whatever is changed, freed even

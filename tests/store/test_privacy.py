@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from nnfs.background.history import History
 from nnfs.blockio.thawcache import Thawed
 from nnfs.constants import DATA_FILE
 from nnfs.fs.backup import backup
 from nnfs.mount import logs
 from nnfs.store import privacy
 from nnfs.store.env import Store
+from nnfs.store.reserve import Reserve
 from tests.conftest import why_no_mount
 from tests.harness import Mount, nnfs, work_dir
 
@@ -129,6 +131,20 @@ def test_close_up(tmp_path: Path) -> None:
     assert mode(store) == 0o2700, "what is not about others stays"
     assert open_ones(store) == []
     assert privacy.close_up(store) == ([], [])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_what_root_makes_in_a_store_is_its_owners(tmp_path: Path) -> None:
+    """Who may be the next one to mount it, and needs the reserve on a full disk."""
+    store = tmp_path / "store"
+    Store.create(store).close()
+    os.chown(store, 4711, 4712)
+    Reserve(store).close()
+    history = History(store / "jobs.json")
+    history.write()
+    Thawed(store / "thawed", 1 << 30).put(1, b"plain")
+    for name in ("reserve", "jobs.json", "thawed"):
+        assert ((store / name).stat().st_uid, (store / name).stat().st_gid) == (4711, 4712), name
 
 
 def test_what_a_link_leads_to_keeps_its_mode(tmp_path: Path) -> None:
