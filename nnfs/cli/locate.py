@@ -32,12 +32,13 @@ class MountEntry:
     source: str
     device: str = ""
     super_options: str = ""
+    root: str = "/"
 
 
 def mounts() -> list[MountEntry]:
     """Return everything that is mounted here, oldest first."""
     return [
-        MountEntry(mount.mountpoint, mount.fstype, mount.source, mount.device, mount.super_options)
+        MountEntry(mount.mountpoint, mount.fstype, mount.source, mount.device, mount.super_options, mount.root)
         for mount in table.mounts()
     ]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nnfs import names
 from nnfs.cli import client
-from nnfs.cli.locate import Place, locate
+from nnfs.cli.locate import MountEntry, Place, locate, mounts
 from nnfs.config import load_options
 from nnfs.constants import POLICY_XATTR
 from nnfs.errors import DaemonError, UsageError
@@ -36,15 +36,24 @@ def find(place: Place) -> Found:
     """Return the policy that holds for a place on a mount: the nearest one at or above it. Raises OSError."""
     assert place.mount is not None
     path = Path(os.path.realpath(place.path.parent)) / place.path.name  # the directories that it really lies in
+    path, top = _from_above(path, place.mount)
     for directory in (path, *path.parents):
         try:
             return Found(os.fsdecode(os.getxattr(directory, POLICY_XATTR, follow_symlinks=False)), directory)
         except OSError as error:
             if error.errno not in _NOT_SET:
                 raise
-        if os.fspath(directory) == place.mount.mountpoint:
+        if os.fspath(directory) == top:
             break
     return Found(_of_mount(place.store), None)
+
+
+def _from_above(path: Path, mount: MountEntry) -> tuple[Path, str]:
+    """Return a path where the directories above a bind mount are seen as well, if it can be, and that mount point."""
+    whole = next((entry for entry in mounts() if (entry.device, entry.root) == (mount.device, "/")), mount)
+    if mount.root == "/" or whole is mount:
+        return path, mount.mountpoint
+    return Path(whole.mountpoint + mount.root) / path.relative_to(mount.mountpoint), whole.mountpoint
 
 
 def _of_mount(store: Path) -> str:

@@ -78,6 +78,8 @@ def flat(answer: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
             lines.append((label, f"{size(int(value))}/s"))
         elif name in ("uptime", "seconds", "eta") and isinstance(value, int | float):
             lines.append((label, span(value)))
+        elif name == "since" and isinstance(value, float):
+            lines.append((label, date(value)))
         elif isinstance(value, bool):
             lines.append((label, "yes" if value else "no"))
         elif not isinstance(value, list):

@@ -22,6 +22,7 @@ class MountInfo:
     fstype: str
     source: str
     super_options: str
+    root: str = "/"  # what of the filesystem is mounted: another directory of it where that is a bind mount
 
 
 def mounts(pid: str = "self") -> list[MountInfo]:
@@ -31,7 +32,8 @@ def mounts(pid: str = "self") -> list[MountInfo]:
         head, _, tail = os.fsdecode(line).partition(" - ")
         words = [re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), w) for w in head.split(" ") + tail.split(" ")]
         first = len(head.split(" "))
-        found.append(MountInfo(words[2], words[4], words[5], *words[first : first + 3]))
+        fstype, source, super_options = words[first : first + 3]
+        found.append(MountInfo(words[2], words[4], words[5], fstype, source, super_options, words[3]))
     return found
 
 

@@ -18,7 +18,8 @@ from nnfs.mount import logs
 from tests.cli.conftest import Run
 from tests.cli.kit import FakeDaemon, job
 from tests.conftest import why_no_mount
-from tests.harness import Mount, nnfs
+from tests.harness import Mount, nnfs, umount
+from tests.mount.kit import bind
 
 needs_mount = pytest.mark.skipif(why_no_mount() is not None, reason=f"mounting {why_no_mount()}")
 
@@ -138,9 +139,10 @@ def test_status_shows_compaction_workers_and_damage(store: Path, run: Run) -> No
 
 
 def test_flat_leaves_lists_out() -> None:
-    fields = {"a_bytes": 2048, "b": {"c": True, "rate": 2.0}, "d": [1], "eta": None, "seconds": 61.0}
+    fields = {"a_bytes": 2048, "b": {"c": True, "rate": 2.0}, "d": [1], "eta": None, "seconds": 61.0, "since": 0.0}
     assert tables.flat(fields) == [
         ("a", "2.00 KiB"), ("b c", "yes"), ("b rate", "2 B/s"), ("eta", "-"), ("seconds", "1 min 1 s"),
+        ("since", tables.date(0.0)),
     ]  # fmt: skip
     assert (tables.bits(1000, 125), tables.bits(0, 0)) == ("1.000", "-")
 
@@ -219,6 +221,18 @@ def test_policy_is_set_inherited_and_taken_back(mount: Mount) -> None:
         os.setxattr(outer, "user.nnfs.policy", b"warm")
     assert caught.value.errno == errno.EINVAL
     mount.deadline(0)
+
+
+@needs_mount
+@pytest.mark.mount
+def test_a_policy_is_found_above_a_bind_mount(mount: Mount, tmp_path: Path) -> None:
+    inner, alias = mount.path / "outer" / "inner", tmp_path / "alias"
+    inner.mkdir(parents=True)
+    bind(inner, alias)
+    nnfs("policy", str(mount.path / "outer"), "hot")
+    told = nnfs("policy", str(alias)).stdout.strip()
+    umount(alias)
+    assert told == f"{alias}: hot, set on {mount.path / 'outer'}"
 
 
 @needs_mount
