@@ -329,10 +329,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         names.use_utf8()
     names.show_on_terminals()
-    args = parsed(build_parser(), argv)
-    module, _, name = args.run.partition(":")
     umask = os.umask(0o077)  # stores, backups, logs, models are for their owner
     try:
+        args = parsed(build_parser(), argv)
+        module, _, name = args.run.partition(":")
         run = getattr(importlib.import_module(module), name)
         status: int = run(args)
         sys.stdout.flush()

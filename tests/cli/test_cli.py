@@ -213,6 +213,16 @@ def test_nobody_answers(store: Path) -> None:
         client.ask(store, "status")
 
 
+@pytest.mark.parametrize("words", ["--help", "help mount", "version", "df S"])
+def test_a_full_disk_is_no_traceback(store: Path, words: str) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command(*words.replace("S", str(store)).split()), stdout=full, stderr=subprocess.PIPE, text=True,
+            env=environment(),
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, "nnfs: No space left on device\n")
+
+
 def test_a_pipe_that_closes_early_is_no_traceback(store: Path) -> None:
     script = f"{' '.join(command('df', str(store), '--json'))} | true"
     done = subprocess.run(["bash", "-c", script], env=environment(), capture_output=True, text=True)
