@@ -193,16 +193,20 @@ def library() -> Library | None:
 def level(forced: str | None = None) -> int | None:
     """Return the level to use, by its place in `LEVELS`; None for none.
 
-    `forced` or NNFS_KERNELS names one. Raises `CodecError` for one that is not there.
+    `forced` names one, and raises `CodecError` when it is not there. So does NNFS_KERNELS, which is left out then: what
+    is stored can be read all the same.
     """
     name = forced or os.environ.get(VARIABLE) or ""
     if name == NONE:
         return None
     there = library()
-    if not name:
-        return LEVELS.index(there.levels[0]) if there else None
-    if name not in LEVELS:
-        raise CodecError(f"{VARIABLE}: no level {name}; there are: {', '.join(LEVELS)} and {NONE}")
-    if not there or name not in there.levels:
-        raise CodecError(f"{VARIABLE}: {name} cannot run here; what can: {', '.join(there.levels) if there else NONE}")
-    return LEVELS.index(name)
+    if there and name in there.levels:
+        return LEVELS.index(name)
+    if name:
+        can = f"what can: {', '.join(there.levels) if there else NONE}"
+        why = f"{name} cannot run here; {can}" if name in LEVELS else f"no level {name}; {can}"
+        if forced:
+            raise CodecError(why)
+        del os.environ[VARIABLE]
+        log.warning("%s: %s: the usual one is used", VARIABLE, why)
+    return LEVELS.index(there.levels[0]) if there else None
