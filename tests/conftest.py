@@ -143,3 +143,14 @@ def skip_marked(node: pytest.Item, mounted: Mount | Plain) -> None:
     mark = node.get_closest_marker("beyond")
     if mark and mounted.fstype in mark.args:
         pytest.skip(f"{mounted.fstype} cannot do this")
+
+
+SHM = Path("/dev/shm")
+
+
+@pytest.fixture
+def shm() -> Iterator[Path]:
+    """The model's directory."""
+    path = Path(tempfile.mkdtemp(prefix="nnfs-test-", dir=SHM))
+    yield path
+    shutil.rmtree(path)

@@ -10,9 +10,8 @@ import pytest
 from tests.background.kit import Chaos, restless
 from tests.conftest import why_no_mount
 from tests.harness import FULL
-from tests.test_statemachine import shm, side_by_side, walk
+from tests.sidebyside import side_by_side, walk
 
-__all__ = ["shm"]  # a fixture
 pytestmark = pytest.mark.skipif(why_no_mount() is not None, reason=f"mounting {why_no_mount()}")
 
 
