@@ -26,13 +26,13 @@ from typing import Self, TypeVar
 
 from nnfs.store.env import Store
 from nnfs.store.schema import DEFAULT_CHUNK_SIZE
-from tests.guard import ABORT_S
+from tests.caches import drop_caches
+from tests.guard import ABORT_S, MNT_DETACH, MNT_FORCE
 from tests.holders import holders
 from tests.isolation import PREFIX, mounts
 
 REPO = Path(__file__).resolve().parent.parent
 FULL = os.environ.get("NNFS_FULL", "") not in ("", "0")
-MNT_FORCE, MNT_DETACH = 1, 2
 libc = ctypes.CDLL(None, use_errno=True)
 T = TypeVar("T")
 
@@ -94,23 +94,6 @@ def umount_held_by_none(path: Path) -> None:
         return True
 
     wait_for(f"{path}, which no process holds, to be unmounted", gone)
-
-
-def sync_fs(path: Path) -> None:
-    """Write dirty pages of the filesystem of *path* back. (sync(2) would wait for all filesystems of the machine.)"""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        if libc.syncfs(fd) != 0:
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code), str(path))
-    finally:
-        os.close(fd)
-
-
-def drop_caches(path: Path) -> None:
-    """Write dirty pages of the filesystem of *path* back, then make the kernel forget pages, dentries and inodes."""
-    sync_fs(path)
-    Path("/proc/sys/vm/drop_caches").write_text("3\n")
 
 
 def work_dir() -> Path:

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from tests.background.kit import Chaos
+from tests.caches import sync_fs
 from tests.conftest import why_no_mount
-from tests.harness import sync_fs, wait_for
+from tests.harness import wait_for
 
 CHUNK = 131072
 Start = Callable[..., Chaos]

@@ -26,7 +26,8 @@ from tests.background.mountkit import (
     turn,
     write,
 )
-from tests.harness import drop_caches, wait_for
+from tests.caches import drop_caches
+from tests.harness import wait_for
 
 pytestmark = mounts
 AGED = ("write_age=1h", "read_age=1d", "thaw_limit=1h")

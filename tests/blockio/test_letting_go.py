@@ -25,8 +25,9 @@ from nnfs.store import schema
 from nnfs.store.env import Store
 from nnfs.store.schema import MapNode
 from tests.blockio.test_commit import CHUNK, Volume, failing, running
+from tests.caches import sync_fs
 from tests.conftest import why_no_mount
-from tests.harness import Mount, nnfs, sync_fs
+from tests.harness import Mount, nnfs
 
 CHUNKS, READERS = 2000, 16
 SLOTS = 50  # far below LMDB's 126, far above what is at work at a time

@@ -21,7 +21,8 @@ from nnfs.cli.client import ask
 from nnfs.store import schema
 from nnfs.store.env import Store
 from nnfs.store.schema import Block
-from tests.harness import Mount, sync_fs, wait_for
+from tests.caches import sync_fs
+from tests.harness import Mount, wait_for
 from tests.workers.kit import FAKE, payload
 
 FILES = 200

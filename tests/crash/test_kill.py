@@ -17,7 +17,8 @@ import pytest
 from tests.conftest import why_no_mount
 from tests.crash.journal import HOW, Control, shim_environment
 from tests.crash.kit import Round, acked_steps, fsck_clean, look, make_store
-from tests.harness import FULL, MNT_DETACH, Mount, mounted_at, nnfs, umount, wait_for, work_dir
+from tests.guard import MNT_DETACH
+from tests.harness import FULL, Mount, mounted_at, nnfs, umount, wait_for, work_dir
 
 pytestmark = pytest.mark.skipif(why_no_mount() is not None, reason="mounting needs root and /dev/fuse")
 CHAINS = [(seed, 10) for seed in range(1, 6)] if FULL else [(1, 4), (2, 3)]

@@ -13,8 +13,9 @@ from nnfs.store import modelfiles
 from nnfs.store.blocks import BlockWriter
 from nnfs.store.env import Store
 from nnfs.workers.catalogue import fingerprint
+from tests.caches import sync_fs
 from tests.damage.truth import Mounted, Truth
-from tests.harness import Mount, nnfs, sync_fs
+from tests.harness import Mount, nnfs
 
 CHUNK = 16384
 

@@ -20,7 +20,8 @@ from nnfs.errors import DaemonError, MountError, StoreBusy, UsageError
 from nnfs.mount import holders
 from nnfs.mount.table import mounts
 from nnfs.store.env import Store
-from tests.harness import MNT_DETACH, WAIT_S, Mount, command, environment, mounted_at, nnfs, umount, wait_for
+from tests.guard import MNT_DETACH
+from tests.harness import WAIT_S, Mount, command, environment, mounted_at, nnfs, umount, wait_for
 from tests.mount.kit import bind, stopped
 
 pytestmark = pytest.mark.mount

@@ -16,7 +16,8 @@ from nnfs.config import Options, parse_own
 from nnfs.constants import SOCKET_NAME
 from nnfs.errors import MountError, UsageError
 from nnfs.mount.control import short_name
-from tests.harness import Mount, mounted_at, nnfs, sync_fs, wait_for
+from tests.caches import sync_fs
+from tests.harness import Mount, mounted_at, nnfs, wait_for
 
 SCRIPT = Path(__file__).with_name("buggy_daemon.py")
 

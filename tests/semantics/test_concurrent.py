@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import FULL, Mount, Plain, sync_fs
+from tests.caches import sync_fs
+from tests.harness import FULL, Mount, Plain
 from tests.semantics.kit import CHUNK, pattern
 from tests.semantics.test_fsx import Checker
 

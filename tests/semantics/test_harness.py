@@ -17,6 +17,7 @@ import pytest
 from tests import harness, isolation
 from tests.conftest import sendable, why_no_mount
 from tests.ending import wait_gone
+from tests.guard import MNT_DETACH
 from tests.harness import Mount, mounted_at, umount, umount_held_by_none, wait_for, work_dir
 from tests.holders import holders
 
@@ -204,7 +205,7 @@ def point() -> Iterator[Path]:
     subprocess.run(["mount", "-t", "tmpfs", "none", path], check=True)
     yield path
     with contextlib.suppress(OSError):
-        umount(path, harness.MNT_DETACH)
+        umount(path, MNT_DETACH)
     path.rmdir()
 
 

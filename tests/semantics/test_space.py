@@ -10,7 +10,8 @@ import pytest
 
 from nnfs.fs.apply import RELEASE_NODES
 from nnfs.store import schema
-from tests.harness import Mount, Plain, drop_caches, umount, wait_for, work_dir
+from tests.caches import drop_caches
+from tests.harness import Mount, Plain, umount, wait_for, work_dir
 from tests.harness import libc as _libc
 from tests.semantics.kit import CHUNK, checked, pattern
 

@@ -16,6 +16,7 @@ import pytest
 
 from tests import harness
 from tests.conftest import why_no_mount
+from tests.guard import MNT_DETACH, MNT_FORCE
 from tests.tools.kit import REPO, Checkout
 
 
@@ -117,7 +118,7 @@ def place() -> Iterator[Place]:
         yield place
     finally:
         while harness.mounted_at(place.mnt):
-            harness.umount(place.mnt, harness.MNT_FORCE | harness.MNT_DETACH)
+            harness.umount(place.mnt, MNT_FORCE | MNT_DETACH)
         shutil.rmtree(place.base)
 
 
