@@ -13,6 +13,7 @@ from typing import TypeVarTuple
 
 from nnfs.errors import NnfsError, OutOfSpace, StoreError
 from nnfs.store.env import Store
+from nnfs.store.mapsize import MAP_FULL
 from nnfs.store.reserve import NO_ROOM, Reserve, no_room
 
 Args = TypeVarTuple("Args")
@@ -28,6 +29,7 @@ SPARE = 8  # one of so many free pages is taken to be of no use: those around it
 A_NAME = 256 << 10  # bytes that a change of the filesystem's own trees may need: xfs makes inodes by the chunk
 RECORD_PAGES, RECORD_BYTES = 2, 512  # costs of a changed record: pages to copy, and bytes added to a small tree
 NODE_PAGES = 3 * 64 + 4  # pages that releasing a map node may copy
+ENDLESS = 1 << 62
 _RETRY = 1.0  # seconds between two attempts to make room
 
 
@@ -46,6 +48,7 @@ class Space:
         self.keep = KEEP_MIN
         self.tree = 0  # bytes of tree pages that a commit could have to copy at most
         self.in_place = 0  # bytes that the data file can take without growing: see `keeps_pages`
+        self.map_left = ENDLESS  # bytes that the map can take, where it is limited
         self.overhead = 0  # bytes that it writes besides what was requested: the list of free pages
         self.reserve = None if read_only else Reserve(path)
         self._tried = 0.0
@@ -84,7 +87,8 @@ class Space:
         next writes, too.
         """
         self.refresh()
-        return max(0, min(self.free, max(self.lower, self.held - self.keep))) + self.in_place
+        on_disk = max(0, min(self.free, max(self.lower, self.held - self.keep))) + self.in_place
+        return max(0, min(on_disk, self.map_left - self.keep))
 
     @property
     def is_low(self) -> bool:
@@ -122,19 +126,25 @@ class Space:
 
     def fits(self, data: int, records: int = 0) -> bool:
         """Return whether so many dirty bytes and records will find room; see `hold`."""
-        return self._has(data, records, self.held - self.keep + self.in_place)
+        return self._has(data, records, self.keep)
 
     def may_remove(self, data: int, records: int) -> bool:
         """Return whether a change that needs hardly any space will find that, together with all others."""
-        return self._has(data, records, self.held + self.in_place)
+        return self._has(data, records, 0)
 
-    def _has(self, data: int, records: int, held: int) -> bool:
-        need = self.need(data, records) + self.overhead
+    def _has(self, data: int, records: int, kept: int) -> bool:
+        if not self._is_mapped(data, records, kept):
+            return False
+        need, held = self.need(data, records) + self.overhead, self.held - kept + self.in_place
         return need <= held or (data + data // 32 <= held and self.free > PLENTY + 4 * need)
+
+    def _is_mapped(self, data: int, records: int, kept: int) -> bool:
+        """Return whether the map has room for that besides what is kept for removals."""
+        return self.need(data, records) + self.overhead <= self.map_left - kept
 
     def hold(self, data: int, records: int, *, removing: bool = False) -> bool:
         """Try to hold what `fits` (or `may_remove`) asks for, and more. Return whether it is held. For a thread."""
-        if self.reserve is None:
+        if self.reserve is None or not self._is_mapped(data, records, 0 if removing else self.keep):
             return False
         need = self.need(data, records) + self.overhead
         return self.reserve.grow(need + (0 if removing else 2 * self.keep))
@@ -161,10 +171,12 @@ class Space:
         """Look up what the next commits of a store may cost, and what is free now."""
         self.tree, self.overhead = store.write_cost[:2]
         self.refresh()
-        self.in_place = 0
+        self.in_place, pages = 0, store.superblock.chunk_size // PAGE + 1
+        if store.is_limited:
+            with contextlib.suppress(NnfsError, OSError):
+                self.map_left = store.map_left(pages)
         if self.keeps_pages:
             with contextlib.suppress(NnfsError, OSError):
-                pages = store.superblock.chunk_size // PAGE + 1
                 self.in_place = store.in_place(pages) // SPARE * (SPARE - 1)
 
     def free_at_once(self) -> None:
@@ -189,7 +201,8 @@ class Space:
 
     def bears(self, size: int) -> bool:
         """Return whether a change that frees more may add `size` bytes for a short time, from half of what is kept."""
-        return size + size // 32 + self.overhead <= self.held - self.keep // 2
+        room = min(self.held, self.map_left) - self.keep // 2
+        return size + size // 32 + self.overhead <= room
 
     def release_nodes(self, most: int) -> int:
         """Return how many map nodes, up to `most`, a commit may release, since it copies pages for each."""
@@ -199,6 +212,8 @@ class Space:
 
     def refused(self) -> OutOfSpace:
         """Return the error for a writer that finds no room."""
+        if not self._is_mapped(0, 1, 2 * self.keep):
+            return OutOfSpace(MAP_FULL)
         return no_room(self.reserve.refusal if self.reserve is not None else errno.ENOSPC)
 
     def may_try(self) -> bool:

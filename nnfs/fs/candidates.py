@@ -77,11 +77,14 @@ class Ages:
     def cold(self, inode: Inode, now: int) -> bool:
         """Tell whether a file is cold. ctime is the last write: nobody can set it. A file is born with an atime.
 
-        An atime can be set, also one that is still to come: that tells nothing about reading.
+        A ctime that is still to come was written under a wrong clock, and an atime can be set: such times tell nothing.
         """
-        if now - inode.ctime < self.write or not self.read:
-            return now - inode.ctime >= self.write
-        read = max(inode.atime if inode.btime < inode.atime <= now else 0, self.last_read(inode.ino))
+        if 0 <= now - inode.ctime < self.write:
+            return False
+        if not self.read:
+            return True
+        born = inode.btime if inode.btime <= now else 0
+        read = max(inode.atime if born < inode.atime <= now else 0, self.last_read(inode.ino))
         return now - read >= self.read
 
 

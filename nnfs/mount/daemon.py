@@ -117,7 +117,7 @@ def _check(store: Store, data_file: Path, *, read_only: bool) -> None:
         log.warning("%s: the other copy is used; nnfs fsck --repair renews it", problem)
     if store.is_limited:
         log.warning(
-            "the address space is limited (ulimit -v, LimitAS=): the store can grow to %d MiB until the next mount",
+            "address space or file sizes are limited (ulimit -v, -f): the store can grow to %d MiB in this mount",
             store.map_size >> 20,
         )
     if store.state.clean_commit == store.state.commit:
@@ -153,6 +153,7 @@ class Daemon:
         )  # fmt: skip
         self.reader = Reader(self.fs, self.data, fetcher, ReadAhead(store, self.fs, fetcher))
         self.space = Space(store.place.here, own.dirty, read_only=read_only)
+        self.space.follow(store)
         self.committer = Committer(store, self.fs, self.data, self.reader, self.space, self._apply)
         changes = ModelChanges(store, models, self.committer, self.cold)
         if read_only:

@@ -305,6 +305,14 @@ class Store:
         finally:
             os.close(fd)
 
+    def map_left(self, shortest: int) -> int:
+        """Bytes that commits can write before the map is full, of free pages in runs of `shortest` and more."""
+        fd = os.open(self.place.data, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return freepages.left(fd, freepages.oldest_reader(self._env), shortest, self.map_size)
+        finally:
+            os.close(fd)
+
     def unclaim(self, budget: int) -> int:
         """Give up to `budget` bytes back that were allocated for commits and not used; return how many. As `punch`."""
         if not self.claims:
@@ -358,7 +366,7 @@ def _mapped(path: Path, folder: Path, *, create: bool, readonly: bool = False) -
 
     Raises `StoreError` when that is too small for it.
     """
-    for size in mapsize.candidates(path / DATA_FILE):
+    for size in mapsize.candidates(path / DATA_FILE, writes=not readonly):
         try:
             # meminit=False: the pages are ours alone.
             return lmdb.open(

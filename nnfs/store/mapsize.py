@@ -1,4 +1,4 @@
-"""How much address space the map of a store may take where that is limited (`ulimit -v`, LimitAS=, a small machine)."""
+"""How large the map of a store may be where address space or files are limited (`ulimit -v`, -f, a small machine)."""
 
 from __future__ import annotations
 
@@ -10,20 +10,29 @@ from nnfs.errors import StoreError
 
 FULL = 1 << 44  # 16 TiB, sparse: the file grows by what is written
 PAGE = 4096
+MAP_FULL = (
+    "the store fills the address space, or the size of a file, that it may have: unmount, and mount without a limit of "
+    "that (ulimit -v and -f unlimited, LimitAS= and LimitFSIZE=infinity)"
+)
 ROOM = 64 << 20  # bytes by which a store can grow at least, else it is not worth to open it
 
 
-def candidates(data: Path) -> Iterator[int]:
+def candidates(data: Path, *, writes: bool = True) -> Iterator[int]:
     """Yield sizes to try, the largest first; each must be a multiple of the page, none is below what the file needs.
 
     Where the process has a limit, half of what is left of it: the rest is for everything else. Where the machine cannot
-    map 16 TiB (39 bits of address space, say), halves of that.
+    map 16 TiB (39 bits of address space, say), halves of that. Where files may not grow beyond a limit, no more than
+    that is mapped to be written: LMDB then says in time that the map is full, and a commit fails for lack of space.
     """
-    size = FULL
+    size, least = FULL, needed(data)
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY:
         size = min(size, max(0, limit - used()) // 2 // PAGE * PAGE)
-    while size >= needed(data):
+    largest = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if writes and largest != resource.RLIM_INFINITY:
+        size = min(size, max(largest // PAGE * PAGE, least - ROOM))
+        least = min(least, size)
+    while size >= least:
         yield size
         size = size // 2 // PAGE * PAGE
 

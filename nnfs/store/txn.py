@@ -10,6 +10,7 @@ import lmdb
 from nnfs import errors
 from nnfs.store import claims, schema
 from nnfs.store.fragments import PAGE, PAGE_HEADER
+from nnfs.store.mapsize import MAP_FULL
 from nnfs.store.schema import State, Superblock
 
 SLACK = 64 << 10  # bytes of a commit: roots, meta page, and what was counted wrongly
@@ -18,10 +19,7 @@ SLACK = 64 << 10  # bytes of a commit: roots, meta page, and what was counted wr
 def translate(error: lmdb.Error) -> errors.NnfsError:
     """Return the error of our tree for one of the engine's."""
     if isinstance(error, lmdb.MapFullError):
-        return errors.OutOfSpace(
-            f"the store fills the address space that its map has ({error}): unmount, and mount without a limit of that "
-            "(ulimit -v unlimited, LimitAS=infinity)"
-        )
+        return errors.OutOfSpace(f"{MAP_FULL} ({error})")
     if isinstance(error, lmdb.DiskError | lmdb.TxnFullError):
         return errors.OutOfSpace(f"no space left for the store ({error})")
     if isinstance(error, lmdb.MemoryError):

@@ -169,6 +169,15 @@ def test_what_is_removed_on_the_way(files: Files, monkeypatch: pytest.MonkeyPatc
     assert walk.next() is None
 
 
+def test_a_clock_that_was_ahead_does_not_keep_a_file_hot() -> None:
+    ages = Ages(write=100 * S, read=1000 * S)
+    inode = Inode(7, 0o100644, 0, 0, 10**6 * S)
+    assert ages.cold(inode, 5000 * S)
+    inode.atime = 4500 * S  # read when the clock was right again
+    assert not ages.cold(inode, 5000 * S)
+    assert ages.cold(inode, 5500 * S)
+
+
 def test_ages() -> None:
     ages = Ages(write=100 * S, read=1000 * S)
     inode = Inode(7, 0o100644, 0, 0, 5000 * S)  # ctime, atime, btime

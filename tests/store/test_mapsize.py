@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import subprocess
@@ -14,11 +15,11 @@ import pytest
 
 from nnfs.constants import DATA_FILE
 from nnfs.errors import OutOfSpace, StoreError
-from nnfs.store import mapsize
+from nnfs.store import mapsize, schema
 from nnfs.store.env import Store
 from nnfs.store.txn import translate
 from tests.conftest import why_no_mount
-from tests.harness import command, environment, mounted_at, nnfs
+from tests.harness import command, environment, mounted_at, nnfs, wait_for
 
 needs_mount = pytest.mark.skipif(why_no_mount() is not None, reason=f"mounting {why_no_mount()}")
 MIB = 1 << 20
@@ -107,5 +108,71 @@ def test_mounted_with_a_limit(tmp_path: Path) -> None:
         (mnt / "file").write_bytes(os.urandom(1 << 20))
     finally:
         nnfs("umount", str(mnt))
-    assert "the address space is limited" in log.read_text()
+    assert "address space or file sizes are limited" in log.read_text()
     assert nnfs("fsck", str(store), "--data").returncode == 0
+
+
+def test_a_file_that_may_not_grow_is_mapped_no_further(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = resource.getrlimit
+    monkeypatch.setattr(
+        "nnfs.store.mapsize.resource.getrlimit",
+        lambda which: (100 * MIB + 7, 100 * MIB + 7) if which == resource.RLIMIT_FSIZE else real(which),
+    )
+    store = Store.create(tmp_path / "store")
+    assert (store.map_size, store.is_limited) == (100 * MIB, True)
+    left = store.map_left(1)
+    assert 99 * MIB < left < 100 * MIB
+    with store.write() as txn:
+        txn.put("payload", schema.KEY.pack(1), os.urandom(10 * MIB))
+    assert left - 11 * MIB < store.map_left(1) <= left - 10 * MIB
+    store.close()
+    os.truncate(tmp_path / "store" / DATA_FILE, 200 * MIB)  # larger than the limit already: it cannot grow
+    store = Store.open(tmp_path / "store")
+    assert store.map_size == 200 * MIB
+    store.close()
+
+
+@needs_mount
+@pytest.mark.mount
+def test_a_full_map_is_a_full_disk(tmp_path: Path) -> None:
+    """Before, the limit was met within a commit: the mount turned read-only, and what was not synced was lost."""
+    store, mnt = tmp_path / "store", tmp_path / "mnt"
+    mnt.mkdir()
+    Store.create(store).close()
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (96 * MIB, 96 * MIB))
+
+    kept = ["setpriv", "--bounding-set=-sys_resource"]  # else root lifts the limit
+    done = subprocess.run(
+        [*kept, *command("mount", str(store), str(mnt), "-o", "compact=off")],
+        env=environment(), capture_output=True, text=True, preexec_fn=limit,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (mnt / "old").write_bytes(b"old")
+    try:
+        written = next(n for n in range(20) if not wrote(mnt / f"f{n}", os.urandom(8 * MIB)))
+        assert 5 <= written <= 11
+        assert os.statvfs(mnt).f_bavail * os.statvfs(mnt).f_frsize < 8 * MIB
+        for number in range(written + 1):
+            (mnt / f"f{number}").unlink()
+        data = os.urandom(16 * MIB)
+        wait_for("room", lambda: wrote(mnt / "new", data))
+        assert (mnt / "old").read_bytes() == b"old"
+    finally:
+        ended = nnfs("umount", str(mnt))
+    assert ended.returncode == 0, ended.stderr
+    assert nnfs("fsck", str(store), "--data").returncode == 0
+
+
+def wrote(path: Path, data: bytes) -> bool:
+    """Whether a file could be written and synced."""
+    try:
+        with path.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        assert error.errno == errno.ENOSPC
+        return False
+    return True
