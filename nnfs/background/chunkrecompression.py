@@ -19,7 +19,7 @@ from nnfs.codec.base import FIRST_COLD, NEURAL
 from nnfs.constants import Policy
 from nnfs.fs.candidates import Candidate
 from nnfs.fs.policy import Rules
-from nnfs.store.blocks import Recode, load_block
+from nnfs.store.blocks import Swap, load_block
 from nnfs.store.env import Store
 from nnfs.store.schema import Block
 from nnfs.workers.ladder import decode_hot
@@ -47,7 +47,7 @@ class ChunkRecompression:
 
         def ready(codec_id: int = 0, model: int = 0, data: bytes | None = None, proof: Proof | None = None) -> Ready:
             owner = (candidate.ino, candidate.chunk)
-            return Ready(Recode(candidate.number, block.payload, owner, codec_id, model, data), block, proof)
+            return Ready(Swap(candidate.number, block.payload, owner, codec_id, model, data), block, proof)
 
         with flight.stage(DECODING if block.codec >= FIRST_COLD else LOOKING):
             found = await self._plain(candidate, flight.worker)

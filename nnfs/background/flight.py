@@ -19,7 +19,7 @@ from nnfs.blockio.cold import COMPACT, READ
 from nnfs.config import Options, format_duration
 from nnfs.errors import NnfsError
 from nnfs.fs.candidates import Candidate, Piece
-from nnfs.store.blocks import Recode
+from nnfs.store.blocks import Swap
 from nnfs.store.schema import Block
 
 
@@ -71,7 +71,7 @@ class Aim:
 class Ready(NamedTuple):
     """A swap that waits for its commit. `proof` is None for a hot payload."""
 
-    recode: Recode
+    swap: Swap
     block: Block  # as it was
     proof: Proof | None
 
@@ -126,7 +126,7 @@ class Flight:
 
     def drop(self, ready: Iterable[Ready]) -> None:
         """Give up swaps: their files are not done."""
-        self.failed.update(one.recode.owner[0] for one in ready)
+        self.failed.update(one.swap.owner[0] for one in ready)
 
     def has_taken(self, candidate: Candidate) -> bool:
         """Note a chunk; tell whether its block, which other chunks share, has been taken in hand for one of them."""

@@ -17,7 +17,7 @@ from nnfs.blockio.repair import repair_beside
 from nnfs.errors import NnfsError
 from nnfs.fs import swapping
 from nnfs.proof import WRONG_CHECKSUM, has_content, wrong_payload
-from nnfs.store.blocks import Recode
+from nnfs.store.blocks import Swap
 from nnfs.store.schema import Block
 from nnfs.workers.ladder import decode_hot
 
@@ -48,7 +48,7 @@ class Repairer:
         if whole is None:
             self._in_vain += time.monotonic() - started
             return False
-        repaired = Recode(number, block.payload, (0, 0), block.codec, block.model, whole)
+        repaired = Swap(number, block.payload, (0, 0), block.codec, block.model, whole)
         return await self._proved(number, block, whole) and await self._store(repaired)
 
     async def replace(self, number: int, block: Block) -> bool:
@@ -59,7 +59,7 @@ class Repairer:
         if plain is None or not has_content(plain, block.hash):
             return False
         codec_id, data = await trio.to_thread.run_sync(codec.encode_hot, plain, limiter=self._threads)
-        return await self._store(Recode(number, block.payload, (0, 0), codec_id, 0, data))
+        return await self._store(Swap(number, block.payload, (0, 0), codec_id, 0, data))
 
     async def _proved(self, number: int, block: Block, payload: bytes) -> bool:
         """Return whether stored bytes decode to the block's content."""
@@ -73,12 +73,12 @@ class Repairer:
             return False
         return True
 
-    async def _store(self, repaired: Recode) -> bool:
+    async def _store(self, repaired: Swap) -> bool:
         """Replace a damaged block's stored bytes by proved ones; whether that was possible."""
         if self._read_only or repaired.data is None:
             return False
         try:
-            change = functools.partial(swapping.recode, recodes=[repaired])
+            change = functools.partial(swapping.swap, swaps=[repaired])
             [done] = await self._commits.amend(change, len(repaired.data))
         except NnfsError as error:
             log.warning("block %d could be repaired, but that is not stored: %s", repaired.number, error)
@@ -95,12 +95,12 @@ class RepairedBlocks:
 
     def __init__(self, *, read_only: bool = False) -> None:
         self._read_only = read_only
-        self._send, self._receive = trio.open_memory_channel[Recode](math.inf)
+        self._send, self._receive = trio.open_memory_channel[Swap](math.inf)
 
     def put(self, number: int, block: Block, payload: bytes) -> None:
         """Add a block with its true stored bytes; a mount that is read-only forgets it."""
         if not self._read_only:
-            self._send.send_nowait(Recode(number, block.payload, (0, 0), block.codec, block.model, payload))
+            self._send.send_nowait(Swap(number, block.payload, (0, 0), block.codec, block.model, payload))
 
     async def run(self, commits: Commits) -> None:
         """Store what is queued, until cancelled. Blocks that come together are stored in one commit."""
@@ -109,8 +109,8 @@ class RepairedBlocks:
                 nursery.start_soon(_store_repaired, commits, repaired)
 
 
-async def _store_repaired(commits: Commits, repaired: Recode) -> None:
+async def _store_repaired(commits: Commits, repaired: Swap) -> None:
     try:
-        await commits.amend(functools.partial(swapping.recode, recodes=[repaired]), len(repaired.data or b""))
+        await commits.amend(functools.partial(swapping.swap, swaps=[repaired]), len(repaired.data or b""))
     except Exception as error:  # noqa: BLE001 - the mount goes on, the next read repairs it again
         log.warning("block %d was repaired, but that is not stored: %s", repaired.number, error)

@@ -41,7 +41,7 @@ class Swaps:
             except BaseException:
                 flight.drop(ready)
                 raise
-        await self._settle(flight, waiting={one.recode.owner[0] for one in flight.ready})
+        await self._settle(flight, waiting={one.swap.owner[0] for one in flight.ready})
 
     async def _swap(self, flight: Flight, ready: list[Ready]) -> None:
         """Commit swaps, except of blocks that are being written in part: a commit must not wait for a worker.
@@ -49,17 +49,17 @@ class Swaps:
         While the swaps wait for their commit, a write to a part of a block is merged at once (`Bases.cooling`).
         """
         in_use = self._commits.bases.in_use()
-        flight.drop(one for one in ready if one.recode.number in in_use)
-        ready = [one for one in ready if one.recode.number not in in_use]
+        flight.drop(one for one in ready if one.swap.number in in_use)
+        ready = [one for one in ready if one.swap.number not in in_use]
         if ready:
-            with self._commits.bases.cooling({one.recode.number for one in ready}):
+            with self._commits.bases.cooling({one.swap.number for one in ready}):
                 await self._swap_now(flight, ready)
 
     async def _swap_now(self, flight: Flight, ready: list[Ready]) -> None:
-        recodes = [one.recode for one in ready]
-        size = sum(len(one.data or b"") for one in recodes)
-        frees = sum(one.block.stored for one in ready if one.recode.data is not None)
-        swap = functools.partial(swapping.recode, recodes=recodes, fingerprints=flight.models)
+        swaps = [one.swap for one in ready]
+        size = sum(len(one.data or b"") for one in swaps)
+        frees = sum(one.block.stored for one in ready if one.swap.data is not None)
+        swap = functools.partial(swapping.swap, swaps=swaps, fingerprints=flight.models)
         try:
             changes = await self._commits.amend(swap, size, frees=frees)
         except OutOfSpace:

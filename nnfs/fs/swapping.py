@@ -10,7 +10,7 @@ from nnfs.codec.base import FIRST_COLD
 from nnfs.errors import ModelMissing, RecordDamaged, StoreDamaged, UsageError
 from nnfs.fs.apply import Work
 from nnfs.store import modelfiles, schema
-from nnfs.store.blocks import Recode
+from nnfs.store.blocks import Swap
 from nnfs.store.schema import Inode, MapNode, State, Total
 from nnfs.store.txn import Snapshot
 
@@ -34,17 +34,17 @@ class Settled:
     rung: int = ALL_RUNGS  # 0: it is to be looked at again
 
 
-def recode(work: Work, recodes: Sequence[Recode], fingerprints: Mapping[int, bytes] | None = None) -> list[int | None]:
+def swap(work: Work, swaps: Sequence[Swap], fingerprints: Mapping[int, bytes] | None = None) -> list[int | None]:
     """Swap payloads; return for each by how many bytes it has grown.
 
     None for a block that is not as it was, or whose new model has been dropped since it was encoded: `fingerprints` are
     those that models had then by number, since another model may have got that number meanwhile.
     """
     known = fingerprints or {}
-    gone = {model for model in {one.model for one in recodes} if model and not _is_there(work, model, known.get(model))}
+    gone = {model for model in {one.model for one in swaps} if model and not _is_there(work, model, known.get(model))}
     changes: list[int | None] = []
-    for one in recodes:
-        change = None if one.model in gone else work.blocks.recode(one)
+    for one in swaps:
+        change = None if one.model in gone else work.blocks.swap(one)
         changes.append(change)
         if change:
             _tell_owner(work, one, change)
@@ -59,7 +59,7 @@ def _is_there(work: Work, model: int, fingerprint: bytes | None) -> bool:
     return not found.gone and fingerprint in (None, found.fingerprint)
 
 
-def _tell_owner(work: Work, one: Recode, change: int) -> None:
+def _tell_owner(work: Work, one: Swap, change: int) -> None:
     """Keep `stored` of the file true that the block was found through; others that share it are told by `settle`."""
     ino, chunk = one.owner
     number, slot = divmod(chunk, schema.NODE_SPAN)

@@ -29,7 +29,7 @@ class Encoded:
 
 
 @dataclass(slots=True)
-class Recode:
+class Swap:
     """Other stored bytes for a block whose content stays: made from `payload`, and nothing once that has changed.
 
     `data` is None when the block stays as it is for want of something smaller. `owner` is a (file, chunk) that maps it.
@@ -165,22 +165,22 @@ class BlockWriter:
         self._payloads[number], self._room = cut_payload(number, data, self._room)
         return number
 
-    def recode(self, recode: Recode) -> int | None:
+    def swap(self, swap: Swap) -> int | None:
         """Swap a block's stored bytes; return by how many they have grown, None when the block is not as it was.
 
-        The caller has proved that `recode.data` decodes to the block's content.
+        The caller has proved that `swap.data` decodes to the block's content.
         """
         try:
-            block = self.get(recode.number)
+            block = self.get(swap.number)
         except RecordDamaged:
             return None  # gone meanwhile
-        if block.payload != recode.payload:
+        if block.payload != swap.payload:
             return None
-        if recode.data is None:
+        if swap.data is None:
             block.note_try(self._state.round)
             return 0
         before = block.stored
-        self._replace(block, recode.codec, recode.model, recode.data)
+        self._replace(block, swap.codec, swap.model, swap.data)
         return block.stored - before
 
     def unref(self, number: int) -> Block:

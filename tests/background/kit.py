@@ -163,7 +163,7 @@ def swapped() -> Path:
 def tell_more() -> None:
     """A command of the control socket that counts passes and settled files."""
     init, background, ended = service.Service.__init__, service.Service._background, [0]
-    swap = swapping.recode
+    swap = swapping.swap
 
     async def counted(self: service.Service, task: tasks.Task) -> None:
         try:
@@ -185,7 +185,7 @@ def tell_more() -> None:
 
         self.handlers["passes"] = passes
 
-    swapping.recode = recounted
+    swapping.swap = recounted
     service.Service.__init__ = extended  # type: ignore[method-assign]
     service.Service._background = counted  # type: ignore[method-assign]
 

@@ -26,7 +26,7 @@ from nnfs.errors import CodecError, EnginesDisagree, KillsWorkers, NnfsError, Ou
 from nnfs.fs import swapping
 from nnfs.fs.candidates import Candidate, Piece
 from nnfs.fs.policy import Rules
-from nnfs.store.blocks import Recode
+from nnfs.store.blocks import Swap
 from tests.background.flightkit import PLAIN, RULES, block, coder
 from tests.harness import WAIT_S
 
@@ -37,7 +37,7 @@ class Commits:
     def __init__(self) -> None:
         self.swaps: list[int] = []
         self.marks: dict[int, bool] = {}
-        self.answer: Callable[[Recode], int | NnfsError | None] = lambda one: -1
+        self.answer: Callable[[Swap], int | NnfsError | None] = lambda one: -1
         self.written: set[int] = set()  # blocks over which something is dirty
         self.cooled: set[int] = set()  # blocks of which swaps wait for a commit
 
@@ -59,11 +59,11 @@ class Commits:
         if change.func is swapping.settle:
             self.marks.update((file.ino, file.rung == swapping.ALL_RUNGS) for file in change.keywords["files"])
             return None
-        assert change.func is swapping.recode
-        answers = [self.answer(one) for one in change.keywords["recodes"]]
+        assert change.func is swapping.swap
+        answers = [self.answer(one) for one in change.keywords["swaps"]]
         if error := next((answer for answer in answers if isinstance(answer, NnfsError)), None):
             raise error
-        self.swaps += [one.number for one in change.keywords["recodes"]]
+        self.swaps += [one.number for one in change.keywords["swaps"]]
         return answers
 
 
@@ -94,7 +94,7 @@ class Tried(Recompression):
         found = self._outcome(candidate)
         if isinstance(found, Exception):
             raise found
-        one = Recode(candidate.number, candidate.block.payload, (candidate.ino, 0), CM, 0, b"x")
+        one = Swap(candidate.number, candidate.block.payload, (candidate.ino, 0), CM, 0, b"x")
         return Ready(one, candidate.block, found)
 
     async def once(self, number: int = 0) -> Task:

@@ -23,7 +23,7 @@ class Commits:
         self.full, self.stored = full, list[tuple[int, bytes | None]]()
 
     async def amend(self, change: Callable[[Any], Any], size: int = 0, *, frees: int = 0) -> Any:
-        [one] = change.keywords["recodes"]  # type: ignore[attr-defined]
+        [one] = change.keywords["swaps"]  # type: ignore[attr-defined]
         if one.number in self.full:
             raise OutOfSpace("full")
         assert size == len(one.data)

@@ -13,7 +13,7 @@ from nnfs.errors import EnginesDisagree
 from nnfs.fs import accesstimes, usage
 from nnfs.fs.accesstimes import AccessTimes
 from nnfs.store import schema
-from nnfs.store.blocks import BlockWriter, Recode
+from nnfs.store.blocks import BlockWriter, Swap
 from nnfs.store.env import Store
 from nnfs.store.schema import Inode
 from tests.background.coding import NO_GAIN, Quick, text
@@ -98,7 +98,7 @@ def test_what_is_written_again_is_kept_though_its_block_decodes_to_something_els
         [number] = [schema.KEY.unpack(key)[0] for key, _ in txn.range("block", b"")]
         block = blocks.get(number)
         wrong = Quick(block.codec, fingerprint_of("default")).encode(text(2))
-        blocks.recode(Recode(number, block.payload, (0, 0), block.codec, block.model, wrong))
+        blocks.swap(Swap(number, block.payload, (0, 0), block.codec, block.model, wrong))
         blocks.flush()
         txn.put_state(store.state)
     store.close()

@@ -1,4 +1,4 @@
-"""A cold block that is recoded, and whose model is dropped, after a reader has loaded it."""
+"""A cold block that is swapped, and whose model is dropped, after a reader has loaded it."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from nnfs.constants import DATA_FILE
 from nnfs.model import delta
 from nnfs.model.weights import load_weights
 from nnfs.store import modelfiles, schema
-from nnfs.store.blocks import BlockWriter, Recode, load_block
+from nnfs.store.blocks import BlockWriter, Swap, load_block
 from nnfs.store.env import Store
 from tests import test_golden
 from tests.conftest import why_no_mount
@@ -134,7 +134,7 @@ def recompress(path: Path) -> None:
                 codec, model, data = 16, second, make.streams(other, plain, 1, 1)
             else:
                 continue
-            assert blocks.recode(Recode(number, block.payload, (0, 0), codec, model, data)) is not None
+            assert blocks.swap(Swap(number, block.payload, (0, 0), codec, model, data)) is not None
         blocks.flush()
         txn.put_state(state)
     store.close()

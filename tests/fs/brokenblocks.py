@@ -23,7 +23,7 @@ from tests.fs.kit import (
     noise,
     noted,
     payload_key,
-    recode_header,
+    rewrite_header,
 )
 
 BROKEN_BLOCKS: Breaks = {}
@@ -164,22 +164,22 @@ def chunk_longer_than_the_file(txn: WriteTxn, store: Store) -> None:
 
 @noted(LASTING, "block")
 def codec_unknown(txn: WriteTxn, store: Store) -> None:
-    recode_header(txn, block_of(txn, FILE, 2), codec=99)
+    rewrite_header(txn, block_of(txn, FILE, 2), codec=99)
 
 
 @noted(LASTING, "model")
 def model_unknown(txn: WriteTxn, store: Store) -> None:
-    recode_header(txn, block_of(txn, FILE, 2), codec=NEURAL, model=3)
+    rewrite_header(txn, block_of(txn, FILE, 2), codec=NEURAL, model=3)
 
 
 @noted(LASTING, "block")
 def neural_without_a_model(txn: WriteTxn, store: Store) -> None:
-    recode_header(txn, block_of(txn, FILE, 2), codec=NEURAL)
+    rewrite_header(txn, block_of(txn, FILE, 2), codec=NEURAL)
 
 
 @noted(LASTING, "block")
 def raw_with_a_model(txn: WriteTxn, store: Store) -> None:
-    recode_header(txn, block_of(txn, FILE, 2), model=3)
+    rewrite_header(txn, block_of(txn, FILE, 2), model=3)
 
 
 @noted(LASTING, "model")

@@ -194,7 +194,7 @@ def payload_key(txn: WriteTxn, ino: int, chunk: int) -> bytes:
     return schema.FRAGMENT_KEY.pack(block.payload, 0)
 
 
-def recode_header(txn: WriteTxn, number: int, **changes: int) -> None:
+def rewrite_header(txn: WriteTxn, number: int, **changes: int) -> None:
     """Have a block's header say something else, and the totals with it."""
     for sign in (-1, 1):
         block = load_block(txn, number)

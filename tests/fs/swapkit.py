@@ -8,7 +8,7 @@ from typing import Any
 from nnfs.codec.base import CM
 from nnfs.fs import fsck, swapping
 from nnfs.store import modelfiles, schema
-from nnfs.store.blocks import ChunkChanges, Recode, load_block
+from nnfs.store.blocks import ChunkChanges, Swap, load_block
 from nnfs.store.schema import Block, Inode
 from tests.fs.test_apply import Files, chunks, damage
 
@@ -42,8 +42,8 @@ def swap(files: Files, inode: Inode, at: int, codec: int = CM, model: int = 0, d
     with files.store.read() as snapshot:
         block = load_block(snapshot, number)
     assert block is not None
-    one = Recode(number, block.payload, (inode.ino, at), codec, model, data)
-    return files.amend(partial(swapping.recode, recodes=[one]))[0]
+    one = Swap(number, block.payload, (inode.ino, at), codec, model, data)
+    return files.amend(partial(swapping.swap, swaps=[one]))[0]
 
 
 def block_at(files: Files, inode: Inode, at: int) -> Block:

@@ -15,7 +15,7 @@ from nnfs.fs.fsck import Report, cold
 from nnfs.model import selftest
 from nnfs.model.weights import save_weights
 from nnfs.store import modelfiles, schema
-from nnfs.store.blocks import ChunkChanges, Encoded, Recode, load_block
+from nnfs.store.blocks import ChunkChanges, Encoded, Swap, load_block
 from nnfs.store.schema import Inode
 from nnfs.workers.catalogue import Catalogue, fingerprint
 from tests.fs import coldcodec
@@ -54,8 +54,8 @@ def swap(files: Files, inode: Inode, at: int, codec: int, model: int, data: byte
     with files.store.read() as snapshot:
         block = load_block(snapshot, number)
     assert block is not None
-    one = Recode(number, block.payload, (inode.ino, at), codec, model, data)
-    assert files.amend(partial(swapping.recode, recodes=[one])) != [None]
+    one = Swap(number, block.payload, (inode.ino, at), codec, model, data)
+    assert files.amend(partial(swapping.swap, swaps=[one])) != [None]
     with files.store.read() as snapshot:
         block = load_block(snapshot, number)
     assert block is not None

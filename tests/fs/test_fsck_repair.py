@@ -32,9 +32,9 @@ from tests.fs.kit import (
     edit_inode,
     kinds,
     payload_key,
-    recode_header,
     reload,
     remove_dentry,
+    rewrite_header,
 )
 from tests.harness import FULL
 
@@ -183,7 +183,7 @@ def test_many_things_broken_at_once(store: Store) -> None:
 def test_a_lost_model_is_told_once_with_all_that_needs_it(store: Store) -> None:
     with store.write() as txn:
         for chunk in (0, 2):
-            recode_header(txn, block_of(txn, FILE, chunk), codec=NEURAL, model=3)
+            rewrite_header(txn, block_of(txn, FILE, chunk), codec=NEURAL, model=3)
     [problem] = check(store, data=True).problems
     assert problem.kind == "model"
     assert problem.message.startswith("model 3 is not in the store (nnfs model add PATH FILE ")
@@ -198,7 +198,7 @@ def test_what_may_be_a_lost_model_is_kept(store: Store) -> None:
         txn.put("payload", schema.FRAGMENT_KEY.pack(number, 0), b"what may be a model")
         store.state.next_number += 1
         txn.put_state(store.state)
-        recode_header(txn, block_of(txn, FILE, 2), codec=NEURAL, model=3)
+        rewrite_header(txn, block_of(txn, FILE, 2), codec=NEURAL, model=3)
     assert check(store, repair=True).exit_code == 4
     snapshot = store.read()
     assert snapshot.payload(number, 100) == b"what may be a model"

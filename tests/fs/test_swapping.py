@@ -10,7 +10,7 @@ import pytest
 from nnfs.codec.base import CM, NEURAL
 from nnfs.fs import swapping
 from nnfs.fs.swapping import Settled
-from nnfs.store.blocks import ChunkChanges, Recode
+from nnfs.store.blocks import ChunkChanges, Swap
 from nnfs.store.schema import Block, Inode, State
 from tests.fs.swapkit import FILE_B, A, B, block_at, checked, damage_files, forget, keep, swap, written
 from tests.fs.test_apply import Files, chunk, files
@@ -37,10 +37,10 @@ def test_a_block_that_has_changed_meanwhile_stays(files: Files) -> None:
     old = block_at(files, inode, 3)
     [number] = files.fs.block_numbers(inode, 3, 3)
     swap(files, inode, 3)
-    stale = Recode(number, old.payload, (inode.ino, 3), CM, 0, b"late")
-    assert files.amend(partial(swapping.recode, recodes=[stale])) == [None]
-    gone = Recode(12345, 12345, (inode.ino, 3), CM, 0, b"late")
-    assert files.amend(partial(swapping.recode, recodes=[gone])) == [None]
+    stale = Swap(number, old.payload, (inode.ino, 3), CM, 0, b"late")
+    assert files.amend(partial(swapping.swap, swaps=[stale])) == [None]
+    gone = Swap(12345, 12345, (inode.ino, 3), CM, 0, b"late")
+    assert files.amend(partial(swapping.swap, swaps=[gone])) == [None]
     checked(files)
 
 
@@ -48,10 +48,10 @@ def test_a_block_freed_in_the_same_commit_stays_free(files: Files) -> None:
     inode = written(files, 3)
     old = block_at(files, inode, 3)
     [number] = files.fs.block_numbers(inode, 3, 3)
-    one = Recode(number, old.payload, (inode.ino, 3), CM, 0, b"late")
+    one = Swap(number, old.payload, (inode.ino, 3), CM, 0, b"late")
     results: list[Any] = []
     cut = {inode.ino: ChunkChanges(cut=0)}
-    files.commit(cut, lambda work: results.append(swapping.recode(work, [one])))
+    files.commit(cut, lambda work: results.append(swapping.swap(work, [one])))
     assert results == [[None]]
     checked(files)
     assert files.store.entries("payload") == 0
@@ -128,9 +128,9 @@ def test_what_was_tried_before_a_change_is_tried_again(files: Files) -> None:
 def test_a_number_that_another_model_has_got_is_noticed(files: Files) -> None:
     inode, number = written(files, 3), keep(files)
     [block] = files.fs.block_numbers(inode, 3, 3)
-    one = Recode(block, block_at(files, inode, 3).payload, (inode.ino, 3), NEURAL, number, b"x")
-    assert files.amend(partial(swapping.recode, recodes=[one], fingerprints={number: B})) == [None]
-    assert files.amend(partial(swapping.recode, recodes=[one], fingerprints={number: A})) != [None]
+    one = Swap(block, block_at(files, inode, 3).payload, (inode.ino, 3), NEURAL, number, b"x")
+    assert files.amend(partial(swapping.swap, swaps=[one], fingerprints={number: B})) == [None]
+    assert files.amend(partial(swapping.swap, swaps=[one], fingerprints={number: A})) != [None]
 
 
 def rewritten(files: Files, at: int, **known: Any) -> tuple[int, set[int]]:

@@ -16,7 +16,7 @@ from nnfs.fs.policy import MODEL, POLICY, Rules
 from nnfs.fs.swapping import Settled
 from nnfs.fs.xattrs import Xattrs
 from nnfs.store import modelfiles, schema
-from nnfs.store.blocks import ChunkChanges, Recode
+from nnfs.store.blocks import ChunkChanges, Swap
 from nnfs.store.schema import Inode, State
 from tests.fs.swapkit import FILE_A, FILE_B, A, B, block_at, drop, keep, retire, swap, written
 from tests.fs.test_apply import Files, chunk, chunks, damage, files
@@ -176,11 +176,11 @@ def test_a_swap_of_the_same_commit_keeps_its_model(files: Files) -> None:
     retire(files, number)
     key = schema.TOTAL_KEY.pack(NEURAL, number)
     [block] = files.fs.block_numbers(inode, 3, 3)
-    one = Recode(block, block_at(files, inode, 3).payload, (inode.ino, 3), NEURAL, number, b"payload")
+    one = Swap(block, block_at(files, inode, 3).payload, (inode.ino, 3), NEURAL, number, b"payload")
     results: list[list[int]] = []
 
     def both(work: Work) -> None:
-        swapping.recode(work, [one])
+        swapping.swap(work, [one])
         work.blocks._totals[key].blocks = 0
         results.append(swapping.drop_models(work, {number}))
 

@@ -28,7 +28,7 @@ from nnfs.fs.filesystem import Filesystem
 from nnfs.fs.namespace import Namespace
 from nnfs.fs.xattrs import Xattrs
 from nnfs.store import schema
-from nnfs.store.blocks import Recode, load_block
+from nnfs.store.blocks import Swap, load_block
 from nnfs.store.env import Store
 from nnfs.store.schema import Block, Inode
 from nnfs.workers.pool import BACKGROUND
@@ -105,8 +105,8 @@ class Volume:
 
     async def turn_cold(self, inode: Inode, at: int, data: bytes, codec: int = CM, model: int = 0) -> int:
         number, block = self.block(inode, at)
-        one = Recode(number, block.payload, (inode.ino, at), codec, model, data)
-        assert await self.committer.amend(partial(swapping.recode, recodes=[one])) != [None]
+        one = Swap(number, block.payload, (inode.ino, at), codec, model, data)
+        assert await self.committer.amend(partial(swapping.swap, swaps=[one])) != [None]
         return number
 
     async def keep(self, fingerprint: bytes, data: bytes) -> int:
