@@ -119,6 +119,8 @@ def _failure(request: Request, error: Exception, refused: Status = Status.BAD_PA
         status = Status.NO_MODEL
     elif isinstance(error, CodecError):
         status = refused
+    elif isinstance(error, ModuleNotFoundError):  # numba, most likely: the first kernel that is called imports it
+        status, text = Status.NO_CODEC, f"the codec needs {error.name or text}, which is not installed"
     else:
         status = Status.NO_MEMORY if _is_out_of_memory(error) else Status.BUG
         text = f"{type(error).__name__}: {text}"

@@ -98,6 +98,8 @@ class Reversing:
                 raise MemoryError("too much")
             case b"memory-unless-alone" if company > 1:
                 raise MemoryError("too much at once")
+            case b"lacks":
+                raise ModuleNotFoundError("No module named 'numba'", name="numba")
             case b"refused":
                 raise CodecError("no chunk of mine")
 

@@ -356,6 +356,13 @@ def test_a_worker_that_cannot_run_a_codec(make: MakePool) -> None:
     assert type(error(decode(pool, b"x"))) is CodecUnavailable  # not what a bad payload is
 
 
+def test_a_library_that_is_missed_when_it_is_used(make: MakePool) -> None:
+    """Not a bug: other codecs go on, and nothing is said about the data."""
+    lacking = error(make().encode(FAKE, b"lacks:"))
+    assert isinstance(lacking, CodecUnavailable)
+    assert str(lacking) == "the codec needs numba, which is not installed"
+
+
 def test_an_idle_worker_is_ended(make: MakePool) -> None:
     pool = make(replace(CPU, idle_s=0.05))
     first = pool.ask("cpu").result(WAIT_S).pid
