@@ -1,8 +1,8 @@
 """The LMDB environment of a store: create, open, lock, commit, give space back.
 
-Engine errors leave it as errors of `nnfs.errors`. Rules of the house: one write txn at a time, begun and ended in one
-thread; commits are durable (LMDB's defaults: data pages, fdatasync, meta page through an
-O_DSYNC descriptor), because simulated power cuts broke every other setting (19 of 40 with metasync=False).
+Engine errors leave it as errors of `nnfs.errors`. One write txn at a time, begun and ended in one thread. Commits are
+durable (LMDB's defaults: data pages, fdatasync, meta page through an O_DSYNC descriptor): simulated power cuts broke
+every other setting (19 of 40 with metasync=False).
 """
 
 from __future__ import annotations
@@ -23,7 +23,19 @@ import lmdb
 
 from nnfs import errors
 from nnfs.constants import DATA_FILE, DRAFT_FOLDER, RESERVE_FILE
-from nnfs.store import btrfs, claims, freepages, locktable, mapsize, privacy, reserve, schema, sealing, whereabouts
+from nnfs.store import (
+    btrfs,
+    claims,
+    freepages,
+    locktable,
+    mapsize,
+    privacy,
+    reserve,
+    room,
+    schema,
+    sealing,
+    whereabouts,
+)
 from nnfs.store.schema import Inode, State, Superblock
 from nnfs.store.txn import Snapshot, WriteTxn, load_twice, translate
 
@@ -277,10 +289,6 @@ class Store:
         with self.read() as snapshot:
             return snapshot.entries(table)
 
-    def readers(self) -> int:
-        """Number of read txns that LMDB keeps a slot for."""
-        return int(self._env.info()["num_readers"])
-
     def physical_bytes(self) -> int:
         """Bytes that the store's files occupy on the filesystem below (st_blocks x 512), the reserve not counted."""
         files = (entry for entry in os.scandir(self.place.here) if entry.name != RESERVE_FILE)
@@ -299,19 +307,11 @@ class Store:
 
     def in_place(self, shortest: int) -> int:
         """Bytes of free pages, in runs of `shortest` and more, that commits can write to without new blocks."""
-        fd = os.open(self.place.data, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return freepages.in_place(fd, freepages.oldest_reader(self._env), shortest)
-        finally:
-            os.close(fd)
+        return room.in_place(self._env, self.place.data, shortest)
 
     def map_left(self, shortest: int) -> int:
         """Bytes that commits can write before the map is full, of free pages in runs of `shortest` and more."""
-        fd = os.open(self.place.data, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return freepages.left(fd, freepages.oldest_reader(self._env), shortest, self.map_size)
-        finally:
-            os.close(fd)
+        return room.map_left(self._env, self.place.data, shortest)
 
     def unclaim(self, budget: int) -> int:
         """Give up to `budget` bytes back that were allocated for commits and not used; return how many. As `punch`."""

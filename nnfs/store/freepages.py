@@ -321,27 +321,6 @@ def give_back(env: Any, path: Path, *, keep: int, budget: int, seen: dict[int, i
         os.close(fd)
 
 
-def in_place(fd: int, oldest: int | None, shortest: int) -> int:
-    """Return how many bytes of free pages have their blocks still, in runs of `shortest` pages and more."""
-    free_db = FreeDb(fd)
-    size = free_db.meta.page_size
-    found = _long_runs(free_db, oldest, shortest)
-    return sum(length * size for start, length in found if _next_data(fd, start * size) == start * size)
-
-
-def left(fd: int, oldest: int | None, shortest: int, map_size: int) -> int:
-    """Return how many bytes of a map of this size can be written yet: free pages, in such runs, and what is beyond."""
-    free_db = FreeDb(fd)
-    size = free_db.meta.page_size
-    beyond = map_size - (free_db.meta.last_page + 1) * size
-    return beyond + sum(length * size for _, length in _long_runs(free_db, oldest, shortest))
-
-
-def _long_runs(free_db: FreeDb, oldest: int | None, shortest: int) -> Iterator[tuple[int, int]]:
-    for record in reusable(free_db, oldest):
-        yield from ((start, length) for start, length in runs(free_db.pages(record)) if length >= shortest)
-
-
 def _without(extents: list[tuple[int, int]], kept: int) -> Iterator[tuple[int, int]]:
     for start, length in extents:
         if kept < length:
@@ -355,7 +334,7 @@ def _punch(fd: int, extents: Iterator[tuple[int, int]], page_size: int, budget: 
     for start, length in extents:
         offset, end = start * page_size, (start + length) * page_size
         if data <= offset:
-            data = _next_data(fd, offset)
+            data = next_data(fd, offset)
         if data >= end:
             continue
         if punched == budget:
@@ -366,7 +345,8 @@ def _punch(fd: int, extents: Iterator[tuple[int, int]], page_size: int, budget: 
     return punched
 
 
-def _next_data(fd: int, offset: int) -> int:
+def next_data(fd: int, offset: int) -> int:
+    """Return where the next data of a file begins, at or after an offset: lseek(2)."""
     try:
         return os.lseek(fd, offset, os.SEEK_DATA)
     except OSError as error:

@@ -87,7 +87,8 @@ class Kernel:
         fs: Any = SimpleNamespace(touch=lambda _: None, inode=lambda _: self.inode)
         monkeypatch.setattr(accesstimes, "time", SimpleNamespace(time_ns=self.clock))
         monkeypatch.setattr("nnfs.mount.ops.pyfuse3.invalidate_inode", self.tell)
-        committer: Any = SimpleNamespace(failure=None, spares=lambda: True)
+        admission = SimpleNamespace(has_room_to_spare=lambda: True)
+        committer: Any = SimpleNamespace(failure=None, admission=admission)
         self.times = AccessTimes(fs, atime, 24 * 3600)
         self.times.usage = Usage(self.clock)
         self.ops = Operations(fs, None, None, committer, self.times, read_only=read_only)  # type: ignore[arg-type]
