@@ -17,6 +17,7 @@ from nnfs.store import schema
 from nnfs.store.schema import Inode
 
 SECTOR = 512  # bytes: the unit of st_blocks
+LATELY = 10**9  # ns: a tick of the kernel's clock, and as long as a busy machine takes to bring a write here
 UNIT = 4096  # bytes: the unit of statfs(2)
 ENTRY = 32  # bytes that a directory shows for each name
 TIME_MAX = (1 << 63) - 1  # ns
@@ -111,9 +112,15 @@ class Attributes:
         inode.mtime = inode.ctime = time.time_ns()
 
     def written(self, inode: Inode, end: int) -> None:
-        """Note a write that ends at `end`."""
+        """Note a write that ends at `end`.
+
+        The kernel keeps the times of cached files, and sends them when they have changed. Not so for a write within the
+        same tick of its coarse clock: then those that it has sent before are the ones that it goes on to show.
+        """
         inode.size = max(inode.size, end)
-        inode.mtime = inode.ctime = time.time_ns()
+        now = time.time_ns()
+        if not 0 <= now - inode.mtime < LATELY:
+            inode.mtime = inode.ctime = now
         self._fs.touch(inode)
 
     def set_xattr(self, inode: Inode, name: bytes, value: bytes, caller: Caller) -> None:

@@ -164,6 +164,20 @@ def test_a_write_extends_and_never_cuts(inodes: Attributes, file: Inode) -> None
     assert file.size == 1001
 
 
+@pytest.mark.parametrize(
+    ("ago", "moves"), [(0, False), (4 * 10**6, False), (10**9 - 1, False), (10**9, True), (-1, True), (10**12, True)]
+)
+def test_a_write_soon_after_the_kernels_times_leaves_them(
+    inodes: Attributes, file: Inode, ago: int, moves: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its write(2) may have been in the same tick: then the kernel shows those times, and sends no others."""
+    now = 10**18
+    monkeypatch.setattr(attributes.time, "time_ns", lambda: now)
+    file.mtime, file.ctime = now - ago, now - ago + 1
+    inodes.written(file, 10)
+    assert (file.mtime, file.ctime) == ((now, now) if moves else (now - ago, now - ago + 1))
+
+
 @pytest.mark.parametrize("free", [-5, 0, 4095, 4096, 10 * 4096 + 1])
 def test_figures_of_statfs(
     inodes: Attributes, files: Files, file: Inode, free: int, monkeypatch: pytest.MonkeyPatch
