@@ -172,7 +172,7 @@ def test_a_write_soon_after_the_kernels_times_leaves_them(
 ) -> None:
     """Its write(2) may have been in the same tick: then the kernel shows those times, and sends no others."""
     now = 10**18
-    monkeypatch.setattr(attributes.time, "time_ns", lambda: now)
+    monkeypatch.setattr("nnfs.fs.attributes.time.time_ns", lambda: now)
     file.mtime, file.ctime = now - ago, now - ago + 1
     inodes.written(file, 10)
     assert (file.mtime, file.ctime) == ((now, now) if moves else (now - ago, now - ago + 1))
