@@ -278,8 +278,8 @@ class ColdEncoder:
     async def _work(
         self, op: Op, codec_id: int, data: bytes, plain: int, fingerprint: bytes, worker: str
     ) -> bytes | None:
-        job = WorkItem(op, codec_id, data, plain, fingerprint, BACKGROUND, worker)
-        result = await self._cold.run(job)
+        item = WorkItem(op, codec_id, data, plain, fingerprint, BACKGROUND, worker)
+        result = await self._cold.run(item)
         assert result is None or isinstance(result, bytes)
         return result
 
@@ -322,14 +322,14 @@ class ColdEncoder:
         payload = await self._work(Op.ENCODE, codec_id, plain, len(plain), fingerprint, READ)
         if payload is None:
             return math.inf
-        job = WorkItem(Op.DECODE, codec_id, payload, len(plain), fingerprint, AHEAD, READ)
-        await self._cold.run(job)  # the worker is started, and has its model
+        item = WorkItem(Op.DECODE, codec_id, payload, len(plain), fingerprint, AHEAD, READ)
+        await self._cold.run(item)  # the worker is started, and has its model
         started = time.monotonic()
         failures: list[NnfsError] = []
 
         async def decode() -> None:
             try:
-                await self._cold.run(job)
+                await self._cold.run(item)
             except NnfsError as error:
                 failures.append(kept(error))
 

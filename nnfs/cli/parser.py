@@ -41,6 +41,10 @@ class Parser(argparse.ArgumentParser):
             found.parser = self
         return found, rest
 
+    def knows(self, word: str) -> bool:
+        """Return whether a word is an option."""
+        return any(word in action.option_strings for action in self._actions)
+
     def unknown(self, words: Sequence[str]) -> NoReturn:
         """End with a message about unknown words."""
         options = [option for action in self._actions for option in action.option_strings]
@@ -60,7 +64,10 @@ class FsckParser(Parser):
 
 def parsed(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the arguments of a command, or end with a message that says what is wrong with them."""
-    args, rest = parser.parse_known_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    if len(words) == 1 and words[0].startswith("-") and not parser.knows(words[0]):  # else: a COMMAND is required
+        parser.unknown(words)
+    args, rest = parser.parse_known_args(words)
     found: argparse.Namespace = args
     if rest:
         found.parser.unknown(rest)

@@ -63,6 +63,7 @@ def test_every_command_has_help_with_examples(name: str, capsys: pytest.CaptureF
     [
         ([], 2, "COMMAND"),
         (["nonsense"], 2, "no command 'nonsense'\n"),
+        (["--versoin"], 2, "unrecognized arguments: --versoin; did you mean --version?\ntry: nnfs --help"),
         (["compcat", "/"], 2, "did you mean compact?"),
         (["model", "lst"], 2, "did you mean list?"),
         (["help", "mont"], 2, "did you mean mount?"),
