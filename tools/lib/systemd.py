@@ -54,10 +54,11 @@ class Container:
     """A booted machine; its files are removed at the end."""
 
     def __init__(self) -> None:
+        archive = image()  # makes the folder, too
         self.files = Path(tempfile.mkdtemp(prefix="machine-", dir=CACHE))
         self._nspawn: subprocess.Popen[bytes] | None = None
         self._init = 0
-        subprocess.run(["tar", "-xf", image(), "-C", self.files], check=True)
+        subprocess.run(["tar", "-xf", archive, "-C", self.files], check=True)
 
     def boot(self) -> None:
         """Start it, and wait until everything is started."""
