@@ -54,7 +54,7 @@ def _by_directory(store: Path) -> socket.socket:
     except BaseException as error:
         sock.close()
         if isinstance(error, PermissionError):
-            raise DaemonError(f"only the owner of the store {store} and root may ask its daemon: use sudo") from error
+            raise DaemonError(f"only who has mounted {store}, and root, may ask its daemon: use sudo") from error
         raise
     return sock
 

@@ -29,7 +29,7 @@ from nnfs.store.reserve import NO_ROOM
 MAX_REQUEST = 64 * 1024  # bytes of one line
 MAX_CLIENTS = 16  # at once; further ones wait in the socket's queue
 PAUSE_S = 1.0  # after a client could not be let in
-FOR_OWNER = "only the owner of the store may ask its daemon: use sudo"
+FOR_OWNER = "only who has mounted the store, and root, may ask its daemon: use sudo"
 IDLE_S = 30.0  # a client that sends nothing for so long is dropped, and so is one that does not take its answer
 
 Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]

@@ -237,7 +237,7 @@ def test_the_socket_for_all_is_for_the_owner() -> None:
         answer = json.loads(subprocess.run([*command, script, address.hex()], capture_output=True, check=True).stdout)
         assert not answer["ok"]
         assert answer["exit"] == DaemonError.exit_code
-        assert "only the owner" in answer["error"]
+        assert "only who has mounted" in answer["error"]
 
 
 def test_a_name_that_somebody_else_has_taken_is_not_believed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_others_are_told_that_they_may_not(mount: Mount) -> None:
             os.setuid(65534)
             client.ask(mount.store, "df")
         except errors.DaemonError as error:
-            status = error.exit_code if "only the owner" in str(error) else 98
+            status = error.exit_code if "only who has mounted" in str(error) else 98
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == errors.DaemonError.exit_code

@@ -169,7 +169,7 @@ STAT = {
 
 @pytest.mark.parametrize(
     ("status", "policy"),
-    [({"compaction": {"policy": "cold"}}, "cold"), ({}, "hot"), (DaemonError("only the owner may"), "hot")],
+    [({"compaction": {"policy": "cold"}}, "cold"), ({}, "hot"), (DaemonError("only who has mounted it may"), "hot")],
 )
 def test_the_mounts_policy(
     status: Any, policy: str, store: Path, mnt: Path, run: Run, monkeypatch: pytest.MonkeyPatch
