@@ -188,7 +188,7 @@ class Passes:
         for rules in survey.rules:
             self._encoder.ensure_any_runs(rules)
         for codec_id in RUNGS:
-            if not self._may_reach(codec_id, survey, everything=everything):
+            if not survey.ahead(codec_id) or not self._may_reach(codec_id, survey, everything=everything):
                 continue
             size = functools.partial(self._recompression.size, aim=replace(aim, rung=rung(codec_id)), worker=READ)
             sampled = await survey.sampled(task, size)
@@ -196,7 +196,7 @@ class Passes:
                 continue  # its speed has been measured now
             count = max(count, len(sampled))
             least = min(least, survey.stored - survey.saved(survey.savings(sampled)))
-            seconds = survey.plain / MIB * self._encoder.seconds(codec_id, READ)
+            seconds = survey.ahead(codec_id) / MIB * self._encoder.seconds(codec_id, READ)
             rungs.append({"codec": NAMES[codec_id], "stored_bytes": least, "seconds": round(seconds, 1)})
         task.stored_after = least
         task.result = {

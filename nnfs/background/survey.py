@@ -20,6 +20,7 @@ from nnfs.background.expectation import kind_of
 from nnfs.background.flight import Band
 from nnfs.background.tasks import Task
 from nnfs.background.timeleft import Kind
+from nnfs.codec.base import rung
 from nnfs.errors import NnfsError, again, kept
 from nnfs.fs.candidates import Candidate
 from nnfs.fs.policy import Rules
@@ -42,8 +43,9 @@ class Sampled(NamedTuple):
 
 @dataclass(slots=True)
 class _Stratum:
-    """All chunks of one kind."""
+    """All chunks of one kind; `rung` is that of the codec that they have."""
 
+    rung: int
     chunks: int = 0
     plain: int = 0
     stored: int = 0
@@ -62,7 +64,7 @@ class Survey:
     def offer(self, candidate: Candidate, rules: Rules) -> None:
         """Count one chunk, and consider it for the sample."""
         block = candidate.block
-        stratum = self._strata.setdefault(kind_of(block, thaw=False), _Stratum())
+        stratum = self._strata.setdefault(kind_of(block, thaw=False), _Stratum(rung(block.codec)))
         self.rules.add(rules)
         stratum.chunks += 1
         stratum.plain += block.plain
@@ -85,6 +87,10 @@ class Survey:
     def plain(self) -> int:
         """Bytes of all chunks."""
         return sum(stratum.plain for stratum in self._strata.values())
+
+    def ahead(self, codec_id: int) -> int:
+        """Return the plain bytes of the chunks that have a quicker codec than this one."""
+        return sum(stratum.plain for stratum in self._strata.values() if stratum.rung < rung(codec_id))
 
     @property
     def stored(self) -> int:
