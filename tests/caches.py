@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from pathlib import Path
 
@@ -24,3 +25,16 @@ def drop_caches(path: Path) -> None:
     """Write dirty pages of the filesystem of *path* back, then make the kernel forget pages, dentries and inodes."""
     sync_fs(path)
     Path("/proc/sys/vm/drop_caches").write_text("3\n")
+
+
+def wrote(path: Path, data: bytes) -> bool:
+    """Write and sync a file; tell whether there was room."""
+    try:
+        with path.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        assert error.errno == errno.ENOSPC
+        return False
+    return True

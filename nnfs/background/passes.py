@@ -28,6 +28,7 @@ from nnfs.store.schema import ROOT_INO, State
 log = logging.getLogger(__name__)
 
 QUICK_EVERY = 60.0  # seconds, at least, between two looks for what has become cold while slow codecs are at work
+SLOW = RUNGS[1:]
 REST, REST_MOST = 30.0, 3600.0  # seconds without background passes after the first failure, doubled by each further one
 
 
@@ -93,30 +94,31 @@ class Passes:
         if (await self._survey(task, ROOT_INO, replace(quick, rung=0))).files:
             await self._recompression.run(task, ROOT_INO, quick)
             try:
-                for codec_id in RUNGS[1:]:  # so that status tells of all that is ahead
-                    await self._order(task, codec_id, quick)
-                for codec_id in RUNGS[1:]:
-                    await self._climb_to(task, codec_id, quick)
+                for place, codec_id in enumerate(SLOW):
+                    # Of the slower ones, too: status tells of all that is ahead.
+                    orders = [await self._order(task, one, quick) for one in SLOW[place:]]
+                    await self._climb_to(task, codec_id, orders[0], quick)
                     self._outlook.pop(codec_id, None)
             finally:
                 self._outlook.clear()
         await self._end(unsettles=unsettles)
 
-    async def _climb_to(self, task: Task, codec_id: int, quick: Aim) -> None:
+    async def _climb_to(self, task: Task, codec_id: int, order: list[Band], quick: Aim) -> None:
         """Recompress with one of the slow codecs, the kinds of content of which it saves most per second first.
 
         It may take days: what has become cold meanwhile gets the quick one soon all the same.
         """
         due = time.monotonic() + QUICK_EVERY
+        lately = replace(quick, marks=True)  # even if they are void, what has become cold since has none
 
         async def between() -> None:
             nonlocal due
             if time.monotonic() >= due:
                 looked = task.looked
-                await self._recompression.run(task, ROOT_INO, quick)
+                await self._recompression.run(task, ROOT_INO, lately)
                 due = time.monotonic() + max(QUICK_EVERY, LOOKING * (task.looked - looked))
 
-        for band in await self._order(task, codec_id, quick):
+        for band in order:
             aim = replace(quick, rung=rung(codec_id), band=band)
             await self._recompression.run(task, ROOT_INO, aim, between)
 
@@ -133,7 +135,13 @@ class Passes:
         savings = self._savings.get(codec_id, {})
         if not survey.kinds <= savings.keys():
             size = functools.partial(self._recompression.size, aim=aim, worker=COMPACT)
-            savings = self._savings[codec_id] = survey.savings(await survey.sampled(task, size))
+            try:
+                savings = self._savings[codec_id] = survey.savings(await survey.sampled(task, size))
+            except Cancelled:
+                raise
+            except NnfsError as error:  # of all its chunks: each tells so itself when its turn comes
+                log.debug("codec %s: no sample: %s", NAMES[codec_id], error)
+                return [ALL]
         self._outlook[codec_id] = survey.plain, survey.saved(savings)
         return list(bands(savings))
 

@@ -52,8 +52,9 @@ class Selection:
             is_cold = block.codec >= FIRST_COLD
             if aim.thaw or rules.policy is Policy.HOT:
                 return is_cold
+            is_final = not aim.rung or aim.rung >= top(rules)
             if block.model in retired:
-                return True
+                return is_final
             if (aim.tries and block.was_tried(number_of_round)) or not aim.band.has(block):
                 return False
             if not is_cold:
@@ -61,7 +62,7 @@ class Selection:
             if block.codec == NEURAL:
                 wanted = wanted_model(rules.model)
                 other = bool(wanted) and block.model != numbers.get(wanted)
-                return other and (aim.everything or bool(rules.model))
+                return other and is_final and (aim.everything or bool(rules.model))
             return rung(block.codec) < min(aim.rung or ALL_RUNGS, top(rules))
 
         @functools.cache

@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
-from nnfs.background import busy
+from nnfs.background import busy, passes
 from nnfs.background.busy import Duty
 from nnfs.background.encoder import ColdEncoder
+from nnfs.background.flight import ALL, Aim, Band
+from nnfs.background.passes import Passes
+from nnfs.background.tasks import Task
 from nnfs.codec.base import CM, NEURAL, PPM, rung
 from nnfs.config import Options
 from nnfs.constants import Policy
@@ -250,3 +254,58 @@ def test_status_tells_what_each_codec_has_before_it(start: Start, tmp_path: Path
     (tmp_path / "go").touch()
     turn(mount, path, "neural")
     wait_for("the end", lambda: mount.ask("passes")["settled"] == 1 and not mount.ask("status")["compaction"]["rungs"])
+
+
+@mounts
+def test_a_sample_that_fails_whole_does_not_end_the_pass(start: Start) -> None:
+    """The only chunk there is kills its worker: it is put aside, and the pass itself has not failed."""
+    mount: Chaos = start(options=COLD)
+    mount.expect_log("worker|killed")
+    bad = write(mount.path / "bad", b"die:\n" + text(1, BIG))
+    sync(mount)
+    wait_for("it to be put aside", lambda: mount.log().count("chunk 0 stays as it is") >= 3)
+    mount.turn_round(2)
+    assert "background: failed" not in mount.log()
+    assert codecs(mount, bad) == {"zstd": 1}
+
+
+# -- the order of walks
+
+
+class Walks:
+    """In place of recompression: notes the aims of its runs, and lets time pass in each."""
+
+    def __init__(self) -> None:
+        self.aims: list[Aim] = []
+
+    async def run(self, task: Task, ino: int, aim: Aim, between: Callable[[], Any] | None = None) -> None:
+        self.aims.append(aim)
+        if between is not None:
+            await between()
+
+
+async def test_void_marks_are_void_for_one_quick_walk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else what the quick codec cannot make smaller would be tried again each minute, for as long as slow ones work."""
+    walks: Any = Walks()
+    parts: Any = SimpleNamespace(store=None, commits=None)
+    under_test = Passes(parts, walks, coder(Cold()), Options())
+
+    async def begin(task: Task) -> bool:
+        return True
+
+    async def end(*, unsettles: bool) -> None:
+        assert unsettles
+
+    async def survey(task: Task, ino: int, aim: Aim) -> Any:
+        return SimpleNamespace(files=1)
+
+    async def order(task: Task, codec: int, quick: Aim) -> list[Band]:
+        return [ALL]
+
+    for name, replaced in (("_begin", begin), ("_end", end), ("_survey", survey), ("_order", order)):
+        monkeypatch.setattr(under_test, name, replaced)
+    monkeypatch.setattr(passes, "QUICK_EVERY", 0.0)
+    task: Any = SimpleNamespace(looked=0.0)
+    await under_test._climb(task)
+    seen = [(aim.rung, aim.marks) for aim in walks.aims]
+    assert seen == [(1, False), (2, False), (1, True), (3, False), (1, True)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from tests.background.coding import model_file, text
 from tests.background.kit import COLD, Chaos, fsck_clean
 from tests.background.mountkit import CHUNK, done, end_of, sync
+from tests.caches import wrote
 from tests.conftest import why_no_mount
 from tests.harness import libc, umount, wait_for, work_dir
 from tests.semantics.kit import checked
@@ -36,13 +36,7 @@ def fill(folder: Path) -> dict[Path, bytes]:
     written: dict[Path, bytes] = {}
     while True:
         path, data = folder / f"f{len(written)}", text(len(written), CHUNK)
-        try:
-            with path.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            assert error.errno == errno.ENOSPC
+        if not wrote(path, data):
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
             return written

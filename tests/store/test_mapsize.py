@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import resource
 import subprocess
@@ -18,6 +17,7 @@ from nnfs.errors import OutOfSpace, StoreError
 from nnfs.store import mapsize, schema
 from nnfs.store.env import Store
 from nnfs.store.txn import translate
+from tests.caches import wrote
 from tests.conftest import why_no_mount
 from tests.harness import command, environment, mounted_at, nnfs, wait_for
 
@@ -163,16 +163,3 @@ def test_a_full_map_is_a_full_disk(tmp_path: Path) -> None:
         ended = nnfs("umount", str(mnt))
     assert ended.returncode == 0, ended.stderr
     assert nnfs("fsck", str(store), "--data").returncode == 0
-
-
-def wrote(path: Path, data: bytes) -> bool:
-    """Whether a file could be written and synced."""
-    try:
-        with path.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        assert error.errno == errno.ENOSPC
-        return False
-    return True
