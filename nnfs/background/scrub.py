@@ -1,9 +1,9 @@
 """Scrub: all stored bytes against their checksums, while the store is mounted; deep: everything decoded as well.
 
 It walks the block table in slices (`background/scrubreads.py`), each with a read txn of its own, rests while the mount
-is busy, and keeps in the store how far it has come. What is damaged is repaired if that can be done
-(`background/repair.py`); else it is noted, for status, and the files that it belongs to are named. What has been found
-damaged before, by a reader for instance, is always decoded.
+is busy, and keeps in the store how far it has come. It repairs damage where it can (`background/blockrepair.py`); other
+damage it notes for the status, and names the files. A block that was found damaged before, by a reader for instance, is
+always decoded.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any
 import trio
 
 from nnfs.background import scrubreads
+from nnfs.background.blockrepair import Repairer
 from nnfs.background.busy import wait_while_busy
 from nnfs.background.interfaces import Parts
-from nnfs.background.repair import Repairer
 from nnfs.background.tasks import Task
 from nnfs.background.timeleft import Kind
 from nnfs.blockio.cold import BACKGROUND, READ

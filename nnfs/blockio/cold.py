@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import trio
 
-from nnfs.blockio.repair import Repairs
+from nnfs.blockio.repairsearch import Repairs
 from nnfs.config import Options
 from nnfs.errors import BlockDamaged, CodecError, ModelMissing, TimedOut, WorkerError, kept
 from nnfs.proof import WRONG_CHECKSUM, wrong_payload

@@ -14,7 +14,7 @@ from nnfs.blockio.cold import AHEAD, URGENT, Cold, Progress
 from nnfs.blockio.damagelist import DamageList
 from nnfs.blockio.nursery import Nursery, Task
 from nnfs.blockio.patience import Patience
-from nnfs.blockio.repair import Repairs
+from nnfs.blockio.repairsearch import Repairs
 from nnfs.blockio.thawcache import Thawed
 from nnfs.codec import FIRST_COLD
 from nnfs.errors import BlockDamaged, CodecError, ModelMissing, NnfsError, again, kept

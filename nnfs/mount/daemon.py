@@ -18,10 +18,10 @@ import pyfuse3
 import trio
 
 import nnfs
+from nnfs.background.blockrepair import RepairedBlocks
 from nnfs.background.interfaces import Parts
 from nnfs.background.modelchanges import ModelChanges
 from nnfs.background.modelreader import ModelReader
-from nnfs.background.repair import RepairedBlocks
 from nnfs.background.service import Service
 from nnfs.blockio.cache import BlockCache
 from nnfs.blockio.cold import Cold, specs

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from nnfs.background.repair import RepairedBlocks
+from nnfs.background.blockrepair import RepairedBlocks
 from nnfs.errors import OutOfSpace
 from nnfs.store.schema import Block
 

@@ -15,7 +15,7 @@ from xxhash import xxh3_64_intdigest
 
 from nnfs.blockio import cold as cold_module
 from nnfs.blockio.cold import AHEAD, BACKGROUND, COMPACT, READ, REFERENCE, Cold, Progress, specs
-from nnfs.blockio.repair import Repairs
+from nnfs.blockio.repairsearch import Repairs
 from nnfs.config import Options, parse_own
 from nnfs.errors import BlockDamaged, ModelMissing, WorkerError
 from nnfs.store.schema import Block

@@ -16,7 +16,7 @@ import trio.testing
 from xxhash import xxh3_64_intdigest
 
 from nnfs.blockio.cold import COMPACT, READ, REFERENCE, Cold
-from nnfs.blockio.repair import Repairs
+from nnfs.blockio.repairsearch import Repairs
 from nnfs.blockio.thawcache import Thawed
 from nnfs.errors import BlockDamaged, CodecError, ModelMissing, TimedOut, WorkerError
 from nnfs.store import schema

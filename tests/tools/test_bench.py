@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -22,7 +23,21 @@ sys.path.insert(0, str(REPO / "tools" / "lib"))
 from bench import __main__ as command
 from bench import child, coding, corpus, fit, machine, runs, tables, whole
 from bench.codec.sample import pieces
-from bench.table import Answer, Case, Line, Missing, Result, Setting, Table, Task, block, merged, replaced
+from bench.table import (
+    Answer,
+    Case,
+    Line,
+    Missing,
+    Result,
+    Setting,
+    Table,
+    Task,
+    block,
+    figure,
+    merged,
+    replaced,
+    with_figures,
+)
 
 from tests.tools.benchkit import CASE, GOOD, line, table
 
@@ -94,6 +109,14 @@ def test_tables_between_marks_are_replaced() -> None:
         "a\n<!-- bench t -->\nnew \n<!-- end of bench -->\nb\n<!-- bench t x y -->\nnew x y\n<!-- end of bench -->\n"
         + other
     )
+
+
+def test_figures_between_marks_are_replaced() -> None:
+    results = [Result(CASE, Answer(problem="late")), Result(CASE, Answer((line(150, 2), line(7, 8))))]
+    page = "of <!-- figure t kbps -->1<!-- end of figure -->, <!-- figure u kbps -->1<!-- end of figure --> KB"
+    new = with_figures(page, {"t": functools.partial(figure, table(), results)})
+    assert new == page.replace("-->1<", "-->150<", 1)
+    assert with_figures(page, {"t": functools.partial(figure, table(), results[:1])}) == page
 
 
 def test_the_median_of_rounds_counts() -> None:
@@ -309,6 +332,9 @@ def test_marks_of_pages_name_tables_and_their_lines(page: str) -> None:
     text = (REPO / page).read_text(encoding="utf-8")
     replaced(text, {one.name: functools.partial(note, one.name) for one in tables.TABLES})
     assert text.count("<!-- bench ") == len(asked) > 0
+    figures = {one.name: functools.partial(figure, one, ()) for one in tables.TABLES}  # raise for an unknown column
+    assert text.count("<!-- figure ") == len(re.findall("<!-- figure (" + "|".join(figures) + r") \w+ -->", text))
+    with_figures(text, figures)
     assert asked.get("fs", set()) <= {case.key for case in whole.fs_cases(Setting(REPO, REPO))}
     if page == "nnfs/FIGURES.md":
         assert set(asked) == {one.name for one in tables.TABLES}

@@ -65,6 +65,16 @@ def test_a_constructor_has_seven_parameters(given: str) -> None:
     assert names(f"class A:\n    def work(self, z, {given}): ...\n") == []
 
 
+def test_tests_and_tools_keep_the_limits_too(tmp_path: Path) -> None:
+    for name in ("nnfs/a.py", "tests/store/test_a.py", "tools/lib/a.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x = 1\n" * 401)
+    (tmp_path / "tools" / "draw").write_text("#!/usr/bin/env python3\n" * 401)
+    (tmp_path / "tools" / "check").write_text("#!/usr/bin/env bash\n" * 401)
+    told = [line.partition(":")[0] for line in limits.complaints(tmp_path, {})]
+    assert told == ["nnfs/a.py", "tests/store/test_a.py", "tools/lib/a.py", "tools/draw"]
+
+
 def test_a_reason_excuses_and_a_needless_one_is_told(tmp_path: Path) -> None:
     (tmp_path / "nnfs").mkdir()
     (tmp_path / "nnfs" / "long.py").write_text("x = 1\n" * 401)

@@ -1,6 +1,6 @@
-"""Limits of size that the code of nnfs keeps, for tools/check.
+"""Limits of size that the code keeps, for tools/check: nnfs/, tests/ and tools/, scripts without a suffix included.
 
-A module of nnfs/ has at most 400 lines, a function 50, a constructor 7 parameters besides self. Exempt are kernels
+A module has at most 400 lines, a function 50, a constructor 7 parameters besides self. Exempt are kernels
 (functions that numba compiles, marked `@njit` or `@intrinsic`: a loop is one function for the compiler's sake) and the
 constructors that `@dataclass` writes (a record has the fields that it has). Anything else that exceeds a limit is named
 in `[tool.limits]` of pyproject.toml, with the reason; a name there that keeps the limits is an error, too.
@@ -55,10 +55,19 @@ def exceeded(source: str) -> Iterator[tuple[str, int, str]]:
             yield name, function.lineno, f"a constructor of {count} parameters, and the limit is {PARAMETERS}"
 
 
+def modules(root: Path) -> Iterator[Path]:
+    """Yield the Python files that keep the limits: `*.py`, and files of tools/ whose first line names Python."""
+    for folder in ("nnfs", "tests", "tools"):
+        yield from sorted((root / folder).rglob("*.py"))
+    for path in sorted((root / "tools").glob("*")):
+        if path.is_file() and not path.suffix and b"python" in path.read_bytes().partition(b"\n")[0]:
+            yield path
+
+
 def complaints(root: Path, reasons: dict[str, str]) -> Iterator[str]:
     """Yield a line for each excess without a reason, and for each reason without an excess."""
     unused = dict(reasons)
-    for path in sorted((root / "nnfs").rglob("*.py")):
+    for path in modules(root):
         place = path.relative_to(root).as_posix()
         for name, line, problem in exceeded(path.read_text(encoding="utf-8")):
             label = f"{place}:{name}" if name else place

@@ -18,8 +18,8 @@ from nnfs.constants import DATA_FILE
 from nnfs.errors import NnfsError, RecordDamaged, StoreDamaged, UsageError
 from nnfs.fs.fsck.blocks import Blocks
 from nnfs.fs.fsck.context import Context, Problem, Progress, Report
+from nnfs.fs.fsck.fixer import Fixer, apply_fixes
 from nnfs.fs.fsck.models import check_scrub
-from nnfs.fs.fsck.repair import Fixer, apply_fixes
 from nnfs.fs.fsck.tree import DIR, Entries, check_directories, check_inodes, check_links, check_orphans, check_xattrs
 from nnfs.store import schema
 from nnfs.store.env import Store, lock_directory

@@ -13,8 +13,8 @@ from nnfs.codec.base import FIRST_COLD, NEURAL
 from nnfs.errors import BlockDamaged, RecordDamaged
 from nnfs.fs.fsck.cold import ColdBlocks
 from nnfs.fs.fsck.context import MASK, Context, Node, Problem
+from nnfs.fs.fsck.fixer import Fixer
 from nnfs.fs.fsck.models import Models
-from nnfs.fs.fsck.repair import Fixer
 from nnfs.fs.fsck.tree import DIR, FILE
 from nnfs.proof import wrong_payload
 from nnfs.store import schema, sealing

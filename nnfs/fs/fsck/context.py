@@ -14,7 +14,7 @@ from nnfs.store.schema import State
 from nnfs.store.txn import Snapshot
 
 if TYPE_CHECKING:
-    from nnfs.fs.fsck.repair import Fixer
+    from nnfs.fs.fsck.fixer import Fixer
 
 MASK = (1 << 64) - 1
 KEPT = 100_000  # problems of one kind kept for messages and repair; the rest is counted, and found by the next round

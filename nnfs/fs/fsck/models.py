@@ -7,7 +7,7 @@ from functools import partial
 
 from nnfs.errors import NnfsError, RecordDamaged, StoreDamaged
 from nnfs.fs.fsck.context import Context, Problem
-from nnfs.fs.fsck.repair import Fixer
+from nnfs.fs.fsck.fixer import Fixer
 from nnfs.store import schema
 from nnfs.store.modelfiles import ADD, COPY, copies, key_of, numbers, places, whole_model
 from nnfs.store.schema import Model, Total

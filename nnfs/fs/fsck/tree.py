@@ -7,7 +7,7 @@ from functools import partial
 
 from nnfs.errors import RecordDamaged
 from nnfs.fs.fsck.context import MASK, Context, Node
-from nnfs.fs.fsck.repair import Fixer
+from nnfs.fs.fsck.fixer import Fixer
 from nnfs.store import schema, sealing
 from nnfs.store.schema import Dentry, Inode
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nnfs.background import busy, repair, scrub
+from nnfs.background import blockrepair, busy, scrub
 
 
 @pytest.fixture(autouse=True)
@@ -12,4 +12,4 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scrub, "REST_S", 0)
     monkeypatch.setattr(busy, "BUSY_S", 0)
     monkeypatch.setattr(scrub, "SAVE_S", 0)
-    monkeypatch.setattr(repair, "SEARCH_S", 60)  # of a search that finds at once, however busy the machine
+    monkeypatch.setattr(blockrepair, "SEARCH_S", 60)  # of a search that finds at once, however busy the machine

@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from nnfs.background import repair, scrubreads
+from nnfs.background import blockrepair, scrubreads
 from nnfs.background.tasks import Task
 from nnfs.codec.base import CM
 from nnfs.errors import BlockDamaged, ModelMissing, WorkerError
@@ -113,10 +113,10 @@ async def test_searches_in_vain_are_bounded(tmp_path: Path, monkeypatch: pytest.
     async def in_vain(payload: bytes, xxh3: int, limit_s: float) -> None:
         limits.append(limit_s)
 
-    monkeypatch.setattr(repair, "repair_beside", in_vain)
-    monkeypatch.setattr(repair, "time", clock)
-    monkeypatch.setattr(repair, "SEARCH_S", 10)
-    monkeypatch.setattr(repair, "SEARCHES_S", 25)
+    monkeypatch.setattr(blockrepair, "repair_beside", in_vain)
+    monkeypatch.setattr(blockrepair, "time", clock)
+    monkeypatch.setattr(blockrepair, "SEARCH_S", 10)
+    monkeypatch.setattr(blockrepair, "SEARCHES_S", 25)
     async with running(tmp_path / "s") as volume:
         inode = await volume.write(b"f", *[noise(n) for n in range(5)])
         for at in range(5):
@@ -136,7 +136,7 @@ async def test_cancelled_and_paused_between_and_within_searches(
         if len(searched) > 1:
             await trio.sleep_forever()
 
-    monkeypatch.setattr(repair, "repair_beside", for_ever)
+    monkeypatch.setattr(blockrepair, "repair_beside", for_ever)
     async with running(tmp_path / "s") as volume:
         inode = await volume.write(b"f", *[noise(n) for n in range(5)])
         for at in range(5):

@@ -16,7 +16,7 @@ from bench import fs, machine, runs
 from bench.coding import SLOW
 from bench.corpus import ARCHIVE, NoData
 from bench.runs import ROOT, Runner
-from bench.table import Result, Setting, Table, block, replaced
+from bench.table import Result, Setting, Table, block, figure, replaced, with_figures
 from bench.tables import TABLES
 from nnfs.kernels.library import LEVELS, NONE
 
@@ -94,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave through the context managers
     failed = False
     blocks: dict[str, Callable[[Sequence[str]], str]] = {}
+    figures: dict[str, Callable[[str], str | None]] = {}
     with contextlib.ExitStack() as stack:
         work = stack.enter_context(fs.scratch(args.work))
         here = runs.checkout(ROOT)
@@ -112,10 +113,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             results = measure(table, setting, runner)
             failed |= any(result.here.problem and not result.here.is_missing for result in results)
             blocks[table.name] = functools.partial(block, table, results, head)
+            figures[table.name] = functools.partial(figure, table, results)
             print(f"## {table.title}\n\n{blocks[table.name]([])}", flush=True)
             if args.write:
                 for page in (ROOT / name for name in PAGES):
-                    page.write_text(replaced(page.read_text(encoding="utf-8"), blocks), encoding="utf-8")
+                    new = with_figures(replaced(page.read_text(encoding="utf-8"), blocks), figures)
+                    page.write_text(new, encoding="utf-8")
     return int(failed)
 
 

@@ -16,6 +16,7 @@ from bench.corpus import Corpus, opened
 WIDTH = 100  # columns of prose in Markdown
 REASON = 160  # characters of a problem that a cell shows
 BLOCK = re.compile(r"(<!-- bench (\w+)((?: \w+)*) -->\n).*?(<!-- end of bench -->)", re.DOTALL)
+FIGURE = re.compile(r"(<!-- figure (\w+) (\w+) -->).*?(<!-- end of figure -->)")
 Task = dict[str, Any]  # JSON: it goes to another process
 
 
@@ -168,6 +169,26 @@ def block(table: Table, results: Sequence[Result], about: str, keep: Sequence[st
     shown = [result for result in results if not keep or result.case.key in keep]
     lines = [row(heads), "|" + "---|" * len(heads), *(text for result in shown for text in rows(table, result))]
     return "\n".join([*(textwrap.wrap(about, WIDTH, break_on_hyphens=False)), "", *lines, ""])
+
+
+def figure(table: Table, results: Sequence[Result], key: str) -> str | None:
+    """Return the first figure of a column as text; None where nothing was measured. Raises `KeyError`."""
+    column = {column.key: column for column in table.columns}[key]
+    value = next((line.values.get(key) for result in results for line in result.here.lines), None)
+    return None if value is None else number(value, column.digits)
+
+
+def with_figures(page: str, figures: Mapping[str, Callable[[str], str | None]]) -> str:
+    """Return a page with new figures between the marks `<!-- figure NAME KEY -->` and `<!-- end of figure -->`.
+
+    `figures` gives for the name of a table a function from the key of a column to the text, None to keep the old one.
+    """
+
+    def one(found: re.Match[str]) -> str:
+        made = figures[found[2]](found[3]) if found[2] in figures else None
+        return found[0] if made is None else f"{found[1]}{made}{found[4]}"
+
+    return FIGURE.sub(one, page)
 
 
 def replaced(page: str, blocks: Mapping[str, Callable[[Sequence[str]], str]]) -> str:

@@ -105,6 +105,24 @@ def store(task: Task) -> Iterator[Line]:
         yield Line((label,), {"plain": plain, "hot": hot, "cold": small, "bits": 8 * small / plain})
 
 
+def model_cases(setting: Setting) -> list[Case]:
+    first = next(path for path in sorted(setting.corpus.path(TREE[0]).rglob("*")) if path.is_file())
+    return [Case((), {"text": str(first)}, compared=False)]
+
+
+def models(task: Task) -> Iterator[Line]:
+    """Bytes that `nnfs df` counts for the model of a store, after the network has coded one chunk of text."""
+    target = Nnfs(Path(task["work"]), COMPACTIONS["neural"][0])
+    with target.fresh():
+        (target.root / "text").write_bytes(Path(task["text"]).read_bytes()[: 16 << 10])
+        target.sync()
+        command([*NNFS, "compact", str(target.root), "--wait", "--all"], PATIENT)
+        both = target.json("df")["model_bytes"]
+    if not both:
+        raise Failed("the store has no model")
+    yield Line(("the shipped model",), {"both": both / 1e6})
+
+
 def names(_task: Task) -> Iterator[Line]:
     """CPU time of look-ups within the daemon."""
     from bench.names import measure
@@ -164,6 +182,15 @@ TABLES = (
         ),
         store_cases,
         store,
+    ),
+    Table(
+        "models",
+        "The model in a store",
+        "A store has two copies of each model that its blocks need, however much is stored.",
+        ("model",),
+        (Column("both", "two copies, MB", 1, less_is_better=True),),
+        model_cases,
+        models,
     ),
     Table(
         "names",

@@ -13,8 +13,8 @@ import pytest
 import trio
 from xxhash import xxh3_64_intdigest
 
-from nnfs.blockio import repair as repair_module
-from nnfs.blockio.repair import LEAST_S, MOST_S, SHORT, Repairs, repair
+from nnfs.blockio import repairsearch
+from nnfs.blockio.repairsearch import LEAST_S, MOST_S, SHORT, Repairs, repair
 
 LONG_S = 600.0  # never reached: what is asked for is found long before
 # XXH3 works in stripes of 64 bytes and blocks of 1,024, the last stripe overlaps the one before it.
@@ -72,7 +72,7 @@ async def test_searches_that_fail_get_shorter(monkeypatch: pytest.MonkeyPatch) -
         limits.append(limit_s)
         return payload or None
 
-    monkeypatch.setattr(repair_module, "repair", search)
+    monkeypatch.setattr(repairsearch, "repair", search)
     repairs = Repairs(timeout=60.0)
     for payload in (b"", b"", b"found", b"", *[b""] * 50):
         await repairs.find(payload, 0)
@@ -86,14 +86,14 @@ async def test_a_busy_machine_does_not_end_a_search(monkeypatch: pytest.MonkeyPa
     """Its own processor time counts; by the clock it has half of a read's time."""
     now = [0.0]
     clocks = SimpleNamespace(monotonic=lambda: now[0], thread_time=lambda: 0.0)
-    monkeypatch.setattr(repair_module, "time", clocks)
-    search = repair_module.repair
+    monkeypatch.setattr(repairsearch, "time", clocks)
+    search = repairsearch.repair
 
     def later(*args: object) -> bytes | None:
         now[0] += wall
         return search(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(repair_module, "repair", later)
+    monkeypatch.setattr(repairsearch, "repair", later)
     whole = random.Random(5).randbytes(5000)
     lost = damaged(whole, 900, 7)
     assert (await Repairs(timeout=60.0).find(lost, xxh3_64_intdigest(whole)) == whole) == found
@@ -108,9 +108,9 @@ async def test_a_cancelled_search_ends(monkeypatch: pytest.MonkeyPatch) -> None:
             pass
         ended.set()
 
-    monkeypatch.setattr(repair_module, "repair", search)
+    monkeypatch.setattr(repairsearch, "repair", search)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(repair_module.repair_beside, b"", 0, math.inf)
+        nursery.start_soon(repairsearch.repair_beside, b"", 0, math.inf)
         assert await trio.to_thread.run_sync(started.wait, LONG_S)
         nursery.cancel_scope.cancel()
     assert await trio.to_thread.run_sync(ended.wait, LONG_S)

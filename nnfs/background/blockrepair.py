@@ -13,7 +13,7 @@ from nnfs import codec
 from nnfs.background.interfaces import Commits, Parts
 from nnfs.background.tasks import Task
 from nnfs.blockio.cold import BACKGROUND, READ
-from nnfs.blockio.repair import repair_beside
+from nnfs.blockio.repairsearch import repair_beside
 from nnfs.errors import NnfsError
 from nnfs.fs import swapping
 from nnfs.proof import WRONG_CHECKSUM, has_content, wrong_payload
