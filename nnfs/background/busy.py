@@ -12,7 +12,7 @@ BUSY_S, BUSY_MOST = 0.25, 40  # seconds between two looks at a busy mount; looks
 
 
 async def wait_while_busy(busy: Callable[[], bool], between: Callable[[], Awaitable[None]] | None = None) -> None:
-    """Wait until the mount is not busy, or has been for long. `between` is called after each pause, and may raise."""
+    """Wait until the mount is idle, or has been busy for long. `between` is called after each pause, and may raise."""
     for _ in range(BUSY_MOST):
         if not busy():
             return
@@ -22,14 +22,14 @@ async def wait_while_busy(busy: Callable[[], bool], between: Callable[[], Awaita
 
 
 class Duty:
-    """Holds work to a share of the time, in bursts: what `cpu_budget` leaves less than one core for."""
+    """Limits work to a share of the time, in bursts, where `cpu_budget` allows less than one core."""
 
     def __init__(self, share: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.share, self._clock = share, clock
         self._began: float | None = None
 
     def is_over(self) -> bool:
-        """Return whether the burst has lasted long enough. The first question begins one."""
+        """Return whether the burst has used up its time. The first call begins a burst."""
         if self.share >= 1:
             return False
         if self._began is None:
@@ -37,7 +37,7 @@ class Duty:
         return self._clock() - self._began >= BURST_S
 
     async def rest(self, between: Callable[[], Awaitable[None]]) -> None:
-        """Pause for as long as this burst's share asks for. `between` is called meanwhile, and may raise."""
+        """Pause until the burst is no more than its share of the time. `between` is called meanwhile, and may raise."""
         now = self._clock()
         worked = 0.0 if self._began is None else now - self._began
         until = now + worked * (1 / self.share - 1)

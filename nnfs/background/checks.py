@@ -18,7 +18,7 @@ class Proof(NamedTuple):
 
 @dataclass(slots=True)
 class Checks:
-    """Checks of one codec by the reference engine. A batch is all that is proved from the beginning of one check on."""
+    """Checks of one codec by the reference engine. A batch is the payloads that are proved between two checks."""
 
     unchecked: int = BATCH  # plain bytes since a check began
     begun: int = 0

@@ -38,10 +38,10 @@ class ChunkRecompression:
     async def recompressed(
         self, flight: Flight, candidate: Candidate, rules: Rules, way: Way, *, retired: bool
     ) -> Ready | None:
-        """Return a chunk's new payload, proved, or none that is worth it.
+        """Return a chunk's new payload, proved; a result without a payload where none is worth the swap.
 
-        None: the chunk has changed meanwhile, or its turn with a slower codec is still to come.
-        `retired`: its model is, so it is to have another payload even if that is larger.
+        Returns None when the chunk has changed meanwhile, or when a slower codec is still to try it.
+        With `retired` its model is retired, so it gets another payload even if that is larger.
         """
         block = candidate.block
 
@@ -78,7 +78,7 @@ class ChunkRecompression:
         return ready(best.codec, model, best.data, proof)
 
     async def encoded_size(self, candidate: Candidate, rules: Rules, aim: Aim, worker: str) -> int | None:
-        """Return the bytes that a chunk would take after a task with this aim; None: it is gone."""
+        """Return the bytes that a chunk would take after a task with this aim, None when the chunk is gone."""
         found = await self._plain(candidate, worker)
         if found is None:
             return None
@@ -89,7 +89,7 @@ class ChunkRecompression:
         return block.stored if best is None else len(best.data)
 
     async def _plain(self, candidate: Candidate, worker: str) -> tuple[bytes, int] | None:
-        """Return a chunk's verified plain bytes and the number of the payload that they came from; None: it is gone."""
+        """Return a chunk's verified plain bytes and the number of their payload, None when the chunk is gone."""
         loaded = await self._in_thread(_load, self._store, candidate.number)
         if loaded is None:
             return None

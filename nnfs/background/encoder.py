@@ -82,21 +82,22 @@ class ColdEncoder:
         self.threads = trio.CapacityLimiter(2)  # of recompression: commits must not queue behind it
 
     def set_options(self, options: Options) -> None:
-        """Go by another `thaw_limit`, and have what was looked at under other options looked at again."""
+        """Take over another `thaw_limit`, and have files that were looked at under other options looked at again."""
         self._options, self._limit = options, options.thaw_limit
 
     async def encode(
         self, plain: bytes, block: Block, rules: Rules, *,
         everything: bool, only: int = 0, leave: bool = False, worker: str = COMPACT, note: Note = str,
     ) -> Payload | None:  # fmt: skip
-        """Return the smallest form of a block's content, None when that is the one it has.
+        """Return the smallest payload for a block's content, None when the block has it already.
 
-        `everything`: at any cost of reading, as with the policy `cold`. `only`: with the codec of this rung, or, for
-        that of the network, with what may be better where it is not good. `leave`: the form that it has is not to
-        stay, and the smallest other cold one will do. A codec that cannot run is out, and the others compete.
+        `everything` ignores the cost of reading, as the policy `cold` does. `only` names the rung of the one codec to
+        use; for the network's rung, also the codec that may do better where the network does badly. `leave`: the block
+        must lose the payload that it has, and gets the smallest other cold one. A codec that cannot run is out; the
+        others compete.
 
-        Raises `CodecError`, `WorkerError`, `TimedOut`, `NoCodecRuns` when none can run, and `EnginesDisagree` where a
-        codec would be taken that is not trusted: what another one made of the chunk would stay for good.
+        Raises `CodecError`, `WorkerError`, `TimedOut`; `NoCodecRuns` when no codec can run; `EnginesDisagree` where the
+        codec to be used is not trusted any more (the result of another codec would stay for good).
         """
         if not await trio.to_thread.run_sync(compressible, plain, limiter=self.threads):
             return None
@@ -115,7 +116,7 @@ class ColdEncoder:
         self, plain: bytes, block: Block, rules: Rules, only: int,
         *, patient: bool, leave: bool, worker: str, note: Note,
     ) -> list[Payload]:  # fmt: skip
-        """Return what the codecs that may be used make of a chunk. A quick one is tried only if no slow one did it."""
+        """Return a chunk's payloads by the codecs that may be used; by a quick one only if no slow one succeeded."""
         tried = set(RUNGS) if not only else {NEURAL, CM} if only == rung(NEURAL) else {RUNGS[only - 1]}
         found: list[Payload] = []
         fingerprint = self._network(rules)
@@ -142,7 +143,7 @@ class ColdEncoder:
         return 8 * len(found[0].data) / len(plain) < CM_BELOW or not is_text(plain)
 
     def _network(self, rules: Rules) -> bytes:
-        """Return the model to encode with; empty: the network is not to be used, or cannot."""
+        """Return the fingerprint of the model to encode with, empty where the network must not or cannot be used."""
         if not self._options.neural:
             return b""
         wanted = self._models.wanted(rules.model)
@@ -161,9 +162,9 @@ class ColdEncoder:
             raise NoCodecRuns(f"no codec can run here: {self.outages.summary()}")
 
     def top(self, rules: Rules, *, everything: bool) -> int:
-        """Return the slowest rung that content with these rules may get: by what is measured, 0 if there is none.
+        """Return the slowest rung that content with these rules may get, by the speeds measured; 0 if there is none.
 
-        What is not measured yet may be fast enough.
+        A codec that is not measured yet counts as fast enough.
         """
         patient = everything or rules.policy is Policy.COLD
         model = self._network(rules)
@@ -175,9 +176,9 @@ class ColdEncoder:
         return 0
 
     async def _attempt(self, codec_id: int, plain: bytes, model: bytes, worker: str, note: Note = str) -> list[Payload]:
-        """Return what a codec makes of a chunk: nothing if that gets no smaller, or if the codec is out.
+        """Return a codec's payloads of a chunk: none if it gets no smaller, or if the codec is out.
 
-        Raises what went wrong with this chunk alone, as far as known.
+        Raises errors of this chunk alone; errors that all chunks would meet put the codec out.
         """
         self._trust(codec_id)
         if self.outages.has(codec_id, model):
@@ -198,12 +199,12 @@ class ColdEncoder:
         return block.stored > least_saving(block.plain, min(speeds, default=None))
 
     def _seconds(self, codec_id: int, kind: Kind = Kind.TEXT) -> float | None:
-        """Return the seconds in which a MiB is read back here, as far as known."""
+        """Return the seconds that reading a MiB back takes here, as far as that is measured."""
         known = self._speeds.get((codec_id, kind), (math.inf,))[0]
         return known if math.isfinite(known) else None
 
     async def revive(self, settings: int) -> None:
-        """Try the codecs that were out when files were settled, once: those that run by now begin a round."""
+        """Try once each codec that was out when files were settled. If one runs by now, a round begins."""
         self.outages.clear_if_shipped_anew()
         for codec_id, bit in BITS.items():
             if not settings & bit or self._revived & bit:
@@ -219,10 +220,10 @@ class ColdEncoder:
             self._revived |= 0 if self.outages.has(codec_id, model) else bit
 
     async def prove(self, block: Block, payload: Payload, worker: str = COMPACT, note: Note = str) -> Proof:
-        """Decode a new payload as a reader will. Raises `CodecError` when that does not give the content back.
+        """Decode a new payload as a reader will, and compare. Raises `CodecError` when the content does not come back.
 
-        One payload of each batch is decoded by the reference, too: the others may be stored once `is_checked` says so.
-        Raises `EnginesDisagree` when that gives something else: none of them may be.
+        The reference also decodes one payload of each batch: the others may be stored once `is_checked` returns True.
+        Raises `EnginesDisagree` when it gets other bytes; then no payload of the batch may be stored.
         """
         checks = self._checks[payload.codec]
         batch, is_due = checks.join(block.plain)
@@ -260,7 +261,7 @@ class ColdEncoder:
             raise EnginesDisagree(why) from error
 
     def is_checked(self, proof: Proof | None) -> bool:
-        """Return whether the reference agrees about a batch. Payloads of the hot tier have no proof (None)."""
+        """Return whether the reference has agreed about a batch. Hot payloads need no check: their `proof` is None."""
         if proof is None:
             return True
         checks = self._checks[proof.codec]
@@ -268,7 +269,7 @@ class ColdEncoder:
 
     @property
     def refuted(self) -> str:
-        """The reason why a codec is not used any more; empty: there is none."""
+        """Return the reason why a codec is not used any more, "" if there is none."""
         return next((checks.refuted for checks in self._checks.values() if checks.refuted), "")
 
     def _trust(self, codec_id: int) -> None:
@@ -308,7 +309,7 @@ class ColdEncoder:
         return known <= self._limit
 
     async def _measure(self, codec_id: int, kind: Kind) -> float:
-        """Return the seconds in which the readers' worker decodes a MiB. Readers come first."""
+        """Return the seconds that the readers' worker takes to decode a MiB. Readers come first."""
         self.measuring += 1
         try:
             return await self._measured(codec_id, kind)
@@ -375,7 +376,7 @@ class ColdEncoder:
         return self._cold.waits_for(worker)
 
     def costs(self, worker: str) -> dict[str, float]:
-        """Return what workers take for steps, in seconds per MiB, as measured lately, by that worker if it has."""
+        """Return seconds per MiB of each step, as measured lately: by this worker if it can be, else by another."""
         found: dict[str, float] = {}
         for state in sorted(self._cold.pool.states(), key=lambda state: state.name == worker):
             if state.name != REFERENCE:  # one thread, another engine
@@ -385,7 +386,7 @@ class ColdEncoder:
         return found
 
     def seconds(self, codec_id: int, worker: str) -> float:
-        """Return the seconds in which a worker encodes and proves a MiB, as measured or, before that, assumed."""
+        """Return the seconds that a worker takes to encode and prove a MiB, as measured or, before that, assumed."""
         costs = COSTS | self.costs(worker)
         return costs[f"encode {NAMES[codec_id]}"] + costs[f"prove {NAMES[codec_id]}"]
 

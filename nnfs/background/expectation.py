@@ -42,7 +42,7 @@ def assumed(kind: Kind, codec: int) -> Steps:
 
 
 def expect(task: Task, block: Block, *, thaw: bool, codec: int) -> None:
-    """Count a chunk that a task will come to, and mostly try with this codec."""
+    """Add a chunk to those ahead of a task, which mostly tries them with this codec."""
     kind = kind_of(block, thaw=thaw)
     task.left.expect(kind, weight(block), assumed(kind, codec))
 
@@ -53,7 +53,7 @@ def weight(block: Block) -> int:
 
 
 class Way:
-    """The steps that one chunk goes through. Call it when a step is done."""
+    """Records the steps that one chunk goes through. Call it when a step is done."""
 
     def __init__(self, task: Task, block: Block, *, thaw: bool) -> None:
         self._task, self._size, self._kind = task, weight(block), kind_of(block, thaw=thaw)

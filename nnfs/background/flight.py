@@ -36,7 +36,7 @@ class Band(NamedTuple):
 
     @property
     def is_last(self) -> bool:
-        """Whether nothing comes after it, so that files have been looked at whole."""
+        """Whether this is the last band, after which files have been looked at whole."""
         return self.least == -math.inf
 
 
@@ -56,7 +56,7 @@ class Aim:
     band: Band = ALL  # of kinds of content: the others are not its turn
 
     def why_nothing(self, options: Options) -> str:
-        """Tell a person why there is nothing to do."""
+        """Return for a person the reason why there is nothing to do."""
         if self.thaw:
             return "nothing to do: all of it is hot already, or has the policy never"
         if self.everything:
@@ -105,12 +105,12 @@ class Flight:
 
     @property
     def worker(self) -> str:
-        """The worker that encodes: the one of reads for a command, since the other one runs on an idle machine."""
+        """The worker that encodes: for a command that of reads, since that of recompression needs an idle machine."""
         return READ if self.task.number else COMPACT
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Count a chunk as being in this stage."""
+        """Count a chunk in this stage while the body runs."""
         self.stages[name] += 1
         try:
             yield
@@ -129,7 +129,7 @@ class Flight:
         self.failed.update(one.swap.owner[0] for one in ready)
 
     def has_taken(self, candidate: Candidate) -> bool:
-        """Note a chunk; tell whether its block, which other chunks share, has been taken in hand for one of them."""
+        """Note a chunk. Return whether its block, which other chunks share, was taken up for one of those already."""
         if candidate.block.refs == 1:
             return False
         if candidate.number in self.shared:

@@ -1,6 +1,6 @@
 """The last tasks of a store that have ended, kept over remounts: `STORE/jobs.json`, beside the data and no part of it.
 
-Losing it loses nothing but the memory of what was done: it is written without fsync, and a full disk leaves it behind.
+Losing the file loses the list of ended tasks and nothing else. So it is written without fsync, and not on a full disk.
 Other versions of nnfs do not look at it.
 """
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class History:
-    """Records of tasks, the oldest first. `path` None: nothing is read, nothing written."""
+    """Records of ended tasks, the oldest first. With `path` None nothing is read or written."""
 
     def __init__(self, path: Path | None, *, read_only: bool = False) -> None:
         self._path, self._read_only = path, read_only
@@ -38,7 +38,7 @@ class History:
         return max((int(record["job"]) for record in self.records), default=0)
 
     def add(self, record: Record) -> None:
-        """Keep a record; `write` keeps it over the end of the mount."""
+        """Add a record to memory; `write` puts all records on disk."""
         self.records = [*self.records, _short(record)][-KEPT:]
         result = record.get("result", {})
         if record["kind"] == "scrub" and record["state"] == "done" and result.get("since") and not result["unchecked"]:
@@ -46,7 +46,7 @@ class History:
                 self.scrubbed = {**self.scrubbed, kind: result["since"]}
 
     def write(self) -> None:
-        """Write the file anew. No task fails for that."""
+        """Write the file anew. Raises nothing: no task may fail for its record."""
         if self._path is None or self._read_only:
             return
         draft = self._path.with_name(f".{HISTORY_FILE}")
@@ -64,7 +64,7 @@ class History:
 
 
 def read(path: Path) -> tuple[list[Record], dict[str, float]]:
-    """Return the records of a file, and when all was last found sound; nothing if it is not there, or bad."""
+    """Return the records of a file, and when all was last found sound. Return none for a missing or invalid file."""
     try:
         found = json.loads(path.read_bytes())
         records = [record for record in found["jobs"] if isinstance(record["job"], int) and record["kind"]]
@@ -77,7 +77,7 @@ def read(path: Path) -> tuple[list[Record], dict[str, float]]:
 
 
 def _short(record: Record) -> Record:
-    """A record without what a list of tasks has no room for."""
+    """Return a record cut to what a list of tasks has room for."""
     result = dict(record.get("result", {}))
     damaged = result.get("damaged")
     if isinstance(damaged, list):

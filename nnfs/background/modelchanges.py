@@ -84,11 +84,11 @@ class ModelChanges:
         return kept
 
     async def add(self, file: Path) -> tuple[int, bytes]:
-        """Put a model's file, or a delta over one, into the store: (number, fingerprint).
+        """Put a model's file, or a delta over a model, into the store. Return (number, fingerprint).
 
-        One that blocks need, and whose record is lost, comes back under its number.
-        Raises `ModelMissing` for what is no model, `UsageError` for what can be none and for a delta over something
-        else, `OutOfSpace`, and `WorkerError` when nobody can tell whether it is one that is lost.
+        A model that blocks need, and whose record is lost, comes back under its old number. Raises `ModelMissing` for a
+        file that is no model, `UsageError` for one that cannot be one and for a delta over a model that the store
+        lacks, `OutOfSpace`, and `WorkerError` when no worker can tell whether it is a lost one.
         """
         from nnfs.model import delta
 
@@ -105,7 +105,7 @@ class ModelChanges:
         return await self._store_model(fingerprint, data, base, wanted=True, number=number), fingerprint
 
     async def _examine(self, file: Path, data: bytes, base: bytes | None) -> bytes:
-        """Have a child process load a model: what is broken must not come into the store, nor numpy into the daemon."""
+        """Have a child process load a model: no broken one may enter the store, and the daemon does without numpy."""
         command = [sys.executable, "-P", "-m", "nnfs.workers.catalogue", str(len(data))]
         whole = None
         if base is not None:
@@ -180,7 +180,7 @@ class ModelChanges:
         return compose(self.known.find(base) or b"", data)
 
     async def retire(self, fingerprint: bytes) -> None:
-        """Encode nothing with a model any more. Raises `ModelMissing`."""
+        """Retire a model: nothing more is encoded with it. Raises `ModelMissing`."""
         with self._store.read() as snapshot:
             number = modelfiles.by_fingerprint(snapshot, fingerprint)
         if number is None:

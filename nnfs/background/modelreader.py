@@ -70,7 +70,7 @@ class ModelReader:
     def wanted(self, fingerprint: bytes) -> bytes:
         """Return the model to encode with where the rules name `fingerprint`: the default, unless the store has it.
 
-        Empty when there is none: none is shipped, or the one that is has been retired.
+        Returns b"" when there is none: none is shipped, or the shipped one is retired.
         """
         with self._store.read() as snapshot:
             known = {model.fingerprint: model.retired for model in modelfiles.records(snapshot).values()}
@@ -83,19 +83,19 @@ class ModelReader:
         return b"" if known.get(default) else default
 
     def _kept_whole(self) -> bytes:
-        """Return the latest whole model of the store that is in use; empty: there is none."""
+        """Return the fingerprint of the store's latest whole model that is in use, empty when there is none."""
         with self._store.read() as snapshot:
             records = modelfiles.records(snapshot)
         whole = [number for number, one in records.items() if not (one.base or one.retired or one.gone)]
         return records[max(whole)].fingerprint if whole else b""
 
     def lost(self) -> list[modelfiles.Wanting]:
-        """Return the models that are lost though blocks need them. Reads all their files: for a thread."""
+        """Return the lost models that blocks need. Reads all files of models, so call it in a thread."""
         with self._store.read() as snapshot:
             return list({one.number: one for one in modelfiles.lost(snapshot).values()}.values())
 
     def damaged(self) -> list[int]:
-        """Return the numbers of models with a damaged copy. Reads all their files: for a thread."""
+        """Return the numbers of models with a damaged copy. Reads all files of models, so call it in a thread."""
         found = []
         with self._store.read() as snapshot:
             for number in modelfiles.numbers(snapshot):
@@ -107,12 +107,12 @@ class ModelReader:
         return found
 
     def idle(self) -> set[int]:
-        """Return the retired models that nothing needs any more. Reads all headers: for a thread."""
+        """Return the retired models that no block and no model needs. Reads all headers, so call it in a thread."""
         with self._store.read() as snapshot:
             return swapping.idle_models(snapshot)
 
     def report(self) -> dict[str, Any]:
-        """Return what `nnfs model list` shows. Reads every copy: for a thread."""
+        """Return the rows of `nnfs model list`. Reads every copy, so call it in a thread."""
         lines = []
         with self._store.read() as snapshot:
             totals: dict[int, Total] = {}

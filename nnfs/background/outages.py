@@ -1,6 +1,6 @@
 """Codecs that cannot run here: they are out of the competition, which goes on with the others.
 
-What is missing or broken is said once, with what to do about it. A codec is tried again at the next mount, and when a
+Each cause is logged once, with advice. A codec is tried again at the next mount, and when a
 model has come or the shipped ones have changed.
 """
 
@@ -60,7 +60,7 @@ class Outages:
         return (codec, model) in self._out
 
     def failed(self, codec: int, model: bytes, error: NnfsError) -> bool:
-        """Take note that a codec has failed; tell whether it is out now."""
+        """Note that a codec has failed. Return whether it is out now."""
         key = codec, model
         if key in self._out:
             return True
@@ -78,13 +78,13 @@ class Outages:
         self._failures.pop((codec, model), None)
 
     def clear(self) -> None:
-        """Try all of them again."""
+        """Forget all outages, so that every codec is tried again."""
         self._out.clear()
         self._failures.clear()
         self._shipped = _shipped()
 
     def clear_if_shipped_anew(self) -> None:
-        """Try again what lacks a model, if those that are shipped are others now."""
+        """Forget outages for lack of a model if other models are shipped by now."""
         if self._out and _shipped() != self._shipped:
             self.clear()
 
@@ -94,11 +94,11 @@ class Outages:
         return sum(BITS[codec] for codec in {codec for codec, _ in self._out})
 
     def summary(self) -> str:
-        """Return what is out and why, in one line; empty: nothing is."""
+        """Return in one line which codecs are out and why, "" when none is."""
         return "; ".join(f"codec {NAMES[one.codec]}: {one.why}; {one.cure}" for one in self._out.values())
 
     def report(self) -> list[dict[str, object]]:
-        """Return what `nnfs status` shows."""
+        """Return the outages as `nnfs status` shows them."""
         return [
             {"codec": NAMES[one.codec], "model": one.model.hex(), "why": one.why, "cure": one.cure, "since": one.since}
             for one in self._out.values()

@@ -44,7 +44,7 @@ class Passes:
         self._outlook: dict[int, tuple[int, int]] = {}  # by codec: plain bytes that it has ahead, what it saves of them
 
     def set_options(self, options: Options) -> None:
-        """Go by other options from the next walk on."""
+        """Take over other options, from the next walk on."""
         self._options = options
         self._savings.clear()
         self._recompression.set_options(options)
@@ -52,7 +52,7 @@ class Passes:
     def compact(self, ino: int, *, everything: bool, quick: bool = False, parent: int = 0) -> Callable[[Task], Any]:
         """Return the work of `nnfs compact` on an inode; `parent` is the directory of a file, for its policy.
 
-        `quick`: with the quickest codec only.
+        With `quick` only the quickest codec is used.
         """
         aim = Aim(rung=1 if quick else 0, parent=parent)
         if everything:
@@ -106,7 +106,7 @@ class Passes:
     async def _climb_to(self, task: Task, codec_id: int, order: list[Band], quick: Aim) -> None:
         """Recompress with one of the slow codecs, the kinds of content of which it saves most per second first.
 
-        It may take days: what has become cold meanwhile gets the quick one soon all the same.
+        This may take days, so files that become cold meanwhile get the quick codec in between.
         """
         due = time.monotonic() + QUICK_EVERY
         lately = replace(quick, marks=True)  # even if they are void, what has become cold since has none
@@ -123,7 +123,7 @@ class Passes:
             await self._recompression.run(task, ROOT_INO, aim, between)
 
     async def _order(self, task: Task, codec_id: int, quick: Aim) -> list[Band]:
-        """Return the bands in which a codec takes up what is there for it, and note what comes of that."""
+        """Return the bands in which a codec takes up its candidates, and note the expected savings for the status."""
         aim = replace(quick, rung=rung(codec_id))
         survey = await self._survey(task, ROOT_INO, aim)
         if survey.chunks and any(rules.policy is not Policy.COLD for rules in survey.rules):
@@ -177,14 +177,14 @@ class Passes:
                 log.debug("the network's speed is not known: %s", error)
 
     def try_again(self) -> None:
-        """Try again what has failed, since a model has come."""
+        """Try failed chunks again, since a model has come."""
         self._recompression.forget_failures()
         self._encoder.outages.clear()
         self._savings.clear()
         self._rest_until, self._rests = 0.0, 0
 
     async def estimate(self, task: Task, ino: int, *, everything: bool, parent: int = 0) -> None:
-        """Work of `nnfs compact --dry-run`: count what would be looked at, and encode a sample of it."""
+        """Do the work of `nnfs compact --dry-run`: count the candidates, and encode a sample of them."""
         void = everything or self._has_changed()
         unsettles = bool(self._store.state.flags & State.FLAG_UNSETTLING)
         aim = Aim(everything=everything, marks=not (void or unsettles), tries=not void, parent=parent)
@@ -218,7 +218,7 @@ class Passes:
         return any(top >= rung(codec_id) for top in tops)
 
     async def _survey(self, task: Task, ino: int, aim: Aim) -> Survey:
-        """Count what a task with this aim would take up."""
+        """Return a survey of the chunks that a task with this aim would take up."""
         survey = Survey()
         async for piece in self._recompression.walk(task, ino, aim):
             for candidate in piece.candidates:
@@ -228,7 +228,7 @@ class Passes:
         return survey
 
     def report(self) -> dict[str, Any]:
-        """Return what `nnfs status` shows of recompression."""
+        """Return the part of `nnfs status` about recompression."""
         error = self._encoder.refuted or self._last_error
         rungs = []
         for codec_id, (plain, saved) in self._outlook.items():

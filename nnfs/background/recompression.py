@@ -67,7 +67,7 @@ _STAYS = "inode %d, chunk %d stays as it is: %s"
 
 
 async def nothing() -> None:
-    """Do nothing between two chunks."""
+    """Do nothing: the `between` of a task that nothing interrupts."""
 
 
 class Recompression:
@@ -86,12 +86,12 @@ class Recompression:
         self.duty = Duty(options.background(cores())[1])
 
     def set_options(self, options: Options) -> None:
-        """Go by other options from the next walk on."""
+        """Take over other options, from the next walk on."""
         self._options = options
         self._selection.set_options(options)
 
     def forget_failures(self) -> None:
-        """Try again the chunks that have failed."""
+        """Forget failures, so that chunks that have failed are tried again."""
         self._chunk_failures.clear()
 
     async def walk(self, task: Task, ino: int, aim: Aim) -> AsyncGenerator[Piece]:
@@ -111,7 +111,7 @@ class Recompression:
     async def run(
         self, task: Task, ino: int, aim: Aim, between: Callable[[], Awaitable[None]] = nothing
     ) -> None:  # fmt: skip
-        """Recompress, or thaw, what `aim` says at and below an inode. Raises what has ended it early.
+        """Recompress, or thaw, the data that `aim` selects at and below an inode. Raises the error that ended it early.
 
         A background task calls `between` before each chunk that it takes up.
         """
@@ -222,7 +222,7 @@ class Recompression:
         await self.swaps.flush(flight)
 
     async def _one(self, flight: Flight, candidate: Candidate, rules: Rules) -> None:
-        """Recompress one chunk, and note what came of it."""
+        """Recompress one chunk, and note the result."""
         is_looked_at = False  # not when the task is cancelled in the middle of it
         way = Way(flight.task, candidate.block, thaw=flight.aim.thaw)
         try:
@@ -273,7 +273,7 @@ class Recompression:
             flight.error = flight.error or error
 
     async def size(self, candidate: Candidate, rules: Rules, aim: Aim, worker: str) -> int | None:
-        """Return the bytes that a chunk would take after a task with this aim; None: it is gone."""
+        """Return the bytes that a chunk would take after a task with this aim, None when the chunk is gone."""
         try:
             return await self.chunks.encoded_size(candidate, rules, aim, worker)
         except KillsWorkers as error:
@@ -282,7 +282,7 @@ class Recompression:
             raise
 
     def is_put_aside(self, candidate: Candidate) -> bool:
-        """Return whether background passes leave a chunk alone, since it has failed too often."""
+        """Return whether background passes leave a chunk alone because it has failed too often."""
         return self._chunk_failures[candidate.block.payload] >= CHUNK_FAILURES
 
     def _count_failure(self, payload: int, times: int) -> None:
@@ -292,12 +292,12 @@ class Recompression:
             del self._chunk_failures[next(iter(self._chunk_failures))]
 
     def gain(self, zstd_bytes: int) -> int | None:
-        """Return about how many of the hot tier's bytes would be saved; None while nothing has been compressed."""
+        """Return an estimate of the hot tier's bytes that would be saved, None while nothing has been compressed."""
         before, after = self.swaps.before, self.swaps.after
         return zstd_bytes * (before - after) // before if before else None
 
 
 def _timed(function: Callable[[], T]) -> tuple[T, float]:
-    """Return what a function does and how long it took, without the wait for a thread."""
+    """Run a function. Return its result and its seconds, without the wait for a thread."""
     began = time.monotonic()
     return function(), time.monotonic() - began

@@ -74,7 +74,7 @@ class _Run:
         self.first_unchecked = min(number, self.first_unchecked or number)
 
     def advance(self, behind: int) -> None:
-        """All blocks below number `behind` have been looked at, but for those that workers have in hand."""
+        """Note that all blocks below number `behind` have been looked at, but for those that workers still decode."""
         self.state.next = min([behind, *self.pending, *([self.first_unchecked] if self.first_unchecked else [])])
 
 
@@ -87,7 +87,7 @@ class Scrub:
         self._limiter = trio.CapacityLimiter(1)
 
     def unfinished(self) -> schema.Scrub | None:
-        """Return how far a scrub has come that was cut short, None without one."""
+        """Return the progress of a scrub that was cut short, None when there is none."""
         with self._store.read() as snapshot:
             try:
                 record = snapshot.get("meta", schema.SCRUB_KEY)
@@ -245,7 +245,7 @@ class Scrub:
             run.moved.set()
 
     async def _undecided(self, run: _Run, number: int, block: Block, error: NnfsError) -> None:
-        """Note a block that could be neither proved nor refuted."""
+        """Note a block of which no worker could tell whether it is sound."""
         if await self._in_thread(scrubreads.payload_of, self._store, number) != block.payload:
             return  # it has been recompressed meanwhile, or is gone, and so may be the model that it needed
         known = self._reads.damaged.reason(number)
@@ -282,7 +282,7 @@ class Scrub:
     # -- what comes of it
 
     async def _save(self, run: _Run, *, force: bool = False) -> None:
-        """Keep in the store how far it has come. No scrub fails for that."""
+        """Store the progress of the scrub. Raises nothing: no scrub may fail for that."""
         blocks, then = run.saved
         due = run.state.blocks - blocks >= SAVE_BLOCKS and time.monotonic() - then >= SAVE_S
         if self._read_only or not (due or force):

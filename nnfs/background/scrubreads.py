@@ -33,7 +33,7 @@ class Look:
 
 
 def look_at(store: Store, first: int, deep: bool, suspects: Collection[int] = ()) -> Look:
-    """Look at some blocks from number `first` on; `suspects` are decoded even if not `deep`.
+    """Check some blocks from number `first` on. Those in `suspects` are decoded even if not `deep`.
 
     Raises `StoreDamaged` for damaged pages.
     """
@@ -82,7 +82,7 @@ def _check(number: int, block: Block, payload: bytes, *, deep: bool) -> None:
 
 
 def totals(store: Store) -> tuple[int, dict[int, int]]:
-    """Return blocks of the store, and their plain bytes by codec, about."""
+    """Return about how many blocks the store has, and their plain bytes by codec."""
     plain: dict[int, int] = {}
     with store.read() as snapshot:
         try:
@@ -123,6 +123,6 @@ def model_size(store: Store, number: int) -> int:
 
 
 def lost_models(store: Store) -> dict[int, str]:
-    """Return what is missing of the models that blocks need, by number, and what to do."""
+    """Return by number which models are missing that blocks need, with advice."""
     with store.read() as snapshot:
         return {number: wanting.why for number, wanting in modelfiles.lost(snapshot).items()}

@@ -31,12 +31,12 @@ class Selection:
         self.retired: set[int] = set()  # models whose blocks are to be recompressed, at the time of the last walk
 
     def set_options(self, options: Options) -> None:
-        """Go by other options from the next walk on."""
+        """Take over other options, from the next walk on."""
         self._options = options
         self._ages = Ages(int(options.write_age * 1e9), int(options.read_age * 1e9), self._last_read)
 
     def walk(self, ino: int, aim: Aim) -> Walk:
-        """Return a walk over what a task may take up, at and below an inode."""
+        """Return a walk over the candidates of a task at and below an inode."""
         mount = Rules(Policy(self._options.policy))
         with self._store.read() as snapshot:
             rules, _ = policy.inherited(snapshot, ino, mount, aim.parent)
@@ -75,7 +75,7 @@ class Selection:
         return Walk(self._store, ino, rules, wanted, fits)
 
     def _look(self, inode: Inode, rules: Rules, now: int, aim: Aim, top: int) -> Look | None:
-        """Return how a task looks at a file; `top` is the slowest rung that its chunks may get."""
+        """Return how a task treats a file; `top` is the slowest rung that its chunks may get."""
         marked = ALL_RUNGS if inode.flags & Inode.FLAG_SETTLED else inode.rung
         if aim.marks and marked >= (aim.rung or ALL_RUNGS):
             return None

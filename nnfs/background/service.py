@@ -69,12 +69,12 @@ class Service:
         }  # fmt: skip
 
     def set_options(self, options: Options) -> None:
-        """Go by other options: policy, ages, `thaw_limit`."""
+        """Take over other options: policy, ages, `thaw_limit`."""
         self._encoder.set_options(options)
         self._passes.set_options(options)
 
     async def run(self) -> None:
-        """Do tasks until stopped. A bug here costs the cold tier's tasks, not the mount."""
+        """Do tasks until stopped. A bug here ends the tasks of the cold tier, not the mount."""
         with self._scope:
             try:
                 await self._verify_models()
@@ -83,7 +83,7 @@ class Service:
                 log.exception("a bug: no tasks are done any more until the next mount")
 
     def stop(self) -> None:
-        """Do no more: the store is about to be closed. What is under way is left as it is."""
+        """Stop before the store is closed. Work under way is left unfinished."""
         self._scope.cancel()
 
     async def _verify_models(self) -> None:
@@ -215,9 +215,9 @@ class Service:
         ]  # fmt: skip
 
     def gain(self, codecs: list[Answer]) -> int | None:
-        """Return about how many bytes recompression would still save: None before anything has been compressed.
+        """Return an estimate of the bytes that recompression would still save, None before it has compressed anything.
 
-        What this mount has saved so far tells, else what the cold blocks of the store take beside those of zstd.
+        It is computed from what this mount has saved; else from the ratios of the store's cold blocks and zstd blocks.
         """
         hot, cold = (
             [sum(line[field] for line in codecs if line["codec"] in names) for field in ("stored_bytes", "plain_bytes")]

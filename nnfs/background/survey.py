@@ -62,7 +62,7 @@ class Survey:
         self.files = 0  # that a task would look at, also those without such chunks
 
     def offer(self, candidate: Candidate, rules: Rules) -> None:
-        """Count one chunk, and consider it for the sample."""
+        """Count one chunk; at random, take it into the sample."""
         block = candidate.block
         stratum = self._strata.setdefault(kind_of(block, thaw=False), _Stratum(rung(block.codec)))
         self.rules.add(rules)
@@ -94,7 +94,7 @@ class Survey:
 
     @property
     def stored(self) -> int:
-        """Bytes that their payloads take."""
+        """Bytes of the payloads of all chunks."""
         return sum(stratum.stored for stratum in self._strata.values())
 
     def chosen(self) -> list[tuple[Candidate, Rules]]:
@@ -104,9 +104,9 @@ class Survey:
         return list(itertools.islice((one for row in rows for one in row if one is not None), SAMPLES))
 
     async def sampled(self, task: Task, size: Size) -> list[Sampled]:
-        """Have `size` say what the chunks of the sample would take; where it says None, the chunk is gone.
+        """Measure the sample by `size`, which returns a chunk's bytes, or None when the chunk is gone.
 
-        Raises `Cancelled`, and what went wrong with a chunk when something did with all of them.
+        Raises `Cancelled`, and the error of a chunk when all chunks have failed.
         """
         found: list[Sampled] = []
         failures: list[NnfsError] = []
@@ -133,7 +133,7 @@ class Survey:
         return found
 
     def savings(self, sampled: list[Sampled]) -> dict[Kind, float]:
-        """Return the share of its plain bytes that is saved of each kind; of one that has no sample, as of all."""
+        """Return for each kind the share of its plain bytes that is saved; for a kind without sample that of all."""
         plain, saved = Counter[Kind](), Counter[Kind]()
         for one in sampled:
             plain[one.kind] += one.plain
@@ -147,7 +147,7 @@ class Survey:
 
 
 def bands(savings: dict[Kind, float]) -> Iterator[Band]:
-    """Yield the bands in which kinds are taken up, those that save most first: all of a band save about as much."""
+    """Yield bands of kinds, those that save most first. The kinds of one band save about as much as each other."""
     rest = sorted(savings.values(), reverse=True)
     below = float("inf")
     for number in range(1, BANDS + 1):

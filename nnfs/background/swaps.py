@@ -18,7 +18,7 @@ FLUSH_CHUNKS = 256
 
 
 class Swaps:
-    """Commits what flows have ready. `changed` is told the files that occupy something else now."""
+    """Commits the swaps that tasks have ready. `changed` is told the files whose stored size has changed."""
 
     def __init__(self, commits: Commits, encoder: ColdEncoder, changed: Callable[[list[int]], None]) -> None:
         self._commits, self._encoder, self._changed = commits, encoder, changed

@@ -28,9 +28,9 @@ Run = Callable[["Task"], Awaitable[None]]
 
 
 class Task:
-    """One command or background pass. Its fields are what `nnfs compact --wait` and its kin show.
+    """One command or background pass. `nnfs compact --wait` and other commands show its fields.
 
-    `about` tells what it does apart from others of its kind, `path` tells a person where.
+    `about` distinguishes it from other tasks of its kind; `path` is the place that is shown to people.
     """
 
     def __init__(self, number: int, kind: str, run: Run, gate: Gate, about: Hashable = None, path: str = "") -> None:
@@ -57,7 +57,7 @@ class Task:
         self._scopes: set[trio.CancelScope] = set()
 
     def cancel(self) -> None:
-        """End it at its next step, or in the middle of one that is `cancellable`."""
+        """Cancel the task: it ends at its next step, or in the middle of one that is `cancellable`."""
         self.cancelled = True
         if self.state == "queued":
             self.end("cancelled")
@@ -111,7 +111,7 @@ class Task:
             self.end(state)
 
     def end(self, state: str) -> None:
-        """Note how it ended, in one line of the log."""
+        """Log in one line how the task ended."""
         self.state, self.phase, self.ended_at = state, "", time.time()
         is_worth_it = self.number or self.done_chunks or state == "failed"
         level = logging.ERROR if state == "failed" else logging.INFO if is_worth_it else logging.DEBUG
@@ -120,7 +120,7 @@ class Task:
             self.on_end(self)
 
     def told(self) -> str:
-        """Return one line about how it ended."""
+        """Return in one line how the task ended."""
         what = f"{self.kind}{f' {self.path}' if self.path else ''}{f' (task {self.number})' if self.number else ''}"
         text = f"{what}: {self.state}{f', {self.error}' if self.error else ''}, {self.seconds:.0f} s"
         if self.done_chunks:
@@ -130,7 +130,7 @@ class Task:
         return text + (f", {self.failed_chunks} chunks stay as they were" if self.failed_chunks else "")
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what the control socket answers."""
+        """Return the task as the control socket's answer."""
         now, running = time.monotonic(), self.state == "running" and self.started is not None
         seconds = now - self.started if running and self.started is not None else self.seconds
         working = self.left.active(now) if running else self.left.active(self.ended) or self.seconds
@@ -153,19 +153,19 @@ def _nobody(_task: Task) -> None:
 
 
 class Gate:
-    """Open or paused."""
+    """The gate that `nnfs pause` closes and `nnfs resume` opens."""
 
     def __init__(self) -> None:
         self.paused = False
         self.changed = trio.Event()
 
     def set(self, *, paused: bool) -> None:
-        """Pause, or go on."""
+        """Close or open the gate."""
         self.paused = paused
         self.tell()
 
     def tell(self) -> None:
-        """Have those who wait look again."""
+        """Wake the tasks that wait, so that they look again."""
         self.changed.set()
         self.changed = trio.Event()
 
@@ -173,7 +173,7 @@ class Gate:
 class Tasks:
     """The tasks of one mount, one after the other; a scrub goes on beside them.
 
-    `idle` is asked for work when none is queued: `first` seconds after the start, then every `every` seconds.
+    `idle` is called for work when none is queued: `first` seconds after the start, then every `every` seconds.
     """
 
     def __init__(self, idle: Run | None, every: float, first: float, history: History | None = None) -> None:
@@ -187,7 +187,7 @@ class Tasks:
         self.background: Task | None = None  # the last one made of `idle`
 
     def add(self, kind: str, run: Run, about: Hashable = None, path: str = "") -> Task:
-        """Queue a task, or join one that is queued and does the same: one under way has passed by some of it."""
+        """Queue a task, or join an equal one that is queued. One under way is not joined: it has passed some files."""
         for task in self.unended():
             if task.state == "queued" and (task.kind, task.about) == (kind, about) and not task.cancelled:
                 task.joined += 1
@@ -220,7 +220,7 @@ class Tasks:
         return list(self._tasks.values())
 
     def told(self, number: int) -> dict[str, Any]:
-        """Return what is known of a task, also of one of an earlier mount. Raises `UsageError`."""
+        """Return the facts about a task, also one of an earlier mount. Raises `UsageError` for an unknown number."""
         kept = [record for record in self.history.records if record["job"] == number]
         return kept[-1] if kept and number not in self._tasks else self.get(number).as_dict()
 
@@ -235,7 +235,7 @@ class Tasks:
             await trio.to_thread.run_sync(self.history.write)
 
     def unended(self) -> list[Task]:
-        """Return those that are queued or under way, but for the background's."""
+        """Return the commands that are queued or under way, without background passes."""
         return [task for task in self._tasks.values() if task.state in UNENDED]
 
     def before(self, task: Task) -> list[Task]:

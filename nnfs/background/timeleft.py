@@ -1,11 +1,11 @@
 """The time left of a task of recompression, thawing or scrub. Pure: the caller passes the time.
 
-A task is chunks of several *kinds* (what tells before it is touched whether one will be skipped or takes long), each of
-which goes through some *steps* ("look", "encode neural", "prove neural"). A step has a cost, seconds per MiB as workers
-measure it; only the ratio of costs matters, since what has been done within the time that it took gives the scale. What
-share of a kind's bytes goes through a step is learned from the chunks that have ended, so skipped, encoded and proved
-chunks have rates of their own. While nothing can get on (a worker starts, something is measured, work is paused) the
-clock stands still.
+A task is chunks of several *kinds* (known before a chunk is touched, they tell whether it will be skipped or takes
+long), each of which goes through some *steps* ("look", "encode neural", "prove neural"). A step has a cost, seconds per
+MiB as workers measure it; only the ratio of costs matters, since the work done so far and the time it took give the
+scale. The share of a kind's bytes that goes through a step is learned from the chunks that have ended, so skipped,
+encoded and proved chunks have rates of their own. While nothing can get on (a worker starts, something is measured,
+work is paused) the clock stands still.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class TimeLeft:
     # -- the clock
 
     def go(self, now: float) -> None:
-        """Let the clock run: something is being worked on."""
+        """Start the clock: something is being worked on."""
         if self._since >= 0:
             return
         self._since = now
@@ -67,7 +67,7 @@ class TimeLeft:
             mark.done.update(self._done - self._at_stop)
 
     def stop(self, now: float) -> None:
-        """Hold the clock."""
+        """Stop the clock."""
         if self._since >= 0:
             self._active, self._since, self._at_stop = self.active(now), -1.0, self._done.copy()
 
@@ -78,7 +78,7 @@ class TimeLeft:
     # -- what there is to do, and what has been done
 
     def expect(self, kind: Kind, size: int, steps: Steps) -> None:
-        """Add a chunk (or all of a kind) that will come; `steps` is what is assumed of its kind."""
+        """Add a chunk (or all of a kind) that is ahead; `steps` is the share of each step assumed of its kind."""
         self._expected[kind] += size
         self._assumed[kind] = steps
 
@@ -90,7 +90,7 @@ class TimeLeft:
             self._mark(self.active(now))
 
     def drop(self, kind: Kind, size: int) -> None:
-        """Expect a chunk no longer: it shares its block with another one."""
+        """Take a chunk off what is ahead: it shares its block with another chunk."""
         self._expected[kind] -= size
 
     def ended(self, kind: Kind, size: int, steps: Mapping[str, int]) -> None:
@@ -110,7 +110,7 @@ class TimeLeft:
     # -- what is left
 
     def left(self, now: float, measured: Mapping[str, float] | None = None) -> float | None:
-        """Return the seconds until the end, None while nothing tells how fast it goes. `measured`: costs of steps."""
+        """Return the seconds until the end, None while the speed is not known. `measured`: costs of steps."""
         costs = _costs(measured or {})
         rest: Counter[str] = Counter()  # bytes by step
         for kind, todo in self._todo():
@@ -149,7 +149,7 @@ class TimeLeft:
         return [(kind, size - self._ended[kind]) for kind, size in self._expected.items() if size > self._ended[kind]]
 
     def _scale(self, costs: Mapping[str, float]) -> float | None:
-        """Seconds of the clock for what costs one, lately."""
+        """Seconds of the clock that one unit of cost has taken lately."""
         if len(self._marks) < 2:
             return None
         last = self._last(costs)

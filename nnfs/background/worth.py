@@ -8,6 +8,6 @@ ASSUMED = 4.0 / (1 << 20)  # seconds per byte, before a codec has been measured
 
 
 def least_saving(plain: int, seconds_per_mib: float | None = None) -> float:
-    """Return how many bytes a chunk of so many plain ones must save, read back at this speed, to be worth it."""
+    """Return the bytes that recompressing a chunk of `plain` bytes must save, by the speed of reading it back."""
     seconds = plain * (ASSUMED if seconds_per_mib is None else seconds_per_mib / (1 << 20))
     return max(SECTOR, PER_SECOND * seconds)

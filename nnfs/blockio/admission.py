@@ -1,4 +1,4 @@
-"""Admission: nothing is accepted for which memory or the disk may lack room (DESIGN.md, "Writes" and "Space")."""
+"""Admission: no request is accepted for which memory or the disk may lack room (DESIGN.md, "Writes", "Space")."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COMMIT_BYTES = 12 << 20  # of dirty chunks begin a commit; LMDB holds about as m
 
 
 class Admission:
-    """Has requests wait, or fail, before they change anything. `make_room()` makes room on a full disk, if it can."""
+    """Makes requests wait, or fail, before they change anything. `make_room()` makes room on a full disk, if it can."""
 
     def __init__(self, backlog: Backlog, space: Space, make_room: Callable[[], Awaitable[None]]) -> None:
         self._backlog, self._space, self._make_room = backlog, space, make_room
@@ -29,7 +29,7 @@ class Admission:
                 raise self._space.refused()
 
     async def throttle(self, size: int = 0) -> None:
-        """Wait while memory is full of uncommitted changes, and of `size` bytes more.
+        """Wait while memory has no room for `size` more bytes of uncommitted changes.
 
         Raises `Backlog.failure`, and `OutOfSpace` while nothing can be committed for lack of it.
         """
@@ -46,7 +46,7 @@ class Admission:
             await self._backlog.commit_ended()
 
     async def hold(self, size: int) -> bool:
-        """Hold room for the backlog, `size` bytes and a record more. Return whether there is enough."""
+        """Hold room on disk for the backlog and for `size` bytes and a record more. Return whether there is enough."""
         while not self._fits(size):
             if not await trio.to_thread.run_sync(self._space.hold, *self._need(size)):
                 return self._fits(size)

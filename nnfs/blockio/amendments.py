@@ -1,4 +1,4 @@
-"""Amendments: changes of the store that no request made, done within the next commit (DESIGN.md, "Swaps")."""
+"""Amendments: changes of the store that no request made, and that the next commit makes (DESIGN.md, "Swaps")."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Amendment(Generic[T]):
             self._error = kept(error)
 
     def finish(self, error: Exception | None) -> None:
-        """Tell the owner how the commit went; `error` if it failed. An error of the change's own goes first."""
+        """Tell the owner the outcome of the commit; `error` if it failed. An error of the change itself comes first."""
         self._error = self._error or error
         self._done.set()
 
     async def wait(self) -> T:
-        """Return the result of the change, durable. Raises why there is none."""
+        """Return the result of the change once it is durable. Raises the error because of which there is none."""
         await self._done.wait()
         if self._error is not None:
             raise again(self._error)
@@ -44,7 +44,7 @@ class Amendment(Generic[T]):
 
 
 class Amendments:
-    """The amendments that wait for the next commit. For the loop."""
+    """The amendments that wait for the next commit. Used by the loop only."""
 
     def __init__(self) -> None:
         self._waiting: list[Amendment[Any]] = []
@@ -58,7 +58,7 @@ class Amendments:
         return amendment
 
     def take(self) -> Sequence[Amendment[Any]]:
-        """Return them all, for a commit that begins."""
+        """Remove and return all amendments, for a commit that begins."""
         taken, self._waiting = self._waiting, []
         return taken
 

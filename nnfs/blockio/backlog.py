@@ -16,7 +16,7 @@ RECORD_BYTES = 1024  # of memory that a changed inode or dentry takes, about
 
 
 class Backlog:
-    """Both epochs with their dirty data and the amendments that wait, and the state of commits. For the loop.
+    """Both epochs with their dirty data and the amendments that wait, and the state of commits. Used by the loop only.
 
     `failure` is the error because of which nothing can be committed any more (anything but a lack of space): the mount
     turns read-only then. `no_space` is the reason why the last commit was kept in memory.
@@ -44,7 +44,7 @@ class Backlog:
 
     @property
     def size(self) -> int:
-        """Bytes of memory that it takes, metadata included."""
+        """Bytes of memory that the backlog takes, metadata included."""
         return self.data.size + sum(map(_size, self._epochs()))
 
     @property
@@ -54,7 +54,7 @@ class Backlog:
 
     @property
     def records(self) -> int:
-        """Number of records that the next commits change, about."""
+        """Estimated number of records that the next commits change."""
         return sum(
             len(epoch.inodes) + len(epoch.dentries) + epoch.xattr_bytes // RECORD_BYTES + 4 * len(epoch.release)
             for epoch in self._epochs()
@@ -71,7 +71,7 @@ class Backlog:
         self.woken.set()
 
     async def commit_ended(self) -> None:
-        """Wait until a commit has ended, well or not. Raises `failure`."""
+        """Wait until a commit has ended, successfully or not. Raises `failure`."""
         await self._ended.wait()
         self.raise_failure()
 
@@ -99,6 +99,6 @@ class Backlog:
 
 
 def _size(epoch: Any) -> int:
-    """Return the bytes of memory that an epoch's metadata takes, about."""
+    """Return an estimate of the bytes of memory that an epoch's metadata takes."""
     size: int = epoch.xattr_bytes + RECORD_BYTES * (len(epoch.inodes) + len(epoch.dentries))
     return size

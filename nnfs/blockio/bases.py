@@ -15,7 +15,7 @@ from nnfs.store.schema import Block, Inode
 
 
 class Bases:
-    """Tells which blocks lie under dirty chunks, so that no commit has to wait for a worker. For the loop.
+    """Tells which blocks lie under dirty chunks, so that no commit has to wait for a worker. Used by the loop only.
 
     A write to part of a cold block waits until that is decoded, and a block that lies under a dirty chunk is not
     swapped for a cold one.
@@ -34,9 +34,9 @@ class Bases:
         return block.plain if block is not None else self._data.chunk_size
 
     def cold(self, inode: Inode, offset: int, end: int) -> dict[int, int]:
-        """Return the blocks, by chunk, that a write of [offset, end) changes in part and that workers have to decode.
+        """Return by chunk the blocks that a write of [offset, end) changes in part and that workers have to decode.
 
-        With `offset == end`: those that a truncation to there changes. Raises `StoreDamaged`.
+        With `offset == end`: the block that a truncation to `offset` changes. Raises `StoreDamaged`.
         """
         found = {}
         for chunk in self._data.partly_changed(inode.ino, inode.size, offset, end):
@@ -49,7 +49,7 @@ class Bases:
 
     @contextlib.contextmanager
     def cooling(self, numbers: set[int]) -> Iterator[None]:
-        """Have blocks that are about to become cold treated as cold ones while the body runs."""
+        """Treat blocks that are about to become cold as cold ones while the body runs."""
         self._cooling |= numbers
         try:
             yield

@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 
 class BlockCache:
-    """Least recently used plain chunks by block number. Numbers are never reused, so nothing in it goes stale."""
+    """Plain chunks by block number, the least recently used dropped first. No number is reused, so none goes stale."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit  # bytes

@@ -57,7 +57,7 @@ def specs(options: Options) -> list[WorkerSpec]:
 
 @dataclass(slots=True)
 class Progress:
-    """How far a decode has come, so that its owner can decide whether to cancel it."""
+    """The progress of a decode, by which its owner can decide whether to cancel it."""
 
     begun: bool = False  # a repair is under way, which is not a worker's
     future: Future[Outcome] | None = None
@@ -74,7 +74,8 @@ def _nothing(number: int, block: Block, payload: bytes) -> None:
 class Cold:
     """The pool as seen from the event loop. `model(number)` gives a model's fingerprint, or raises `ModelMissing`.
 
-    `timeout` (seconds within which reads end) bounds repairs. Work items have no bound but their owner's patience.
+    `timeout`, the seconds within which reads end, bounds repairs. Work items are bounded only by the patience of
+    readers.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class Cold:
 
     @property
     def slow(self) -> dict[int, float]:
-        """Codec id to seconds per MiB that decoding took lately: in reads or, when there were none, recompression."""
+        """Seconds per MiB that decoding took lately, by codec id: in reads or, without any, in recompression."""
         found: dict[int, float] = {}
         for name in (COMPACT, READ):
             for state in self.pool.states():
@@ -105,7 +106,7 @@ class Cold:
         return found
 
     def watch(self, go_on: Callable[[], None]) -> None:
-        """Have `go_on` called on this loop while a worker that decodes for readers gets on."""
+        """Call `go_on` on this loop while a worker that decodes for readers makes progress."""
         token = trio.lowlevel.current_trio_token()
 
         def moved(name: str) -> None:
@@ -116,12 +117,12 @@ class Cold:
         self.pool.watch(moved)
 
     def waits_for(self, worker: str) -> bool:
-        """Return whether a worker is not at work yet: its first work item starts it, and has it open a model."""
+        """Return whether a worker is not at work yet: its first work item starts it and opens a model."""
         states = [state for state in self.pool.states() if state.name == worker]
         return bool(states) and all(state.state != "running" or state.doing == "opening" for state in states)
 
     async def run(self, item: WorkItem, progress: Progress | None = None) -> Outcome:
-        """Have a worker do a work item; cancelling takes it back. Waits while the pool is full.
+        """Return a worker's result for a work item. Waits while the pool is full; cancelling takes the item back.
 
         Raises the errors that the pool's futures hold (`nnfs.workers.pool`).
         """
@@ -178,7 +179,7 @@ class Cold:
         return plain
 
     def _note_failure(self, ladder: Ladder, worker: str) -> None:
-        """Log a worker's failure, if it has failed, and keep it for the status until that worker decodes again."""
+        """Log a worker's failure, if there is one, and keep it for the status until that worker decodes again."""
         error = ladder.failures.get(worker)
         if isinstance(error, ModelMissing):
             self._trouble(ladder.block.model, f"block {ladder.number}: {error}")
@@ -190,13 +191,13 @@ class Cold:
             log.log(logging.DEBUG if is_told else logging.ERROR, "%s", self.trouble)
 
     def _note_erring(self, worker: str) -> None:
-        """Note that a worker's result was wrong and the reference's right. Logged once, and told in every status."""
+        """Note that a worker's result was wrong and the reference's right. Logged once, shown in every status."""
         self.erring[worker] += 1
         if self.erring[worker] == 1:
             log.error("%s", self.errs())
 
     def errs(self) -> str:
-        """Return which devices compute wrong results and what to do about it, for people; "" if none does."""
+        """Return for people which devices compute wrong results, with advice; "" if none does."""
         devices = {name: sorted({s.device for s in self.pool.states() if s.name == name}) for name in self.erring}
         return "; ".join(
             f"{', '.join(devices[name]) or 'a device'} (worker {name}) computed wrong bytes for {count} blocks, which "
@@ -230,7 +231,7 @@ class Cold:
 
 
 async def _done(future: Future[Outcome]) -> None:
-    """Wait for a future that another thread completes."""
+    """Wait until another thread has completed a future."""
     token, done = trio.lowlevel.current_trio_token(), trio.Event()
 
     def wake(_: Future[Outcome]) -> None:

@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 
 class Committer:
-    """Begins commits and lets others wait for them. `inode_errors` has the errors of files until a sync tells them."""
+    """Begins commits and lets others wait for them. `inode_errors` has the errors of files until a sync raises them."""
 
     def __init__(
         self, store: Store, meta: Metadata, data: DirtyData, reader: Reader, space: Space, apply: Apply
@@ -72,7 +72,7 @@ class Committer:
     # -- requests
 
     async def sync(self) -> None:
-        """Return when everything requested so far is durable. Raises why it cannot be."""
+        """Return when everything requested so far is durable. Raises the reason why it cannot be."""
         backlog, epoch = self.backlog, self.meta.active
         backlog.raise_failure()
         if not (epoch.empty and self.data.active.empty):
@@ -89,14 +89,14 @@ class Committer:
                 backlog.raise_trouble()
 
     async def sync_inode(self, ino: int) -> None:
-        """`sync`; raises also the error that the file has had since the last call."""
+        """Do as `sync`, and raise also the error that the file has had since the last call."""
         await self.sync()
         error = self.inode_errors.pop(ino, None)
         if error is not None:
             raise again(error)
 
     async def amend(self, change: Callable[[Any], T], size: int = 0, *, frees: int = 0) -> T:
-        """Have `change(work)` run in the commit thread, within the next commit's txn; return its result, durable.
+        """Run `change(work)` in the commit thread, in the next commit's txn; return its result once it is durable.
 
         It adds `size` bytes and then frees `frees` bytes: a change that makes the store smaller may run on a full disk.
         Raises `OutOfSpace`, with nothing changed, and the errors of `change`, which may raise them only before it
@@ -138,9 +138,9 @@ class Committer:
             await trio.to_thread.run_sync(copies.clear)
 
     async def save(self) -> None:
-        """`sync`, for a backup. If the data file is gone, commit all that was accepted to the file that is still open.
+        """Do as `sync`, for a backup. If the data file is gone, commit everything to the file that is still open.
 
-        Raises why that cannot be done.
+        Raises the reason why that cannot be done.
         """
         gone = self.failure
         if not isinstance(gone, StoreGone):
@@ -151,7 +151,7 @@ class Committer:
             self.backlog.raise_trouble()
 
     async def finish(self) -> None:
-        """Do the last commits, releases included, and mark that nothing came after them. Raises why they fail."""
+        """Do the last commits, releases included, and mark the store as closed cleanly. Raises why they fail."""
         await self._last_syncs()
         await self.punch()
         async with self._lock:
@@ -186,7 +186,7 @@ class Committer:
         await self._survive(self._commit_in_time)
 
     async def _survive(self, task: Callable[[], Awaitable[None]]) -> None:
-        """Run a task whose bug must not end the mount: everybody is told that nothing can be committed any more."""
+        """Run a task whose bug must not end the mount: nothing more is committed then, and all who wait are told."""
         try:
             await task()
         except Exception as bug:
@@ -220,14 +220,14 @@ class Committer:
         return time.monotonic() - self._last >= INTERVAL - 0.01
 
     async def _pause(self) -> None:
-        """After a commit that found no space: try again when somebody syncs, or in a second."""
+        """Wait after a commit that found no space, until somebody syncs or a second has passed."""
         self.backlog.wanted = self.backlog.durable
         await self._punch(0)  # space that it has written to comes back to the reserve
         with trio.move_on_after(1.0):
             await self.backlog.woken.wait()
 
     def look_after_store(self) -> None:
-        """Accept nothing more when the data file has lost its name: it would be written, and end with the mount."""
+        """Accept nothing more when the data file has lost its name: its content would be gone after the mount."""
         lost = self.store.place.lost()
         if not lost or self.failure is not None:
             return
@@ -241,7 +241,7 @@ class Committer:
     # -- free pages
 
     async def punch(self) -> None:
-        """Punch free pages, after an empty commit: what a commit freed belongs to the previous meta page until then."""
+        """Punch free pages after an empty commit: before that, pages just freed belong to the previous meta page."""
         await self._commit()  # else the one that is to be empty has the deletions, and their pages stay
         await self._commit(empty=True)
         await self._punch(KEEP_IDLE)
@@ -290,7 +290,7 @@ class Committer:
             backlog.end_commit()
 
     async def _write(self, epoch: Any, changes: Changes, amendments: Sequence[Amend]) -> tuple[Any, int]:
-        """Apply an epoch. A try that found no room is done again with all that is held, one that failed as it is."""
+        """Apply an epoch. A try that found no room is repeated with all that is held, another failure as it was."""
         for left in reversed(range(TRIES)):
             try:
                 return await run_fairly(
@@ -308,7 +308,7 @@ class Committer:
         raise AssertionError("not reached")
 
     def _answer(self, amendments: Sequence[Amendment[Any]]) -> None:
-        """Tell the owners of amendments how the commit went: a failed one is not tried again for them."""
+        """Tell the owners of amendments the outcome of the commit. Failed amendments are not tried again."""
         error: Exception | None = None
         if self.backlog.durable < self.meta.active.commit - 1:
             error = self.backlog.failure or self.backlog.no_space or OutOfSpace("the commit failed")
@@ -316,7 +316,7 @@ class Committer:
             amendment.finish(error)
 
     def _keep(self, commit: int, error: Exception) -> None:
-        """Note a commit that failed for want of something: its epoch stays, and is tried again."""
+        """Note a commit that failed for lack of something: its epoch is kept, and tried again."""
         if self.backlog.no_space is None:
             log.error("commit %d: %s: kept in memory until there is space", commit, error)
             log.info("up to %d B are to be written, %d B are held", self.store.write_cost.total, self.space.held)
@@ -325,7 +325,7 @@ class Committer:
         self.backlog.no_space = no_space
 
     def _finish(self, commit: int, applied: Any) -> None:
-        """Drop the epoch, which is durable and must not be tried again, whatever happens now."""
+        """Drop an epoch that is durable: it must not be tried again, whatever happens now."""
         try:
             self._take_over(commit, applied)
         except (OutOfSpace, MemoryError) as error:

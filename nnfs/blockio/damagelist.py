@@ -11,7 +11,7 @@ from nnfs.store.env import Store
 
 
 class DamageList:
-    """Numbers of blocks that were found damaged, and why. Thread-safe: the commit thread and others look things up."""
+    """Numbers of blocks that were found damaged, and the reasons. Thread-safe: the commit thread and others use it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -22,7 +22,7 @@ class DamageList:
             self._reasons[number] = why
 
     def remove(self, number: int) -> None:
-        """Take a block off that has been read or repaired, or is gone; one that is not listed, too."""
+        """Take a block off that has been read or repaired, or is gone. It need not be listed."""
         with self._lock:
             self._reasons.pop(number, None)
 
@@ -32,7 +32,7 @@ class DamageList:
             return self._reasons.get(number)
 
     def as_dict(self) -> dict[int, str]:
-        """Return a copy: numbers and reasons."""
+        """Return a copy of the list: reasons by number."""
         with self._lock:
             return dict(self._reasons)
 
@@ -44,7 +44,7 @@ class DamageList:
         return len(self._reasons)
 
     def forget_gone(self, store: Store) -> None:
-        """Take off the blocks that the store has no more: their files were removed or written again. For a thread."""
+        """Take off the blocks that the store does not have any more. Call it in a thread."""
         with store.read() as snapshot:
             for number in self.as_dict():
                 with contextlib.suppress(StoreDamaged):  # a block with a damaged header is there

@@ -17,7 +17,7 @@ Buffer = bytes | bytearray | memoryview
 
 
 class DirtyChunk:
-    """New content of one chunk. Bytes behind the end of `data` are the base's (an overlay) or zeros (whole)."""
+    """New content of one chunk. Bytes behind the end of `data` are those of the base (an overlay) or zeros (whole)."""
 
     __slots__ = ("base_limit", "data", "encoded", "extents", "version", "whole")
 
@@ -89,7 +89,7 @@ class DirtyChunk:
 
 @dataclass(slots=True)
 class Cut:
-    """A truncation: chunks from `first` on are gone; `spare` may take over their map nodes."""
+    """A truncation: chunks from `first` on are removed; the inode `spare` may take over their map nodes."""
 
     first: int
     spare: int
@@ -114,7 +114,7 @@ class Layer:
 
 
 class DirtyData:
-    """Active and frozen layers of all inodes. For the loop."""
+    """Active and frozen layers of all inodes. Used by the loop only."""
 
     def __init__(self, chunk_size: int) -> None:
         self.chunk_size = chunk_size
@@ -124,7 +124,7 @@ class DirtyData:
 
     @property
     def size(self) -> int:
-        """Bytes of memory held by dirty chunks of both layers, about."""
+        """Estimated bytes of memory held by dirty chunks of both layers."""
         return self.active.size + (self.frozen.size if self.frozen else 0)
 
     def has(self, ino: int) -> bool:
@@ -206,7 +206,7 @@ class DirtyData:
     def partly_changed(self, ino: int, size: int, offset: int, end: int) -> list[int]:
         """Return the chunks of a file of `size` bytes of which a write of [offset, end) needs the committed content.
 
-        With `offset == end`: those of which a truncation to there needs it.
+        With `offset == end`: the chunks of which a truncation to `offset` needs it.
         """
         found = []
         for number in {offset // self.chunk_size, max(offset, end - 1) // self.chunk_size}:
@@ -237,7 +237,7 @@ class DirtyData:
                 yield from ((ino, number) for number, chunk in chunks.items() if not chunk.whole)
 
     def drop(self, ino: int) -> None:
-        """Forget the active layer of an inode that nobody can reach any more."""
+        """Drop the active layer of an inode that nobody can reach any more."""
         for chunk in self.active.chunks.pop(ino, {}).values():
             self.active.size -= chunk.cost
         self.active.cuts.pop(ino, None)

@@ -40,7 +40,7 @@ class Encoding:
         self._merged: list[DirtyChunk] = []  # rewritten in part: likely bases of the next partial writes
 
     def offer(self, full: list[tuple[int, DirtyChunk]]) -> None:
-        """Take wholly written chunks, to encode them while the writer goes on."""
+        """Queue wholly written chunks, to be encoded while the writer goes on."""
         for _, chunk in full:
             self._queue.append(chunk)
         if full:
@@ -54,7 +54,8 @@ class Encoding:
     async def changes(self, layer: Layer, released: Collection[int], errors: dict[int, NnfsError]) -> Changes:
         """Return the encoded content of a frozen layer. Chunks whose base cannot be read are left out.
 
-        Their errors are put into `errors`, by inode. The content of inodes in `released` is of no use any more.
+        Their errors are put into `errors`, by inode. Inodes in `released` are being deleted: their content is not
+        encoded.
         """
         self._merged.clear()  # those of a failed commit: their block numbers will be given to other blocks
         overlays = [
@@ -164,5 +165,5 @@ def encode(plain: Buffer) -> Encoded | None:
 
 
 def encode_many(plains: Sequence[Buffer]) -> list[Encoded | None]:
-    """Encode several chunks, for a data thread: one hop costs some 60 us, a chunk 120. The GIL is released inside."""
+    """Encode several chunks in a data thread: a change of threads costs some 60 us, a chunk 120, mostly without GIL."""
     return [encode(plain) for plain in plains]

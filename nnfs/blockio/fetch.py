@@ -1,4 +1,4 @@
-"""Fetching blocks from the store: each one once, however many wait for it (DESIGN.md, "Reads")."""
+"""Fetching blocks from the store: each is fetched once, however many readers wait for it (DESIGN.md, "Reads")."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BATCH = 8  # blocks that one task loads in one read txn
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """A block that is not decoded yet: a cold one, or a hot one with something wrong."""
+    """A block that is not decoded yet: a cold one, or a hot one that could not be decoded."""
 
     block: Block
     payload: bytes
@@ -42,7 +42,7 @@ Result: TypeAlias = bytes | Exception | None  # plain bytes, proved; what went w
 
 
 class _Pending:
-    """A block that is being fetched, and those who wait for it."""
+    """A block that is being fetched, and the readers that wait for it."""
 
     __slots__ = ("done", "progress", "result", "scope", "urgent", "waiters")
 
@@ -55,13 +55,13 @@ class _Pending:
         self.urgent = False  # it is being decoded for somebody who waits
 
     def reconsider(self) -> None:
-        """Cancel a decoding that has not begun and has the wrong priority, or for which nobody waits any more."""
+        """Cancel a decoding that has not begun and has the wrong priority, or that nobody waits for any more."""
         if self.scope is not None and self.urgent != bool(self.waiters) and not self.progress.has_begun():
             self.scope.cancel()
 
 
 class Fetcher:
-    """Fetches and proves blocks, in tasks of its own. Content goes to `cache`, damage to `damaged`. For the loop.
+    """Fetches and proves blocks, in tasks of its own. Content goes to `cache`, damage to `damaged`. For the loop only.
 
     `patience` bounds how long readers wait. Without `cold`, cold blocks cannot be read; `thawed` keeps copies of them.
     """
@@ -92,9 +92,9 @@ class Fetcher:
         return number in self.cache or number in self._pending
 
     async def fetch(self, numbers: Sequence[int]) -> dict[int, bytes] | None:
-        """Return the content of blocks, by number; None when one of them is gone.
+        """Return the content of blocks by number, None when one of them is gone.
 
-        Raises what went wrong with the first that failed: `StoreDamaged`, `CodecError`, `WorkerError`.
+        Raises the error of the first block that failed: `StoreDamaged`, `CodecError`, `WorkerError`.
         """
         if len(numbers) == 1 and not self._pending:
             [loaded] = _load(self._store, numbers)
@@ -126,7 +126,7 @@ class Fetcher:
             self._start(numbers[start : start + BATCH], self._fetch, numbers[start : start + BATCH])
 
     def _start(self, numbers: Sequence[int], task: Task, *arguments: object) -> None:
-        """Start a task that fetches blocks. A bug in it is told to those who wait for them."""
+        """Start a task that fetches blocks. A bug in it is raised in the readers that wait for them."""
 
         async def told() -> None:
             try:
@@ -186,7 +186,7 @@ class Fetcher:
                 log.warning("block %d: no copy of its thawed content: %r", number, error)
 
     async def _decode(self, number: int, stored: _Stored, pending: _Pending) -> Result:
-        """Have a worker decode a block; submit it again with another priority when that changes (`reconsider`)."""
+        """Decode a block in a worker; submit it again with another priority when that changes (`reconsider`)."""
         while self.cold is not None:
             pending.urgent, pending.progress = pending.waiters > 0, Progress()
             result: Result = None
@@ -218,7 +218,7 @@ class Fetcher:
     # -- hot blocks
 
     async def _repair(self, number: int, stored: _Stored) -> None:
-        """Try to repair a hot block, once: later readers are told at once what was found."""
+        """Try once to repair a hot block: later readers get the outcome at once."""
         assert stored.damage is not None
         result: Result = stored.damage
         if number not in self.damaged and len(stored.payload) == stored.block.stored:
@@ -247,7 +247,7 @@ def _collect(results: dict[int, Result]) -> dict[int, bytes] | None:
 
 
 def _load(store: Store, numbers: Sequence[int], thawed: Thawed | None = None) -> list[_Stored | Result]:
-    """Fetch blocks in one read txn: hot ones decoded, cold ones too if there is a thawed copy."""
+    """Load blocks in one read txn. Return hot ones decoded, and cold ones of which there is a thawed copy."""
     results: list[_Stored | Result] = []
     with store.read() as snapshot:
         for number in numbers:

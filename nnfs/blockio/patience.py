@@ -25,7 +25,7 @@ class Patience:
 
     @contextlib.contextmanager
     def bound(self) -> Iterator[None]:
-        """Raise `TimedOut` when nothing moves for `timeout` seconds while the body runs."""
+        """Raise `TimedOut` when no worker makes progress for `timeout` seconds while the body runs."""
         with trio.CancelScope() as scope:
             self._waits[scope] = self._now()
             try:
@@ -36,7 +36,7 @@ class Patience:
             raise TimedOut(f"nothing was decoded for {self.timeout:g} s, and no worker got on")
 
     def go_on(self) -> None:
-        """Note that a worker gets on: every wait begins anew, since hundreds of reads may wait for one worker."""
+        """Note that a worker makes progress: every wait begins anew, since hundreds may wait for one worker."""
         now = self._now()
         self._waits = dict.fromkeys(self._waits, now)
 

@@ -11,16 +11,16 @@ STEP_BYTES, STEP = 1 << 20, 64  # bytes and holes at a time while others could t
 
 
 class Puncher:
-    """Punches free pages of one store. For the commit thread."""
+    """Punches free pages of one store. Used by the commit thread only."""
 
     def __init__(self, store: Store, space: Space, backlog: Backlog) -> None:
         self._store, self._space, self._backlog = store, space, backlog
 
     def punch(self, keep: int, everything: bool = False) -> None:
-        """Punch free pages but for `keep`. Space that is kept for removals is held again first, before others take it.
+        """Punch free pages except `keep`. Space that is kept for removals is held first, before others take it.
 
-        While space is short the pages that the next commits take stay: giving them up and taking them again loses some.
-        With `everything` they do not, since they turned out to be the wrong ones.
+        While space is short, the pages that the next commits take stay: giving them up and taking them again loses
+        some. With `everything` they do not stay, since they turned out to be the wrong ones.
         """
         space = self._space
         if space.keeps_pages:

@@ -30,7 +30,7 @@ FILES = 256  # whose readers are remembered
 
 
 class ReadAhead:
-    """Has blocks fetched that readers will ask for next, at most `most` chunks of a file. Raises nothing."""
+    """Fetches blocks that readers will ask for next, at most `most` chunks of a file. Raises nothing."""
 
     def __init__(self, store: Store, files: Files, fetcher: Fetcher, most: int = CHUNKS_AHEAD) -> None:
         self._store, self._files, self._fetcher = store, files, fetcher
@@ -79,7 +79,7 @@ class ReadAhead:
 
     @staticmethod
     def _try(fetch: Callable[..., None], *arguments: object) -> None:
-        """Fetch something, and leave errors to those who ask for it later."""
+        """Fetch blocks, and ignore errors: a reader that asks for the block later gets them."""
         try:
             fetch(*arguments)
         except StoreDamaged:
@@ -98,7 +98,7 @@ class Sequences:
     def read(self, ino: int, offset: int, end: int, chunks: int) -> int:
         """Note a read of [offset, end), `chunks` chunks. Return how many chunks to have ready behind them.
 
-        For a reader that goes on where it stopped, twice as many as the last time, and no fewer than it asks for.
+        A reader that goes on where it stopped gets twice as many as the last time, and no fewer than it asks for.
         """
         expected, ahead = self._next.pop(ino, (0, 0))
         if offset > expected or end <= expected:
@@ -130,7 +130,8 @@ class Around:
     def read(self, number: int) -> tuple[range, range, int]:
         """Note a read of a small cold file. Return numbers after it, numbers before it, and how many of them to fetch.
 
-        That is 0 for the first read in a place, and while half of the blocks that were fetched last are unread.
+        The last number is 0 for the first read in a place, and while half of the blocks that were fetched last are
+        unread.
         """
         last, self._last = self._last, number
         hit = number in self._unread

@@ -1,4 +1,4 @@
-"""Reading: dirty data over the cache over the store (DESIGN.md, "Reads")."""
+"""Reads: the bytes of a file from dirty data, the cache of decoded blocks and the store (DESIGN.md, "Reads")."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ class Reader:
         raise TimedOut(f"inode {inode.ino}: chunks {first}-{last} changed with every try to read them")
 
     async def blocks(self, inode: Inode, offset: int, numbers: Sequence[int]) -> dict[int, bytes]:
-        """Return the content of blocks of a file that is about to be changed at `offset`, none if one of them is gone.
+        """Return the content of blocks of a file that is about to be changed at `offset`.
 
-        Raises as `read` does.
+        If one of them is gone, only blocks of the cache are returned. Raises as `read` does.
         """
         cached = {number: plain for number in numbers if (plain := self.cache.get(number)) is not None}
         missing = [number for number in numbers if number not in cached]

@@ -1,4 +1,4 @@
-"""Repair of stored bytes: a search for the small change after which they have their XXH3-64 again.
+"""A search for the small change of damaged stored bytes after which they have their XXH3-64 again.
 
 A block's header is sealed, so its XXH3-64 of the payload is to be trusted. Disks and memory mostly flip one bit, now
 and then a byte or two bits of a word: these changes are few enough to try them all. XXH3 keeps 8 sums of 64 bits over
@@ -45,9 +45,9 @@ WALL_SHARE = 2  # part of a read's time in which a search ends on a busy machine
 
 
 async def repair_beside(payload: bytes, xxh3: int, limit_s: float, wall_s: float = math.inf) -> bytes | None:
-    """Run `repair` in a thread, which ends soon after this is cancelled.
+    """Run `repair` in a thread, which ends soon after the call is cancelled.
 
-    `limit_s` is of the thread's own time: whether a block can be read must not depend on what else the machine does.
+    `limit_s` counts the thread's own CPU time: whether a block can be read must not depend on the load of the machine.
     """
     given_up = False
     latest = time.monotonic() + wall_s
@@ -64,7 +64,7 @@ async def repair_beside(payload: bytes, xxh3: int, limit_s: float, wall_s: float
 class Repairs:
     """The searches of readers, one after the other, each within a share of a read's `timeout` (seconds).
 
-    The more of them in a row have failed, the shorter they are: large damage is not one of flipped bits, and its
+    The more searches in a row have failed, the shorter they are: large damage does not consist of flipped bits, and its
     readers should not wait for each block.
     """
 
@@ -85,7 +85,7 @@ class Repairs:
 def repair(payload: bytes, xxh3: int, limit_s: float, clock: Callable[[], float] = time.monotonic) -> bytes | None:
     """Return the bytes near `payload` whose XXH3-64 is `xxh3`, None when none are found within `limit_s` seconds.
 
-    Tried in this order: one bit, one byte, two bits of an aligned 8-byte word, two neighbouring bytes.
+    The changes are tried in this order: one bit, one byte, two bits of an aligned 8-byte word, two neighbouring bytes.
     """
     if payload_checksum(payload) == xxh3:
         return payload

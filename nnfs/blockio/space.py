@@ -1,4 +1,4 @@
-"""Space: how much the filesystem below can still take. A writer gets ENOSPC before anything is accepted."""
+"""The space that the filesystem below can still give. A writer gets ENOSPC before anything is accepted."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ _RETRY = 1.0  # seconds between two attempts to make room
 class Space:
     """Free space below the store, the part of it that is held in the reserve, and the limits that follow.
 
-    Nothing is accepted for which no space is held: nobody else can take that. `keep` bytes of it are for removals only.
-    As much again is held ahead: growing costs a system call and, on a full disk, a flush.
+    Nothing is accepted for which no space is held, that no other program can take. `keep` bytes of it are for removals.
+    As much again is held in advance: growing costs a system call and, on a full disk, a flush.
     """
 
     def __init__(self, path: Path, dirty_limit: int, *, read_only: bool = False) -> None:
@@ -62,14 +62,14 @@ class Space:
 
     @property
     def held(self) -> int:
-        """Bytes that are the store's already; without a reserve, those that statvfs promises."""
+        """Bytes that the store has already; without a reserve, those that statvfs promises."""
         if self.reserve is not None and self.reserve.works:
             return self.reserve.held
         return self.free + self.keep
 
     @property
     def lends(self) -> bool:
-        """Whether a commit that finds no room can be lent some."""
+        """Whether the reserve can lend room to a commit that finds none."""
         return self.reserve is not None and self.reserve.works
 
     @property
@@ -81,10 +81,10 @@ class Space:
         return self.reserve is not None and self.reserve.on_btrfs and self.is_tight
 
     def shown(self) -> int:
-        """Return the free bytes for people, asked of the filesystem below now: others may have filled it meanwhile.
+        """Return the free bytes that statfs(2) and `df` show. Asks the filesystem below, which others may have filled.
 
-        No more than it shows, or than is held when that is more. Free pages that are kept (btrfs) are free for the
-        next writes, too.
+        It is no more than the filesystem below shows, or than is held when that is more. Free pages that are kept
+        (btrfs) are free for the next writes, too.
         """
         self.refresh()
         on_disk = max(0, min(self.free, max(self.lower, self.held - self.keep))) + self.in_place
@@ -92,7 +92,7 @@ class Space:
 
     @property
     def is_low(self) -> bool:
-        """Whether less is held than is to be kept for removals."""
+        """Whether less is held than should be kept for removals."""
         return self.reserve is not None and self.reserve.works and self.reserve.held < self.keep
 
     @property
@@ -120,16 +120,16 @@ class Space:
             self.free = free - self.keep - PER_COMMIT
 
     def need(self, data: int, records: int) -> int:
-        """Return how many bytes a commit may write: data stored raw, 3 % for fragments and records, tree pages."""
+        """Return the most bytes that a commit may write: data stored raw, 3 % for fragments and records, tree pages."""
         copied = min(records * RECORD_PAGES * PAGE, self.tree + records * RECORD_BYTES)
         return data + data // 32 + copied
 
     def fits(self, data: int, records: int = 0) -> bool:
-        """Return whether so many dirty bytes and records will find room; see `hold`."""
+        """Return whether there is room for so many dirty bytes and records; see `hold`."""
         return self._has(data, records, self.keep)
 
     def may_remove(self, data: int, records: int) -> bool:
-        """Return whether a change that needs hardly any space will find that, together with all others."""
+        """Return whether there is room for a change that needs hardly any, together with all others."""
         return self._has(data, records, 0)
 
     def _has(self, data: int, records: int, kept: int) -> bool:
@@ -139,18 +139,18 @@ class Space:
         return need <= held or (data + data // 32 <= held and self.free > PLENTY + 4 * need)
 
     def _is_mapped(self, data: int, records: int, kept: int) -> bool:
-        """Return whether the map has room for that besides what is kept for removals."""
+        """Return whether LMDB's map has that room besides the part that is kept for removals."""
         return self.need(data, records) + self.overhead <= self.map_left - kept
 
     def hold(self, data: int, records: int, *, removing: bool = False) -> bool:
-        """Try to hold what `fits` (or `may_remove`) asks for, and more. Return whether it is held. For a thread."""
+        """Try to hold the room that `fits` (or `may_remove`) asks for. Return whether it is held. For a thread."""
         if self.reserve is None or not self._is_mapped(data, records, 0 if removing else self.keep):
             return False
         need = self.need(data, records) + self.overhead
         return self.reserve.grow(need + (0 if removing else 2 * self.keep))
 
     def refill(self, *, at_once: bool = False) -> bool:
-        """Hold the space that is kept for removals. Return whether it is all there. For a thread."""
+        """Hold the space that is kept for removals. Return whether all of it is held. Call it in a thread."""
         if self.reserve is None or not self.reserve.works:
             return True
         if at_once and self.is_low:
@@ -159,7 +159,7 @@ class Space:
         return self.reserve.held >= self.keep
 
     def helping(self, free: Callable[[*Args], int], *args: *Args) -> int:
-        """Call `free`; where freeing needs room at first (btrfs), lend it from the reserve. Raises as `free` does."""
+        """Call `free`; where freeing needs room at first (btrfs), lend that from the reserve. Raises as `free` does."""
         try:
             return free(*args)
         except StoreError as error:
@@ -168,7 +168,7 @@ class Space:
         return free(*args)
 
     def follow(self, store: Store) -> None:
-        """Look up what the next commits of a store may cost, and what is free now."""
+        """Look up the cost of the next commits of a store, and the space that is free now."""
         self.tree, self.overhead = store.write_cost[:2]
         self.refresh()
         self.in_place, pages = 0, store.superblock.chunk_size // PAGE + 1
@@ -180,32 +180,32 @@ class Space:
                 self.in_place = store.in_place(pages) // SPARE * (SPARE - 1)
 
     def free_at_once(self) -> None:
-        """Have the filesystem below free at once what it would free later (btrfs)."""
+        """Make the filesystem below free at once the space that it would free later (btrfs)."""
         if self.reserve is not None:
             self.reserve.free_at_once()
 
     def take_back(self) -> None:
-        """Hold as much as before commits took some of it, as far as there is room."""
+        """Grow the reserve to its size before commits took some of it, as far as there is room."""
         if self.reserve is not None:
             self.reserve.take_back(at_once=True)
 
     def relax(self) -> None:
-        """Give back what nothing dirty needs, but for what requests under way may have been promised."""
+        """Give back the space that no dirty data needs, except that which requests under way may have been promised."""
         if self.reserve is not None:
             self.reserve.shrink(2 * self.keep)
 
     def lend_a_name(self) -> None:
-        """Give back as much as a new name in the store's folder may cost."""
+        """Give back as much space as a new name in the store's folder may cost."""
         if self.reserve is not None:
             self.reserve.shrink(max(0, self.reserve.held - A_NAME))
 
     def bears(self, size: int) -> bool:
-        """Return whether a change that frees more may add `size` bytes for a short time, from half of what is kept."""
+        """Return whether a change that frees more may add `size` bytes for a while, from half of what is kept."""
         room = min(self.held, self.map_left) - self.keep // 2
         return size + size // 32 + self.overhead <= room
 
     def release_nodes(self, most: int) -> int:
-        """Return how many map nodes, up to `most`, a commit may release, since it copies pages for each."""
+        """Return how many map nodes, at most `most`, a commit may release, since it copies pages for each."""
         if not self.is_tight or self.tree + self.overhead <= self.held:
             return most
         return max(1, min(most, self.held // (NODE_PAGES * PAGE)))

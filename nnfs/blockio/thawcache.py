@@ -31,9 +31,9 @@ _COPY, _UNFINISHED = re.compile("[0-9a-f]{16}"), re.compile(f"[0-9a-f]{{16}}{re.
 
 
 class Thawed:
-    """Least recently used copies by block number, `limit` bytes of them at most; 0 keeps none.
+    """Copies by block number, `limit` bytes at most; the least recently used ones go first. 0 keeps none.
 
-    Thread-safe. No method raises for errors of the filesystem below: without a copy a block is decoded.
+    Thread-safe. No method raises for errors of the filesystem below: without a copy a block is decoded again.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
@@ -47,7 +47,7 @@ class Thawed:
         self._mute = False  # the last put failed, and that was logged
 
     def scan(self) -> None:
-        """Find the copies of an earlier mount, oldest first, and cut them to the limit. Takes time; call it once."""
+        """Find the copies of an earlier mount, oldest first, and drop those above the limit. Slow: call it once."""
         found = []
         try:
             with os.scandir(self.folder) as entries:
@@ -73,7 +73,7 @@ class Thawed:
         self._evict(self.limit)
 
     def _clear_up(self, entry: os.DirEntry[str]) -> None:
-        """Remove a copy that was not finished when the last mount ended. All else is somebody's: a link led here."""
+        """Remove a copy that was unfinished when the last mount ended. Other files stay: a link may lead here."""
         if not _UNFINISHED.fullmatch(entry.name):
             return
         with self._lock, contextlib.suppress(OSError):

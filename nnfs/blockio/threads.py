@@ -1,4 +1,4 @@
-"""Running functions in threads that get their share of the GIL beside a busy loop."""
+"""Running functions in threads so that they get their share of the GIL beside a busy loop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GIVE_WAY_SHARE = 1 / 200  # of the time that the work has taken so far
 
 
 async def run_fairly(function: Callable[[*Args], T], *args: *Args, limiter: trio.CapacityLimiter) -> T:
-    """`trio.to_thread.run_sync` for work that needs the GIL often, such as a commit.
+    """Do as `trio.to_thread.run_sync`, for work that needs the GIL often, such as a commit.
 
     A loop thread that gives the GIL up for microseconds at a time (an LMDB get, a look at a descriptor) takes it back
     before a waiting thread has woken up, and the waiter's switch interval begins anew: a commit of 4 ms took seconds

@@ -1,4 +1,4 @@
-"""Writes and truncations: into dirty chunks, once the memory and the old content that they need are there."""
+"""Writes and truncations: they change dirty chunks, once the memory and the old content that they need are there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nnfs.store.schema import Inode
 class Writer:
     """Changes the content of files. Returns the live inode, whose size the caller sets before anybody else can run.
 
-    Changing part of a cold chunk waits until the chunk is decoded, as its readers do. So nothing is ever dirty over a
+    Changing part of a cold chunk waits until the chunk is decoded, as a read does. So nothing is ever dirty over a
     cold block, and no commit waits for a worker.
     """
 
@@ -19,7 +19,7 @@ class Writer:
         self._data, self._reader, self._committer = data, reader, committer
 
     async def write(self, ino: int, offset: int, piece: bytes) -> Inode:
-        """Write `piece` at `offset` of a file. Raises as `Committer.admit` and `Reader.read` do, nothing done."""
+        """Write `piece` at `offset` of a file. Raises as `Admission.admit` and `Reader.read`, with nothing changed."""
         await self._committer.admission.admit(len(piece))
         bases = await self._bases(ino, offset, offset + len(piece))
         inode = self._committer.meta.inode(ino)
@@ -37,9 +37,9 @@ class Writer:
         return inode
 
     async def _bases(self, ino: int, offset: int, end: int) -> dict[int, bytes]:
-        """Return the content of cold bases, by chunk, that a change of [offset, end) needs; true until the next await.
+        """Return by chunk the content of cold bases that a change of [offset, end) needs. Valid until the next await.
 
-        With `offset == end`: a truncation.
+        `offset == end` stands for a truncation.
         """
         blocks: dict[int, bytes] = {}
         while True:
