@@ -73,7 +73,7 @@ def look_at(store: Store, first: int, deep: bool, suspects: Collection[int] = ()
 
 
 def _check(number: int, block: Block, payload: bytes, *, deep: bool) -> None:
-    """Raises `BlockDamaged`."""
+    """Check a block's stored bytes and, if it is to be decoded and hot, its content. Raises `BlockDamaged`."""
     wrong = wrong_payload(payload, block.stored, block.xxh3)
     if wrong:
         raise BlockDamaged(number, wrong)

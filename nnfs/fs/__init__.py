@@ -1,1 +1,1 @@
-"""What a filesystem means: inodes, names, attributes, chunk map, checking. Synchronous, without trio or pyfuse3."""
+"""The meaning of a filesystem: inodes, names, attributes, chunk map, checks. Synchronous, without trio or pyfuse3."""

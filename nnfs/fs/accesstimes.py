@@ -1,4 +1,4 @@
-"""Access times: which use of a file moves its atime, and when a file was in use last."""
+"""Access times: the uses of a file that move its atime, and the time of its last use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class AccessTimes:
     """The mount's rule for atimes, applied to what is opened, read and closed.
 
     `option` is `relatime`, `strictatime` or `noatime`. `read_age` is the number of seconds after which recompression
-    takes a file for unread; 0: it does not mind. Where `may_store` is false, uses are noted and no atime moves.
+    takes a file for unread; 0: reading does not matter. Without `may_store` uses are noted, but no atime moves.
     """
 
     def __init__(self, fs: Filesystem, option: str, read_age: float = 0.0) -> None:
@@ -26,14 +26,14 @@ class AccessTimes:
         self._fs = fs
 
     def accessed(self, inode: Inode, *, may_store: bool) -> bool:
-        """Note that something is being read; return whether its atime has moved."""
+        """Note that a file or directory is being read. Return whether its atime has moved."""
         self.usage.used(inode.ino)
         if not may_store or not (self.option == "strictatime" or (self.option == "relatime" and self._is_due(inode))):
             return False
         return self._move(inode)
 
     def opened(self, inode: Inode, *, reads: bool, may_store: bool) -> bool:
-        """Note a new handle; return whether the atime has moved.
+        """Note a new handle. Return whether the atime has moved.
 
         An open for reading counts as the reading: the kernel reads its page cache without the daemon's knowing.
         """
@@ -41,14 +41,14 @@ class AccessTimes:
         return reads and self.accessed(inode, may_store=may_store)
 
     def closed(self, ino: int, *, may_store: bool) -> None:
-        """Note the end of a handle. After the last one the next mount should know of the reading until now."""
+        """Note the end of a handle. The last one moves the atime, so that the next mount knows of the reading."""
         if self.usage.closed(ino) and self.option != "noatime" and may_store:
             inode = self._fs.inode(ino)
             if inode.nlink and self._is_old(inode):
                 self._move(inode)
 
     def last_read(self, ino: int) -> int:
-        """Return when a file was last in use in this mount, in ns; 0: unknown. For any thread."""
+        """Return when a file was last in use in this mount, in ns, 0 if unknown. Any thread may call it."""
         return self.usage.last(ino)
 
     def _is_due(self, inode: Inode) -> bool:

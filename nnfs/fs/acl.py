@@ -1,8 +1,8 @@
 """POSIX ACLs as the kernel keeps them in `system.posix_acl_access` and `system.posix_acl_default`.
 
-The value is a version (2, le32) and entries of tag, permissions (le16 each) and uid or gid (le32). What an ACL means,
-how it and the mode follow each other, and how it is inherited is as in the kernel's `posix_acl.c`; FUSE leaves the
-inheriting to us.
+The value is a version (2, le32) and entries of tag, permissions (le16 each) and uid or gid (le32). The meaning of an
+ACL, how it and the mode follow each other, and how it is inherited are as in the kernel's `posix_acl.c`; FUSE leaves
+the inheriting to us.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def parse(value: bytes) -> tuple[Entry, ...]:
 
 
 def _check(entries: Sequence[Entry]) -> None:
-    """`posix_acl_valid`: owner, named users, group, named groups, mask (needed when anybody is named), others."""
+    """Check entries as `posix_acl_valid` does: owner, users, group, groups, mask (if any is named), others."""
     tags = [entry.tag for entry in entries]
     named = tags.count(USER) + tags.count(GROUP)
     masked = tags.count(MASK)
@@ -51,17 +51,17 @@ def _check(entries: Sequence[Entry]) -> None:
 
 
 def pack(entries: Iterable[Entry]) -> bytes:
-    """The xattr value of an ACL."""
+    """Return the value of the extended attribute that holds an ACL."""
     return _VERSION + b"".join(_ENTRY.pack(*entry) for entry in entries)
 
 
 def is_equiv_mode(entries: Iterable[Entry]) -> bool:
-    """Whether an ACL says no more than nine permission bits can."""
+    """Return whether nine permission bits say as much as an ACL."""
     return all(entry.tag in (USER_OBJ, GROUP_OBJ, OTHER) for entry in entries)
 
 
 def acl_to_mode(entries: Iterable[Entry], mode: int) -> int:
-    """A mode with the permission bits that an access ACL gives it: the group's are the mask's where there is one."""
+    """Return a mode with the permission bits of an access ACL: the group's are those of the mask, if there is one."""
     perms = {entry.tag: entry.perm for entry in entries}
     if not perms:
         return mode
@@ -69,7 +69,7 @@ def acl_to_mode(entries: Iterable[Entry], mode: int) -> int:
 
 
 def mode_to_acl(entries: Iterable[Entry], mode: int) -> tuple[Entry, ...]:
-    """An access ACL after chmod(2): owner and others follow the mode; so does the mask, or the group without one."""
+    """Return an access ACL after chmod(2): owner, others and the mask (else the group) follow the mode."""
     entries = tuple(entries)
     group = _group_class(entries)
     perms = {USER_OBJ: mode >> 6 & 0o7, group: mode >> 3 & 0o7, OTHER: mode & 0o7}
@@ -77,7 +77,7 @@ def mode_to_acl(entries: Iterable[Entry], mode: int) -> tuple[Entry, ...]:
 
 
 def inherit(default: bytes, mode: int, is_dir: bool) -> tuple[int, bytes | None, bytes | None]:
-    """What a new file or directory gets from its directory's default ACL: mode, access ACL, default ACL.
+    """Return the mode, access ACL and default ACL that a new file or directory gets from its directory's default ACL.
 
     As `posix_acl_create`: the mode that was asked for and the ACL limit each other, the umask plays no part. An access
     ACL that the mode says already is not returned. Not for symbolic links. Raises `ValueError`.

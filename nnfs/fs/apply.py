@@ -1,4 +1,4 @@
-"""One epoch into one write transaction. Runs in the commit thread, on nothing but what it is given."""
+"""Applying one epoch in one write transaction. It runs in the commit thread, and uses nothing but its arguments."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Applied:
-    """What a commit did."""
+    """The result of a commit."""
 
     state: State
     maps: dict[int, tuple[int, int, int, int]] = field(default_factory=dict)  # ino: count, proof, stored, flags
@@ -80,7 +80,7 @@ class Work:
         self.note(inode)
 
     def note(self, inode: Inode) -> None:
-        """An inode's chunks, or what is said of them, have changed."""
+        """Note that an inode's chunks, or marks about them, have changed."""
         self.done.maps[inode.ino] = (inode.count, inode.proof, inode.stored, inode.flags)
         self.epoch.inodes[inode.ino] = inode
 
@@ -112,7 +112,7 @@ class Work:
         self.put_node(inode, key, record, node)
 
     def _check_absence(self, inode: Inode, number: int, key: bytes) -> None:
-        """A node that is not found must not be there: what it maps would turn into holes. Raises `RecordDamaged`."""
+        """Raise `RecordDamaged` unless a missing map node is provably absent: its chunks would become holes."""
         is_there = self.done.nodes.get(inode.ino, {}).get(number)
         if is_there is None:
             is_there = self._had_node(inode, number, key)
@@ -130,7 +130,7 @@ class Work:
             return not self._lacks(inode, key)  # another node is damaged: that must not keep the file from growing
 
     def _lacks(self, inode: Inode, key: bytes) -> bool:
-        """Whether all nodes of a file are there, be they damaged, and none of them is the one that belongs to `key`."""
+        """Return whether all nodes of a file are there, damaged ones included, and none of them belongs to `key`."""
         total = 0
         for _, record in self.txn.prefix("map", schema.KEY.pack(inode.ino)):
             if sealing.is_sealed("map", key, record):
@@ -167,7 +167,7 @@ class Work:
         self.done.state.logical = max(0, self.done.state.logical - block.plain)
 
     def cut(self, inode: Inode, first: int, spare: int) -> None:
-        """Unmap chunks from `first` on; many whole nodes are handed to the orphan `spare` to be released later."""
+        """Unmap chunks from `first` on. Many whole nodes go to the orphan `spare`, to be released later."""
         span = schema.NODE_SPAN
         if first % span:
             key = schema.KEY2.pack(inode.ino, first // span)
@@ -280,7 +280,7 @@ class Work:
             txn.put("orphan", key, schema.pack_orphan(key, epoch.commit))
 
     def _check_inode(self, ino: int) -> None:
-        """An inode that was stored is about to be replaced: where it is not found, an old record may come up again."""
+        """Check an inode that is about to be replaced: if a stored one is not found, an old record may return."""
         if ino >= self._stored_below or ino in self._spares:
             return
         key = schema.KEY.pack(ino)
@@ -306,11 +306,11 @@ def apply(
     nodes: KeySets | None = None,
     budget: int | None = None,
 ) -> tuple[Applied, int]:
-    """Commit an epoch; durable on return. Returns what was done and the room left in the payload table's last page.
+    """Commit an epoch, durably. Return what was done, and the bytes left in the payload table's last page.
 
-    `now` is unix seconds; amendments come after what was requested; `damaged` are blocks of which a reader has found
-    that they cannot be decoded: whoever writes their content once more makes them whole; `nodes` are map nodes that
-    files are known to have had at the last commit; `budget`: how many are released at most. Raises
+    `now` is unix seconds; amendments come after requests; `damaged` are blocks of which a reader has found
+    that they cannot be decoded: writing their content once more repairs them; `nodes` are the map nodes that
+    files are known to have had at the last commit; `budget` is the most map nodes that are released. Raises
     `OutOfSpace` and other `StoreError`s with nothing changed; a damaged map of a single inode does not stop the commit
     but is reported in `Applied.failed`.
     """
@@ -345,7 +345,7 @@ def apply(
 
 
 def _readable(store: Store, damaged: Container[int]) -> Callable[[int, Block], bool]:
-    """Return what tells whether a block can be decoded, as far as that is known without doing it."""
+    """Return a function that tells whether a block can be decoded, as far as that is known without decoding it."""
 
     @functools.cache
     def usable(model: int) -> bool:

@@ -1,4 +1,4 @@
-"""Attributes: what stat(2) and statfs(2) show, and what a request changes besides what it asks for."""
+"""Attributes: those that stat(2) and statfs(2) show, and those that a request changes besides the ones it names."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TIME_MAX = (1 << 63) - 1  # ns
 
 
 class Caller(NamedTuple):
-    """The process that a request comes from. `groups` looks its supplementary groups up."""
+    """The process that a request comes from. `groups` looks up its supplementary groups."""
 
     uid: int
     gid: int
@@ -41,7 +41,7 @@ class Caller(NamedTuple):
 
 @dataclass(slots=True)
 class Change:
-    """The attributes that setattr(2) asks for; None: as it is. `size` is applied by `Attributes.resized`."""
+    """The attributes that a setattr request sets; None: unchanged. `size` is applied by `Attributes.resized`."""
 
     mode: int | None = None
     uid: int | None = None
@@ -67,7 +67,7 @@ class Attributes:
         self._fs, self._xattrs = fs, xattrs
 
     def change(self, inode: Inode, wanted: Change, caller: Caller) -> None:
-        """Apply what setattr(2) asks for, the size excepted, and the loss of suid and sgid that follows from it."""
+        """Apply a setattr request, the size excepted, and the loss of suid and sgid that follows from it."""
         if wanted.mode is not None:
             self._xattrs.chmod(inode, wanted.mode)
         if wanted.uid is not None:
@@ -89,7 +89,7 @@ class Attributes:
         self._fs.touch(inode)
 
     def spare(self, inode: Inode, size: int) -> int:
-        """Check that a file can get a size; return the number of an inode that takes what is cut off, 0: none needed.
+        """Check that a file can get a size. Return the number of an inode that takes the chunks cut off, or 0.
 
         A large release is done in several commits, so it needs an inode of its own. Raises `FsError`.
         """
@@ -114,8 +114,8 @@ class Attributes:
     def written(self, inode: Inode, end: int) -> None:
         """Note a write that ends at `end`.
 
-        The kernel keeps the times of cached files, and sends them when they have changed. Not so for a write within the
-        same tick of its coarse clock: then those that it has sent before are the ones that it goes on to show.
+        The kernel keeps the times of cached files, and sends them when they have changed, except for a write within the
+        same tick of its coarse clock: then it goes on to show the times that it has sent before.
         """
         inode.size = max(inode.size, end)
         now = time.time_ns()
@@ -131,20 +131,20 @@ class Attributes:
     def xattr_names(self, inode: Inode, caller: Caller) -> list[bytes]:
         """Return the names of the extended attributes that a caller may see.
 
-        Only root may read those of `trusted.`; as on ext4 others are not shown them, or `cp -a` would fail.
+        Only root may read those of `trusted.`; as on ext4 they are hidden from others, or `cp -a` would fail.
         """
         names = self._xattrs.names(inode)
         return names if caller.is_root else [name for name in names if not name.startswith(b"trusted.")]
 
     def figures(self, free_bytes: int, in_place: int) -> Figures:
-        """Return what statfs(2) shows when so many bytes can still be written, `in_place` of them without growing."""
+        """Return the figures of statfs(2) for `free_bytes` that can be written, `in_place` of them without growth."""
         free = max(0, free_bytes) // UNIT
         used = max(0, self._fs.store.physical_bytes() - in_place) // UNIT
         return Figures(used + free, free, self._fs.named + free)
 
 
 def drop_privileges(inode: Inode) -> None:
-    """Take suid from a file, and sgid where it means execution: FUSE_HANDLE_KILLPRIV_V2 leaves that to us."""
+    """Clear suid of a file, and sgid where it means execution: FUSE_HANDLE_KILLPRIV_V2 leaves that to us."""
     if not stat.S_ISDIR(inode.mode):
         inode.mode &= ~stat.S_ISUID
         if inode.mode & stat.S_IXGRP:

@@ -12,7 +12,7 @@ from nnfs.store.env import Store
 
 
 def backup(store: Store, file: Path) -> dict[str, Any]:
-    """Write the store as of its last commit to `file`, which appears whole or not at all. May take long: use a thread.
+    """Write the store as of its last commit to `file`, which appears whole or not at all. Slow: call it in a thread.
 
     Raises `OutOfSpace`, `StoreError`, OSError.
     """

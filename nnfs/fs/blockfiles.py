@@ -17,7 +17,7 @@ PLACES = 20  # of one block that are named
 
 
 class BlockFiles:
-    """The files of some blocks. Call `next` until it returns False, in threads if need be, then `paths`."""
+    """The files that some blocks belong to. Call `next` until it returns False, in threads if need be, then `paths`."""
 
     def __init__(self, store: Store, blocks: Collection[int]) -> None:
         self._store = store
@@ -29,7 +29,7 @@ class BlockFiles:
         self._at = b""
 
     def next(self) -> bool:
-        """Scan a slice; False when there is nothing left to scan."""
+        """Scan a slice. Return False when nothing is left to scan."""
         if not self._scans:
             return False
         table, see = self._scans[0]
@@ -69,7 +69,7 @@ class BlockFiles:
             self._names[dentry.ino] = schema.KEY2.unpack(key)[0], dentry.name
 
     def paths(self) -> dict[int, list[str]]:
-        """Return for each block "PATH at OFFSET" of the chunks that it is; a file without a name by its inode."""
+        """Return for each block "PATH at OFFSET" of its chunks; a file without a name is shown by its inode number."""
         with self._store.read() as snapshot:
             names = {ino: self._path(snapshot, ino) for ino in self._files}
         return {

@@ -1,4 +1,4 @@
-"""Finding what recompression is to look at: a walk down the tree in slices, each with a read txn of its own."""
+"""Finding the candidates of recompression: a walk down the tree in slices, each with a read txn of its own."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Candidate:
 
 @dataclass(slots=True)
 class Piece:
-    """Some chunks of one file; `last`: the file's last ones, with the stored bytes of all.
+    """Some chunks of one file. With `last` they are the file's last ones, and `stored` has the bytes of all.
 
-    `proof` and `ctime` are those that the file had when its first chunks were found: what has changed since has not
+    `proof` and `ctime` are those that the file had when its first chunks were found: later changes have not
     been looked at.
-    `rung` is the one up to which the file has been looked at then; 0: it is not its turn yet, and old marks are void.
+    `rung` is the one up to which the file has been looked at then; 0: its turn has not come, and old marks are void.
     """
 
     ino: int
@@ -51,23 +51,23 @@ class Piece:
 
 
 class Look(NamedTuple):
-    """A file that is looked at now, or only loses its marks, and the rung up to which it has been looked at then."""
+    """The treatment of a file: looked at, or only stripped of its marks; and the rung up to which it is looked at."""
 
     now: bool
     rung: int = 0
 
 
 def never(_ino: int) -> int:
-    """Knows of no reading."""
+    """Return 0: no reading is known."""
     return 0
 
 
 @dataclass(frozen=True, slots=True)
 class Ages:
-    """How long a file must not have been written and read, in ns, to be cold.
+    """The ages in ns, since the last write and the last reading, from which on a file is cold.
 
-    `last_read(ino)` is when the mount knows a file to have been in use, beside its atime (0: not at all); of one that
-    is open it is always the present. `read` 0: reading does not matter.
+    `last_read(ino)` is the time at which the mount knows a file to have been in use, beside its atime (0: unknown); for
+    a file that is open it is now. With `read` 0 reading does not matter.
     """
 
     write: int
@@ -75,9 +75,10 @@ class Ages:
     last_read: Callable[[int], int] = never
 
     def cold(self, inode: Inode, now: int) -> bool:
-        """Tell whether a file is cold. ctime is the last write: nobody can set it. A file is born with an atime.
+        """Return whether a file is cold. ctime is the last write, and nobody can set it. A new file has an atime, too.
 
-        A ctime that is still to come was written under a wrong clock, and an atime can be set: such times tell nothing.
+        A ctime in the future was written under a wrong clock, and an atime can be set: times in the future do not
+        count.
         """
         if 0 <= now - inode.ctime < self.write:
             return False
@@ -106,7 +107,7 @@ Fits = Callable[[Block, Rules], bool]
 
 
 class Walk:
-    """A walk over everything at or below an inode. `next` is for a thread, one call after the other."""
+    """A walk over everything at or below an inode. `next` runs in a thread, one call after the other."""
 
     def __init__(self, store: Store, root: int, rules: Rules, wanted: Wanted, fits: Fits) -> None:
         self._store, self._wanted, self._fits = store, wanted, fits
@@ -117,7 +118,7 @@ class Walk:
         self._seen: set[int] = set()  # files of several names
 
     def next(self) -> list[Piece] | None:
-        """Return the next pieces, perhaps none yet; None at the end. Damaged records are passed over."""
+        """Return the next pieces (there may be none yet), None at the end. Damaged records are passed over."""
         until = time.monotonic() + SLICE_S
         pieces: list[Piece] = []
         size = 0

@@ -1,4 +1,4 @@
-"""What was requested and is not committed yet (DESIGN.md, "Epochs")."""
+"""An epoch: the metadata that was requested and is not committed yet (DESIGN.md, "Epochs")."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nnfs.store.schema import Inode, State
 
 @dataclass(slots=True)
 class Epoch:
-    """Metadata changes between two freezes. None in a mapping means: removed."""
+    """Changes of metadata between two freezes. The value None in a mapping stands for a removal."""
 
     commit: int  # the number that this epoch's commit will have
     inodes: dict[int, Inode] = field(default_factory=dict)  # changed or new; the live objects until the freeze
@@ -28,7 +28,7 @@ class Epoch:
         return not (self.inodes or self.dentries or self.xattrs or self.orphans or self.release)
 
     def absorb(self, later: Epoch) -> None:
-        """Add the changes of the epoch that follows: what a failed commit does before it tries again."""
+        """Add the changes of the epoch that follows, before a failed commit is tried again."""
         self.commit = later.commit
         self.inodes.update(later.inodes)
         self.dentries.update(later.dentries)

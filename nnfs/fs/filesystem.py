@@ -49,9 +49,9 @@ class Filesystem:
     # -- inodes
 
     def inode(self, ino: int) -> Inode:
-        """Return the live inode. Raises `FsError(ESTALE)` when there is none, `RecordDamaged`.
+        """Return the live inode. Raises `FsError(ESTALE)` when there is none, and `RecordDamaged`.
 
-        What the kernel knows is there until it forgets it.
+        An inode that the kernel knows stays until the kernel forgets it.
         """
         inode = self._inodes.get(ino)
         if inode is not None:
@@ -89,10 +89,11 @@ class Filesystem:
 
     @property
     def named(self) -> int:
-        """The number of inodes that have names, as of the last request.
+        """The number of inodes with names, as of the last request.
 
-        `state.inodes` counts the others, too, until a commit deletes them: how long that takes depends on open files,
-        on when the kernel forgets, and on the commit. Whoever has removed a file expects to see one less at once.
+        `state.inodes` also counts those without names until a commit deletes them. The time of that depends on open
+        files, on when the kernel forgets, and on the commit, while a user who has removed a file expects to see one
+        less at once.
         """
         nameless = self._orphans | self.active.release | (self.frozen.release if self.frozen else set())
         return max(1, self.state.inodes - len(nameless))
@@ -142,7 +143,7 @@ class Filesystem:
         return self.snapshot.get("dentry", key)
 
     def _dirty_dentry(self, key: bytes) -> tuple[bool, bytes | None]:
-        """Tell whether an epoch has changed what is at a key, and into what."""
+        """Return whether an epoch has changed the record at a key, and the new record."""
         for epoch in (self.active, self.frozen):
             if epoch is not None and key in epoch.dentries:
                 return True, epoch.dentries[key]
@@ -159,12 +160,12 @@ class Filesystem:
         return names
 
     def is_long_to_prove(self, directory: Inode) -> bool:
-        """Whether `names_of` would hold up everybody else: then `loading` is for a thread."""
+        """Return whether `names_of` would hold up all other requests: then use `loading` with a thread."""
         return directory.count > PROVED_AT_ONCE and self._names.get(directory.ino) is None
 
     @contextmanager
     def loading(self, ino: int) -> Iterator[Loading]:
-        """Load a directory's names: within, its `scan` is to be called, in any thread."""
+        """Load a directory's names: call `scan` of the result in the body, in any thread."""
         low, high = schema.KEY2.pack(ino, 0), schema.KEY2.pack(ino, MAX_COOKIE)
         changes = [
             (schema.KEY2.unpack(key)[1], epoch.dentries[key] is not None)
@@ -185,8 +186,8 @@ class Filesystem:
     def dentries(self, directory: Inode, after: int, limit: int = 256) -> Iterator[tuple[int, bytes, bytes]]:
         """Yield (cookie, key, sealed record) of a directory's entries with cookies above `after`, in order.
 
-        Reads ahead in lists of `limit`, so the directory may change while the generator rests. Raises `RecordDamaged`
-        where the store lacks one.
+        It reads ahead in lists of `limit`, so the directory may change while the generator rests. Raises
+        `RecordDamaged` where the store lacks one.
         """
         while cookies := self.names_of(directory).above(after, limit):
             keys = [schema.KEY2.pack(directory.ino, cookie) for cookie in cookies]
@@ -221,7 +222,7 @@ class Filesystem:
         return None
 
     def find_first(self, parent: Inode, name: bytes) -> tuple[bytes, bytes, Dentry] | None:
-        """Return what `find` does if it is at the first place for the name: that proves itself; None tells nothing."""
+        """Return the entry if it is at the first place for its name, which proves itself. None proves nothing."""
         return self._at(schema.KEY2.pack(parent.ino, schema.cookie_of(name, self.store.superblock.seed)), name)
 
     def _at(self, key: bytes, name: bytes) -> tuple[bytes, bytes, Dentry] | None:
@@ -248,7 +249,7 @@ class Filesystem:
         self._count_dentry(parent, 1, sealing.checksum_of(record))
 
     def remove_dentry(self, parent: Inode, key: bytes, record: bytes) -> None:
-        """Take out an entry that `find` returned."""
+        """Remove an entry that `find` returned."""
         self.active.dentries[key] = None
         self._names.note(parent.ino, schema.KEY2.unpack(key)[1], present=False)
         self._count_dentry(parent, -1, -sealing.checksum_of(record))
@@ -260,7 +261,7 @@ class Filesystem:
         self.touch(parent)
 
     def proved_records(self, ino: int, table: str) -> Iterator[tuple[bytes, bytes]]:
-        """Yield (key, record) of what an inode had at the last commit, as `keysets.proved_records` does."""
+        """Yield (key, record) of an inode's records at the last commit, as `keysets.proved_records` does."""
         if ino < self._stored_below:
             yield from proved_records(self.snapshot, load_inode(self.snapshot, ino), table)
 
@@ -290,7 +291,7 @@ class Filesystem:
     # -- commit
 
     def freeze(self) -> Epoch:
-        """End the active epoch and return it, frozen; a failed one still there takes in the active one."""
+        """Freeze the active epoch and return it. A frozen epoch whose commit failed takes in the active one instead."""
         epoch = self.active
         epoch.state = copy.copy(self.state)
         for ino, inode in epoch.inodes.items():
@@ -304,7 +305,7 @@ class Filesystem:
         return self.frozen
 
     def committed(self, applied: Applied) -> None:
-        """Drop the frozen epoch, whose commit is durable, and look at the store anew."""
+        """Drop the frozen epoch, whose commit is durable, and begin a new read txn."""
         new = self.store.read()  # first, since it may fail
         frozen, self.frozen = self.frozen, None
         assert frozen is not None
@@ -341,14 +342,14 @@ class Filesystem:
 
 
 class Loading:
-    """A directory's names on their way into memory."""
+    """The names of a directory that are being loaded into memory."""
 
     def __init__(self, snapshot: Snapshot | None, ino: int) -> None:
         self._snapshot, self._ino = snapshot, ino  # None: the directory is not committed yet
         self.found: KeySet | None = None
 
     def scan(self) -> None:
-        """Read and prove what the last commit has. Raises `RecordDamaged`."""
+        """Read and prove the names of the last commit. Raises `RecordDamaged`."""
         if self._snapshot is None:
             self.found = KeySet()
         else:

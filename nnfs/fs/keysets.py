@@ -1,4 +1,4 @@
-"""Sets of the keys that inodes have in the store: a look-up of one of these must find it (DESIGN.md, "Damage")."""
+"""Sets of the keys that inodes have in the store: a look-up of such a key must find a record (DESIGN.md, "Damage")."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class KeySet:
         return run[bisect_left(run, number)] == number
 
     def change(self, changes: Iterable[tuple[int, bool]]) -> None:
-        """Put keys in, or take them out."""
+        """Add keys, or remove them."""
         for key, present in changes:
             (self.add if present else self.discard)(key)
 
@@ -65,7 +65,7 @@ class KeySet:
             yield place
 
     def add(self, number: int) -> bool:
-        """Put a key in. Return whether it is new."""
+        """Add a key. Return whether it is new."""
         if not self._runs:
             self._runs, self._lasts = [array("Q")], [0]
         at = min(bisect_left(self._lasts, number), len(self._runs) - 1)
@@ -82,7 +82,7 @@ class KeySet:
         return True
 
     def discard(self, number: int) -> bool:
-        """Take a key out. Return whether it was there."""
+        """Remove a key. Return whether it was there."""
         at = bisect_left(self._lasts, number)
         if at == len(self._runs):
             return False
@@ -100,7 +100,7 @@ class KeySet:
 
 
 class KeySets:
-    """The key sets of the inodes that were used last; `note` keeps them true."""
+    """The key sets of the inodes that were used last. `note` keeps them up to date."""
 
     def __init__(self, limit: int = LIMIT) -> None:
         self._limit = limit
@@ -116,7 +116,7 @@ class KeySets:
         return found
 
     def peek(self, ino: int) -> KeySet | None:
-        """Do as `get`, for another thread than the one that changes the sets."""
+        """Do as `get`, in another thread than the one that changes the sets."""
         return self._sets.get(ino)
 
     def put(self, ino: int, numbers: KeySet) -> None:
@@ -128,7 +128,7 @@ class KeySets:
             self.drop(next(iter(self._sets)))
 
     def note(self, ino: int, number: int, present: bool) -> None:
-        """Take note that an inode has got a record, or lost one."""
+        """Note that an inode has gained or lost a record."""
         numbers = self._sets.get(ino)
         if numbers is not None:
             self._size += numbers.add(number) if present else -numbers.discard(number)
@@ -144,7 +144,7 @@ class KeySets:
 
     @contextmanager
     def loading(self, ino: int, changes: Changes) -> Iterator[None]:
-        """Within, a set is loaded from a snapshot: changes that happen meanwhile are added to `changes`."""
+        """Record in `changes` the changes that happen while the body loads a set from a snapshot."""
         entry = (ino, changes)
         self._loading.append(entry)
         try:
@@ -165,8 +165,8 @@ def load_inode(snapshot: Snapshot, ino: int) -> Inode:
 def proved_records(snapshot: Snapshot, inode: Inode, table: str) -> Iterator[tuple[bytes, bytes]]:
     """Yield (key, record) of all that an inode has in a table; 1.5 us each.
 
-    Raises `RecordDamaged` at the first record that does not fit its key, or at the end when others are there than the
-    inode proves.
+    Raises `RecordDamaged` at the first record that does not fit its key, or at the end when the records are not those
+    that the inode proves.
     """
     key, total = schema.KEY.pack(inode.ino), 0
     for found, record in snapshot.prefix(table, key):

@@ -1,4 +1,4 @@
-"""Names: look-up, creation, removal, rename, listing. Permissions are the kernel's, semantics are ours."""
+"""Names: look-up, creation, removal, rename, listing. The kernel checks permissions; the semantics are here."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DOT, DOTDOT = 1, 2  # cookies of "." and ".."
 
 
 class Namespace:
-    """Operations on names. Each either happens wholly or raises `FsError` (or `StoreDamaged`) with nothing changed."""
+    """Operations on names. Each is done wholly, or raises `FsError` or `StoreDamaged` with nothing changed."""
 
     def __init__(self, fs: Filesystem, xattrs: Xattrs) -> None:
         self.fs = fs
@@ -119,7 +119,7 @@ class Namespace:
         return inode
 
     def link(self, ino: int, parent_ino: int, name: bytes) -> Inode:
-        """Give an inode another name."""
+        """Add a name to an inode, as link(2) does."""
         inode = self.fs.inode(ino)
         parent = self._parent(parent_ino, name)
         if stat.S_ISDIR(inode.mode):
@@ -164,7 +164,7 @@ class Namespace:
             raise FsError(errno.ENOTEMPTY)
 
     def rename(self, old_parent_ino: int, old_name: bytes, new_parent_ino: int, new_name: bytes, flags: int) -> None:
-        """rename(2) with RENAME_NOREPLACE or RENAME_EXCHANGE."""
+        """Rename as renameat2(2) does, with RENAME_NOREPLACE or RENAME_EXCHANGE."""
         if flags not in (0, RENAME_NOREPLACE, RENAME_EXCHANGE):
             raise FsError(errno.EINVAL)
         old_parent, new_parent = self._parent(old_parent_ino, old_name), self._parent(new_parent_ino, new_name)
@@ -240,7 +240,7 @@ class Namespace:
             self.fs.touch(inode)
 
     def _note_policies(self, one: Inode, other: Inode) -> None:
-        """Something has moved between two directories: it may have come under another policy."""
+        """Note that an inode has moved between two directories, so that another policy may hold for it."""
         if one is not other and self._policies(one) != self._policies(other):
             self.fs.active.unsettles = True
 
@@ -260,7 +260,7 @@ class Namespace:
     def entries(self, ino: int, after: int) -> Iterator[tuple[int, bytes, Inode | Dentry]]:
         """Yield (cookie, name, inode) of what follows the cookie `after` (0: the beginning), "." and ".." included.
 
-        In place of an inode that is damaged there is its dentry.
+        A damaged inode is replaced by its dentry.
         """
         directory = self.directory(ino)
         self.fs.names_of(directory)  # proved before anything is shown

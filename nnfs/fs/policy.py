@@ -1,10 +1,10 @@
-"""Which files may turn cold, and with which model: extended attributes of directories, inherited by what is below.
+"""Policies: which files may become cold, and with which model. Extended attributes of directories, inherited below.
 
 `user.nnfs.policy`:
-- `auto`: cold when it has not been used for a while and when thawing it stays fast enough;
-- `cold`: cold when it has not been used for a while, at any cost of reading;
-- `hot`: stays in the hot tier, and comes back to it;
-- `never`: recompression leaves it alone, in whatever state it is.
+- `auto`: cold when it has not been used for a while, if reading it back stays fast enough;
+- `cold`: cold when it has not been used for a while, even if reading it back is slow;
+- `hot`: never cold; recompression brings cold chunks back to the hot tier;
+- `never`: recompression changes nothing.
 
 `user.nnfs.model`: the fingerprint, in hexadecimal, of the model to encode with.
 """
@@ -26,7 +26,7 @@ NAMES = (POLICY, MODEL)
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What holds for a file: the nearest attributes at or above it, or the mount's."""
+    """The policy and model that hold for a file: from the nearest attributes at or above it, or the mount's."""
 
     policy: Policy
     model: bytes = b""  # fingerprint; none: the mount's default
@@ -53,12 +53,12 @@ def parse_model(value: bytes) -> bytes:
 
 
 def check(name: bytes, value: bytes) -> None:
-    """Raises `UsageError` for a value that an attribute of ours must not have."""
+    """Raise `UsageError` for a value that an attribute of nnfs must not have."""
     (parse_policy if name == POLICY else parse_model)(value)
 
 
 def refine(snapshot: Snapshot, inode: Inode, rules: Rules) -> Rules:
-    """Return the rules for an inode and what is below it, given those from above."""
+    """Return the rules for an inode and everything below it, given those from above."""
     if not inode.xattrs:
         return rules
     for name in NAMES:
@@ -80,8 +80,8 @@ def refine(snapshot: Snapshot, inode: Inode, rules: Rules) -> Rules:
 def inherited(snapshot: Snapshot, ino: int, rules: Rules, parent: int = 0) -> tuple[Rules, int]:
     """Return the rules for an inode, and the inode that the policy comes from (0: the mount).
 
-    `parent` is the directory that a file lies in: of several names only who asks can tell which one is meant. Without
-    it a file inherits nothing. Raises `StoreDamaged`, `UsageError` when a directory on the way up is gone.
+    `parent` is the directory that a file lies in: if a file has several names, only the caller knows which is meant.
+    Without it a file inherits nothing. Raises `StoreDamaged`, `UsageError` when a directory on the way up is gone.
     """
     above: list[Inode] = []
     while True:

@@ -1,4 +1,4 @@
-"""What `df` and `stat` tell: the same answers from the daemon of a mounted store and from one that is not mounted."""
+"""The answers of `df` and `stat`: the same from the daemon of a mounted store and from a store that is not mounted."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ KINDS = {
 
 
 def codec_name(number: int) -> str:
-    """The name of a codec, also of one that this version does not know."""
+    """Return the name of a codec, also of one that this version does not know."""
     return codec.NAMES.get(number, f"codec {number}")
 
 
 def fingerprint(snapshot: Snapshot, model: int) -> str | None:
-    """The fingerprint of a model in hexadecimal; None for codecs without one and for damaged records."""
+    """Return the fingerprint of a model in hexadecimal; None for codecs without a model and for damaged records."""
     if not model:
         return None
     try:
@@ -53,7 +53,7 @@ def _on_disk(size: int) -> int:
 
 
 def df_report(store: Store) -> dict[str, Any]:
-    """Bytes of the whole store as of its last commit: logical (per file), stored (payloads), physical (on disk).
+    """Return bytes of the whole store as of its last commit: logical (of files), stored (payloads), physical (on disk).
 
     `physical_bytes` is what the store's files occupy; `model_bytes` is a part of that.
     """
@@ -120,7 +120,7 @@ def _load(snapshot: Snapshot, ino: int) -> Inode:
 
 
 def _below(snapshot: Snapshot, root: int) -> Iterator[Inode]:
-    """Every inode below a directory, each once."""
+    """Yield every inode below a directory once."""
     pending, seen = [root], {root}
     while pending:
         for key, record in proved_records(snapshot, _load(snapshot, pending.pop()), "dentry"):
@@ -134,7 +134,7 @@ def _below(snapshot: Snapshot, root: int) -> Iterator[Inode]:
 
 
 def _tally(snapshot: Snapshot, inode: Inode, tally: _Tally) -> int:
-    """Count a file's chunks; return how many map nodes are damaged, those that are missing as one."""
+    """Count a file's chunks. Return the number of damaged map nodes; all missing ones count as one."""
     damaged = total = 0
     for key, record in snapshot.prefix("map", schema.inode_key(inode.ino)):
         total += sealing.checksum_of(record)
@@ -146,7 +146,7 @@ def _tally(snapshot: Snapshot, inode: Inode, tally: _Tally) -> int:
 
 
 def stat_report(snapshot: Snapshot, ino: int) -> dict[str, Any]:
-    """Chunks, codecs and bytes of a file, or of everything below a directory. Raises `UsageError`, `StoreDamaged`."""
+    """Return chunks, codecs and bytes of a file, or of all below a directory. Raises `UsageError`, `StoreDamaged`."""
     superblock: Superblock = load_twice(snapshot, schema.SUPER_KEY, Superblock.unpack)[0]
     top = _load(snapshot, ino)
     is_tree = stat.S_ISDIR(top.mode)

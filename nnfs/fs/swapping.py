@@ -1,4 +1,4 @@
-"""Amendments of a commit that recompression makes: other stored bytes for the same content. For the commit thread."""
+"""Amendments of recompression: other stored bytes for the same content, and marks. They run in the commit thread."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SLOW = 0xFF  # of the state's settings: codecs that were too slow; the rest is a
 class Settled:
     """A file whose chunks have all been looked at, as they were when it had this proof and this ctime.
 
-    `rung` is that of the slowest codec that they were tried with; `ALL_RUNGS`: no other one is to try them.
+    `rung` is that of the slowest codec that they were tried with; `ALL_RUNGS`: no other codec has to try them.
     """
 
     ino: int
@@ -35,10 +35,10 @@ class Settled:
 
 
 def swap(work: Work, swaps: Sequence[Swap], fingerprints: Mapping[int, bytes] | None = None) -> list[int | None]:
-    """Swap payloads; return for each by how many bytes it has grown.
+    """Swap payloads. Return for each the bytes by which it has grown.
 
-    None for a block that is not as it was, or whose new model has been dropped since it was encoded: `fingerprints` are
-    those that models had then by number, since another model may have got that number meanwhile.
+    That is None for a block that is not as it was, or whose new model has been dropped since it was encoded:
+    `fingerprints` are those that models had then by number.
     """
     known = fingerprints or {}
     gone = {model for model in {one.model for one in swaps} if model and not _is_there(work, model, known.get(model))}
@@ -60,7 +60,7 @@ def _is_there(work: Work, model: int, fingerprint: bytes | None) -> bool:
 
 
 def _tell_owner(work: Work, one: Swap, change: int) -> None:
-    """Keep `stored` of the file true that the block was found through; others that share it are told by `settle`."""
+    """Update `stored` of the file through which the block was found; `settle` updates other files that share it."""
     ino, chunk = one.owner
     number, slot = divmod(chunk, schema.NODE_SPAN)
     key = schema.KEY2.pack(ino, number)
@@ -77,8 +77,8 @@ def _tell_owner(work: Work, one: Swap, change: int) -> None:
 def settle(work: Work, files: Sequence[Settled], digest: int = 0, slow: int = 0) -> None:
     """Mark files so that later passes leave them alone until they change.
 
-    `digest` is one of what recompression depended on; `slow` are the codecs, as bits, that were not used for them
-    since they are too slow here.
+    `digest` covers all that recompression depended on; `slow` are the codecs, as bits, that were not used for them
+    because they are too slow here.
     """
     work.state.settings = (work.state.settings or digest & ~SLOW) | slow & SLOW
     for file in files:
@@ -99,15 +99,15 @@ def bit(codec_id: int) -> int:
 
 
 def has_changed(settings: int, digest: int, fast: int) -> bool:
-    """Whether marks made with these settings of the state do not count any more.
+    """Return whether marks made with these settings of the state do not count any more.
 
-    They count as long as what recompression depends on has the same digest and nothing that was too slow is `fast`.
+    They count as long as the digest is the same and no codec that was too slow is `fast`.
     """
     return bool(settings) and (settings & ~SLOW != digest & ~SLOW or bool(settings & fast))
 
 
 def has_blocks(snapshot: Snapshot, codec_id: int) -> bool:
-    """Whether there are blocks of a codec without models, as far as the totals tell."""
+    """Return whether there are blocks of a codec without models, as far as the totals tell."""
     key = schema.TOTAL_KEY.pack(codec_id, 0)
     try:
         record = snapshot.get("total", key)
@@ -117,10 +117,10 @@ def has_blocks(snapshot: Snapshot, codec_id: int) -> bool:
 
 
 def begin_pass(work: Work, digest: int = 0, fast: int = 0) -> None:
-    """A policy, a model or a setting has changed: the marks of settled files and of tried blocks are void.
+    """Make the marks of settled files and of tried blocks void: a policy, a model or a setting has changed.
 
-    Those of files until a pass over all of them has ended, those of blocks from before this round. What changes while
-    a pass is under way begins another round; a crash, only another pass.
+    Marks of files are void until a pass over all of them has ended, marks of blocks if they are of an earlier round. A
+    change while a pass is under way begins another round; a crash begins only another pass.
     """
     work.state.next_round()
     settings = work.state.settings
@@ -131,7 +131,7 @@ def begin_pass(work: Work, digest: int = 0, fast: int = 0) -> None:
 
 
 def end_pass(work: Work) -> None:
-    """That pass has looked at everything."""
+    """Note that the pass has looked at everything."""
     work.state.flags &= ~State.FLAG_UNSETTLING
 
 
@@ -141,8 +141,8 @@ def keep_model(
 ) -> int:  # fmt: skip
     """Store a model and return its number. `base` is the fingerprint of the model that `data` is a delta over.
 
-    `wanted`: somebody asks for it, so it is retired no longer, and files that have been waiting for it are looked at
-    again. `number` is that of a lost record whose model this is known to be.
+    `wanted`: a user asks for it, so it is not retired any longer, and files that have been waiting for it are looked at
+    again. `number` is the number of a lost record, if the model is known to be that one.
     Raises `UsageError` when the base is not in the store.
     """
     over = 0
@@ -164,7 +164,7 @@ def keep_model(
 
 
 def retire_model(work: Work, number: int) -> None:
-    """Encode nothing with a model any more, and have its blocks encoded anew. Raises `ModelMissing`."""
+    """Retire a model: nothing more is encoded with it, and its blocks are recompressed. Raises `ModelMissing`."""
     modelfiles.retire_model(work.txn, number, work.epoch.commit)
     work.state.flags |= State.FLAG_UNSETTLED
 
@@ -175,11 +175,11 @@ def repair_model(work: Work, number: int) -> bool:
 
 
 def idle_models(snapshot: Snapshot) -> set[int]:
-    """Return the retired models that no block needs, nor a model that is a delta over them.
+    """Return the retired models that neither a block nor a delta over them needs.
 
-    The totals only say whether it is worth looking: a damaged one begins again at 0. What counts are the headers of
-    all blocks, and as long as a header or a model's record cannot be read, no model goes: it may be the one needed.
-    Reads every header, 9 s for a TB: for a thread, and not within a write txn.
+    The totals only tell whether looking is worth it, since a damaged total begins again at 0. The headers of all blocks
+    decide. As long as a header or a model's record cannot be read, no model is idle: it may be the one needed. Reads
+    every header, 9 s for a TB: call it in a thread, and not within a write txn.
     """
     known = modelfiles.models(snapshot)
     if modelfiles.records(snapshot).keys() != set(modelfiles.numbers(snapshot)):
@@ -195,7 +195,7 @@ def idle_models(snapshot: Snapshot) -> set[int]:
 
 
 def drop_models(work: Work, idle: set[int]) -> list[int]:
-    """Delete models that were idle, but for those that have been asked for since: the totals count on from then."""
+    """Delete models that were idle, except those that have been used or wanted since, as the totals tell."""
 
     def is_used(number: int) -> bool:
         try:

@@ -1,7 +1,7 @@
-"""Which files are in use: those that are open, and when the others were used last, as far as their atime does not tell.
+"""Use of files: which ones are open, and when others were used last, as far as their atime does not tell.
 
-The kernel answers most reads from its page cache, and reads of mapped pages always once they are there: the daemon
-never hears of them. It does hear of every open and of the end of the last use of it, which a mapping puts off.
+The kernel answers most reads from its page cache, and reads of mapped pages always: the daemon
+is not told of them. It is told of every open, and of the end of the last use of a handle, which a mapping delays.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ class Usage:
         self._last: dict[int, int] = {}  # inode to ns of the last reading, the latest last
 
     def opened(self, ino: int, *, reads: bool = True) -> None:
-        """One more handle; `reads`: it can be read through."""
+        """Count one more handle. `reads`: the handle can read."""
         self._handles[ino] += 1
         if reads:
             self._read.add(ino)
 
     def closed(self, ino: int) -> bool:
-        """One handle less. Tells whether it was the last one and the file may have been read until now."""
+        """Count one handle less. Return whether it was the last one and the file may have been read until now."""
         was_read = ino in self._read
         if was_read:
             self.used(ino)
@@ -48,5 +48,5 @@ class Usage:
             del self._last[next(iter(self._last))]
 
     def last(self, ino: int) -> int:
-        """Return when a file was last in use, in ns: now, if it is open; 0: unknown. For any thread."""
+        """Return the time of a file's last use in ns: now if it is open, 0 if unknown. Any thread may call it."""
         return self._clock() if self._handles.get(ino) else self._last.get(ino, 0)

@@ -18,7 +18,7 @@ COMPUTED = (STORE, INO, STORED, CODECS)
 
 
 def computed(fs: Filesystem, inode: Inode, name: bytes) -> bytes | None:
-    """Return the value of a computed attribute but `CODECS`, None when there is no such one."""
+    """Return the value of a computed attribute other than `CODECS`, None when there is no such attribute."""
     if name == STORE:
         return os.fsencode(fs.store.place.now())
     if name == INO:
@@ -29,7 +29,7 @@ def computed(fs: Filesystem, inode: Inode, name: bytes) -> bytes | None:
 
 
 def codecs(store: Store, ino: int) -> bytes:
-    """Return the value of `CODECS`: visits all of a file's blocks, so not on the loop."""
+    """Return the value of `CODECS`. It visits all blocks of a file, so do not call it on the loop."""
     with store.read() as snapshot:
         try:
             lines = report.stat_report(snapshot, ino)["codecs"]

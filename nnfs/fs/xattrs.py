@@ -21,7 +21,7 @@ _NAMESPACES = (b"user.", b"trusted.", b"security.", b"system.posix_acl_")
 
 
 class Xattrs:
-    """Stored attributes of inodes. Computed ones (`user.nnfs.*`) are the mount's and never come here."""
+    """Stored attributes of inodes. Computed ones (`user.nnfs.*`) belong to the mount and never come here."""
 
     def __init__(self, fs: Filesystem) -> None:
         self.fs = fs
@@ -59,7 +59,7 @@ class Xattrs:
         return sorted(name for name, present in names.items() if present)
 
     def put(self, inode: Inode, name: bytes, value: bytes | None) -> None:
-        """Store (None: remove) a value, without any of the meanings that `set` knows."""
+        """Store a value (None removes it), without the meanings that `set` knows."""
         key = schema.KEY.pack(inode.ino) + name
         old = self._record(inode, name) if inode.xattrs else None
         new = None if value is None else schema.pack_xattr(key, value, self.fs.active.commit)
@@ -71,7 +71,7 @@ class Xattrs:
         self.fs.touch(inode)
 
     def set(self, inode: Inode, name: bytes, value: bytes, *, keep_setgid: bool = True) -> None:
-        """setxattr(2). An access ACL changes the mode; one that says no more than the mode is not stored.
+        """Set an attribute as setxattr(2). An access ACL changes the mode, and is stored only if it says more.
 
         Raises `FsError`: EOPNOTSUPP for unknown namespaces, EPERM for computed names, EINVAL for a malformed ACL.
         """
@@ -110,7 +110,7 @@ class Xattrs:
             self.fs.active.unsettles = True
 
     def _has(self, inode: Inode, name: bytes, value: bytes) -> bool:
-        """Whether an attribute has this value already; a damaged one has not."""
+        """Return whether an attribute has this value already. A damaged attribute has not."""
         try:
             record = self._record(inode, name) if inode.xattrs else None
             return record is not None and schema.unpack_xattr(schema.KEY.pack(inode.ino) + name, record) == value
@@ -118,7 +118,7 @@ class Xattrs:
             return False
 
     def remove(self, inode: Inode, name: bytes) -> None:
-        """removexattr(2). Raises `FsError(ENODATA)`, but not for ACLs: removing one that is not there is no error."""
+        """Remove an attribute as removexattr(2). Raises `FsError(ENODATA)`, but not for ACLs, which may be missing."""
         if name in policy.NAMES:
             self.fs.active.unsettles = True
         elif name.startswith(VIRTUAL):

@@ -226,7 +226,7 @@ class Connection:
     def close(self) -> None:
         """Cut the connection, and unmount if it is still mounted. Call it once :meth:`serve` has ended.
 
-        What is mounted still after an orderly end was left by a failure: accesses get an error, never wait for ever.
+        A filesystem that is still mounted after serving has ended was left by a failure: accesses get an error at once.
         """
         if self._closed:
             return
@@ -321,7 +321,7 @@ class _Waiter:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Tell whether a log record is news: an answer that nobody waits for any more is no error."""
+    """Return whether a log record is news: an answer that nobody waits for any more is no error."""
     return "fuse_reply_* failed with No such file" not in record.getMessage()
 
 

@@ -1,10 +1,10 @@
-r"""The control socket: how the command line talks to the daemon of a mounted store.
+r"""The control socket, by which the command line talks to the daemon of a mounted store.
 
 A unix socket `control` in the store directory, for its owner only, and another one that is found by the mount (see
 `rendezvous`). A client sends one JSON object per line,
 `{"command": "df", ...}`, and gets one per line: `{"ok": true, ...}` or `{"ok": false, "error": "...", "exit": 3}`.
-Lines are ASCII. In a name a byte that is no UTF-8 is a lone surrogate, \udc80 to \udcff, as Python has it in memory:
-this is between nnfs and itself; what `--json` prints is valid Unicode (`nnfs.names`).
+Lines are ASCII. In a name, a byte that is no UTF-8 is a lone surrogate, \udc80 to \udcff, as Python has it in memory:
+only nnfs reads this protocol. `--json` prints valid Unicode (`nnfs.names`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def short_name(path: Path) -> Iterator[str]:
-    """Return a name for `path` that fits into a socket address (107 bytes), through a descriptor of its directory."""
+    """Return a name for `path`, by a descriptor of its directory, that fits into a socket address (107 bytes)."""
     directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{directory}/{path.name}"
@@ -50,7 +50,7 @@ def short_name(path: Path) -> Iterator[str]:
 def listen(path: Path, make_room: Callable[[], None] = lambda: None) -> trio.SocketListener:
     """Bind the control socket. Call `make_room` when the filesystem has no room for its name.
 
-    The caller holds the store's lock, so a socket that is there already is a dead one's.
+    The caller holds the store's lock, so a socket that is there already belongs to a dead daemon.
     """
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
@@ -78,7 +78,7 @@ def listen(path: Path, make_room: Callable[[], None] = lambda: None) -> trio.Soc
 
 
 def listen_by_mount(address: bytes) -> trio.SocketListener | None:
-    """Bind the socket that is found by the mount. Return None when its name is taken: the other one will do."""
+    """Bind the socket that is found by the mount. Return None when its name is taken: the other socket remains."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.bind(address)
@@ -99,7 +99,7 @@ async def serve(
     make_room: Callable[[], None] = lambda: None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Answer clients until cancelled, then remove the socket. A handler that raises costs its client an error.
+    """Answer clients until cancelled, then remove the socket. If a handler raises, its client gets an error.
 
     `path` is None for a store that may not be written to; `address` is that of the socket found by the mount.
     """
@@ -131,7 +131,7 @@ async def _accept(
     nursery: trio.Nursery,
     is_for_all: bool = False,
 ) -> None:
-    """Accept clients. Where everybody can connect to a socket, let the owner and root in only."""
+    """Accept clients. Where everybody can connect to a socket, accept only the owner and root."""
     async with listener:
         while True:
             await free.acquire()

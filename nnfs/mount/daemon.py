@@ -69,7 +69,7 @@ MAX_TASKS = 4000  # requests in flight; the kernel allows 1,024 background ones,
 def run(store_path: Path, mountpoint: Path, options: list[str], ready: Callable[[], None]) -> int:
     """Serve a store on a mount point until it is unmounted.
 
-    Returns the exit code. Raises `NnfsError` when the mount does not come about.
+    Return the exit code. Raises `NnfsError` when the mount cannot be made.
     """
     os.umask(privacy.UMASK)
     mount_options = parse_options(options, fsname=os.fspath(store_path))
@@ -89,7 +89,7 @@ def run(store_path: Path, mountpoint: Path, options: list[str], ready: Callable[
 
 
 def open_store(path: Path, *, read_only: bool = False) -> Store:
-    """Open a store. Checks it when it was not closed cleanly, and closes it to other users."""
+    """Open a store. Check it when it was not closed cleanly, and close it to other users."""
     unclean_file = path / DATA_FILE
     store = Store.open(path, readonly=read_only)
     try:
@@ -103,7 +103,7 @@ def open_store(path: Path, *, read_only: bool = False) -> Store:
 
 
 def _close_up(path: Path) -> None:
-    """Close a store to other users if an earlier version, or somebody, has left it open."""
+    """Close a store to other users if an earlier version, or a user, has left it open."""
     closed, left = privacy.close_up(path)
     if closed:
         log.warning("closed to other users, who could read what is stored: %s", ", ".join(closed))
@@ -171,7 +171,7 @@ class Daemon:
         self._serving = trio.CancelScope()
 
     def _note_stored(self, inodes: list[int]) -> None:
-        """Have the kernel ask again for files that occupy fewer bytes now, where it knows them."""
+        """Invalidate the kernel's attributes of files that occupy fewer bytes now, where it knows them."""
         self._stored_changed.update(ino for ino in inodes if ino in self.fs.lookups)
         self._tell.set()
 
@@ -252,7 +252,7 @@ class Daemon:
             guarded.start_soon(self._watchdog)
 
     async def _serve_and_save(self) -> None:
-        """Serve until unmounted. Whatever ends that, save the changes that are in memory."""
+        """Serve until unmounted. Then, also after an error, save the changes that are in memory."""
         try:
             await self._serve()
         except Exception:

@@ -2,10 +2,10 @@
 
 The kernel ends the connection when the last mount and the last open file are gone. Until then requests come, so:
 
-* A process in this mount namespace or another one *uses* the filesystem (an open file, its working directory): it is
-  served on. After a signal for `USED_S` at most, so that a service manager need not kill what has data to write.
-* Another mount namespace (a container, `unshare -m`) *shows* it and nobody uses it: `SHOWN_S`, then it ends. A copy of
-  the mount table that somebody happened to make must not keep the store in use.
+* A process in this or another mount namespace *uses* the filesystem (an open file, its working directory): it is still
+  served; after a signal for `USED_S` at most, so that a service manager need not kill a daemon with data to write.
+* Another mount namespace (a container, `unshare -m`) *shows* it and no process uses it: it ends after `SHOWN_S`. A copy
+  of the mount table that another program happened to make must not keep the store in use.
 
 A second signal ends it at once. Before the connection is cut, the kernel writes back, and everything is committed.
 """
@@ -49,7 +49,7 @@ class Ending:
         self._unmounting = trio.Lock()
 
     async def ask(self, name: str) -> None:
-        """Begin to unmount because of a signal. If that has begun before, end at once."""
+        """Begin to unmount because of a signal. At the second signal, end at once."""
         log.info("%s: unmounting", name)
         notify.stopping("unmounting")
         self._again = self._asked is not None
@@ -67,7 +67,7 @@ class Ending:
                 log.exception("a bug in unmounting: umount %s does it", self._connection.mount.mountpoint)
 
     async def _detach(self, why: Exception) -> None:
-        """Detach what is busy: open files would hold it for ever, and so it ends when the last one is closed."""
+        """Detach a busy mount: open files would hold it for ever, and a detached one ends when the last is closed."""
         try:
             await self._connection.unmount(lazy=True)
         except (NnfsError, OSError) as error:
@@ -76,7 +76,7 @@ class Ending:
             log.warning("%s: detached, ends when the last file is closed, or in %.0f s", why, USED_S)
 
     async def watch(self) -> None:
-        """Follow the mount table until the mount is gone from it, then see that the daemon can end."""
+        """Follow the mount table until the mount is gone from it, then end serving."""
         table = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
         with select.epoll() as changes:
             changes.register(table, select.EPOLLPRI)  # an epoll in trio's: the file itself is always readable
@@ -91,7 +91,7 @@ class Ending:
         await self._wait_for_holders()
 
     async def _wait_for_holders(self) -> None:
-        """Wait for the holders of the unmounted filesystem, as long as they may hold it. It is usually cancelled."""
+        """Wait for the holders of the unmounted filesystem, as long as they may hold it. Usually this is cancelled."""
         since, told = trio.current_time(), ""
         while True:
             held = await trio.to_thread.run_sync(holders.look, self._connection.mount.device)

@@ -23,7 +23,7 @@ Handler: TypeAlias = "Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]"
 
 
 def guard(handler: Handler[P, T]) -> Handler[P, T]:
-    """Wrap a handler so that nothing but FUSEError leaves it: anything else would end the mount.
+    """Wrap a handler so that no exception but FUSEError leaves it: any other would end the mount.
 
     A bug is logged once with its traceback, answered with EIO, and turns the mount read-only.
     """
@@ -52,7 +52,7 @@ def guard(handler: Handler[P, T]) -> Handler[P, T]:
 
 
 class GuardedOperations(pyfuse3.Operations):
-    """Handlers whose bugs turn the mount read-only. `read_only` says why it is; empty: it is not."""
+    """Handlers whose bugs turn the mount read-only. `read_only` is the reason why it is, "" while it is not."""
 
     def __init__(self, *, read_only: bool) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class GuardedOperations(pyfuse3.Operations):
         log.error("bug in %s, the mount is read-only from here on: unmount and mount again", where, exc_info=bug)
 
     def tell(self, where: str, error: NnfsError) -> None:
-        """Log why a request fails. Damage is logged as an error, but once: it may be looked at all the time."""
+        """Log why a request fails. Each damage is logged as an error once: it may be read again and again."""
         is_news = isinstance(error, RecordDamaged) and str(error) not in self._told
         if is_news:
             if len(self._told) == TOLD:

@@ -22,7 +22,7 @@ SHOWN = 5  # processes in a message
 
 @dataclass(frozen=True)
 class Holder:
-    """A process: one of those in a mount namespace that shows the filesystem, or one that has something open on it."""
+    """A process that holds the filesystem: its mount namespace shows it, or the process has something open on it."""
 
     pid: int
     command: str

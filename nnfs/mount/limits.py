@@ -1,4 +1,4 @@
-"""Limits of the daemon's process: those that would end it or its writing, and the memory that glibc keeps."""
+"""Limits of the daemon's process: `ulimit` values that would stop it, and the memory that glibc keeps."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def lift() -> None:
 
 
 def keep_buffers() -> None:
-    """Let glibc reuse the memory of request buffers: by default each 1 MiB is mapped, faulted in and unmapped again.
+    """Let glibc reuse the memory of request buffers: by default each 1 MiB is mapped, faulted in and unmapped.
 
-    40 % of the CPU time of a sequential write went there. One arena, so that what one thread frees is found by another:
-    0.85 of the peak memory with two.
+    That took 40 % of the CPU time of a sequential write. There is one arena, so that a thread can use memory that
+    another has freed: it takes 0.85 times the peak memory of two.
     """
     m_trim_threshold, m_mmap_threshold, m_arena_max = -1, -3, -8  # malloc.h
     with contextlib.suppress(AttributeError):  # another libc

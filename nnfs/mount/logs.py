@@ -1,4 +1,4 @@
-"""The daemon's log: to stderr in the foreground, otherwise to journald, otherwise to a file."""
+"""The daemon's log: on stderr in the foreground, otherwise in journald, otherwise in a file."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class OneLine(logging.Formatter):
 
 
 class Prefixed(OneLine):
-    """A formatter for a stderr that leads into the journal: lines begin with <priority>, the journal adds the time."""
+    """A formatter for a stderr that goes to the journal: lines begin with <priority>, and the journal adds the time."""
 
     def format(self, record: logging.LogRecord) -> str:
         mark = f"<{priority(record.levelno)}>"
@@ -103,7 +103,7 @@ def field(name: str, value: bytes) -> bytes:
 def default_file(store: Path) -> Path | None:
     """Return the log file of a store: its name is unique, its place is among the user's logs when not root.
 
-    None for a user without a home: one that is not there is not made.
+    Return None for a user whose home does not exist: it is not made.
     """
     directory = LOG_DIR
     if os.geteuid() != 0:
@@ -127,7 +127,7 @@ def file_of(store: Path, *, foreground: bool, file: Path | None) -> Path | None:
 
 
 def is_journal(descriptor: int, stream: str) -> bool:
-    """Tell whether a descriptor is the one that JOURNAL_STREAM ("device:inode") names, and not one put in its place."""
+    """Return whether a descriptor is the one that JOURNAL_STREAM ("device:inode") names, and no other in its place."""
     try:
         found = os.fstat(descriptor)
     except OSError:
@@ -151,7 +151,7 @@ class _File(RotatingFileHandler):
         return cast(TextIOWrapper, stream)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 logging's name
-        """Say once that the file cannot be written: no request depends on it, and a full disk must not fill stderr."""
+        """Print once that the file cannot be written: no request needs it, and a full disk must not fill stderr."""
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             super().handleError(record)
@@ -161,7 +161,7 @@ class _File(RotatingFileHandler):
         self.is_mute = True
 
     def reopen(self) -> None:
-        """Open the file of this name, which may be another one by now. Raises OSError, and keeps the one it has."""
+        """Open the file of this name, which may be another one by now. On OSError keep the open one, and raise."""
         with self.lock or contextlib.nullcontext():
             stream = self._open()
             old, self.stream = self.stream, stream
@@ -202,7 +202,7 @@ def _file_handler(file: Path) -> logging.Handler:
 
 
 def mounted() -> None:
-    """Write the records so far, and from now on each at once."""
+    """Write the records kept so far, and from now on each record at once."""
     root = logging.getLogger()
     for held in [handler for handler in root.handlers if isinstance(handler, _Held)]:
         if held.target is not None:
@@ -212,7 +212,7 @@ def mounted() -> None:
 
 
 def _handler(store: Path, foreground: bool, file: Path | None) -> tuple[logging.Handler, str]:
-    """Return the handler of the log that was asked for, or of the best there can be: no mount fails for its log."""
+    """Return the handler of the log that was asked for, else of the best possible one: no mount fails for its log."""
     if file is not None:
         try:
             return _file_handler(file), str(file)
@@ -248,13 +248,13 @@ def _stderr_handler() -> tuple[logging.Handler, str]:
 
 
 def _tell(message: str) -> None:
-    """Print a line for the user who waits for the mount; later, nobody reads this."""
+    """Print a line for the user who waits for the mount; later nobody reads stderr."""
     with contextlib.suppress(OSError, ValueError):
         names.say(message)
 
 
 def shown(where: str) -> str:
-    """Return the place of a log as people read it."""
+    """Return the place of a log in words for people."""
     return "the journal (journalctl -t nnfs)" if where == JOURNAL else names.printable(where)
 
 
@@ -294,7 +294,7 @@ _dump = -1
 
 
 def dump_descriptor() -> int:
-    """Return a descriptor into the log, for dumps when Python cannot write any more. It stays the same."""
+    """Return a descriptor of the log, for dumps when Python cannot write any more. Its number never changes."""
     if _dump < 0:
         if Place.now == NOWHERE:
             _dump_into_null()
@@ -314,7 +314,7 @@ def _dump_into(descriptor: int) -> None:
 
 
 def _dump_into_journal() -> None:
-    """Dump into a stream as systemd gives one to services, or nowhere if there can be none."""
+    """Lead dumps to a stream of the journal, as systemd gives one to services; to /dev/null if that fails."""
     header = f"nnfs\n\n{priority(logging.ERROR)}\n0\n0\n0\n0\n"  # identifier, unit, priority, prefixes, forwarding
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
         try:
@@ -327,14 +327,14 @@ def _dump_into_journal() -> None:
 
 
 def _dump_into_null() -> None:
-    """Dump nowhere."""
+    """Lead dumps to /dev/null."""
     null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     _dump_into(null)
     os.close(null)
 
 
 def leave_stderr() -> None:
-    """Let go of the caller's stderr, whose end the caller may wait for: dumps that go there go nowhere."""
+    """Close the caller's stderr, whose end the caller may wait for. Dumps that go there go to /dev/null."""
     if _dump >= 0 and os.path.sameopenfile(_dump, 2):
         _dump_into_null()
 
@@ -346,7 +346,7 @@ def current_file() -> str | None:
 
 
 def reopen(store: Path) -> str:
-    """Open the log again, or another one when its terminal is gone. Return where it goes, if that is new.
+    """Open the log again, or another one when its terminal is gone. Return the new place, if it has changed.
 
     Raises OSError, and leaves the log where it was.
     """
@@ -373,7 +373,7 @@ def reopen(store: Path) -> str:
 
 
 def _is_hung_up(descriptor: int) -> bool:
-    """Tell whether a descriptor is a terminal that somebody has closed."""
+    """Return whether a descriptor is a terminal that was closed."""
     poll = select.poll()
     poll.register(descriptor, 0)
     try:

@@ -22,14 +22,14 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def check_call(result: int, what: str, advice: Mapping[int, str]) -> None:
-    """Raise `MountError` for the errno of a call that failed, with advice."""
+    """Raise `MountError` if a call has failed (`result` < 0), with the advice for its errno."""
     if result < 0:
         code = ctypes.get_errno()
         raise mount_error(code, what, advice)
 
 
 def mount_error(code: int, what: str, advice: Mapping[int, str]) -> MountError:
-    """Return an error about a system call."""
+    """Return the error about a failed system call, with its errno in words."""
     hint = advice.get(code)
     error = MountError(f"{what}: {os.strerror(code)}" + (f" ({hint})" if hint else ""))
     error.errno = code
@@ -42,7 +42,7 @@ def umount2(mountpoint: str, flags: int) -> int:
 
 
 def check_uncovered(mountpoint: str, device: str) -> None:
-    """Raise `MountError` if something else is mounted over a mount: umount(2) would take that off."""
+    """Raise `MountError` if something else is mounted over a mount: umount(2) would unmount that."""
     top = _top(mountpoint)
     if top is not None and top.device != device:
         raise MountError(f"{top.source} (type {top.fstype}) is mounted over {mountpoint}: unmount that first")
@@ -51,7 +51,7 @@ def check_uncovered(mountpoint: str, device: str) -> None:
 def unmount_path(mountpoint: str, *, device: str = "", lazy: bool = False) -> None:
     """Unmount as root by umount2(2), as another user by fusermount3. Raises `MountError`.
 
-    `device` is that of the mount that is meant.
+    `device` is the device number of the mount that is meant.
     """
     if device:
         check_uncovered(mountpoint, device)
@@ -68,7 +68,7 @@ def unmount_path(mountpoint: str, *, device: str = "", lazy: bool = False) -> No
 
 
 def usable(mountpoint: str) -> str:
-    """Return the real path of a usable mount point. Mounts that killed daemons left on it are taken off first.
+    """Return the real path of a usable mount point. Mounts that killed daemons left on it are unmounted first.
 
     Raises `MountError`, also where a living nnfs is mounted already: a second mount would hide it.
     """
@@ -95,10 +95,10 @@ def _top(path: str) -> MountInfo | None:
 
 
 def is_dead(path: str) -> bool:
-    """Tell whether the daemon of the mount at a mount point has died. A daemon that does not answer may live.
+    """Return whether the daemon of the mount at a mount point has died. A daemon that does not answer may live.
 
-    statfs(2) tells: a stat(2) of the root may be answered from the kernel's cache. The thread that waits for a hung
-    daemon ends with this process.
+    It asks by statfs(2), since the kernel may answer a stat(2) of the root from its cache. The thread that waits for a
+    hung daemon ends with this process.
     """
     found: list[int] = []
 

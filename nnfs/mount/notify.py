@@ -1,4 +1,4 @@
-"""sd_notify(3) in a few lines: it tells systemd that the daemon is ready, is stopping, is alive."""
+"""sd_notify(3) in a few lines: messages to systemd that the daemon is ready, is stopping, is alive."""
 
 from __future__ import annotations
 
@@ -28,32 +28,32 @@ def notify(*lines: str) -> bool:
 
 
 def ready(status: str = "") -> bool:
-    """Tell that the mount is there."""
+    """Tell the service manager that the mount is there."""
     return notify("READY=1", f"MAINPID={os.getpid()}", *([f"STATUS={status}"] if status else []))
 
 
 def stopping(status: str = "") -> bool:
-    """Tell that an unmount has begun."""
+    """Tell the service manager that an unmount has begun."""
     return notify("STOPPING=1", *([f"STATUS={status}"] if status else []))
 
 
 def reloading() -> bool:
-    """Tell that the configuration is being read again; `ready` tells the end of it."""
+    """Tell the service manager that the configuration is being read again, until the next `ready`."""
     return notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
 
 def extend_timeout(seconds: float) -> bool:
-    """Ask for more time: a last commit may be long, and killing the daemon in it would lose data."""
+    """Ask the service manager for more time: a last commit may be long, and a kill meanwhile would lose data."""
     return notify(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
 
 
 def watchdog() -> bool:
-    """Give a sign of life."""
+    """Send a sign of life to the service manager's watchdog."""
     return notify("WATCHDOG=1")
 
 
 def watchdog_interval() -> float | None:
-    """Return half the seconds within which systemd's watchdog wants a sign of life, None when it wants none."""
+    """Return half the seconds within which systemd's watchdog needs a sign of life, None when it needs none."""
     usec, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
     if not usec.isdecimal() or int(usec) == 0 or (pid and pid != str(os.getpid())):
         return None

@@ -69,7 +69,7 @@ class Operations(GuardedOperations):
     # -- attributes
 
     def attributes(self, inode: Inode) -> EntryAttributes:
-        """Return what stat(2) shows, and count nothing."""
+        """Return the attributes that stat(2) shows, without counting a look-up."""
         entry = EntryAttributes()
         entry.st_ino = inode.ino
         entry.st_mode = inode.mode
@@ -94,7 +94,7 @@ class Operations(GuardedOperations):
         return entry
 
     def _known(self, inode: Inode) -> EntryAttributes:
-        """Return attributes for an answer by which the kernel takes note of the inode."""
+        """Return attributes for an answer that adds one to the kernel's lookup count."""
         self.fs.remember(inode.ino)
         return self.attributes(inode)
 
@@ -163,9 +163,9 @@ class Operations(GuardedOperations):
     # -- names
 
     async def _prove(self, ino: int, name: bytes | None = None) -> None:
-        """Have a large directory proved in a thread: the loop would stand still for it.
+        """Prove the names of a large directory in a thread: it would stop the loop.
 
-        `name`: only if looking that up needs it.
+        With `name`, do so only if looking that name up needs it.
         """
         while self.fs.is_long_to_prove(directory := self.fs.inode(ino)):
             if name is not None and self.fs.find_first(directory, name) is not None:
@@ -308,7 +308,7 @@ class Operations(GuardedOperations):
 
     async def flush(self, fh: int) -> None:
         # The kernel writes dirty pages back before it would send this, and never sends it again: open, read, close is
-        # 1.3 times as fast. What goes wrong with a file later is told by fsync.
+        # 1.3 times as fast. fsync tells errors that come later.
         raise FUSEError(errno.ENOSYS)
 
     @guard
@@ -347,7 +347,7 @@ class Operations(GuardedOperations):
 
 
 def _unknown(dentry: Dentry) -> EntryAttributes:
-    """Return attributes for a name whose inode is damaged: it is listed, and a look-up of it gets EIO."""
+    """Return attributes for a name whose inode is damaged: a listing shows it, and a look-up gets EIO."""
     entry = EntryAttributes()
     entry.st_ino = dentry.ino
     entry.st_mode = dentry.kind << 12

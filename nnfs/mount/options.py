@@ -30,13 +30,13 @@ _FLAGS: Mapping[str, tuple[int, int]] = MappingProxyType({  # option: (bits set,
     "lazytime": (MS_LAZYTIME, 0), "nolazytime": (0, MS_LAZYTIME),
     "nosymfollow": (MS_NOSYMFOLLOW, 0), "symfollow": (0, MS_NOSYMFOLLOW),
 })  # fmt: skip
-# What mount(8), fstab and systemd keep for themselves; "user" and its kin mean nosuid,nodev,noexec.
+# Options that mount(8), fstab and systemd use themselves; "user" and similar ones imply nosuid,nodev,noexec.
 _IGNORED = frozenset((
     "auto", "noauto", "nouser", "nousers", "noowner", "nogroup", "defaults", "_netdev", "nofail", "silent", "loud",
     "mand", "nomand", "iversion", "noiversion", "comment",
 ))  # fmt: skip
-# Of other FUSE filesystems, whose lines in fstab people change to ours: what nnfs does anyway, or never does.
-# With those of the kernel, which a line that is copied from /proc/mounts has.
+# Options of other FUSE filesystems, of which people copy lines of fstab: nnfs does these anyway, or never.
+# Options of the kernel are among them, for lines copied from /proc/mounts.
 _OF_OTHERS = frozenset((
     "ac_attr_timeout", "acl", "attr_timeout", "async_read", "atomic_o_trunc", "auto_cache",
     "auto_unmount", "big_writes", "blksize", "clone_fd", "congestion_threshold", "debug",
@@ -71,7 +71,7 @@ class MountOptions:
 
     @property
     def read_only(self) -> bool:
-        """True for ``ro``."""
+        """Whether the mount is read-only (``ro``)."""
         return bool(self.flags & MS_RDONLY)
 
     @property
@@ -82,7 +82,7 @@ class MountOptions:
         return "strictatime" if self.flags & MS_STRICTATIME else "relatime"
 
     def flag_names(self) -> list[str]:
-        """The flags as the option words that fusermount3 knows."""
+        """The mount flags as the words that fusermount3 knows."""
         words = ("ro", "noexec", "sync", "dirsync", "noatime")
         return [word for word in words if self.flags & _FLAGS[word][0]]
 
@@ -101,7 +101,7 @@ def split_options(texts: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def words() -> list[str]:
-    """All options that are not nnfs's own."""
+    """Return all options that are not nnfs's own, as words."""
     fuse = ("allow_other", "allow_root", "default_permissions", "fsname", "subtype")
     return [*_FLAGS, *_IGNORED, *_BY_USER, *fuse, "create"]
 
@@ -111,7 +111,7 @@ def _is_of_others(name: str, value: str) -> bool:
 
 
 def parse_options(texts: Iterable[str], *, fsname: str = "nnfs", root: bool | None = None) -> MountOptions:
-    """Parse ``-o`` arguments as mount(8) passes them; later ones win. Root gets ``allow_other`` without asking."""
+    """Parse ``-o`` arguments as mount(8) passes them; later ones win. Root gets ``allow_other`` by default."""
     is_root = os.geteuid() == 0 if root is None else root
     flags, names, max_read, own = MS_NOSUID | MS_NODEV, {"fsname": fsname, "subtype": SUBTYPE}, 0, dict[str, str]()
     pairs = list(split_options(texts))

@@ -1,4 +1,4 @@
-"""A check of paths: files that the daemon opens must not lie beneath its own mount point, or it waits for itself."""
+"""A check of paths: a file that the daemon opens beneath its own mount point would make it wait for itself."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAMED = (CONFIG_ENVIRONMENT, kernelcache.ROOT, build.FOLDER, *TEMPORARY)  # envi
 
 
 def make_absolute(environment: MutableMapping[str, str]) -> None:
-    """Make the paths that the environment names absolute, as they are meant: daemon and workers run in "/"."""
+    """Make the paths in environment variables absolute: daemon and workers run in "/"."""
     for name in NAMED:
         if path := environment.get(name):
             environment[name] = os.path.join(os.getcwd(), path)
@@ -57,7 +57,7 @@ def _above(path: str, not_touched: Sequence[str]) -> Iterator[tuple[int, int] | 
 
 
 def _opened(store: Path, log_file: Path | None) -> Iterator[tuple[str, str, str]]:
-    """Yield what the file is, its path, and advice."""
+    """Yield for each file that the daemon opens its purpose, its path, and advice."""
     elsewhere = "choose another mount point"
     yield "the store", os.fspath(store), elsewhere
     if os.path.isdir(store):  # its parts may be symbolic links

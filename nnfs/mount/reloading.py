@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# What may change while mounted. The others are what workers are started with, and take effect at the next mount.
+# The options that may change while mounted. Workers are started with the others, which wait for the next mount.
 LIVE = ("cache", "dirty", "policy", "write_age", "read_age", "thaw_limit", "thawed")
 
 
@@ -40,7 +40,7 @@ def reopen_log(store: Path, mountpoints: Iterable[str]) -> None:
 
 
 async def reload(daemon: Daemon, words: Mapping[str, str]) -> Options:
-    """Read the configuration again and take over what may change; return the options that hold now."""
+    """Read the configuration again and take over the options that may change. Return the options that hold now."""
     old = daemon.own
     try:
         # In a thread: the file names directories, which may lie on this very mount.

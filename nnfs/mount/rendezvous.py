@@ -1,4 +1,4 @@
-"""The socket by which a daemon is found from its mount, when its store was deleted or moved or cannot be written to.
+"""The socket by which a daemon is found from its mount: its store may be deleted, moved or read-only.
 
 It is an abstract socket. Its name follows from the mount's line in /proc/self/mountinfo, so nothing on the mount need
 be touched to find it. Everybody may connect to such a socket, and bind its name before the daemon does: so the daemon
@@ -17,16 +17,16 @@ CREDENTIALS = struct.Struct("iII")  # pid, uid, gid
 
 
 def address(device: str, source: str) -> bytes:
-    """Return the address of the daemon of a mount, by its device number ("0:57") and source as the kernel has them.
+    """Return the socket address of the daemon of a mount, by its device number ("0:57") and source in mountinfo.
 
-    Device numbers are given out again as soon as a mount is gone, while its daemon may be writing still.
+    Device numbers are used again as soon as a mount is gone, while its daemon may still be writing.
     """
     mark = blake2b(os.fsencode(source), digest_size=8).hexdigest()
     return f"\0nnfs/{device}/{mark}".encode()
 
 
 class Socket(Protocol):
-    """A socket of Python's, or one of trio's."""
+    """A socket of Python or of trio."""
 
     def getsockopt(self, level: int, optname: int, buflen: int, /) -> bytes: ...
 

@@ -1,11 +1,11 @@
-"""Signals of the daemon: some end it in order, some make it reload, some make it tell its state.
+"""Signals of the daemon: some end it in order, some make it reload, some make it log its state.
 
 | signal | the daemon |
 |---|---|
-| TERM, INT, and what else would end a process: ALRM, XCPU, PWR, ... | unmounts, commits, ends |
+| TERM, INT, and others that would end a process: ALRM, XCPU, PWR, ... | unmounts, commits, ends |
 | HUP | reads its configuration again and opens its log again; never ends, whatever became of the terminal |
 | QUIT, USR1 | writes stacks, tasks and status to its log, and goes on |
-| USR2 | writes stacks even where Python stands still, and goes on: the last resort, see below |
+| USR2 | writes stacks even if Python hangs, and goes on: the last resort, see below |
 | ABRT | as QUIT; under a service manager's watchdog, which sends it, it ends as well |
 | PIPE, XFSZ, TSTP, TTIN, TTOU | goes on: a write fails by itself, and a stopped daemon is a mount that hangs |
 
@@ -58,7 +58,7 @@ def block() -> None:
 
 
 class Signals:
-    """A context that takes the daemon's signals, and afterwards keeps those that end a process from doing so."""
+    """A context that handles the daemon's signals. After it, those that end a process are ignored."""
 
     def __init__(self, describe: Describe, dump: int) -> None:
         """`describe` gives the status and is called in another thread; `dump` is a descriptor of the log."""

@@ -40,7 +40,7 @@ def mounts(pid: str = "self") -> list[MountInfo]:
 def resolve(path: str) -> str:
     """Return the absolute path without symbolic links, as realpath(3), but never touch a mount of nnfs: it may hang.
 
-    What lies on such a mount keeps the name that it was given. Raises OSError for a loop of links, and, as the kernel
+    A path on such a mount keeps its name from there on. Raises OSError for a loop of links, and, as the kernel
     does, for an empty path: a variable of a shell that was never set must not be the working directory.
     """
     if not path:
@@ -73,5 +73,5 @@ def resolve(path: str) -> str:
 
 
 def is_beneath(path: str, directory: str) -> bool:
-    """Tell whether a path is a directory or lies in it, both without symbolic links."""
+    """Return whether a path is a directory or lies in it, both without symbolic links."""
     return path == directory or path.startswith(directory.rstrip("/") + "/")

@@ -1,4 +1,4 @@
-"""Blocks: stored once by content, counted by reference, numbered for ever."""
+"""Blocks: one for each content, with a count of references, under a number that is never used again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Encoded:
-    """One chunk ready to be stored."""
+    """One chunk that is encoded and hashed, ready to be stored."""
 
     hash: bytes  # BLAKE2b-512 of the plain bytes
     codec: int
@@ -30,9 +30,9 @@ class Encoded:
 
 @dataclass(slots=True)
 class Swap:
-    """Other stored bytes for a block whose content stays: made from `payload`, and nothing once that has changed.
+    """Other stored bytes for a block, made from its payload number `payload`; void once it has another one.
 
-    `data` is None when the block stays as it is for want of something smaller. `owner` is a (file, chunk) that maps it.
+    `data` is None when the block stays as it is since nothing is smaller. `owner` is a (file, chunk) that maps it.
     """
 
     number: int
@@ -45,7 +45,7 @@ class Swap:
 
 @dataclass(slots=True)
 class ChunkChanges:
-    """What one commit does to the chunks of one inode: first truncate, then set.
+    """The changes of one commit to the chunks of one inode: first a truncation, then new content.
 
     `cut` is the first chunk that a truncation removed, or None; `spare` a fresh inode number that the removed
     map nodes may be moved to when they are many. `chunks` maps chunk numbers to their new content, None: a hole.
@@ -64,14 +64,14 @@ def load_block(snapshot: Snapshot, number: int) -> Block | None:
 
 
 def always(_number: int, _block: Block) -> bool:
-    """Takes every block for readable."""
+    """Return True: every block is taken for readable."""
     return True
 
 
 class BlockWriter:
-    """All block changes of one write txn, gathered and written in key order by `flush`.
+    """The changes of blocks in one write txn, gathered, and written in the order of keys by `flush`.
 
-    `readable(number, block)` tells what its stored bytes alone do not: whether they can be decoded, as far as known.
+    `readable(number, block)` tells whether the stored bytes of a block can be decoded, as far as that is known.
     """
 
     def __init__(
@@ -143,13 +143,13 @@ class BlockWriter:
         return not wrong_payload(payload, block.stored, block.xxh3)
 
     def _repair(self, number: int, block: Block, chunk: Encoded) -> None:
-        """Give a block that cannot be read the stored bytes of an equal chunk, for all files that share it."""
+        """Repair a block that cannot be read with the stored bytes of an equal chunk, for all files that share it."""
         log.warning("block %d could not be read and is whole again: its content was written once more", number)
         self.repaired.add(number)
         self._replace(block, chunk.codec, chunk.model, chunk.payload)
 
     def _replace(self, block: Block, codec: int, model: int, payload: bytes) -> None:
-        """Give a block other stored bytes of the same content."""
+        """Replace the stored bytes of a block by others of the same content."""
         if self._payloads.pop(block.payload, None) is None:
             self._txn.delete_prefix("payload", schema.KEY.pack(block.payload))
         self._count(block.codec, block.model, -1, -block.plain, -block.stored)
@@ -166,7 +166,7 @@ class BlockWriter:
         return number
 
     def swap(self, swap: Swap) -> int | None:
-        """Swap a block's stored bytes; return by how many they have grown, None when the block is not as it was.
+        """Swap a block's stored bytes. Return the bytes by which they have grown, None when the block is not as it was.
 
         The caller has proved that `swap.data` decodes to the block's content.
         """
@@ -203,11 +203,11 @@ class BlockWriter:
         self._count(block.codec, block.model, -1, -block.plain, -block.stored)
 
     def models(self) -> set[int]:
-        """Return the models of the blocks that this txn has in hand: their headers are not in the table yet."""
+        """Return the models of the blocks that this txn has gathered: their headers are not in the table yet."""
         return {block.model for block in self._headers.values() if block is not None}
 
     def uses_model(self, model: int) -> bool:
-        """Whether any block needs a model."""
+        """Return whether any block needs a model."""
         for codec in range(256):
             key = schema.TOTAL_KEY.pack(codec, model)
             total = self._totals.get(key)
@@ -234,7 +234,7 @@ class BlockWriter:
         total.stored = max(0, total.stored + stored)
 
     def flush(self) -> int:
-        """Write everything gathered; return the room left in the payload table's last page."""
+        """Write all gathered changes. Return the bytes left in the payload table's last page."""
         commit = self._state.commit
         headers = []
         for number in sorted(self._headers):

@@ -1,4 +1,4 @@
-"""The keys in branch pages of LMDB's trees: wrong ones lead look-ups astray.
+"""A check of the keys in branch pages of LMDB's trees: a wrong key misleads look-ups.
 
 A record behind a wrong key of a branch page is there for a scan, and not there for a look-up. lmdb's verifier compares
 these keys with one another only, so this module compares them with the keys in the pages below.
@@ -28,7 +28,7 @@ class Subtree(NamedTuple):
 
 
 def misleading_branch_keys(fd: int) -> Iterator[str]:
-    """Yield a line for each page with keys that look-ups do not find there. Other damage is passed over.
+    """Yield a line for each page with keys that look-ups do not find there. Other damage is ignored.
 
     Reads two keys of every leaf page: 80,000 pages a second here. Raises `StoreDamaged` for the meta pages.
     """
@@ -60,7 +60,7 @@ def _key(page: bytes, offset: int) -> bytes:
 
 
 def _fits(tree: Subtree, page: bytes) -> bool:
-    """Whether the first and the last key of a leaf page lie between the keys of the branch above it."""
+    """Return whether the first and the last key of a leaf page lie between the keys of the branch above it."""
     offsets = _offsets(page)
     if HEADER.unpack_from(page)[2] != P_LEAF or not offsets:
         return True
@@ -72,7 +72,7 @@ def _fits(tree: Subtree, page: bytes) -> bool:
 
 
 def _ordered(table: str, key: bytes) -> bytes:
-    """The free list has integers of this machine as keys."""
+    """Return a key in the form that sorts as LMDB does: keys of the free list are integers of this machine."""
     return key[::-1] if table == "free list" and sys.byteorder == "little" else key
 
 

@@ -1,4 +1,4 @@
-"""What is different on btrfs, which never overwrites: every write needs a new block, and freeing needs some first."""
+"""Differences of btrfs, which never overwrites: every write needs a new block, and freeing needs some first."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _GETFLAGS, _SETFLAGS, _NOCOW = 0x80086601, 0x40086602, 0x00800000  # ioctls and 
 
 
 def is_btrfs(descriptor: int) -> bool:
-    """Whether a file lies on btrfs."""
+    """Return whether a file lies on btrfs."""
     try:
         fcntl.ioctl(descriptor, _FS_INFO, bytes(1024))
     except OSError:
@@ -25,16 +25,16 @@ def is_btrfs(descriptor: int) -> bool:
 
 
 def commit(descriptor: int) -> None:
-    """Have btrfs end its transaction: what was freed in it may be used, and is counted as free, only then."""
+    """Make btrfs end its transaction: space freed in it can be used, and is counted as free, only then."""
     with contextlib.suppress(OSError):
         fcntl.ioctl(descriptor, _SYNC, 0)
 
 
 def overwrite_in_place(folder: Path) -> None:
-    """Have btrfs overwrite the files made in a folder in place, as other filesystems do.
+    """Make btrfs overwrite the files made in a folder in place, as other filesystems do.
 
-    LMDB's meta pages could not be written on a full disk otherwise, and there it gives up for good. What btrfs would
-    prove by checksums in return nnfs proves itself.
+    Otherwise LMDB's meta pages could not be written on a full disk, after which it gives up for good. The content that
+    btrfs would prove by checksums is proved by nnfs itself.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

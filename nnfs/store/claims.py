@@ -1,12 +1,12 @@
-"""Blocks of the reserve that go over to the data file, where the pages of the next commit will be.
+"""Claims: room of the reserve that is allocated in the data file where the pages of the next commit will be.
 
-What is cut off the reserve is anybody's for a moment. Between that and LMDB's writes a commit is encoded pages away,
-and who fills the disk from outside takes all of it. So the places that LMDB will write to are allocated one step at a
-time: whoever is quick takes one step's worth now and then, which the reserve can bear.
+Room that is cut off the reserve can be taken by any program for a moment. If LMDB's writes came later, a program
+that fills the disk would take all of it. So the places that LMDB will write to are allocated before, one step at a
+time: another program gets the size of one step now and then, which the reserve can bear.
 
-Which places those are is LMDB's affair, but not a secret (see `freepages`): free pages of the oldest records, lowest
-first; for values of several pages the lowest run that is long enough; then pages behind the last one. A guess that was
-wrong costs a failed commit, which changes nothing, and the next one claims every free page that it can.
+LMDB chooses the places by a rule that is known (see `freepages`): free pages of the oldest records, lowest
+first; for values of several pages the lowest run that is long enough; then pages behind the last one. A wrong guess
+costs a failed commit, which changes nothing, and the next one claims every free page that it can.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Run = tuple[int, int]  # first page, number of pages
 
 
 class Cost(NamedTuple):
-    """Bytes that a commit may write at most, all of its own file."""
+    """The most bytes that a commit may write to the data file."""
 
     tree: int  # all tree pages of all tables there are: a commit cannot copy more
     overhead: int  # the list of free pages
@@ -39,7 +39,7 @@ class Cost(NamedTuple):
 
 
 def places(free_db: FreeDb, oldest: int | None, cost: Cost) -> Iterator[Run]:
-    """Yield where LMDB will write, most likely."""
+    """Yield the places where LMDB will most likely write."""
     size = free_db.meta.page_size
     singles, wide, longest = cost.single // size, cost.joined // size, max(1, cost.longest // size)
     for record in freepages.reusable(free_db, oldest):
@@ -66,12 +66,12 @@ def all_places(free_db: FreeDb, oldest: int | None, most: int, cost: Cost) -> It
 
 
 def behind(free_db: FreeDb, pages: int) -> Run:
-    """Pages behind the last one; a few at least, since a guess may be wrong by some."""
+    """Return the places behind the last page; a few pages at least, since a guess may be wrong by some."""
     return free_db.meta.last_page + 1, pages + 16
 
 
 class Claims:
-    """Places in the data file that were allocated and are not known to be written."""
+    """The places in the data file that were allocated and are not known to be written."""
 
     def __init__(self) -> None:
         self._runs: list[Run] = []
@@ -80,7 +80,7 @@ class Claims:
         return bool(self._runs)
 
     def claim(self, fd: int, page_size: int, wanted: Iterator[Run], reserve: Reserve) -> bool:
-        """Allocate places, with what the reserve has if need be; tell whether there was enough for all."""
+        """Allocate places, with the room of the reserve if need be. Return whether there was enough for all."""
         for start, length in wanted:
             self._runs.append((start, length))
             offset, end = start * page_size, (start + length) * page_size
@@ -98,7 +98,7 @@ class Claims:
         return True
 
     def give_up(self, env: Any, fd: int, budget: int) -> int:
-        """Punch claimed places that are still free, up to `budget` bytes; return how many bytes those were.
+        """Punch claimed places that are still free, up to `budget` bytes. Return how many bytes those were.
 
         As in `freepages.give_back`: no write txn may be open.
         """
@@ -122,7 +122,7 @@ def _reusable(free_db: FreeDb, oldest: int | None) -> Iterator[Run]:
 
 
 def _merged(given: list[Run]) -> list[Run]:
-    """Runs in order, without overlaps and gaps of nothing."""
+    """Return runs in order, with touching and overlapping ones merged."""
     merged: list[Run] = []
     for start, length in sorted(given):
         if merged and start <= sum(merged[-1]):
@@ -134,7 +134,7 @@ def _merged(given: list[Run]) -> list[Run]:
 
 
 def _common(first: list[Run], second: list[Run]) -> Iterator[Run]:
-    """What lies in both of two lists of merged runs."""
+    """Return the runs that lie in both of two lists of merged runs."""
     i = j = 0
     while i < len(first) and j < len(second):
         start = max(first[i][0], second[j][0])

@@ -90,7 +90,7 @@ class Store:
 
     @classmethod
     def _create_beside(cls, path: Path, lock: int, chunk_size: int) -> None:
-        """Make the data file in a directory of its own and move it when it is whole: a store is there or it is not."""
+        """Make the data file in a directory of its own and move it when it is complete: no half-made store is left."""
         draft = path / DRAFT_FOLDER
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(privacy.FOLDER)
@@ -113,9 +113,10 @@ class Store:
 
     @classmethod
     def open(cls, path: Path, *, readonly: bool = False) -> Store:
-        """Open an existing store. With `readonly` nothing is written, not even a lock file, so a medium may be it, too.
+        """Open an existing store. With `readonly` nothing is written, no lock file either: the medium may be read-only.
 
-        Raises `NotAStore`, `StoreBusy`, `StoreTooNew`, `StoreDamaged`, and `StoreError` for what cannot be written.
+        Raises `NotAStore`, `StoreBusy`, `StoreTooNew`, `StoreDamaged`, and `StoreError` for a store that cannot be
+        written.
         """
         data = path / DATA_FILE
         if not path.is_dir():
@@ -164,7 +165,7 @@ class Store:
 
     @property
     def read_only(self) -> bool:
-        """Whether the store has features with which this version may only read."""
+        """Whether the store has features with which this version may only read it."""
         return self.superblock.ro_compat != 0
 
     def read(self) -> Snapshot:
@@ -177,10 +178,10 @@ class Store:
 
     @contextmanager
     def write(self) -> Iterator[WriteTxn]:
-        """The write txn: durable at the end of the block, aborted when the block raises.
+        """Begin the write txn: durable at the end of the body, aborted when the body raises.
 
-        Raises `OutOfSpace`, and `WriteFailed` when the data file could not be written though there is room: nothing has
-        changed then, and the same may be tried again. Raises `StoreDamaged` when another program has written to it.
+        Raises `OutOfSpace`, and `WriteFailed` when the data file could not be written though there is room; nothing has
+        changed then, and the caller may try again. Raises `StoreDamaged` when another program has written to it.
         """
         self.place.check_own(self._last_txn)
         try:
@@ -208,10 +209,11 @@ class Store:
             self.reserve.take_back()
 
     def _lend(self, lender: reserve.Reserve) -> None:
-        """See to it that the commit which is about to be written finds room, as far as the reserve goes.
+        """Provide room for the commit that is about to be written, as far as the reserve goes.
 
-        First where LMDB will write, most likely. If that was wrong, all places are claimed that can be. All is let go
-        at the last try: that is right unless somebody else fills the disk this very moment.
+        The first try claims the places where LMDB will most likely write; if that was wrong, the next claims all it
+        can. The last try gives the whole reserve back, which works unless another program fills the disk at that
+        moment.
         """
         cost = self.write_cost
         if lender.failures % LET_GO == LET_GO - 1:
@@ -231,7 +233,7 @@ class Store:
                 os.close(fd)
 
     def _commit(self, txn: WriteTxn) -> None:
-        """A short write is EIO for LMDB, and so is a dying disk: the filesystem below is asked which it was."""
+        """Commit a txn. LMDB reports a full and a broken disk as EIO: ask the filesystem below which it is."""
         number = txn.number()
         try:
             txn.commit()
@@ -251,10 +253,10 @@ class Store:
             raise errors.WriteFailed(f"the store cannot be written ({error})") from error
 
     def _reopen(self) -> int:
-        """Go on after a meta page that could not be written; return the number of the last txn that is durable.
+        """Go on after a meta page that could not be written. Return the number of the last durable txn.
 
-        LMDB writes nothing more with that environment. Who reads goes on with it; what begins from now on uses another
-        one, which knows the readers of both.
+        LMDB writes nothing more with that environment. Open read txns go on with it; new ones use another
+        environment, which knows the readers of both.
         """
         assert self._locks is not None
         try:
@@ -281,24 +283,24 @@ class Store:
 
     @property
     def is_limited(self) -> bool:
-        """Whether that is less than a store has otherwise: see `nnfs.store.mapsize`."""
+        """Whether `map_size` is smaller than usual: see `nnfs.store.mapsize`."""
         return self.map_size < mapsize.FULL
 
     def entries(self, table: str) -> int:
-        """Number of records in a table."""
+        """Return the number of records in a table."""
         with self.read() as snapshot:
             return snapshot.entries(table)
 
     def physical_bytes(self) -> int:
-        """Bytes that the store's files occupy on the filesystem below (st_blocks x 512), the reserve not counted."""
+        """Return the bytes that the store's files occupy on disk (st_blocks x 512), the reserve excluded."""
         files = (entry for entry in os.scandir(self.place.here) if entry.name != RESERVE_FILE)
         return sum(entry.stat(follow_symlinks=False).st_blocks * 512 for entry in files)
 
     def punch(self, keep: int, budget: int) -> int:
-        """Give free pages back to the filesystem below; return the bytes given back.
+        """Give free pages back to the filesystem below. Return the bytes given back.
 
-        `keep` pages stay for the next commits, at most `budget` holes are punched. To be called by the one thread that
-        commits, with no write txn open.
+        `keep` pages stay for the next commits, at most `budget` holes are punched. Only the thread that
+        commits may call it, without an open write txn.
         """
         try:
             return freepages.give_back(self._env, self.place.data, keep=keep, budget=budget, seen=self._punched)
@@ -306,15 +308,15 @@ class Store:
             raise translate(error) from error
 
     def in_place(self, shortest: int) -> int:
-        """Bytes of free pages, in runs of `shortest` and more, that commits can write to without new blocks."""
+        """Return the bytes of free pages, in runs of `shortest` or more, that commits can write without new blocks."""
         return room.in_place(self._env, self.place.data, shortest)
 
     def map_left(self, shortest: int) -> int:
-        """Bytes that commits can write before the map is full, of free pages in runs of `shortest` and more."""
+        """Return the bytes that commits can write before the map is full: free pages only in runs of `shortest`."""
         return room.map_left(self._env, self.place.data, shortest)
 
     def unclaim(self, budget: int) -> int:
-        """Give up to `budget` bytes back that were allocated for commits and not used; return how many. As `punch`."""
+        """Give back at most `budget` bytes allocated for commits and not used; return how many. Call it as `punch`."""
         if not self.claims:
             return 0
         fd = claims.open_data(self.place.data)
@@ -333,7 +335,7 @@ class Store:
             raise translate(error) from error
 
     def close(self) -> None:
-        """Close the environment and give up the lock. Idempotent."""
+        """Close the environment and give up the lock. Further calls do nothing."""
         if self._lock >= 0:
             for env in (self._env, *self._before):
                 env.close()
@@ -362,9 +364,9 @@ def _tables(env: lmdb.Environment, *, create: bool) -> dict[str, Any]:
 
 
 def _mapped(path: Path, folder: Path, *, create: bool, readonly: bool = False) -> lmdb.Environment:
-    """Open the environment with as large a map as can be had, by way of `folder`.
+    """Open the environment in `folder` with as large a map as possible.
 
-    Raises `StoreError` when that is too small for it.
+    Raises `StoreError` when that is too small for the store.
     """
     for size in mapsize.candidates(path / DATA_FILE, writes=not readonly):
         try:
@@ -382,12 +384,12 @@ def _mapped(path: Path, folder: Path, *, create: bool, readonly: bool = False) -
 
 
 def is_empty(path: Path) -> bool:
-    """Whether a directory holds nothing that a user could miss."""
+    """Return whether a directory holds nothing that a user could miss."""
     return all(name in IGNORED_IN_EMPTY for name in os.listdir(path))
 
 
 def lock_directory(path: Path) -> int:
-    """Lock a store's directory; the lock ends with the returned descriptor. Raises `StoreBusy`."""
+    """Lock a store's directory until the returned descriptor is closed. Raises `StoreBusy`."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

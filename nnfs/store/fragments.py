@@ -1,4 +1,4 @@
-"""Payloads cut to the pages of LMDB."""
+"""Cutting payloads into values that fill LMDB's pages."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def cut_payload(number: int, payload: bytes, room: int) -> tuple[list[tuple[byte
     """Cut stored bytes into an extent that fills whole pages of its own, and fragments that fill up leaf pages.
 
     One value per chunk would waste half a page each (5 % of a 40 KiB payload); fragments alone would cost 65 calls for
-    128 KiB, each giving up the GIL. `room` is what is left in the last leaf page. Returns the (key, bytes) items and
-    the room left after them; it is an estimate that only the fill of pages depends on.
+    128 KiB, each giving up the GIL. `room` is the number of bytes left in the last leaf page. Returns the (key, bytes)
+    items and the room left after them, an estimate on which only the fill of pages depends.
     """
     items: list[tuple[bytes, bytes]] = []
     start = 0

@@ -1,4 +1,4 @@
-"""What an LMDB 0.9 data file looks like from outside: is it sound enough to be opened, and which pages are free?
+"""An LMDB 0.9 data file read from outside: whether it is sound enough to be opened, and which pages are free.
 
 LMDB files never shrink, so free pages are given back to the filesystem below as holes. The rule for which pages is
 LMDB's own (`mdb_page_alloc` and `mdb_find_oldest` in mdb.c of 0.9.36): the freeDB has a record for each txn, with the
@@ -50,7 +50,7 @@ _CONTRADICTION = "the meta pages of the data file contradict each other; run: nn
 
 @dataclass(frozen=True)
 class Meta:
-    """What a meta page says."""
+    """The content of a meta page."""
 
     page_size: int
     last_page: int
@@ -60,7 +60,7 @@ class Meta:
 
 
 class Record(NamedTuple):
-    """One freeDB record, not yet decoded: an unread overflow record costs one small read to recognise."""
+    """One record of the freeDB, not decoded yet: recognising an unread overflow record costs one small read."""
 
     txnid: int
     size: int
@@ -76,12 +76,12 @@ class FreeDb:
         self.meta = read_meta(fd) if meta is None else meta
 
     def records(self) -> Iterator[Record]:
-        """All records, by ascending txnid. Raises `StoreDamaged`."""
+        """Return all records, by ascending txnid. Raises `StoreDamaged`."""
         if self.meta.free_root != NO_PAGE:
             yield from self._walk(self.meta.free_root, MAX_DEPTH)
 
     def pages(self, record: Record) -> array.array[int]:
-        """The page numbers of a record, descending as LMDB keeps them. Raises `StoreDamaged`."""
+        """Return the page numbers of a record, descending as LMDB keeps them. Raises `StoreDamaged`."""
         data = record.head
         if record.page:
             data = self._read(record.page * self.meta.page_size + HEADER.size, record.size)
@@ -142,7 +142,7 @@ class FreeDb:
 
 
 def read_meta(fd: int) -> Meta:
-    """The newer of the two meta pages, chosen as `mdb_env_pick_meta` does. Raises `StoreDamaged`, `StoreTooNew`."""
+    """Return the newer meta page, chosen as `mdb_env_pick_meta` does. Raises `StoreDamaged`, `StoreTooNew`."""
     first, second = _both_metas(fd)
     return second if first.txnid < second.txnid else first
 
@@ -161,7 +161,7 @@ def _both_metas(fd: int) -> tuple[Meta, Meta]:
 
 
 def sound_metas(fd: int) -> dict[int, Meta]:
-    """The meta pages that are sound by themselves, by number; the second one is looked for wherever it may begin."""
+    """Return by number the meta pages that are sound by themselves; the second is searched wherever it may begin."""
     sound: dict[int, Meta] = {}
     for number in (0, 1):
         for shift in range(9, 16) if number else (0,):
@@ -173,10 +173,10 @@ def sound_metas(fd: int) -> dict[int, Meta]:
 
 
 def in_order(metas: Sequence[Meta], newest: Sequence[int]) -> bool:
-    """Whether the numbers of the two last txns fit: a damaged one would silently take the older tree for the newer.
+    """Return whether the numbers of the last two txns fit: with a damaged one the older tree would pass for the newer.
 
-    Txn n goes to page n % 2 after txn n - 1; `newest` are the last records of both freeDBs: a txn leaves what the one
-    before it has freed.
+    Txn n goes to page n % 2 after txn n - 1; `newest` are the last records of both freeDBs: a txn leaves the pages that
+    the one before it has freed.
     """
     first, second = metas
     step = second.txnid - first.txnid
@@ -186,12 +186,12 @@ def in_order(metas: Sequence[Meta], newest: Sequence[int]) -> bool:
 
 
 def newest_records(fd: int, metas: Sequence[Meta]) -> list[int]:
-    """The last txnid in the freeDB of each meta page. Raises `StoreDamaged`."""
+    """Return the last txnid in the freeDB of each meta page. Raises `StoreDamaged`."""
     return [max((record.txnid for record in FreeDb(fd, meta).records()), default=0) for meta in metas]
 
 
 def parse_meta(page: bytes, number: int) -> Meta:
-    """One meta page by itself. Raises `StoreDamaged`, `StoreTooNew`."""
+    """Return the content of one meta page. Raises `StoreDamaged`, `StoreTooNew`."""
     if len(page) < HEADER.size + _META.size:
         raise StoreDamaged(f"the data file ends within meta page {number}; restore it from a backup")
     magics = [struct.unpack_from("=I", page, offset)[0] == MAGIC for offset in (16, 24)]  # 0.9; 1.0 has longer headers
@@ -211,7 +211,7 @@ def parse_meta(page: bytes, number: int) -> Meta:
 
 
 def check_data_file(path: Path) -> Meta:
-    """Check, before LMDB maps it, that a data file is one of LMDB 0.9 and as long as it says (else: SIGBUS, later).
+    """Check before LMDB maps a data file that it is one of LMDB 0.9 and not cut short, which would be a SIGBUS.
 
     Raises `NotAStore`, `StoreTooNew`, `StoreDamaged`.
     """
@@ -238,13 +238,13 @@ def check_data_file(path: Path) -> Meta:
 
 
 def _has_magic(start: bytes) -> bool:
-    """Whether there is a trace of LMDB where either meta page may begin: one of them may be lost."""
+    """Return whether either place of a meta page has LMDB's magic number: one of the pages may be lost."""
     places = [16, 24, *(16 + (1 << shift) for shift in range(9, 16))]
     return any(start[place : place + 4] == MAGIC.to_bytes(4, sys.byteorder) for place in places)
 
 
 def _check_length(free_db: FreeDb, size: int) -> None:
-    """Only free pages may lie beyond the end of the file: LMDB does not write a page that one txn takes and frees."""
+    """Check that only free pages lie beyond the file's end: LMDB does not write a page that one txn takes and frees."""
     whole, last = size // free_db.meta.page_size, free_db.meta.last_page
     if whole > last:
         return
@@ -258,14 +258,14 @@ def _check_length(free_db: FreeDb, size: int) -> None:
 
 
 def oldest_reader(env: Any) -> int | None:
-    """The txnid of the oldest reader of an environment."""
+    """Return the txnid of the oldest reader of an environment."""
     lines = [line.split() for line in env.readers().splitlines()]
     ids = [int(words[2]) for words in lines if len(words) == 3 and words[0].isdecimal() and words[2].isdecimal()]
     return min(ids, default=None)
 
 
 def reusable(free_db: FreeDb, oldest: int | None) -> Iterator[Record]:
-    """The records whose pages LMDB may use in its next txn, in the order in which it takes them."""
+    """Return the records whose pages LMDB may use in its next txn, in the order in which it takes them."""
     limit = free_db.meta.txnid if oldest is None else min(free_db.meta.txnid, oldest)
     for record in free_db.records():
         if record.txnid >= limit:
@@ -274,7 +274,7 @@ def reusable(free_db: FreeDb, oldest: int | None) -> Iterator[Record]:
 
 
 def runs(descending: Sequence[int]) -> list[tuple[int, int]]:
-    """Descending page numbers as ascending (first page, number of pages)."""
+    """Return descending page numbers as ascending runs (first page, number of pages)."""
     found, end = [], len(descending)
     for _, group in groupby(map(add, reversed(descending), count(0, -1))):  # constant within a run
         length = sum(1 for _ in group)
@@ -284,7 +284,7 @@ def runs(descending: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def give_back(env: Any, path: Path, *, keep: int, budget: int, seen: dict[int, int] | None = None) -> int:
-    """Punch free pages out of the data file of an open environment; return the bytes that this gave back.
+    """Punch free pages out of the data file of an open environment. Return the bytes given back.
 
     No write txn may be open meanwhile, in any process: LMDB could take a page that is about to be punched. The `keep`
     pages which LMDB takes first (the lowest of the oldest records) stay. At most `budget` holes are punched; call again
@@ -329,7 +329,7 @@ def _without(extents: list[tuple[int, int]], kept: int) -> Iterator[tuple[int, i
 
 
 def _punch(fd: int, extents: Iterator[tuple[int, int]], page_size: int, budget: int) -> int:
-    """Punch what is no hole yet, `budget` times at most; return how often."""
+    """Punch the parts that are no holes yet, `budget` times at most. Return how often."""
     punched, data = 0, 0  # `data`: no data lies between the last extent and here
     for start, length in extents:
         offset, end = start * page_size, (start + length) * page_size
@@ -361,12 +361,12 @@ KEEP_SIZE, PUNCH_HOLE = 1, 2
 
 
 def allocate(fd: int, offset: int, length: int) -> None:
-    """Have the filesystem below allocate the blocks of a range. Raises `OSError`: never writes zeros instead."""
+    """Make the filesystem below allocate the blocks of a range. Raises `OSError`: zeros are never written instead."""
     fallocate(fd, 0, offset, length)
 
 
 def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
-    """fallocate(2). Raises `OSError`."""
+    """Call fallocate(2). Raises `OSError`."""
     while _libc.fallocate(fd, mode, offset, length) < 0:
         code = ctypes.get_errno()
         if code != errno.EINTR:
@@ -374,7 +374,7 @@ def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
 
 
 def punch(fd: int, offset: int, length: int) -> None:
-    """Make a hole of a range. Raises `PunchUnsupported`, `StoreError`."""
+    """Turn a range into a hole. Raises `PunchUnsupported`, `StoreError`."""
     try:
         fallocate(fd, PUNCH_HOLE | KEEP_SIZE, offset, length)
     except OSError as error:

@@ -1,10 +1,10 @@
-"""LMDB's lock file in memory: the engine maps it writable and shared, and such a page may need a block of the disk.
+"""LMDB's lock file in memory: the engine maps it writable and shared, so a page of it could need a block of the disk.
 
-On a full disk a first touch of a page (ext4, xfs, tmpfs) or any touch (btrfs, which copies on write) is a SIGBUS, in
-whoever opens the store. Nobody but one process needs the file: the flock of the directory keeps others out. It cannot
-be done without, since it holds the table of readers, which keeps their pages from being used again.
-So LMDB is shown a directory in memory that lives only while it opens its files: a link to the data file, and one to an
-anonymous file whose pages are allocated beforehand.
+On a full disk the first access to a page (ext4, xfs, tmpfs) or any access (btrfs, which copies on write) is a SIGBUS in
+the process that opens the store. Only one process needs the file, since the flock of the directory keeps others out. It
+cannot be left out, since it holds the table of readers, which keeps their pages from being used again. So LMDB is shown
+a directory in memory that lives only while it opens its files: a link to the data file, and one to an anonymous file
+whose pages are allocated beforehand.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ class LockTable:
     def once_more(self) -> Iterator[None]:
         """Let this process open an environment that it has open already.
 
-        LMDB forbids that because closing one of them gives up the other's fcntl locks. Nobody else can reach this file,
-        so nothing hangs on those. What matters is that the second environment takes the table of readers as it is and
-        does not begin a new one: it must not get the exclusive lock for which it asks first.
+        LMDB forbids that because closing one of them gives up the other's fcntl locks. No other process can reach this
+        file, so those locks do not matter. The second environment must take the table of readers as it is and not begin
+        a new one, so it must not get the exclusive lock for which it asks first.
         """
         lock = struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 0, 1, 0)
         fcntl.fcntl(self._fd, _F_OFD_SETLK, lock)
@@ -86,7 +86,7 @@ def _anonymous() -> int:
 
 
 def _place() -> Path | None:
-    """Make a directory for two links, in memory if possible: a full disk must not be in the way."""
+    """Make a directory for two links, in memory if possible: it must work on a full disk."""
     wanted = ["/dev/shm", os.environ.get("XDG_RUNTIME_DIR"), "/run", os.environ.get("TMPDIR"), "/tmp", "/var/tmp"]
     for parent in wanted:
         if parent:

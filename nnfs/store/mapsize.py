@@ -1,4 +1,4 @@
-"""How large the map of a store may be where address space or files are limited (`ulimit -v`, -f, a small machine)."""
+"""The size of a store's map where address space or files are limited (`ulimit -v`, -f, a small machine)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ ROOM = 64 << 20  # bytes by which a store can grow at least, else it is not wort
 
 
 def candidates(data: Path, *, writes: bool = True) -> Iterator[int]:
-    """Yield sizes to try, the largest first; each must be a multiple of the page, none is below what the file needs.
+    """Yield sizes to try, the largest first: multiples of the page, and none below the size that the file needs.
 
-    Where the process has a limit, half of what is left of it: the rest is for everything else. Where the machine cannot
-    map 16 TiB (39 bits of address space, say), halves of that. Where files may not grow beyond a limit, no more than
-    that is mapped to be written: LMDB then says in time that the map is full, and a commit fails for lack of space.
+    Where the process has a limit, half of the rest is tried, and the other half is left for everything else. Where the
+    machine cannot map 16 TiB (39 bits of address space, say), halves of that. Where files may not grow beyond a limit,
+    no more than that is mapped to be written: LMDB then says in time that the map is full, and a commit fails for lack
+    of space.
     """
     size, least = FULL, needed(data)
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
@@ -38,18 +39,18 @@ def candidates(data: Path, *, writes: bool = True) -> Iterator[int]:
 
 
 def needed(data: Path) -> int:
-    """The least bytes of address space with which a store can be opened."""
+    """Return the least bytes of address space with which a store can be opened."""
     return (data.stat().st_size if data.exists() else 0) + ROOM
 
 
 def used() -> int:
-    """Bytes of address space that this process takes."""
+    """Return the bytes of address space that this process takes."""
     with open("/proc/self/statm", "rb") as file:
         return int(file.read().split()[0]) * resource.getpagesize()
 
 
 def too_little(data: Path) -> StoreError:
-    """The error for a store that does not fit, with its cure."""
+    """Return the error for a store that does not fit, with advice."""
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit == resource.RLIM_INFINITY:
         return StoreError(f"{data}: this machine cannot map {needed(data) >> 20} MiB of address space")

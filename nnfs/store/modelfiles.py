@@ -1,7 +1,7 @@
-"""The models of a store: whoever has the store can read it, whatever models a later nnfs ships.
+"""The models in a store. A store holds its models, so it can be read whatever models a later nnfs ships.
 
-A model's record and its file are kept twice, like the superblock: one damaged copy costs nothing. The record of a
-retired model stays when its file goes: so a number means one model for ever, and what is retired stays retired.
+A model's record and its file are kept twice, like the superblock, so one damaged copy loses nothing. The record of a
+retired model stays when its file is deleted: so a number names one model for ever, and a retired model stays retired.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def places(number: int) -> tuple[tuple[str, bytes], tuple[str, bytes]]:
 
 
 def numbers(snapshot: Snapshot) -> list[int]:
-    """Return the numbers of all models, those that are gone or have damaged records included, in order."""
+    """Return the numbers of all models in order, those that are gone or have damaged records included."""
     found = set()
     for table, prefix in (("model", b""), ("main", COPY)):
         with contextlib.suppress(StoreDamaged):
@@ -46,7 +46,7 @@ def numbers(snapshot: Snapshot) -> list[int]:
 
 
 def records(snapshot: Snapshot) -> dict[int, Model]:
-    """Return the records by number, those of models that are gone included; without damaged ones."""
+    """Return the sound records by number, those of models that are gone included."""
     found = {}
     for number in numbers(snapshot):
         with contextlib.suppress(ModelMissing):
@@ -55,7 +55,7 @@ def records(snapshot: Snapshot) -> dict[int, Model]:
 
 
 def models(snapshot: Snapshot) -> dict[int, Model]:
-    """Return the models by number; those with damaged records are left out (fsck and scrub name them)."""
+    """Return the models by number. Those with damaged records are left out (fsck and scrub name them)."""
     return {number: model for number, model in records(snapshot).items() if not model.gone}
 
 
@@ -120,7 +120,7 @@ def whole_model(snapshot: Snapshot, number: int) -> bytes:
 
 
 def is_usable(snapshot: Snapshot, number: int) -> bool:
-    """Whether what was encoded with a model can be decoded: its file is there, and that of its base."""
+    """Return whether blocks of a model can be decoded: its file is there, and that of its base."""
     try:
         return wanting(snapshot, number) is None
     except StoreDamaged:
@@ -136,7 +136,7 @@ class Wanting(NamedTuple):
 
 
 def wanting(snapshot: Snapshot, number: int) -> Wanting | None:
-    """Return what is missing of a model, itself or its base; None when it can be used. Raises `StoreDamaged`."""
+    """Return the missing part of a model, itself or its base, None when it can be used. Raises `StoreDamaged`."""
     fingerprint = b""
     for _ in range(2):
         base = 0
@@ -164,9 +164,9 @@ def counted(snapshot: Snapshot) -> Counter[int]:
 
 
 def lost(snapshot: Snapshot) -> dict[int, Wanting]:
-    """Return what is missing of the models that blocks need, by the number that their headers name.
+    """Return the missing parts of the models that blocks need, by the number that their headers name.
 
-    As far as the totals tell how many blocks those are. Reads every file: for a thread. Raises `StoreDamaged`.
+    The number of blocks is as the totals tell. Reads every file, so call it in a thread. Raises `StoreDamaged`.
     """
     found, blocks = {}, counted(snapshot)
     for number in sorted(+blocks):
@@ -179,10 +179,10 @@ def add_model(
     txn: WriteTxn, blocks: BlockWriter, fingerprint: bytes, data: bytes, *,
     base: int, added: int, commit: int, number: int | None = None,
 ) -> int:  # fmt: skip
-    """Store a model's file twice and return its number; one that is there is made whole. What is retired stays so.
+    """Store a model's file twice and return its number. One that is there is repaired; a retired model stays retired.
 
     `base` is the number of the model that `data` is a delta over, 0 when it is whole. `added` is in unix seconds.
-    `number` is that of a lost record whose model this is known to be.
+    `number` is the number of a lost record, if the model is known to be that one.
     Raises `UsageError` for a base that is itself a delta, or when there are too many models.
     """
     if base and load_model(txn, base).base:
@@ -206,7 +206,7 @@ def add_model(
 
 
 def _free_number(txn: WriteTxn) -> int:
-    """Return a number that no model has had: whoever remembers one, or still names it, finds no other model there."""
+    """Return a number that no model has had: a block or process that still has an old one finds no other model."""
     number = max([0, *numbers(txn), *counted(txn)]) + 1  # what is lost is counted still
     if number > LAST:
         raise UsageError(f"the store has had {LAST} models, and has no number for another one")
@@ -214,7 +214,7 @@ def _free_number(txn: WriteTxn) -> int:
 
 
 def retire_model(txn: WriteTxn, number: int, commit: int, *, retired: bool = True) -> None:
-    """Encode nothing with a model any more, or do so again. Raises `ModelMissing`."""
+    """Set whether a model is retired: nothing more is encoded with it then. Raises `ModelMissing`."""
     model = load_model(txn, number)
     model.flags = model.flags & ~Model.FLAG_RETIRED | Model.FLAG_RETIRED * retired
     model.commit = commit
@@ -245,10 +245,10 @@ def needed(snapshot: Snapshot) -> set[int]:
 
 
 def damaged_copies(snapshot: Snapshot, number: int) -> int:
-    """Return how many copies of a model's record and of its file are not as they should be.
+    """Return the number of damaged copies of a model's record and of its file.
 
-    Raises `ModelMissing` when there is no sound one of either, other `NnfsError`s for damaged pages of the engine: a
-    write txn that meets those is lost, so nothing may be repaired there.
+    Raises `ModelMissing` when record or file has no sound copy, and other `NnfsError`s for damaged pages of the engine:
+    a write txn that reads those is lost, so nothing may be repaired there.
     """
     model = load_model(snapshot, number)
     for payload in model.payloads:
@@ -260,7 +260,7 @@ def damaged_copies(snapshot: Snapshot, number: int) -> int:
 
 
 def repair_copies(txn: WriteTxn, number: int) -> bool:
-    """Write the damaged copy of a model's record or file anew from the sound one; return whether there was one.
+    """Write the damaged copy of a model's record or file anew from the sound one. Return whether there was one.
 
     Raises `ModelMissing` when there is no sound record, or, with the record repaired, no sound file.
     """
@@ -277,6 +277,6 @@ def repair_copies(txn: WriteTxn, number: int) -> bool:
 
 
 def _stale_records(snapshot: Snapshot, number: int, model: Model) -> list[tuple[str, bytes]]:
-    """Return where the record is not."""
+    """Return the places that lack the record."""
     record = model.pack(key_of(number))
     return [place for place in places(number) if snapshot.get(*place) != record]

@@ -1,6 +1,6 @@
-"""Who may read a store's files: their owner and root, whatever the umask and whatever an earlier version has left.
+"""Access to a store's files: only their owner and root, independent of the umask and of earlier versions.
 
-Modes inside the filesystem mean nothing to somebody who reads `data.mdb` itself, so it is closed to its group, too.
+Modes inside the filesystem mean nothing to a user who reads `data.mdb` itself, so it is closed to its group, too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FOREIGN_MODE = stat.S_IWGRP | stat.S_IWOTH  # of a folder that holds other thing
 
 
 def opener(path: str, flags: int) -> int:
-    """For `open(opener=...)`: a new file is its owner's alone, and so becomes an old one where that can be done."""
+    """Open a file for `open(opener=...)` with mode 0600; an existing file gets that mode where it can."""
     descriptor = os.open(path, flags, FILE)
     status = os.fstat(descriptor)
     if stat.S_ISREG(status.st_mode) and status.st_mode & OTHERS:
@@ -35,7 +35,7 @@ def opener(path: str, flags: int) -> int:
 
 
 def give(descriptor: int, store: Path) -> None:
-    """Give what root has made in a store to the store's owner, who may be the next one to mount it."""
+    """Give a file that root has made in a store to the store's owner, who may be the next one to mount it."""
     owner = store.stat()
     if owner.st_uid and os.geteuid() == 0:
         with contextlib.suppress(OSError):  # no owners there
@@ -43,11 +43,11 @@ def give(descriptor: int, store: Path) -> None:
 
 
 def close_up(store: Path) -> tuple[list[str], list[str]]:
-    """Take everybody's but the owner's rights off a store; return what was open, and what could not be closed.
+    """Remove all rights but the owner's from a store. Return what was open, and what could not be closed.
 
-    The directory itself is closed if it holds nothing but the store, be it the root of a filesystem or not. One that
-    holds other things belongs to them as well and stays as it is: the files are closed, and a warning tells of rights
-    to write, with which the files can be exchanged. So does what a symbolic link leads to in place of a folder.
+    The directory itself is closed if it holds nothing but the store, even if it is the root of a filesystem. A
+    directory that holds other things stays as it is: the files are closed, and a warning tells of rights to write, with
+    which the files can be exchanged. The target of a symbolic link in place of a folder stays as it is, too.
     """
     closed, left = [], []
     names = set(os.listdir(store))

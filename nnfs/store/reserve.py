@@ -1,10 +1,11 @@
-"""The reserve: blocks of the filesystem below that belong to the store already and that nobody else can take.
+"""The reserve: blocks of the filesystem below that belong to the store already, so that no other program can take them.
 
-statvfs(2) says what was free a moment ago and knows no quotas; only blocks that one has are sure. So what is promised
-to a writer, and what removals need on a full disk, is allocated in a file beside the data file first, and lent to a
-commit where that does not find room: the file is cut just before LMDB writes its pages, and grows again after it.
+statvfs(2) tells what was free a moment ago and knows no quotas; only allocated blocks are sure. So the room that is
+promised to a writer, and the room that removals need on a full disk, is first allocated in a file beside the data file,
+and lent to a commit that does not find room: the file is cut just before LMDB writes its pages, and grows again after
+it.
 
-Where the filesystem below cannot allocate (`works` is False) there is no reserve, and statvfs has to do.
+Where the filesystem below cannot allocate (`works` is False) there is no reserve, and statvfs is trusted.
 Thread-safe: the commit thread lends, writers make it grow.
 """
 
@@ -30,7 +31,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def no_room(code: int = errno.ENOSPC) -> OutOfSpace:
-    """The error for a writer: a quota of the filesystem below is told apart from its being full."""
+    """Return the error for a writer: EDQUOT for a quota of the filesystem below, ENOSPC when that is full."""
     if code == errno.EDQUOT:
         error = OutOfSpace("the quota of the store's owner on the filesystem below is used up")
         error.errno = errno.EDQUOT
@@ -39,10 +40,10 @@ def no_room(code: int = errno.ENOSPC) -> OutOfSpace:
 
 
 def write_zeros(descriptor: int, offset: int, size: int) -> int:
-    """Write zeros as far as there is room; return how many bytes.
+    """Write zeros as far as there is room. Return the number of bytes.
 
-    This takes blocks that were freed just now at once, where fallocate(2) waits for a journal until they may be used
-    again, and somebody else has them by then.
+    This takes blocks at once that were freed just now, where fallocate(2) waits for a journal until they may be used
+    again, and another program may have them by then.
     """
     try:
         return os.pwrite(descriptor, bytes(size), offset)
@@ -51,7 +52,7 @@ def write_zeros(descriptor: int, offset: int, size: int) -> int:
 
 
 def refuses(folder: Path, size: int) -> int:
-    """Return the errno with which the filesystem below refuses `size` more bytes in a folder, 0 if it has them."""
+    """Return the errno with which the filesystem below refuses `size` more bytes in a folder, 0 if it grants them."""
     try:
         lower = os.statvfs(folder)
         if lower.f_bavail * lower.f_frsize < size:
@@ -70,7 +71,7 @@ class Reserve:
     """The open reserve of a store."""
 
     def __init__(self, folder: Path) -> None:
-        """Open the reserve, or make an empty one. No error is raised: without a reserve `works` is False."""
+        """Open the reserve, or make an empty one. Raises nothing: without a reserve `works` is False."""
         self.folder = folder
         self.held = 0  # bytes
         self.works = False
@@ -116,14 +117,14 @@ class Reserve:
         return True
 
     def free(self) -> int:
-        """Bytes that the filesystem below has left for anybody, the reserve not counted."""
+        """Return the bytes that the filesystem below has free for any program, without the reserve."""
         lower = os.statvfs(self.folder)
         return lower.f_bavail * lower.f_frsize
 
     def grow(self, target: int, *, at_once: bool = False) -> bool:
-        """Hold `target` bytes, or as many as there are; tell whether it holds so many.
+        """Grow to `target` bytes, or as far as there is room. Return whether the target is reached.
 
-        `at_once`: something was freed just now, and somebody else may want it.
+        `at_once`: space was freed just now, and another program may want it.
         """
         with self._lock:
             if at_once and self.works and self.held < target:
@@ -156,7 +157,7 @@ class Reserve:
         return self.held >= target
 
     def _step(self, step: int) -> int:
-        """How much to ask for: no more than there is, since asking in vain makes some filesystems flush first."""
+        """Return the bytes to ask for: no more than are free, since a vain request makes some filesystems flush."""
         with contextlib.suppress(OSError):
             free = self.free() - (self._left if self.held >= self.floor else 0)
             if free < step and free < STEP:
@@ -166,12 +167,12 @@ class Reserve:
         return step
 
     def _drop_rest(self) -> None:
-        """After a growth that failed: some filesystems keep what they could."""
+        """Free the part that some filesystems have allocated in a growth that failed."""
         with contextlib.suppress(OSError):
             os.ftruncate(self._fd, self.held)
 
     def shrink(self, target: int) -> None:
-        """Give back what is held above `target` bytes."""
+        """Shrink to `target` bytes."""
         with self._lock:
             self._cut(target)
             self._level = self.held
@@ -186,7 +187,7 @@ class Reserve:
                 self.held = target
 
     def _replace(self, target: int) -> None:
-        """btrfs may have no room for cutting a file; removing one it always has."""
+        """Replace the file by a shorter one: btrfs may have no room for cutting a file, but always for removing one."""
         try:
             os.unlink(self.folder / RESERVE_FILE)
         except OSError as error:
@@ -200,7 +201,7 @@ class Reserve:
             self._grow(target)
 
     def may_rely(self, size: int) -> bool:
-        """Whether a commit that writes `size` bytes will find them without the reserve, as far as that can be known."""
+        """Return whether a commit that writes `size` bytes will find room without the reserve, as far as is known."""
         if self.on_btrfs:  # most pages are written in place
             return True
         if self.refusal == errno.EDQUOT:  # of a quota statvfs may not know
@@ -211,7 +212,7 @@ class Reserve:
             return False
 
     def spend(self, size: int) -> bool:
-        """Give up to `size` bytes to whoever is first; tell whether there were any."""
+        """Free up to `size` bytes of the reserve, for whichever program is first. Return whether there were any."""
         with self._lock:
             had = self.held
             self._level = max(self._level, had)
@@ -219,12 +220,12 @@ class Reserve:
             return self.held < had
 
     def take_back(self, *, at_once: bool = False) -> None:
-        """Grow to what was held before something was lent, as far as there is room."""
+        """Grow to the size before a loan, as far as there is room."""
         if self.held < self._level:
             self.grow(self._level, at_once=at_once)
 
     def free_at_once(self) -> None:
-        """Have what was freed be free now, which btrfs puts off."""
+        """Make space that was freed free now: btrfs delays that."""
         with self._lock:
             if self.on_btrfs and self._fd >= 0:
                 btrfs.commit(self._fd)

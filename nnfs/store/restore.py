@@ -1,4 +1,4 @@
-"""Repair of LMDB's two meta pages: what one of them can tell of the other."""
+"""Repair of LMDB's two meta pages, one from the other."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def restore_meta(path: Path, *, dry_run: bool = False) -> str:
 
     A field that is the same in every meta page is set in a damaged one; if that does not make it a good one, it is
     written anew from the other one. If it was the newer, this goes back by one commit, whose pages nobody has used
-    since: see `freepages`. A wrong number of a txn follows from the freeDB. To be called with the store locked and not
+    since: see `freepages`. A wrong number of a txn is found by the freeDB. Call it with the store locked and not
     open; the caller then verifies the whole file.
     """
     fd = os.open(path, (os.O_RDONLY if dry_run else os.O_RDWR) | os.O_CLOEXEC)
@@ -44,7 +44,7 @@ def restore_meta(path: Path, *, dry_run: bool = False) -> str:
 
 
 def _other_page(fd: int, number: int, meta: Meta) -> tuple[str, Writes]:
-    """What to write for the meta page that is not the sound one."""
+    """Return the bytes to write for the meta page that is not the sound one."""
     size, other = meta.page_size, 1 - number
     what = f"meta page {other} of the data file is damaged"
     page, lost = bytearray(os.pread(fd, size, number * size)), bytearray(os.pread(fd, size, other * size))
@@ -63,7 +63,7 @@ def _other_page(fd: int, number: int, meta: Meta) -> tuple[str, Writes]:
 
 
 def _numbers(fd: int, metas: list[Meta]) -> tuple[str, Writes]:
-    """What to write when the txnids of both pages contradict each other."""
+    """Return the bytes to write when the txnids of both pages contradict each other."""
     with contextlib.suppress(StoreDamaged):
         newest = newest_records(fd, metas)
         right = [replace(meta, txnid=txnid) for meta, txnid in zip(metas, newest, strict=True)]

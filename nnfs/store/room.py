@@ -1,4 +1,4 @@
-"""Room within the data file: free pages that commits can write to, and what is left of a limited map."""
+"""Room within the data file: free pages that commits can write to, and the rest of a limited map."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from nnfs.store.freepages import FreeDb, next_data, oldest_reader, reusable, run
 
 
 def in_place(env: lmdb.Environment, data: Path, shortest: int) -> int:
-    """Return how many bytes of free pages have their blocks still, in runs of `shortest` pages and more."""
+    """Return how many bytes of free pages still have their blocks, in runs of at least `shortest` pages."""
     with _free_runs(env, data, shortest) as (fd, free_db, found):
         size = free_db.meta.page_size
         return sum(length * size for start, length in found if next_data(fd, start * size) == start * size)
 
 
 def map_left(env: lmdb.Environment, data: Path, shortest: int) -> int:
-    """Return how many bytes of the map can be written yet: free pages, in such runs, and what is beyond them all."""
+    """Return how many bytes of the map can still be written: free pages in such runs, and all beyond the last page."""
     with _free_runs(env, data, shortest) as (_, free_db, found):
         size = free_db.meta.page_size
         beyond = int(env.info()["map_size"]) - (free_db.meta.last_page + 1) * size

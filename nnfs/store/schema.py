@@ -55,12 +55,12 @@ SCRUB_KEY = b"nnfs.scrub"
 
 
 def inode_key(ino: int) -> bytes:
-    """Key of tables inode, orphan; prefix of the keys of dentry, xattr, map."""
+    """Return the key in the tables inode and orphan, which is the prefix of the keys of dentry, xattr and map."""
     return KEY.pack(ino)
 
 
 def cookie_of(name: bytes, seed: int) -> int:
-    """First cookie to try for a name: 47 bits of its seeded hash and 16 bits to tell collisions apart.
+    """Return the first cookie to try for a name: 47 bits of its seeded hash, and 16 bits to tell collisions apart.
 
     Cookies are positive 63-bit integers of at least 2^16, so 0, 1 and 2 are free for the start, "." and "..".
     """
@@ -69,7 +69,7 @@ def cookie_of(name: bytes, seed: int) -> int:
 
 @dataclass(slots=True)
 class Superblock:
-    """What never changes in a store, but for its feature words."""
+    """The superblock: facts that never change in a store, except its feature words."""
 
     uuid: bytes
     chunk_size: int
@@ -99,7 +99,7 @@ class Superblock:
 
 @dataclass(slots=True)
 class State:
-    """What changes with every commit."""
+    """The state: counters that change with every commit."""
 
     FLAG_UNSETTLED = 1  # a policy or a model has changed: what inodes say about being settled does not count
     FLAG_UNSETTLING = 2  # a pass over all files because of that has begun, and has not ended
@@ -164,7 +164,7 @@ class Inode:
         return (self.flags & self.RUNG_BITS) >> 2
 
     def __copy__(self) -> Inode:
-        """A quarter of the time that copy.copy takes with slots: every dirty inode is copied for its commit."""
+        """Copy the inode in a quarter of the time of copy.copy: every dirty inode is copied for its commit."""
         twin = Inode.__new__(Inode)
         for name in Inode.__slots__:
             setattr(twin, name, getattr(self, name))
@@ -175,7 +175,7 @@ class Inode:
         return self.mode >> 12 == 4
 
     def pack(self) -> bytes:
-        """Sealed record for the key `inode_key(self.ino)`."""
+        """Return the sealed record for the key `inode_key(self.ino)`."""
         body = _INODE.pack(
             self.mode, self.uid, self.gid, self.nlink, self.flags, self.size, self.aux,
             self.atime, self.mtime, self.ctime, self.btime,
@@ -185,7 +185,7 @@ class Inode:
 
     @classmethod
     def unpack(cls, ino: int, record: bytes) -> Inode:
-        """Raises `RecordDamaged`."""
+        """Return the inode of a sealed record. Raises `RecordDamaged`."""
         fields, target = fields_of("inode", KEY.pack(ino), record, _INODE)
         inode = cls.__new__(cls)
         inode.ino = ino
@@ -345,7 +345,7 @@ class Model:
 
     @property
     def payloads(self) -> tuple[int, int]:
-        """Where the file lies, twice."""
+        """The payload numbers of both copies of the file."""
         return self.payload_a, self.payload_b
 
     def pack(self, key: bytes) -> bytes:
@@ -364,7 +364,7 @@ class Model:
 
 @dataclass(slots=True)
 class Scrub:
-    """How far a scrub has come (meta table, `SCRUB_KEY`), so that it goes on after a remount."""
+    """The progress of a scrub (meta table, `SCRUB_KEY`), kept so that it goes on after a remount."""
 
     next: int  # number of the first block not looked at
     deep: int  # 1: decodes everything

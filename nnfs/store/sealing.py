@@ -30,7 +30,7 @@ def unseal(table: str, key: bytes, record: bytes) -> bytes:
 
 
 def is_sealed(table: str, key: bytes, record: bytes) -> bool:
-    """Whether a record is what was stored in this table under this key."""
+    """Return whether a record is one that was stored in this table under this key."""
     return len(record) >= _CHECKSUM and record[-_CHECKSUM:] == xxh3_64_digest(TAGS[table] + key + record[:-_CHECKSUM])
 
 

@@ -1,4 +1,4 @@
-"""Transactions: reading and writing the tables, with the engine's errors as those of `nnfs.errors`."""
+"""Transactions: they read and write the tables, and translate the engine's errors to those of `nnfs.errors`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SLACK = 64 << 10  # bytes of a commit: roots, meta page, and what was counted wr
 
 
 def translate(error: lmdb.Error) -> errors.NnfsError:
-    """Return the error of our tree for one of the engine's."""
+    """Return the error of `nnfs.errors` for an error of the engine."""
     if isinstance(error, lmdb.MapFullError):
         return errors.OutOfSpace(f"{MAP_FULL} ({error})")
     if isinstance(error, lmdb.DiskError | lmdb.TxnFullError):
@@ -30,7 +30,7 @@ def translate(error: lmdb.Error) -> errors.NnfsError:
 
 
 class _Ended:
-    """In place of a transaction that has ended."""
+    """The stand-in for a transaction that has ended: any use raises the engine's error."""
 
     def __getattr__(self, name: str) -> Any:
         raise lmdb.Error("the transaction has ended")
@@ -58,7 +58,7 @@ class Snapshot:
         return value
 
     def hint(self, table: str, key: bytes) -> bytes | None:
-        """Return a record of a derived table, whose absence proves nothing."""
+        """Return a record of a derived table, or None, which proves nothing."""
         try:
             value: bytes | None = self._txn.get(key, db=self._tables[table])
         except lmdb.Error as error:
@@ -67,10 +67,10 @@ class Snapshot:
 
     @staticmethod
     def _seek(cursor: Any, table: str, low: bytes, *, absent: bool = False) -> bool:
-        """Set a cursor on the first key from `low` on; False when there is none.
+        """Set a cursor on the first key from `low` on. Return False when there is none.
 
-        A damaged branch page leads to a leaf beside the right one, and the engine never notices. So the neighbours must
-        lie on both sides of `low`. Raises `RecordDamaged`.
+        A damaged branch page leads to a leaf beside the right one, which the engine does not notice. So the neighbours
+        must lie on both sides of `low`. Raises `RecordDamaged`.
         """
         found: bool = cursor.set_range(low)
         if found:
@@ -112,14 +112,14 @@ class Snapshot:
             raise translate(error) from error
 
     def entries(self, table: str) -> int:
-        """Number of records in a table."""
+        """Return the number of records in a table."""
         try:
             return int(self._txn.stat(self._tables[table])["entries"])
         except lmdb.Error as error:
             raise translate(error) from error
 
     def payload(self, number: int, stored: int) -> bytes:
-        """Return the stored bytes of payload `number`, its fragments joined: fewer than `stored` if some are lost."""
+        """Return the stored bytes of payload `number`, its fragments joined; fewer than `stored` if some are lost."""
         prefix, parts, length = schema.KEY.pack(number), [], 0
         try:
             with self._txn.cursor(self._tables["payload"]) as cursor:
@@ -142,7 +142,7 @@ class Snapshot:
         self.close()
 
     def close(self) -> None:
-        """End the transaction. Idempotent.
+        """End the transaction. Further calls do nothing.
 
         The engine's object goes, too, since it keeps one of LMDB's 126 reader slots until it is freed, and whatever
         holds this object (a traceback, an iterator that was left half-way) would keep that.
@@ -166,7 +166,7 @@ class WriteTxn(Snapshot):
         self._joined = self._longest = 0  # pages of their own that values have got, and the most of one
 
     def cost(self, last_page: int) -> claims.Cost:
-        """What committing now may write. `last_page` is that of the last commit.
+        """Return the most that a commit now may write. `last_page` is the last page of the last commit.
 
         A page that LMDB writes is a page of a tree, of a large value, or of the list of free pages, which holds 8 bytes
         for each page that is none of these.
@@ -248,17 +248,17 @@ class WriteTxn(Snapshot):
         self.put("main", schema.SUPER_KEY, record)
 
     def commit(self) -> None:
-        """End the transaction, durably. Raises the engine's own errors: what they mean is not known here."""
+        """Commit the transaction, durably. Raises the engine's own errors, which the caller has to interpret."""
         txn, self._txn = self._txn, _ENDED
         txn.commit()
 
     def number(self) -> int:
-        """The engine's number of this transaction."""
+        """Return the engine's number of this transaction."""
         return int(self._txn.id())
 
 
 def load_twice(snapshot: Snapshot, key: bytes, unpack: Any) -> tuple[Any, list[str]]:
-    """Return the first sound copy of a record that is kept twice, and what is wrong with the others.
+    """Return the first sound copy of a record that is kept twice, and the faults of the others.
 
     Raises `StoreDamaged` when no copy is sound.
     """

@@ -15,7 +15,7 @@ _verify: Any = lmdb_verify.verify  # has no annotations
 
 
 def page_damage(data_file: Path) -> list[str]:
-    """Return what is wrong with the B-trees of an LMDB data file. Nobody may change it meanwhile.
+    """Return the faults of the B-trees of an LMDB data file. No process may change it meanwhile.
 
     Reads every page twice, in Python: 20,000 to 60,000 pages (80 to 240 MiB) a second here.
     """

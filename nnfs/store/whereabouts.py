@@ -1,4 +1,4 @@
-"""Where an open store is: its directory may be moved while it is open, and its data file deleted or replaced."""
+"""The place of an open store: its directory may be moved while it is open, and its data file deleted or replaced."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from nnfs.store.freepages import sound_metas
 class Whereabouts:
     """The directory and the data file of an open store, by descriptors and not by names.
 
-    A name tells what is there now, and that may be another store. To be made after the engine has opened the data file:
-    overlayfs copies it then.
+    A name leads to whatever is there now, perhaps another store. Make this object after the engine has opened the data
+    file: overlayfs copies it then.
     """
 
     def __init__(self, path: Path, directory: int) -> None:
@@ -26,21 +26,21 @@ class Whereabouts:
 
     @property
     def here(self) -> Path:
-        """The directory: the same one wherever it is moved to; nothing can be made in it once it is removed."""
+        """The directory, wherever it is moved to. Nothing can be made in it once it is removed."""
         return Path(f"/proc/self/fd/{self._directory}")
 
     @property
     def data(self) -> Path:
-        """The data file: the open one, whatever has its name now."""
+        """The data file that is open, whatever file has its name now."""
         return Path(f"/proc/self/fd/{self._data}")
 
     @property
     def identity(self) -> str:
-        """What tells the open data file from another one that is put in its place."""
+        """The numbers that distinguish the open data file from another one put in its place."""
         return identity(os.fstat(self._data))
 
     def now(self) -> Path:
-        """The directory's path now; the one by which it was opened when it has none any more."""
+        """Return the directory's path now, or the path by which it was opened if it has none any more."""
         try:
             path = Path(os.readlink(self.here))
             if os.path.samestat(path.stat(), os.fstat(self._directory)):
@@ -50,7 +50,7 @@ class Whereabouts:
         return self.opened
 
     def lost(self) -> str:
-        """What has become of the data file if it is not in the directory any more; "" when it is."""
+        """Return the fate of the data file if it is not in the directory any more, "" while it is."""
         try:
             own = os.fstat(self._data)
             if own.st_nlink == 0:
@@ -63,7 +63,7 @@ class Whereabouts:
         return "" if os.path.samestat(own, there) else "was replaced by another file"
 
     def check_own(self, txn: int) -> None:
-        """Check that the data file is as the engine left it with a txn, by reads: a map of what was cut off faults.
+        """Check that the data file is as a txn has left it, by reads: the map of a file that was cut short faults.
 
         Raises `StoreDamaged` when another program has written to it: `cp` of a backup over a mounted store, say.
         """
@@ -77,19 +77,19 @@ class Whereabouts:
         self._size = size
 
     def close(self) -> None:
-        """Close what is open but the directory."""
+        """Close all descriptors except the directory's."""
         if self._data >= 0:
             os.close(self._data)
             self._data = -1
 
 
 def identity(status: os.stat_result) -> str:
-    """What tells a file from every other one."""
+    """Return the numbers that distinguish a file from every other one."""
     return f"{status.st_dev}:{status.st_ino}"
 
 
 def check_writable(path: Path) -> None:
-    """Say why a store cannot be written, before the engine says something else. Raises `StoreError`."""
+    """Raise `StoreError` with the reason why a store cannot be written, before the engine raises a less clear error."""
     for what in (path, path / DATA_FILE):
         if not os.access(what, os.W_OK, effective_ids=True):
             is_medium = os.statvfs(path).f_flag & os.ST_RDONLY

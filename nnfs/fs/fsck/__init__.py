@@ -60,7 +60,7 @@ def run(path: Path, *, data: bool, repair: bool, progress: Progress) -> Report:
 
 
 def _pages(path: Path, repair: bool, progress: Progress) -> tuple[list[Problem], list[str]]:
-    """Return damage of a meta page that can be, or with `repair` is, repaired; and damage of all other pages."""
+    """Return the damage of a meta page that can be repaired, or with `repair` has been; and that of all other pages."""
     data_file = path / DATA_FILE
     if not data_file.is_file():
         return [], []  # Store.open says it better
@@ -75,7 +75,7 @@ def _pages(path: Path, repair: bool, progress: Progress) -> tuple[list[Problem],
 
 
 def _in_child(path: Path, data: bool, progress: Progress) -> Report:
-    """Check all that the engine can still read, in a child process: damaged pages may crash it."""
+    """Check in a child process everything that the engine can still read: damaged pages may crash it."""
     ours, theirs = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -178,7 +178,7 @@ def _check_state(c: Context) -> None:
 
 
 def _name_files(c: Context, snapshot: Snapshot) -> None:
-    """Give problems the paths of their inodes: directories are known, files are looked for in one more scan."""
+    """Add to problems the paths of their inodes: directories are known, files are found by one more scan."""
     wanted = {ino for problem in c.report.problems for ino in (*problem.inodes, *(ino for ino, _ in problem.chunks))}
     files = wanted - {ino for ino in wanted if ino in c.nodes and c.nodes[ino].kind == DIR}
     names: dict[int, tuple[int, bytes]] = {}

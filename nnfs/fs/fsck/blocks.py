@@ -26,7 +26,7 @@ FILES_NAMED = 1000  # chunks listed for one damaged block
 
 
 class Blocks:
-    """Checks blocks in one pass, the map in another, and compares both. 36 bytes of memory to a block."""
+    """Checks blocks in one pass, the map in another, and compares both. It takes 36 bytes of memory for each block."""
 
     def __init__(self, c: Context) -> None:
         self.c = c
@@ -59,7 +59,7 @@ class Blocks:
         self.check_reserved()
 
     def index_of(self, number: int) -> int | None:
-        """Return the position of a block with a sound header, None without one."""
+        """Return the position of a block with a sound header, None when there is none."""
         at = bisect_left(self.numbers, number)
         return at if at < len(self.numbers) and self.numbers[at] == number else None
 
@@ -117,7 +117,7 @@ class Blocks:
             yield f"unknown flags {block.flags:#x}"
 
     def wrong_content(self, number: int, block: Block) -> str:
-        """Read the payload and return what is wrong with it, "" for nothing. Cold blocks are decoded later."""
+        """Read a payload. Return what is wrong with it, "" if nothing is. Cold blocks are decoded later."""
         prefix, parts, expected = schema.KEY.pack(block.payload), [], 0
         in_order = True
         for key, fragment in self.c.snapshot.prefix("payload", prefix):
@@ -282,7 +282,7 @@ class Blocks:
                 )  # fmt: skip
 
     def check_index(self) -> None:
-        """Check that no entry leads astray. Looks only if there are more entries than blocks that have one."""
+        """Check that no entry of the hash index is wrong. Reads it only if it has more entries than there should be."""
         if self.indexed == self.c.store.entries("hash"):
             self.c.report.counts["hash"] = self.indexed
             return

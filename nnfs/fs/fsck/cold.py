@@ -43,7 +43,7 @@ class _Waiting:
 
 
 class ColdBlocks:
-    """Takes cold blocks one by one, and calls `damaged(number, why)` for those that do not decode to their hash."""
+    """Takes cold blocks one by one, and calls `damaged(number, why)` for each that does not decode to its hash."""
 
     def __init__(self, c: Context, damaged: Callable[[int, str], None]) -> None:
         self.c = c
@@ -55,7 +55,7 @@ class ColdBlocks:
         self._why: dict[int, str] = {}  # no worker could decode a codec's blocks
 
     def add(self, number: int, block: Block, payload: bytes, model: bytes) -> None:
-        """Decode a block soon; `model` is a fingerprint, or nothing."""
+        """Queue a block for decoding; `model` is a fingerprint, or empty."""
         model = model or NO_MODEL
         if self._failed[block.codec, model] >= GIVE_UP:
             self._unchecked[block.codec] += 1
@@ -66,7 +66,7 @@ class ColdBlocks:
             self._judge(self._waiting.popleft())
 
     def finish(self) -> None:
-        """Wait for all; tell which blocks could not be checked."""
+        """Wait until all blocks are decoded, and note those that could not be checked."""
         total = len(self._waiting)
         while self._waiting:
             self.c.progress("cold blocks", total - len(self._waiting), total)
@@ -76,7 +76,7 @@ class ColdBlocks:
         self.close()
 
     def close(self) -> None:
-        """End the workers. Idempotent."""
+        """End the workers. Further calls do nothing."""
         if self._pool is not None:
             self._pool.close()
             self._pool = None
@@ -93,7 +93,7 @@ class ColdBlocks:
         return self._pool.decode(block.codec, payload, block.plain, model, priority=BACKGROUND, worker=worker)
 
     def _find(self, fingerprint: bytes) -> bytes | None:
-        """Return a model's file for a worker. On a supervisor's thread, so with a read txn of its own."""
+        """Return a model's file for a worker. Supervisors' threads call it, so it has a read txn of its own."""
         with self.c.store.read() as snapshot:
             number = by_fingerprint(snapshot, fingerprint)
             return None if number is None else whole_model(snapshot, number)
@@ -115,7 +115,7 @@ class ColdBlocks:
             self.c.note(f"block {one.number} is sound, but this device decoded it wrongly at first")
 
     def _climbed(self, one: _Waiting) -> Ladder:
-        """Ask the workers for a block, one after the other."""
+        """Ask the workers of the ladder for a block, one after the other."""
         ladder = Ladder(one.number, one.block, WORKER)
         for worker in ladder:
             if isinstance(ladder.failures.get(WORKER), WorkerError) and self._failed[one.codec_and_model] >= GIVE_UP:

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Problem:
-    """One broken invariant. `fix` repairs it; without a fix it stays."""
+    """One broken invariant. `fix` repairs it; a problem without `fix` stays."""
 
     kind: str
     message: str
@@ -49,7 +49,7 @@ class Problem:
 
 @dataclass(slots=True)
 class Report:
-    """The result of a check: problems, notes (legal, but good to know), and how much there was to look at."""
+    """The result of a check: problems, notes (legal, but good to know), and how many records were checked."""
 
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -78,7 +78,7 @@ class Report:
 
 @dataclass(slots=True)
 class Node:
-    """Summary of one inode. Records that are found are subtracted from `count`, `proof` and `xattrs`: 0 at the end."""
+    """The summary of one inode. Records that are found are subtracted from `count`, `proof` and `xattrs`, down to 0."""
 
     kind: int  # mode >> 12
     nlink: int

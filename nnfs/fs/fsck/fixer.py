@@ -1,7 +1,7 @@
-"""Repairs of fsck, in one write txn.
+"""The changes that `fsck --repair` makes, in one write txn.
 
-First come the fixes that set values derived from the records as the check saw them, then those that change records and
-keep counts, proofs and sums true as they go.
+Fixes that set derived values, computed from the records as the check saw them, come first; then those that change
+records and keep counts, proofs and sums true.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LOST_FOUND = b"lost+found"
 
 
 def apply_fixes(store: Store, context: Context) -> list[str]:
-    """Apply the fixes of all problems that have one, mark them as fixed, and return what a person should know."""
+    """Apply the fixes of all problems that have one, mark them as fixed, and return notes for people."""
     wanted = [problem for problem in context.report.problems if problem.fix is not None]
     if not wanted:
         return []
@@ -83,7 +83,7 @@ class Fixer:
     # -- inodes
 
     def inode(self, ino: int) -> Inode | None:
-        """Return the inode as it is to be written at the end, None when there is no sound one."""
+        """Return the inode as it will be written at the end, None when there is no sound one."""
         if ino not in self._inodes:
             record = self.txn.get("inode", schema.inode_key(ino))
             try:
@@ -123,7 +123,7 @@ class Fixer:
             inode.flags |= flag
 
     def recount_directory(self, ino: int) -> None:
-        """Set count and proof to those of the entries that are there."""
+        """Set count and proof of a directory to those of the entries that are there."""
         inode = self.inode(ino)
         if inode is not None:
             inode.count, inode.proof = self._prove("dentry", ino)
@@ -147,8 +147,8 @@ class Fixer:
     def rebuild_inode(self, ino: int) -> None:
         """Write a new inode in place of a damaged one: owner root, no permissions for others, times now.
 
-        The rest follows from the other records; the size of a file is the end of its last chunk. Kinds without records
-        of their own cannot be told, and become an empty file.
+        The other fields follow from other records; the size of a file is the end of its last chunk. Kinds without
+        records of their own cannot be recognised, and become an empty file.
         """
         key = schema.inode_key(ino)
         kind = self.context.damaged_inodes.get(ino, 0)
@@ -201,7 +201,7 @@ class Fixer:
             inode.xattrs = self._prove("xattr", ino)[1]
 
     def drop_xattr(self, key: bytes) -> None:
-        """Remove an attribute that cannot be anybody's."""
+        """Remove an extended attribute that belongs to no inode."""
         record = self.txn.get("xattr", key)
         if record is None:
             return
@@ -211,7 +211,7 @@ class Fixer:
         self.txn.delete("xattr", key)
 
     def lose_xattr(self, key: bytes) -> None:
-        """Remove a damaged attribute: it would keep its inode from answering for the others."""
+        """Remove a damaged extended attribute: with it, the inode could not prove the others."""
         self._tell_lost(schema.KEY.unpack(key[:8])[0], f"attribute {key[8:]!r}")
         self.drop_xattr(key)
 
@@ -256,7 +256,7 @@ class Fixer:
         self._change(directory, 1, sealing.checksum_of(record))
 
     def cut_cycle(self, ino: int, key: bytes) -> None:
-        """Take a directory out of the one above, which lies within it, and keep it in lost+found."""
+        """Move a directory of a cycle, whose parent lies within it, to lost+found."""
         parent, node = schema.KEY2.unpack(key)[0], self.context.nodes[ino]
         self.drop_dentry(key)
         self._change(parent, nlink=-1)
@@ -277,7 +277,7 @@ class Fixer:
         self.notes.append(f"inode {ino} is now /lost+found/#{ino}")
 
     def _lost_found(self) -> int:
-        """Return the inode number of /lost+found, which is made if it is not there."""
+        """Return the inode number of /lost+found. Make it if it does not exist."""
         cookie = schema.cookie_of(LOST_FOUND, self.store.superblock.seed)
         first, last = schema.KEY2.pack(schema.ROOT_INO, cookie), schema.KEY2.pack(schema.ROOT_INO, cookie | 0xFFFF)
         for key, record in self.txn.range("dentry", first, last):

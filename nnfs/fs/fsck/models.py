@@ -1,4 +1,4 @@
-"""Checks of the models: both copies of each record and file, and which blocks need one that is lost."""
+"""Checks of the models: both copies of each record and file, and the blocks that need a lost model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nnfs.store.schema import Model, Total
 
 
 class Models:
-    """Checks all models of the store: `sound` can be used, `lost` cannot."""
+    """Checks all models of the store. Those in `sound` can be used, those in `lost` cannot."""
 
     def __init__(self, c: Context) -> None:
         self.c = c
@@ -138,7 +138,7 @@ class Models:
 
 
 def check_scrub(c: Context) -> None:
-    """Check the record of how far a scrub has come, if there is one."""
+    """Check the record of a scrub's progress, if there is one."""
     try:
         record = c.snapshot.get("meta", schema.SCRUB_KEY)
         if record is not None:

@@ -43,7 +43,7 @@ def check_inodes(c: Context) -> None:
 
 
 def _wrong_in(c: Context, inode: Inode, record: bytes) -> list[str]:
-    """Return what is wrong with an inode."""
+    """Return the faults of an inode."""
     kind, wrong = inode.mode >> 12, []
     if inode.pack() != record:
         wrong.append("record is not in its canonical form")
@@ -222,7 +222,7 @@ def _check_named(c: Context, ino: int, node: Node) -> None:
 
 
 def _check_cycles(c: Context) -> None:
-    """Check that every directory's way up ends at the root, at a nameless or at a damaged one, and not in a circle."""
+    """Check that the parents of every directory lead to the root, a nameless or a damaged one, and not in a circle."""
     ending = {schema.ROOT_INO, 0}
     for start, node in c.nodes.items():
         if node.kind != DIR:
@@ -240,7 +240,7 @@ def _check_cycles(c: Context) -> None:
 
 
 def check_xattrs(c: Context) -> None:
-    """Check that extended attributes belong to inodes, which prove them."""
+    """Check that every extended attribute belongs to an inode, whose sum proves it."""
     for key, record in c.scan("xattr"):
         drop = partial(Fixer.drop_xattr, key=key)
         if not 9 <= len(key) <= 8 + schema.NAME_MAX:
