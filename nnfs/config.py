@@ -8,7 +8,7 @@ The file is `/etc/nnfs.toml` (the environment's `NNFS_CONFIG` names another one)
     ["/data"]            # the store's directory
     device = "cuda:0"
 
-What `-o` says comes before the store's table, and that before `[default]`.
+An option of `-o` comes before one of the store's table, and that before one of `[default]`.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def parse_policy(text: str) -> str:
 
 
 def parse_device(text: str) -> str:
-    """Return devices as `auto`, or as `cpu`, `cuda:N` joined by `+` (a comma does as well). Raises ValueError."""
+    """Return devices as `auto`, or as `cpu`, `cuda:N` joined by `+`. The text may have commas. Raises ValueError."""
     if text == "auto":
         return text
     names = re.split("[+,]", text)
@@ -106,13 +106,13 @@ def parse_device(text: str) -> str:
 
 
 def _option(default: Any, parse: Callable[[str], Any], shown: str, meaning: str) -> Any:
-    """A field: its default, how its text is read, its default as text, and what `nnfs mount --help` says of it."""
+    """Return a field with its default, its parser, its default as text, and its line in `nnfs mount --help`."""
     return field(default=default, metadata={"parse": parse, "shown": shown, "meaning": meaning})
 
 
 @dataclass(frozen=True)
 class Options:
-    """Options of one mount. Sizes are bytes, durations seconds."""
+    """The options of one mount. Sizes are bytes, durations seconds."""
 
     cache: int = _option(32 << 20, parse_size, "32M", "decoded chunks kept in memory")
     dirty: int = _option(24 << 20, _dirty_size, "24M", "written data not committed yet, at which writers wait")
@@ -139,12 +139,12 @@ class Options:
 
     @property
     def devices(self) -> list[str]:
-        """`device`, taken apart."""
+        """The devices that `device` joins."""
         return self.device.split("+")
 
 
 def meant(word: str, known: Iterable[str]) -> str:
-    """What was perhaps meant by a word that is not known, as the end of a message; empty when nothing is like it."""
+    """Return "; did you mean WORD?", the end of a message, for the known word most like this one; "" without one."""
     import difflib  # late: only who errs needs it
 
     found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
@@ -152,7 +152,7 @@ def meant(word: str, known: Iterable[str]) -> str:
 
 
 def described() -> Iterator[tuple[str, str]]:
-    """Every option as `name=default`, and what it means."""
+    """Yield every option as `name=default`, with its line of help."""
     for option in fields(Options):
         yield f"{option.name}={option.metadata['shown']}", option.metadata["meaning"]
 
@@ -180,16 +180,16 @@ def parse_own(words: Mapping[str, str]) -> Options:
 def load_options(
     store: Path, own: Mapping[str, str], others: Iterable[str] = (), *, resolve: Resolve = os.path.realpath
 ) -> Options:
-    """Return the options of a store's mount: `-o` before the config file. Raises `UsageError`.
+    """Return the options of a store's mount from `-o` and the config file. Raises `UsageError`.
 
-    `others` are words that may stand beside them with `-o`: one of these may be meant by one that is not known.
-    `resolve` is realpath(3) for the file's directories, which may lie on a mount that hangs.
+    `others` are further words that -o may have, to be suggested for an unknown word.
+    `resolve` does as realpath(3) for the file's directories, which may lie on a mount that hangs.
     """
     return Options(**{**_from_file(store, resolve), **_parse(own, "mount option", others)})
 
 
 def config_file() -> str:
-    """Return the configuration's path."""
+    """Return the path of the config file."""
     return os.environ.get(CONFIG_ENVIRONMENT) or CONFIG_FILE
 
 
@@ -223,6 +223,6 @@ def _from_file(store: Path, resolve: Resolve) -> dict[str, Any]:
 
 
 def _words(table: Mapping[str, Any]) -> dict[str, str]:
-    """The values of a table as `-o` would have them."""
+    """Return the values of a table as words of `-o`."""
     switches = {True: "on", False: "off"}
     return {name: switches[value] if isinstance(value, bool) else str(value) for name, value in table.items()}

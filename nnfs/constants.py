@@ -1,4 +1,4 @@
-"""Names and numbers that several rooms need and that no one room owns. No module of nnfs is imported here."""
+"""Names and numbers that several rooms need and that no room owns. It imports no module of nnfs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MNT_FORCE, MNT_DETACH = 1, 2  # flags of umount2(2)
 
 
 class Policy(enum.Enum):
-    """What recompression may do with a file."""
+    """Policies: what recompression may do with a file."""
 
     AUTO = "auto"
     HOT = "hot"

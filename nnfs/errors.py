@@ -51,7 +51,7 @@ class NnfsError(Exception):
 
 
 class FsError(NnfsError):
-    """An ordinary errno answer to one request, such as ENOENT. It is neither logged nor damage."""
+    """An ordinary errno answer to one request, such as ENOENT. It is not logged, and it is no damage."""
 
     def __init__(self, code: int) -> None:
         super().__init__(os.strerror(code))
@@ -63,7 +63,7 @@ class Cancelled(NnfsError):
 
 
 class BuildFailed(NnfsError):
-    """No library: no compiler, or one that cannot compile the sources."""
+    """The native library cannot be built: there is no compiler, or it cannot compile the sources."""
 
 
 class UsageError(NnfsError):
@@ -74,7 +74,7 @@ class UsageError(NnfsError):
 
 
 class StoreError(NnfsError):
-    """Something about the store directory as a whole."""
+    """A fault of the store directory as a whole."""
 
     exit_code = 3
 
@@ -94,18 +94,18 @@ class StoreBusy(StoreError):
 
 
 class StoreTooNew(StoreError):
-    """Format version or incompatible feature unknown to this version."""
+    """The store has a format version or an incompatible feature that this version does not know."""
 
     errno = errno.EINVAL
     exit_code = 6
 
 
 class StoreGone(StoreError):
-    """The data file of an open store has lost its name: what is written to it ends with the mount."""
+    """The data file of an open store has lost its name: its content will be gone after the mount."""
 
 
 class WriteFailed(StoreError):
-    """The data file could not be written, though the filesystem below has room: a commit that may be tried again."""
+    """The data file could not be written, though the filesystem below has room. The commit may be tried again."""
 
 
 class PunchUnsupported(StoreError):
@@ -115,13 +115,13 @@ class PunchUnsupported(StoreError):
 
 
 class StoreDamaged(StoreError):
-    """Content of the store fails a checksum or an invariant."""
+    """The content of the store fails a checksum or an invariant."""
 
     exit_code = 7
 
 
 class RecordDamaged(StoreDamaged):
-    """One record fails its checksum or is missing where another record proves it must be."""
+    """One record fails its checksum, or is missing although another record proves that it must be there."""
 
     def __init__(self, table: str, key: bytes, why: str) -> None:
         super().__init__(f"damaged {table} record {key.hex()}: {why}")
@@ -138,11 +138,11 @@ class BlockDamaged(StoreDamaged):
 
 
 class FreeListDamaged(StoreDamaged):
-    """The list of free pages is damaged, which costs space, but no data."""
+    """The list of free pages is damaged: space is lost, but no data."""
 
 
 class OutOfSpace(NnfsError):
-    """No room on the filesystem below the store."""
+    """The filesystem below the store has no room, or a quota is reached."""
 
     errno = errno.ENOSPC
     exit_code = 8
@@ -155,7 +155,7 @@ class MountError(NnfsError):
 
 
 class CodecError(NnfsError):
-    """A payload that its codec refuses."""
+    """A codec refuses a payload."""
 
     exit_code = 10
 
@@ -176,7 +176,7 @@ class EnginesDisagree(CodecError):
 
 
 class TimedOut(NnfsError):
-    """A read that did not end within its bound."""
+    """A read did not end within its bound."""
 
     exit_code = 12
 
@@ -202,25 +202,25 @@ class NoCodecRuns(CodecUnavailable):
 
 
 class KillsWorkers(WorkerError):
-    """Workers have died of one work item: something is wrong with it, not with them."""
+    """Workers have died of one work item: the fault lies with the item, not with them."""
 
 
 class PeerGone(WorkerError):
-    """The other side of a worker's socket is not connected any more: its answers are for nobody."""
+    """The other side of a worker's socket is not connected any more, so nobody waits for answers."""
 
 
 class WireError(WorkerError):
-    """Bytes from the other side of a worker's socket that break the protocol."""
+    """Bytes from the other side of a worker's socket break the protocol."""
 
 
 E = TypeVar("E", bound=Exception)
 
 
 def kept(error: E) -> E:
-    """Return an error as it may be stored or dropped: without the frames that its traceback holds alive.
+    """Return an error without the frames that its traceback holds alive, so that it can be stored.
 
-    Those hold transactions, chunks and buffers, often in a cycle with the error itself, and the daemon seldom collects
-    cycles. Of what is no error of ours, a bug most likely, the traceback stays as text.
+    Frames hold transactions, chunks and buffers, often in a cycle with the error itself, and the daemon seldom collects
+    cycles. If the error is not of nnfs, most likely a bug, its traceback stays as text.
     """
     if error.__traceback__ is not None and not isinstance(error, NnfsError | OSError | MemoryError):
         error.add_note("".join(traceback.format_exception(error)).rstrip())
@@ -234,7 +234,7 @@ def kept(error: E) -> E:
 
 
 def again(error: E) -> E:
-    """Return a stored error as it may be raised: a new one each time, since one that is raised collects frames."""
+    """Return a new instance of a stored error, to be raised: an error that is raised collects frames."""
     twin = type(error).__new__(type(error), *error.args)
     twin.__dict__.update(error.__dict__)
     return twin

@@ -1,7 +1,7 @@
-"""Where compiled kernels are kept, and what of the environment must not reach them. Imports nothing large.
+"""The places of compiled kernels, and the environment variables that must not reach numba. It imports nothing large.
 
-Kernels lie beside the sources, where set-up puts them, or in the user's cache. Every place is read; what is compiled is
-put into the first one that can be written, and where there is none, nothing is kept: kernels are compiled in memory.
+Kernels lie beside the sources, where set-up puts them, or in the user's cache. Every place is read; new kernels are
+put into the first place that can be written; where there is none, they are compiled in memory only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _HERE = os.path.dirname(os.path.abspath(__file__))
 
 @cache
 def folder_name() -> str:
-    """Return the name of this version's folder, by the content of all sources.
+    """Return the name of this version's folder, a digest of all sources.
 
     A kernel depends on those that it calls, in other files: after an upgrade the encoder could be new, the decoder old.
     """
@@ -34,13 +34,13 @@ def folder_name() -> str:
 
 
 def roots() -> list[str]:
-    """Return the folders that hold one folder for each version: what the environment names, or the two usual ones."""
+    """Return the folders that have a folder for each version: that of the environment, else the two usual ones."""
     named = os.environ.get(ROOT)
     return [named] if named else [os.path.join(_HERE, "__pycache__"), *users_own()]
 
 
 def users_own() -> Iterator[str]:
-    """The user's cache, if there can be one: a home that is not there is not made."""
+    """Yield the user's cache folder; none without a home, since a home that does not exist is not made."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(base):
         home = os.path.expanduser("~")
@@ -56,7 +56,7 @@ def places() -> list[str]:
 
 
 def is_trusted(place: str) -> bool:
-    """Whether code may be taken from a folder: only its owner can put some there, and we run that one's code anyway."""
+    """Return whether code of a folder may be run: only its owner can write it, and we run that user's code anyway."""
     try:
         status = os.stat(place)
     except OSError:
@@ -75,7 +75,7 @@ def make_place(place: str) -> None:
 
 
 def sync_folder(folder: str) -> None:
-    """Have the disk know the names in a folder. Raises `OSError`."""
+    """Make the names in a folder durable. Raises `OSError`."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -84,6 +84,6 @@ def sync_folder(folder: str) -> None:
 
 
 def clean_environment(environment: MutableMapping[str, str]) -> None:
-    """Take out what would change numba's results or speed, such as NUMBA_DISABLE_JIT: it is meant for others."""
+    """Remove variables that change numba's results or speed, such as NUMBA_DISABLE_JIT: other programs need them."""
     for name in [name for name in environment if name.startswith("NUMBA_") and name not in KEPT]:
         del environment[name]

@@ -1,6 +1,6 @@
-"""Names are bytes: how one that need not be UTF-8 is shown to people, written for a shell, and given to programs.
+"""Names are bytes, perhaps no UTF-8: they are shown to people, quoted for a shell, and given to programs as JSON.
 
-In memory a name is text as `os.fsdecode` makes it: a byte that is no UTF-8 is a lone surrogate. No terminal, file or
+In memory a name is text of `os.fsdecode`: a byte that is no UTF-8 is a lone surrogate. No terminal, file or
 JSON parser takes those. People see `\\xff` for such a byte, and likewise every character that does not print, so a
 name never breaks a line nor reaches a terminal's control sequences. Programs get the same text and, beside it, the
 bytes: see `for_json`.
@@ -25,7 +25,7 @@ def _escaped(text: str) -> str:
 
 
 def _bytes(text: str) -> bytes:
-    """The bytes of a name. Surrogates that stand for no byte (JSON may bring any) have the form that UTF-8 forbids."""
+    """Return the bytes of a name. Surrogates that stand for no byte (JSON may have any) pass as they are."""
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
@@ -33,12 +33,12 @@ def _bytes(text: str) -> bytes:
 
 
 def printable(name: str | os.PathLike[str]) -> str:
-    """A name for people, on one line: `\\n`, `\\x1b` and `\\xff` for what does not print, `\\\\` for a backslash."""
+    """Return a name for people on one line: `\\n`, `\\x1b`, `\\xff` for what does not print, `\\\\` for a backslash."""
     return one_line(os.fspath(name).replace("\\", "\\\\"))
 
 
 def one_line(message: str) -> str:
-    """A message for people that may hold names: as `printable`, but that a backslash stays what it is."""
+    """Return a message for people that may hold names, on one line: as `printable`, but a backslash stays as it is."""
     if message.isprintable():
         return message
     return "".join(c if c.isprintable() else _escaped(c) for c in message)
@@ -51,7 +51,7 @@ def say(message: str) -> None:
 
 
 def message_of(error: Exception) -> str:
-    """Return the message of an error; of one of the system the name that it is about, and why."""
+    """Return the message of an error; for an error of the system, the name that it is about, and the reason."""
     if not isinstance(error, OSError):
         return str(error)
     named = isinstance(error.filename, str | bytes)
@@ -60,7 +60,7 @@ def message_of(error: Exception) -> str:
 
 
 def shell(name: str | os.PathLike[str]) -> str:
-    """A name as a word of a command to be copied into bash, zsh or ksh."""
+    """Return a name as a word of a command that can be copied into bash, zsh or ksh."""
     text = os.fspath(name)
     if text.isprintable():
         return shlex.quote(text)
@@ -69,9 +69,9 @@ def shell(name: str | os.PathLike[str]) -> str:
 
 
 def for_json(value: Any) -> Any:
-    """Return an answer for a JSON encoder: no text in it holds a lone surrogate.
+    """Return an answer for a JSON encoder, without lone surrogates in its texts.
 
-    Where one did, it is shown as `\\xff`, and the object has a field of the same name with `_hex` behind it: the bytes
+    A lone surrogate becomes `\\xff`, and the object gets a field of the same name with `_hex` behind it: the bytes
     of that text in hexadecimal, or for a list the list of them.
     """
     if isinstance(value, dict):
@@ -94,7 +94,7 @@ def _is_broken(text: str) -> bool:
 
 
 def _shown(text: str) -> str:
-    """Text with its lone surrogates as `\\xff`; all else, line feeds too, is JSON's to write."""
+    """Return text with its lone surrogates as `\\xff`. JSON itself escapes other characters, such as line feeds."""
     return "".join(_escaped(c) if "\ud800" <= c <= "\udfff" else c for c in text)
 
 
@@ -110,7 +110,7 @@ codecs.register_error(ERRORS, _replace)
 def use_utf8() -> None:
     """Begin this program again in Python's UTF-8 mode where the locale's encoding is another one.
 
-    A name then is the same text in every process: in the daemon, in commands, in what they say to each other.
+    A name is then the same text in every process: in the daemon, in commands, and on the control socket.
     """
     if sys.getfilesystemencoding() == "utf-8" or sys.flags.utf8_mode or not sys.executable:
         return
@@ -119,7 +119,7 @@ def use_utf8() -> None:
 
 
 def show_on_terminals() -> None:
-    """Have what this process prints go out whatever it is: escaped where the terminal's encoding lacks it."""
+    """Let this process print any text: characters that the terminal's encoding lacks are escaped."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)  # a test may have put something else there
         if reconfigure is not None:

@@ -23,15 +23,15 @@ def content_hash(plain: bytes) -> bytes:
 
 
 def has_content(plain: object, expected: bytes) -> TypeGuard[bytes]:
-    """Return whether these are the plain bytes with this hash. No result of a decoder is taken for bytes unseen."""
+    """Return whether `plain` is bytes with this hash. A decoder's result of another type is refused."""
     return isinstance(plain, bytes) and blake2b(plain).digest() == expected
 
 
 def wrong_length(payload: bytes, stored: int) -> str:
-    """Return how the length of stored bytes is wrong, "" if it is right."""
+    """Return the fault of the length of stored bytes, "" if it is right."""
     return "" if len(payload) == stored else f"{len(payload)} of {stored} stored bytes are there"
 
 
 def wrong_payload(payload: bytes, stored: int, checksum: int) -> str:
-    """Return how stored bytes are wrong, "" if length and checksum are right."""
+    """Return the fault of stored bytes, "" if length and checksum are right."""
     return wrong_length(payload, stored) or ("" if payload_checksum(payload) == checksum else WRONG_CHECKSUM)

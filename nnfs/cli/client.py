@@ -1,4 +1,4 @@
-"""The end of the control socket that the command line holds."""
+"""The command line's end of the control socket."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ANSWER_S = 10.0  # for a sign of life
 
 
 def _connect(store: Path) -> socket.socket:
-    """Connect by the mount and by the store's directory, in the order of how the store was found."""
+    """Connect by the mount and by the store's directory, first by the one that led to the store."""
     ways = (_by_mount, _by_directory) if bymount.is_first(store) else (_by_directory, _by_mount)
     try:
         return ways[0](store)
@@ -60,9 +60,9 @@ def _by_directory(store: Path) -> socket.socket:
 
 
 def daemon_pid(store: Path) -> int | None:
-    """Return the process that holds the control socket, as the kernel knows it, busy or not; None: there is none.
+    """Return the process that holds the control socket, as the kernel knows it, busy or not, None when there is none.
 
-    Raises `DaemonError` for one that many have asked in vain.
+    Raises `DaemonError` for a daemon whose queue is full of requests that it does not answer.
     """
     try:
         with _connect(store) as sock:
@@ -90,9 +90,9 @@ def refuse_stopped(store: Path, pid: int) -> None:
 
 
 def ping(store: Path) -> bool:
-    """Return whether a daemon answers; False where there is none, or none that we may ask.
+    """Return whether a daemon answers, False where there is none that this user may ask.
 
-    Raises `DaemonError` for one that lives and does not answer: a touch of its mount would wait for ever.
+    Raises `DaemonError` for one that lives and does not answer: access to its mount would wait for ever.
     """
     try:
         with _connect(store) as sock:
@@ -115,7 +115,7 @@ def _silent(store: Path) -> DaemonError:
 
 
 def ask(store: Path, command: str, *, timeout: float | None = TIMEOUT_S, **args: Any) -> dict[str, Any]:
-    """Send one command and return the answer. `timeout` None: wait while the daemon shows that it lives.
+    """Send one command and return the answer. With `timeout` None it waits as long as the daemon lives.
 
     Raises `DaemonError`, with another error's exit code when the daemon answered one.
     """
@@ -144,7 +144,7 @@ def ask(store: Path, command: str, *, timeout: float | None = TIMEOUT_S, **args:
 
 
 def _line(sock: socket.socket, store: Path, timeout: float | None) -> bytes:
-    """Return one line. While none comes, ask the daemon now and then whether it lives."""
+    """Return one line of the daemon. While none comes, ask the daemon from time to time whether it lives."""
     data, since = b"", time.monotonic()
     while not data.endswith(b"\n"):
         left = math.inf if timeout is None else since + timeout - time.monotonic()

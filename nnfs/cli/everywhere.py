@@ -13,7 +13,7 @@ Answer = dict[str, Any]
 
 
 def places() -> list[tuple[str, Place | NnfsError | OSError]]:
-    """Return mount points and places, each store once: its first mount, not a bind mount of that."""
+    """Return mount points and places, each store once: by its first mount, not by a bind mount."""
     found: list[tuple[str, Place | NnfsError | OSError]] = []
     seen = set()
     for point in dict.fromkeys(entry.mountpoint for entry in mounts() if entry.fstype == FSTYPE):
@@ -29,7 +29,7 @@ def places() -> list[tuple[str, Place | NnfsError | OSError]]:
 
 
 def ask(command: str) -> list[Answer]:
-    """Ask every daemon; `error` says why one does not answer."""
+    """Ask every daemon. Where one does not answer, `error` is the reason."""
     answers = []
     for point, place in places():
         answer: Answer = {"mountpoint": point}
@@ -45,7 +45,7 @@ def ask(command: str) -> list[Answer]:
 
 
 def df(json: bool) -> int:
-    """Print what each store holds and takes."""
+    """Print for each mounted store the bytes that it holds and takes."""
 
     def row(answer: Answer) -> list[str]:
         logical, physical, free = (answer.get(f"{name}_bytes") for name in ("logical", "physical", "free"))
@@ -56,7 +56,7 @@ def df(json: bool) -> int:
 
 
 def status(json: bool) -> int:
-    """Print what each daemon does."""
+    """Print for each mount what its daemon does."""
 
     def row(answer: Answer) -> list[str]:
         running = [task for task in answer.get("jobs", []) if task["state"] == "running"]
@@ -68,7 +68,7 @@ def status(json: bool) -> int:
 
 
 def _show(answers: list[Answer], head: list[str], row: Any, json: bool) -> int:
-    """Print answers as a table, and errors behind it. Return the exit status."""
+    """Print answers as a table, then errors. Return the exit code."""
     if json:
         tables.printed_json(answers)
     elif not answers:

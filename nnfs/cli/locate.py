@@ -25,7 +25,7 @@ LOOK_S = 5.0  # for a daemon to tell its store
 
 @dataclass(frozen=True)
 class MountEntry:
-    """A mount, as far as commands care."""
+    """The facts about a mount that commands need."""
 
     mountpoint: str
     fstype: str
@@ -36,7 +36,7 @@ class MountEntry:
 
 
 def mounts() -> list[MountEntry]:
-    """Return everything that is mounted here, oldest first."""
+    """Return all mounts of this mount namespace, oldest first."""
     return [
         MountEntry(mount.mountpoint, mount.fstype, mount.source, mount.device, mount.super_options, mount.root)
         for mount in table.mounts()
@@ -44,7 +44,7 @@ def mounts() -> list[MountEntry]:
 
 
 def mount_of(path: str) -> MountEntry | None:
-    """Return the mount that an absolute path lies on, by its name alone: nothing is touched, so nothing can hang."""
+    """Return the mount that an absolute path lies on, by its name alone: no file is accessed, so nothing can hang."""
     best = None
     for entry in mounts():
         if is_beneath(path, entry.mountpoint) and (best is None or len(entry.mountpoint) >= len(best.mountpoint)):
@@ -67,7 +67,7 @@ class Place:
 
 
 def _check_answers(entry: MountEntry) -> None:
-    """Raise `DaemonError` when the daemon of a mount lives and does not answer: touching the mount would hang."""
+    """Raise `DaemonError` when the daemon of a mount lives and does not answer: access to the mount would hang."""
     source = Path(entry.source)
     bymount.remember(source, *_told(entry), is_first=True)
     try:
@@ -79,7 +79,7 @@ def _check_answers(entry: MountEntry) -> None:
 def check_answers(text: str) -> None:
     """Raise `DaemonError` when a path lies on a mount of nnfs whose daemon lives and does not answer.
 
-    To be called before a path that a user gave is touched, by commands that do not `locate` it.
+    Commands that do not `locate` a path given by a user call this before they access it.
     """
     entry = mount_of(resolve(text))
     if entry is not None and entry.fstype == FSTYPE:
@@ -87,7 +87,7 @@ def check_answers(text: str) -> None:
 
 
 def _store_of(entry: MountEntry, path: str) -> Path:
-    """Return the store of a mount as its daemon tells; of a dead one the source, if it has no other name."""
+    """Return the store of a mount as its daemon tells; for a dead daemon the source, if that is a store."""
     told: list[str] = []
 
     def ask() -> None:
@@ -120,7 +120,7 @@ def _told(entry: MountEntry) -> tuple[str, str, str]:
 
 
 def found_by_mount(store: Path, entry: MountEntry, path: Path) -> Place:
-    """Return a place on a mount, whose daemon is asked whatever lies at the path of the store now."""
+    """Return a place on a mount. The mount's daemon is asked, even if another store lies at the store's path now."""
     bymount.remember(store, *_told(entry), is_first=True)
     return Place(store, entry, path)
 
@@ -128,8 +128,8 @@ def found_by_mount(store: Path, entry: MountEntry, path: Path) -> Place:
 def locate(text: str, *, follow: bool = False) -> Place:
     """Find the store of a path: a store directory, a mount point, or anything below one.
 
-    `follow`: symbolic links on the mount, too. Nothing on a mount is touched before its daemon has answered.
-    Raises `UsageError`, FileNotFoundError, and `DaemonError` for a daemon that lives and does not answer.
+    With `follow` also follow symbolic links on the mount. Nothing on a mount is accessed before its daemon has
+    answered. Raises `UsageError`, FileNotFoundError, and `DaemonError` for a daemon that lives and does not answer.
     """
     path = resolve(text)
     entry = mount_of(path)
@@ -168,7 +168,7 @@ def locate(text: str, *, follow: bool = False) -> Place:
 
 @contextlib.contextmanager
 def held(place: Place) -> Iterator[None]:
-    """Keep an automounted mount from being unmounted as idle: a command that waits for a task does not touch it."""
+    """Keep an automounted mount from being unmounted as idle while a command waits for a task."""
     point = place.mount.mountpoint if place.mount is not None else ""
     if not any(mount.mountpoint == point and mount.fstype == "autofs" for mount in mounts()):
         yield

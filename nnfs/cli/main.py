@@ -46,9 +46,9 @@ def positive(text: str) -> int:
 
 
 def absolute(text: str) -> Path:
-    """Return a path as absolute, its directory without symbolic links: the daemon changes its working directory.
+    """Return an absolute path, its directory without symbolic links: the daemon changes its working directory.
 
-    The directory is what the kernel takes it for: "LINK/.." is above what the link leads to.
+    The directory is resolved as by the kernel: "LINK/.." is the parent of the link's target.
     """
     folder, name = os.path.split(text)
     try:

@@ -76,7 +76,7 @@ def backup(args: argparse.Namespace) -> int:
 
 
 def _same(one: Path, other: Path) -> bool:
-    """Return whether two paths are the same store, which may have been deleted."""
+    """Return whether two paths lead to the same store, which may have been deleted."""
     try:
         return one == other or os.path.samefile(one, other)
     except OSError:
@@ -84,7 +84,7 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def fsck(args: argparse.Namespace) -> int:
-    """Check a store, and repair it when asked to."""
+    """Check a store, and with --repair repair it."""
     from nnfs.fs import fsck as check
 
     show = _Progress(sys.stderr.isatty() and not args.json)
@@ -104,7 +104,7 @@ def fsck(args: argparse.Namespace) -> int:
 
 
 class _Progress:
-    """Progress as one line on a terminal: the stage and the share that is done."""
+    """Shows progress in one line of a terminal: the stage and the share that is done."""
 
     def __init__(self, wanted: bool) -> None:
         self._wanted = wanted

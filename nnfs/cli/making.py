@@ -22,9 +22,9 @@ SIMILAR = 3  # names that are suggested at most
 
 
 def provide(store: Path, *, create: bool, at_terminal: bool, chunk_size: int | None) -> None:
-    """Return when there is a store; make one if that is allowed. A store that was there must have `chunk_size`.
+    """Make a store if there is none and that is allowed. A store that is there must have `chunk_size`.
 
-    Raises `NotAStore` with the way out, `StoreError`, `UsageError`, and what making one raises.
+    Raises `NotAStore` with advice, `StoreError`, `UsageError`, and the errors of `Store.create`.
     """
     try:
         names = os.listdir(store)
@@ -62,7 +62,7 @@ def _compare(store: Path, chunk_size: int) -> None:
 
 
 def why_missing(store: Path) -> str:
-    """Return why a directory may not be there, as the end of a message."""
+    """Return the likely reason why a directory does not exist, as the end of a message."""
     if absent := not_mounted(store):
         return absent.rstrip(".")
     above = store

@@ -76,7 +76,7 @@ def _directory(place: Place, wanted: bool) -> dict[str, int]:
 
 
 def retire(args: argparse.Namespace) -> int:
-    """Encode nothing more with a model; its files go with the last block that needs it."""
+    """Retire a model: nothing more is encoded with it, and its files go with the last block that needs it."""
     place = locate(args.path)
     line = _named(client.ask(place.store, "models")["models"], args.fingerprint)
     client.ask(place.store, "model_retire", fingerprint=line["fingerprint"])
@@ -100,7 +100,7 @@ def _named(lines: list[dict[str, Any]], text: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Fit:
-    """The result of a training run on data that it had held out. All in bytes."""
+    """The result of a training run on data that was held out. All fields are in bytes."""
 
     held_out: int
     base_stored: int
@@ -155,7 +155,7 @@ def train(args: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _cleared_up() -> Iterator[None]:
-    """Let SIGTERM end the work within as ^C does: with its child process and its files."""
+    """Let SIGTERM end the body as ^C does: its child process ends, and its files are removed."""
 
     def end(number: int, _frame: object) -> NoReturn:
         raise SystemExit(128 + number)

@@ -42,7 +42,7 @@ SAY_AFTER_S = 5  # an unmount that takes longer says what it waits for
 
 
 def mount(args: argparse.Namespace) -> int:
-    """Mount a store; without -f return when it is mounted."""
+    """Mount a store. Without -f return when it is mounted."""
     ownpaths.make_absolute(os.environ)
     store, mountpoint = Path(resolve(args.store)), Path(resolve(args.mountpoint))
     _check_places(store, mountpoint, args.log)
@@ -80,7 +80,7 @@ def _same_store(entry: MountEntry, store: Path) -> bool:
 
 
 def _provide(store: Path, args: argparse.Namespace) -> None:
-    """Find or make the store before a daemon is started."""
+    """Check that there is a store, or make one, before a daemon is started."""
     from nnfs.cli import making
     from nnfs.config import load_options
     from nnfs.mount.options import parse_options, words
@@ -122,13 +122,13 @@ def _foreground(store: Path, mountpoint: Path, args: argparse.Namespace) -> int:
 
 
 def _options(args: argparse.Namespace) -> list[str]:
-    """Return the options of -o and --device, which is short for an option whose value has no comma."""
+    """Return the options of -o and --device; --device is short for the option `device`."""
     device = [f"device={args.device.replace(',', '+')}"] if args.device is not None else []
     return [*args.options, *device]
 
 
 def _background(store: Path, mountpoint: Path, args: argparse.Namespace) -> int:
-    """Start the daemon, and wait until it is mounted or has failed. It says itself why it failed."""
+    """Start the daemon, and wait until it is mounted or has failed. It prints the reason itself."""
     ours, theirs = os.pipe()
     # -P: its working directory is "/", and what lies in /nnfs, a mount perhaps, is not this program.
     command = [sys.executable, "-P", "-m", "nnfs", "mount", "-f", "--ready-fd", str(theirs)]
@@ -158,7 +158,7 @@ def _background(store: Path, mountpoint: Path, args: argparse.Namespace) -> int:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of a child: wherever it runs (a daemon runs in "/"), it must find this very package."""
+    """Return the environment of a child: from any working directory (a daemon's is "/") it finds this package."""
     home = os.path.dirname(os.path.dirname(os.path.abspath(nnfs.__file__)))
     path = [home, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(path))}
@@ -208,7 +208,7 @@ def umount(args: argparse.Namespace) -> int:
 
 
 def _judge_dead(store: Path, entry: MountEntry) -> None:
-    """Say that the daemon of a mount had died. Raises `MountError` if something may be lost with it."""
+    """Print that the daemon of a mount had died. Raises `MountError` if data may be lost with it."""
     said = f"{entry.mountpoint} is unmounted; its daemon had died before"
     if "ro" in entry.super_options.split(",") or mount_from(entry.source) is not None:  # it was mounted again
         say(said)
@@ -217,13 +217,13 @@ def _judge_dead(store: Path, entry: MountEntry) -> None:
 
 
 def _serves_another(pid: int, device: str) -> bool:
-    """Return whether a daemon serves another mount than the one of this device."""
+    """Return whether a daemon serves another mount than the one with this device number."""
     others = [entry for entry in mounts() if entry.fstype == FSTYPE and entry.device != device]
     return any(bymount.daemon_of(entry.device, entry.source) == pid for entry in others)
 
 
 def _mounted_place(text: str, *, anyhow: bool) -> Place:
-    """Return the mount at a mount point, or of a store. `anyhow`: even if its daemon does not answer."""
+    """Return the mount at a mount point, or of a store; with `anyhow` even if its daemon does not answer."""
     path = resolve(text)
     entry = mount_of(path)
     of_store = mount_from(path)
@@ -260,7 +260,7 @@ def _pidfd(pid: int) -> int | None:
 
 
 def _wait(pidfd: int, mountpoint: str, device: str, pid: int, store: Path) -> None:
-    """Wait for the daemon's end. Raises `StoreBusy` when another mount namespace keeps the filesystem in use."""
+    """Wait until the daemon has ended. Raises `StoreBusy` when another mount namespace keeps the filesystem in use."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     told = False
@@ -308,7 +308,7 @@ def _fusermount(words: Sequence[str]) -> None:
 
 
 def _not_theirs(mountpoint: str) -> str:
-    """Return who may unmount a mount of another user, as a message; "" for a mount of this user."""
+    """Return a message about who may unmount a mount of another user, "" for a mount of this user."""
     entry = next((entry for entry in reversed(mounts()) if entry.mountpoint == mountpoint), None)
     owner = rendezvous.owner(entry.super_options) if entry is not None else None
     if owner is None or owner == os.geteuid():

@@ -1,4 +1,4 @@
-"""argparse with errors of one line: what is wrong, what was perhaps meant, and whose --help tells more."""
+"""argparse with errors of one line: the fault, a word that was perhaps meant, and the --help to read."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Parser(argparse.ArgumentParser):
         return any(word in action.option_strings for action in self._actions)
 
     def unknown(self, words: Sequence[str]) -> NoReturn:
-        """End with a message about unknown words."""
+        """Exit with a message about unknown words."""
         options = [option for action in self._actions for option in action.option_strings]
         word = next((word for word in words if word.startswith("-")), words[0])
         name = word.partition("=")[0]
@@ -63,7 +63,7 @@ class FsckParser(Parser):
 
 
 def parsed(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Return the arguments of a command, or end with a message that says what is wrong with them."""
+    """Return the arguments of a command, or exit with a message about the fault."""
     words = sys.argv[1:] if argv is None else list(argv)
     if len(words) == 1 and words[0].startswith("-") and not parser.knows(words[0]):  # else: a COMMAND is required
         parser.unknown(words)

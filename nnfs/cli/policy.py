@@ -33,7 +33,7 @@ class Found:
 
 
 def find(place: Place) -> Found:
-    """Return the policy that holds for a place on a mount: the nearest one at or above it. Raises OSError."""
+    """Return the policy of a place on a mount, from the nearest attribute at or above it. Raises OSError."""
     assert place.mount is not None
     path = Path(os.path.realpath(place.path.parent)) / place.path.name  # the directories that it really lies in
     path, top = _from_above(path, place.mount)
@@ -49,7 +49,7 @@ def find(place: Place) -> Found:
 
 
 def _from_above(path: Path, mount: MountEntry) -> tuple[Path, str]:
-    """Return a path where the directories above a bind mount are seen as well, if it can be, and that mount point."""
+    """Return (path, mount point) on a mount that also shows the directories above a bind mount, if there is one."""
     whole = next((entry for entry in mounts() if (entry.device, entry.root) == (mount.device, "/")), mount)
     if mount.root == "/" or whole is mount:
         return path, mount.mountpoint

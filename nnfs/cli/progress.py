@@ -24,7 +24,7 @@ Task = dict[str, Any]
 
 
 def ino_of(place: Place) -> int:
-    """Return the inode that a place names, a symbolic link's own if it names one; the root's for a store."""
+    """Return the number of a place's inode: of a symbolic link its own, of a store the root."""
     return os.lstat(place.path).st_ino if place.is_inside else ROOT_INO
 
 
@@ -34,14 +34,14 @@ def shell(place: Place) -> str:
 
 
 def target(place: Place) -> dict[str, int]:
-    """Return the inode that a task is about, and of a file its directory, which the inode does not name."""
+    """Return the inode number of a task's target; of a file also its directory's, which the inode does not name."""
     if not place.is_inside or place.path.is_dir():
         return {"ino": ino_of(place)}
     return {"ino": ino_of(place), "parent": os.lstat(place.path.parent).st_ino}
 
 
 def run(place: Place, command: str, *, wait: bool, json: bool, **request: Any) -> int:
-    """Start a task; wait for its end when asked to, and print what came of it. Returns the exit code.
+    """Start a task. With --wait wait for its end and print the result. Return the exit code.
 
     Raises `DaemonError`, with the task's own exit code when the task failed.
     """
@@ -67,7 +67,7 @@ def run(place: Place, command: str, *, wait: bool, json: bool, **request: Any) -
 
 
 def follow(place: Place, number: int) -> Task:
-    """Show a task's progress until it has ended, and return it. ^C leaves it running. Raises `DaemonError`."""
+    """Show a task's progress until it has ended, and return the task. ^C leaves it running. Raises `DaemonError`."""
     with held(place):
         return _follow(place, number)
 
@@ -103,7 +103,7 @@ def _follow(place: Place, number: int) -> Task:
 
 
 def end_of(task: Task) -> int:
-    """The exit code of a task that has ended. Raises `DaemonError` for one that failed or was cancelled."""
+    """Return the exit code of a task that has ended. Raises `DaemonError` for one that failed or was cancelled."""
     if task["state"] == "done":
         return StoreDamaged.exit_code if _damage(task) else 0
     failure = DaemonError(
@@ -152,7 +152,7 @@ def summary(task: Task, place: Place) -> str:
 
 
 def _rungs(result: dict[str, Any]) -> list[str]:
-    """Return the table of what each codec would make of the chunks, on all cores of this machine."""
+    """Return the table of sizes and hours that each codec would reach, on all cores of this machine."""
     rows = [
         [row["codec"], tables.size(row["stored_bytes"]), tables.span(row["seconds"])] for row in result.get("rungs", [])
     ]
@@ -160,7 +160,7 @@ def _rungs(result: dict[str, Any]) -> list[str]:
 
 
 def listed(found: list[Any], place: Place) -> list[str]:
-    """Damaged blocks, one line each, and how many more there are."""
+    """Return a line for each damaged block, and one for the number of those left out."""
     lines = [_damaged(entry, place) if isinstance(entry, dict) else str(entry) for entry in found[:SHOWN]]
     return [*lines, *([f"and {len(found) - SHOWN} more (--json lists them)"] if len(found) > SHOWN else [])]
 
@@ -177,14 +177,14 @@ def _damaged(entry: dict[str, Any], place: Place) -> str:
 
 
 def shown_place(file: str, place: Place) -> str:
-    """A place in a file as the daemon names it, "/path at 131072", for a person who knows the mount point."""
+    """Return a place in a file, which the daemon names "/path at 131072", with the mount point in front."""
     path, _, offset = file.rpartition(" at ")
     root = place.mount.mountpoint.rstrip("/") if place.mount is not None and path.startswith("/") else ""
     return f"{names.printable(root + path)} from byte {offset} on"
 
 
 def cancel(place: Place, *kinds: str) -> int:
-    """End all tasks of some kinds that have not ended yet, wherever they are at work."""
+    """Cancel all tasks of some kinds that have not ended yet, on whatever path they work."""
     tasks = [
         task for task in client.ask(place.store, "jobs")["jobs"] if task["state"] in RUNNING and task["kind"] in kinds
     ]
@@ -197,12 +197,12 @@ def cancel(place: Place, *kinds: str) -> int:
 
 
 def named(task: Task) -> str:
-    """A task's kind and where it is at work."""
+    """Return a task's kind and path."""
     return f"{task['kind']} {names.printable(task['path'])}" if task.get("path") else str(task["kind"])
 
 
 def progress_of(task: Task) -> str:
-    """Share, rate and time left, as far as they are known."""
+    """Return share, rate and time left of a task, as far as they are known."""
     parts = []
     if task["total_bytes"]:
         parts.append(f"{percent(task)} % of {tables.size(task['total_bytes'])}")
@@ -231,7 +231,7 @@ class _Show(Protocol):
 
 
 class _Lines:
-    """For a log: one line for each tenth, and for what has to be waited for."""
+    """Progress for a log: a line for each tenth, and for each phase in which no chunk gets on."""
 
     def __init__(self) -> None:
         self._next = STEP_PERCENT
@@ -250,7 +250,7 @@ class _Lines:
 
 
 class _Bar:
-    """For a terminal."""
+    """Progress for a terminal: a bar."""
 
     def __init__(self) -> None:
         from rich.console import Console

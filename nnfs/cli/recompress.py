@@ -10,7 +10,7 @@ from nnfs.cli.locate import locate
 
 
 def compact(args: argparse.Namespace) -> int:
-    """Recompress cold data, or everything, at and below a path."""
+    """Recompress cold data, or with --all everything, at and below a path."""
     place = locate(args.path, follow=True)
     if args.cancel:
         return progress.cancel(place, "compact", progress.DRY_RUN)

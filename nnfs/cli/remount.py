@@ -1,4 +1,4 @@
-"""`python -m nnfs.cli.remount MNT OPTS`: refuse a remount that nnfs cannot do, before the kernel shows it as done."""
+"""`python -m nnfs.cli.remount MNT OPTS`: refuse a remount that nnfs cannot do, before the kernel shows new options."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nnfs.names import say
 
 
 def check(mountpoint: str, options: str) -> None:
-    """Raise `UsageError` for an option that would be shown and not done; name options of nnfs that do not change."""
+    """Raise `UsageError` for an option that would have no effect; print the options of nnfs that do not change."""
     wanted = parse_options([options])
     own = sorted(wanted.own.keys() - {"remount"})
     if own:

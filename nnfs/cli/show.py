@@ -28,7 +28,7 @@ def _answer(place: Place, command: str, offline: Callable[[Store], dict[str, Any
 
 
 def df(args: argparse.Namespace) -> int:
-    """Print space: logical, stored and physical bytes, by codec; of all mounts if no path is given."""
+    """Print logical, stored and physical bytes, by codec; without a path for all mounts."""
     if args.path is None:
         return everywhere.df(args.json)
 
@@ -82,7 +82,7 @@ def codec_table(codecs: list[dict[str, Any]]) -> str:
 
 
 def status(args: argparse.Namespace) -> int:
-    """Print what the daemon does; of all mounts if no path is given."""
+    """Print what the daemon does; without a path for all mounts."""
     if args.path is None:
         return everywhere.status(args.json)
     place = locate(args.path)
@@ -143,7 +143,7 @@ def _status_text(answer: dict[str, Any], place: Place) -> str:
 
 
 def _ahead(row: dict[str, Any]) -> str:
-    """Return what a codec has before it in the background, and what comes of it."""
+    """Return in one line how much a codec has ahead in the background, and how much that saves."""
     plain, saved = tables.size(row["plain_bytes"]), tables.size(max(0, row["saves_bytes"]))
     return f"{plain} of content, about {saved} less, {tables.span(row['seconds'])}"
 
@@ -155,7 +155,7 @@ def _scrubbed(times: dict[str, float | None]) -> str:
 
 
 def _speed(speed: dict[str, Any]) -> str:
-    """Return how fast a worker is with a codec, as measured lately."""
+    """Return the speed of a worker with a codec, as measured lately, as text."""
     parts = [
         f"{name} {tables.size(int((1 << 20) / seconds))}/s"
         for name, seconds in (

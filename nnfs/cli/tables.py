@@ -1,4 +1,4 @@
-"""Numbers and tables for people."""
+"""Texts of numbers and tables for people."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def size(number: int) -> str:
 
 
 def ratio(plain: int, stored: int) -> str:
-    """Return how many times smaller than plain the stored bytes are."""
+    """Return plain bytes divided by stored bytes, as text."""
     return f"{plain / stored:.2f}" if plain and stored else "-"
 
 
 def bits(plain: int, stored: int) -> str:
-    """Return stored bits per plain byte."""
+    """Return stored bits per plain byte, as text."""
     return f"{8 * stored / plain:.3f}" if plain else "-"
 
 
@@ -44,12 +44,12 @@ def span(seconds: float) -> str:
 
 
 def date(seconds: float) -> str:
-    """Return a time of the wall clock, to the minute."""
+    """Return a time of the wall clock to the minute, as text."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Return a table whose columns are as wide as they must be; the first `left` ones are aligned left."""
+    """Return a table with columns as narrow as possible; the first `left` columns are aligned left."""
     lines = [head, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
 
@@ -60,7 +60,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> 
 
 
 def pairs(items: Sequence[tuple[str, str]]) -> str:
-    """Return names and values in two columns."""
+    """Return a table of names and values."""
     width = max(len(name) for name, _ in items)
     return "\n".join(f"{name.ljust(width)}  {names.one_line(value)}" for name, value in items)
 

@@ -35,7 +35,7 @@ def tasks(args: argparse.Namespace) -> int:
 
 
 def known(place: Place) -> list[dict[str, Any]]:
-    """Return the tasks of a store, from its daemon or from the file that the last one has left."""
+    """Return the tasks of a store, from its daemon or from the file that the last daemon has left."""
     if place.mount is not None or client.daemon_pid(place.store) is not None:
         answer: list[dict[str, Any]] = client.ask(place.store, "jobs")["jobs"]
         return answer
@@ -53,7 +53,7 @@ def _name(task: dict[str, Any]) -> str:
 
 
 def outcome(task: dict[str, Any]) -> str:
-    """Return an error, or what was saved and found, in a few words; "" when the table says it all."""
+    """Return in a few words a task's error, or its savings and findings; "" when the table has all of it."""
     parts = [names.one_line(task["error"])] if task.get("error") else []
     before, after = task.get("stored_before", 0), task.get("stored_after", 0)
     if before:

@@ -1,4 +1,4 @@
-"""The end of a daemon, read from its store, since it is not a child of the command that waits for it."""
+"""The end of a daemon, judged by its store, since the daemon is not a child of the command that waits for it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ASK_S = 10.0  # for what the daemon tells; an unmount does without it
 
 
 class Witness:
-    """The facts that a daemon told of its store while it lived, and the judgement when it has ended."""
+    """The facts that a daemon told about its store while it lived, and the judgement when it has ended."""
 
     def __init__(self, store: Path, *, ask: bool = True) -> None:
         self._told: dict[str, Any] = {}
@@ -70,7 +70,7 @@ class Witness:
 
 
 def where_log(store: Path, told: str = "") -> str:
-    """Return the place of a daemon's log, as it told or else by rule, as the end of a message."""
+    """Return the place of a daemon's log, as it told or else the default one, as the end of a message."""
     from nnfs.mount import logs
 
     if not told:

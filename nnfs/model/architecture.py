@@ -30,13 +30,13 @@ INPUTS = 2 + CANDIDATES  # rows that are summed for one position
 MATCH_BIAS = 1 + len(ORDERS) * RUN_BUCKETS
 BIASES = MATCH_BIAS + MATCH_BUCKETS
 
-# What float32 sums exactly: inputs of a product, 127 * 127 each, and positions of attention, 2047 * 127 each
+# The most that float32 sums exactly: inputs of a product, 127 * 127 each; positions of attention, 2047 * 127 each
 MOST_INPUTS = 1040
 MOST_WINDOW = 64
 HEAD, WINDOW = 32, 64  # the sizes that the attention kernels are compiled for
 MOST_NGRAM_BITS = 24
 
-# Hashed n-grams: what a table of embeddings is looked up by. "word" hashes the letters since the last non-letter.
+# Hashed n-grams, by which tables of embeddings are looked up. "word" hashes the letters since the last non-letter.
 NGRAMS = ("2", "3", "4", "6", "word")
 
 

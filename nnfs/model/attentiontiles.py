@@ -1,4 +1,4 @@
-"""Small dense products of the attention kernel, as vectors of LLVM's intermediate language.
+"""Small dense products of the attention kernel, written as vectors of LLVM's intermediate language.
 
 Numba's own loops leave their accumulators in memory here, 4 to 10 times slower. The vectors are of 16 float32, which
 every target of LLVM can take apart; they hold integers below 2^24, so neither the order nor a fused multiply-add could

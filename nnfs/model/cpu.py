@@ -16,7 +16,7 @@ from nnfs.model.weights import Product, Weights
 
 
 class _Buffers:
-    """Work space for `rows` rows."""
+    """Work space of an engine for `rows` rows."""
 
     def __init__(self, weights: Weights, rows: int) -> None:
         a = weights.architecture
@@ -29,7 +29,7 @@ class _Buffers:
 
 
 class _CpuProduct:
-    """One product, ready to run."""
+    """One product of the network with its buffers, ready to run."""
 
     def __init__(self, product: Product, kind: Kind) -> None:
         self.weight = kind(product.weight, "cpu")

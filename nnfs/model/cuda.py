@@ -48,7 +48,7 @@ class _Product:
         self.pre, self.shift = product.pre, product.shift
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(rows, inputs) int8 -> (rows, outputs) int32 in the unit that the multipliers were made for."""
+        """Return (rows, outputs) int32, in the unit that the multipliers were made for, of (rows, inputs) int8."""
         sums = self.weight(x)
         if self.pre:
             sums.add_(1 << (self.pre - 1)).bitwise_right_shift_(self.pre)
@@ -201,7 +201,7 @@ class CudaEngine:
         return x.bitwise_left_shift_(fixedpoint.EMBEDDING_SHIFT)
 
     def _distances(self, columns: int) -> tuple[Tensor, Tensor]:
-        """Return how far each place of the ring lies behind each query, and whether it is seen: (columns, ring)."""
+        """Return (columns, ring): the distance of each place of the ring from each query, and whether it is seen."""
         last = self.known + (columns - 1)
         column = last - torch.remainder(last - self.steps[: self.ring], self.ring)  # what stands at each place
         distance = (self.known + self.steps[:columns])[:, None] - column

@@ -1,4 +1,4 @@
-"""A fitted model as it is stored: its changes of a whole model, which is its base.
+"""Deltas: the stored form of a fitted model, as changes of a whole model, its base.
 
 The file: `MAGIC`, the fingerprint of the base, then, as an .xz stream, a safetensors file of
 
@@ -9,9 +9,9 @@ The file: `MAGIC`, the fingerprint of the base, then, as an .xz stream, a safete
   product, in `1 / UNIT` of a step;
 - `biases` int32: the candidates' new biases.
 
-Each may be missing: then it is as in the base. A change of less than a step is not lost: which weights it moves is
-decided by a fixed pattern (`dither`), so that a sum of many moves as it should. All of it is integers, so a delta makes
-the same model everywhere. Needs numpy only.
+A tensor may be missing: then it is as in the base. A change of less than a step is not lost: the weights that it moves
+are chosen by a fixed pattern (`dither`), so that a sum of many changes correctly. All of it is integers, so a delta
+makes the same model on every machine. It needs numpy only.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Tensors = dict[str, NDArray[Any]]
 
 
 def is_delta(data: bytes) -> bool:
-    """Tell whether a model's file is a delta."""
+    """Return whether a model's file is a delta."""
     return data.startswith(MAGIC)
 
 

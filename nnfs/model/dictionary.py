@@ -1,8 +1,8 @@
-"""A fitted model's dictionary: typical content that every chunk has as its past, as if it had been coded before it.
+"""The dictionary of a fitted model: typical content that every chunk has as its past, as if it had been coded before.
 
-It lies before the chunk in the same array, so that a match may point into it. Bit histories, the bytes last seen and
-the tables of the match models begin as it leaves them; weights and maps begin as the model's start values say, which
-have been learnt behind it. It is entered once, as one lane, and what it leaves is copied for each chunk.
+It lies before the chunk in the same array, so that a match can point into it. Bit histories, the bytes last seen and
+the tables of the match models begin as the dictionary leaves them; weights and maps begin with the model's start
+values, which have been learnt behind it. It is entered once, as one lane, and the tables are copied for each chunk.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LINES = 19  # binary logarithm of the lines of the mixer's table, which holds di
 
 
 class Dictionary:
-    """The bytes, and the tables as they leave them. Threads may share it."""
+    """The bytes of a dictionary, and the tables as it leaves them. Threads may share it."""
 
     lines = LINES
     bits = MAX_TABLE_BITS  # as `lines`, of the features' tables

@@ -123,7 +123,7 @@ def predict(
     ngram_bits: int,
     bits: int,
 ) -> None:
-    """Write the features of one column of one chunk.
+    """Write the features of one column of one chunk, for all its lanes.
 
     `rows` (lanes, INPUTS): rows of the input table. `ngrams` (lanes, 5): row in each n-gram table. `candidates`
     (lanes, CANDIDATES): proposed bytes, and `buckets` the row of each in the vector of output biases (0: none).
@@ -233,7 +233,7 @@ def learn(
 
 @njit(cache=True, nogil=True)
 def enter(plain: NDArray[np.uint8], orders: NDArray[np.uint32], starts: NDArray[np.int32], bits: int) -> None:
-    """Add a dictionary to tables that know nothing yet, as one lane."""
+    """Add a dictionary to empty tables, as one lane."""
     lane_state = np.zeros((1, _LANE_FIELDS), np.uint64)
     for column in range(len(plain)):
         learn(plain, 1, len(plain), orders, starts, lane_state, column, 0, bits)
@@ -270,13 +270,13 @@ class Features(NamedTuple):
     buckets: NDArray[np.int32]  # (columns, lanes, CANDIDATES)
 
     def columns(self, begin: int, end: int, lanes: int | None = None) -> Features:
-        """Return some of the columns, of all lanes or the first ones."""
+        """Return some of the columns, of all lanes or of the first `lanes` ones."""
         own = slice(begin, end), slice(lanes)
         return Features(self.rows[own], self.ngrams[own], self.candidates[own], self.buckets[own])
 
 
 def room(columns: int, lanes: int) -> Features:
-    """Return memory for features."""
+    """Return memory for the features of `columns` columns of `lanes` lanes."""
     return Features(
         np.zeros((columns, lanes, INPUTS), np.int32),
         np.zeros((columns, lanes, len(NGRAMS)), np.int32),
@@ -337,7 +337,7 @@ class Batch:
         )  # fmt: skip
 
     def follow(self, column: int, out: Features, columns: int) -> None:
-        """Predict and learn `columns` columns that are known already."""
+        """Write the features of `columns` columns that are known already, and learn each."""
         for t in range(columns):
             self.predict(column + t, out, t)
             self.learn(column + t)
@@ -347,7 +347,7 @@ class Batch:
 def predict_batch(  # type: ignore[no-untyped-def]
     plain, sizes, lanes, first, bits, orders, lane_state, column, begin, rows, ngrams, candidates, buckets, ngram_bits
 ) -> None:
-    """Do as `Batch.predict`, for other kernels."""
+    """Do as `Batch.predict`, for kernels that call it with the batch's arrays."""
     for k in range(len(sizes)):
         length = (sizes[k] + lanes[k] - 1) // lanes[k]
         if column < length:
@@ -362,7 +362,7 @@ def predict_batch(  # type: ignore[no-untyped-def]
 def learn_batch(  # type: ignore[no-untyped-def]
     plain, sizes, lanes, first, bits, orders, starts, lane_state, column, begin
 ) -> None:
-    """Do as `Batch.learn`, for other kernels."""
+    """Do as `Batch.learn`, for kernels that call it with the batch's arrays."""
     for k in range(len(sizes)):
         length = (sizes[k] + lanes[k] - 1) // lanes[k]
         if column < length:

@@ -1,4 +1,4 @@
-"""The products of this machine, on int8 or float32 units: the fastest that is exact here.
+"""Matrix products on int8 or float32 units: the choice of the fastest that is exact on this machine.
 
 Both give the same integers where they are exact, so the choice is one of speed. It has to be tested: int8 products for
 processors without dot product instructions saturate sums of two int16, and float32 products may be told to round their
@@ -90,7 +90,7 @@ def _chosen(device: str, forced: str | None) -> str:
 
 
 def is_exact(kind: Kind, device: str, operands: Iterable[Operands]) -> bool:
-    """Tell whether a product gives exactly the sums that it should."""
+    """Return whether a product gives exactly the right sums."""
     try:
         for x, weight, expected in operands:
             sums = kind(weight, device)(torch.from_numpy(x).to(device)).cpu().numpy()
@@ -102,7 +102,7 @@ def is_exact(kind: Kind, device: str, operands: Iterable[Operands]) -> bool:
 
 
 def _operands(cuda: bool) -> Iterator[Operands]:
-    """Yield operands that err most easily: the greatest sums of both signs, alternating signs, and random ones."""
+    """Yield operands that err most easily, with their sums: greatest sums of both signs, alternating signs, random."""
     random = np.random.default_rng(1)
     for inputs, outputs in SHAPES:
         weight = _patterns(random, outputs, inputs)
@@ -116,7 +116,7 @@ def _operands(cuda: bool) -> Iterator[Operands]:
 
 
 def _patterns(random: np.random.Generator, count: int, inputs: int) -> NDArray[np.int8]:
-    """Return rows of all 127, all -127, alternating signs, pairs of one sign (those saturate first), random."""
+    """Return (rows, inputs) int8: all 127, all -127, alternating signs, pairs of one sign (saturate first), random."""
     rows = random.integers(-127, 128, (count, inputs)).astype(np.int8)
     rows[0::5], rows[1::5], rows[2::5], rows[3::5] = 127, -127, -127, 127
     rows[2::5, ::2] = 127
@@ -125,12 +125,12 @@ def _patterns(random: np.random.Generator, count: int, inputs: int) -> NDArray[n
 
 
 def _with_sums(x: NDArray[np.int8], weight: NDArray[np.int8]) -> Operands:
-    """Add the sums: float64 holds every partial one, so numpy's product is exact in any order."""
+    """Return operands with their sums: float64 holds every partial sum, so numpy's product is exact in any order."""
     return x, weight, x.astype(np.float64) @ weight.T.astype(np.float64)
 
 
 def batched_is_exact(device: str) -> bool:
-    """Tell whether batched float32 products of attention's sizes are exact: 11 bits by 8, sums just below 2^24."""
+    """Return whether batched float32 products of attention's sizes are exact: 11 bits by 8, sums just below 2^24."""
     random = np.random.default_rng(2)
     weights = random.integers(0, ATTENTION_TOP + 1, (6, 4, WINDOW))
     values = random.integers(-127, 128, (6, WINDOW, HEAD))
@@ -141,7 +141,7 @@ def batched_is_exact(device: str) -> bool:
 
 
 def _seconds(kind: Kind, device: str) -> float:
-    """Return the time of one product of middling size: the best of some."""
+    """Return the seconds of one product of medium size, the best of some tries."""
     inputs, outputs = SHAPES[1]
     weight, x = (
         kind(np.ones((outputs, inputs), np.int8), device),

@@ -37,7 +37,7 @@ def packed(weight: NDArray[np.int8], offset: int) -> NDArray[np.uint8]:
 
 
 def ring(layer: Layer) -> NDArray[np.int32]:
-    """Return a layer's distances backwards, twice: at WINDOW - p they are those of a ring written at place p."""
+    """Return (heads, 2 WINDOW): distances backwards, twice. From WINDOW - p on they fit a ring written at place p."""
     places = -np.arange(2 * WINDOW) % WINDOW
     return np.ascontiguousarray(layer.distance[:, places])
 
@@ -74,7 +74,7 @@ class NativeModel:
             raise ModelMissing("the native engine has no kernel for a network of these sizes")
 
     def _keep(self, array: NDArray[Any]) -> int:
-        """Keep an array as long as this model, and return its address."""
+        """Keep an array as long as this model exists, and return its address."""
         kept = np.ascontiguousarray(array)
         self._kept.append(kept)
         return address(kept)

@@ -52,7 +52,7 @@ def norm_row(x: Int32, numerator: int, out: Int8) -> None:
 def embed(
     inputs: Int8, ngrams: Int8, widths: NDArray[np.int64], rows: Int32, grams: Int32, numerator: int, x: Int32, u: Int8
 ) -> None:
-    """Sum the embeddings of every row into the residual stream `x` (rows, width), and its norm into `u`.
+    """Set the residual stream `x` (rows, width) to the sum of the embeddings of every row, and `u` to its norm.
 
     `ngrams`: the n-gram tables one after another, flat; `widths` (tables,): of each. `rows` and `grams` (rows, ...):
     which rows of the tables.
@@ -84,7 +84,7 @@ def flat_ngrams(tables: tuple[Int8, ...]) -> tuple[Int8, NDArray[np.int64]]:
 
 @njit(cache=True, nogil=True)
 def add_norm(sums: Int32, multiplier: Int32, pre: int, shift: int, numerator: int, x: Int32, u: Int8) -> None:
-    """Add a product's sums to the residual stream, and norm it."""
+    """Add a product's sums to the residual stream, and set `u` to its norm."""
     half_pre, half = np.int32((1 << pre) >> 1), np.int32(1 << (shift - 1))
     for r in range(x.shape[0]):
         for c in range(x.shape[1]):
@@ -172,7 +172,7 @@ _gather = make_product(GROUP, WINDOW, HEAD)
 
 @njit(cache=True, nogil=True)
 def _weigh(scores: Float32, distance: Int32, seen: int, table: Int32, whole: Int32) -> np.int32:
-    """Turn scores into weights, in place, and return their sum. Places from `seen` on hold nothing yet."""
+    """Turn scores into weights in place, and return their sum. Places from `seen` on are empty."""
     top = np.int32(-(1 << 30))
     for j in range(scores.shape[0]):
         whole[j] = np.int32(scores[j]) + distance[j]

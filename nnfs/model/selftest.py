@@ -1,6 +1,6 @@
 """The self-test: a small network on a device must give the integers of every other machine, by a stored digest.
 
-A kernel that deviates, for whatever reason, would write payloads that nobody else can read. So nothing is coded on a
+A kernel that deviates would write payloads that no other machine can read. So nothing is coded on a
 device before its engine has given the frequencies that it should.
 """
 
@@ -66,7 +66,7 @@ def usable(device: str) -> str:
 
 
 def _has_gpu() -> bool:
-    """Tell whether torch finds a GPU; torch is imported only where there is a sign of one."""
+    """Return whether torch finds a GPU. torch is imported only where the system has a device file of one."""
     if not any(map(os.path.exists, ("/dev/nvidiactl", "/dev/dxg"))):
         return False
     try:
@@ -120,7 +120,7 @@ def digest(model: Model) -> str:
 
 
 def frequencies(engine: Engine, f: Features, calls: Iterable[int]) -> NDArray[np.uint32]:
-    """Return the frequencies of the columns that these calls take, (columns lanes, 256)."""
+    """Return the frequencies (columns lanes, 256) of columns stepped by calls of these lengths."""
     found, at = [], 0
     for count in calls:
         found.append(engine.forward(f.columns(at, at + count)).copy())
@@ -129,7 +129,7 @@ def frequencies(engine: Engine, f: Features, calls: Iterable[int]) -> NDArray[np
 
 
 class Numbers:
-    """Pseudo-random numbers that never change."""
+    """Pseudo-random numbers that are the same in every version and on every machine."""
 
     def __init__(self, seed: bytes) -> None:
         self._seed, self._count = seed, 0
@@ -185,7 +185,7 @@ def falling(top: int) -> NDArray[np.int32]:
 def features(
     columns: int, lanes: int, ngram_bits: int = ARCHITECTURE.ngram_bits, seed: bytes = b"features"
 ) -> Features:
-    """Return features that are possible, but of no bytes."""
+    """Return features within their ranges that belong to no real bytes."""
     numbers, shape = Numbers(seed), (columns, lanes)
     order_rows = (ORDER_ROW + k * ORDER_ROWS + numbers.take(0, ORDER_ROWS - 1, *shape) for k in range(len(ORDERS)))
     rows = (

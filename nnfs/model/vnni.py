@@ -43,7 +43,7 @@ UInt8 = NDArray[np.uint8]
 
 
 def available() -> bool:
-    """Tell whether numba compiles for a processor with this instruction."""
+    """Return whether numba compiles for a processor with this instruction."""
     features: str = cpu_target.target_context.codegen().magic_tuple()[2]
     return all(f"+{name}" in features.split(",") for name in ("avx512f", "avx512bw", "avx512vnni"))
 
@@ -149,7 +149,7 @@ def _step(  # type: ignore[no-untyped-def]
     numerator, rows, grams, candidates, buckets, keys, values, lanes, known, columns, x, u, attended, part, sums, first,
     out,
 ) -> None:  # fmt: skip
-    """Do one call of the engine.
+    """Compute the frequencies of some columns: one call of the engine.
 
     Row 4 k + j of `scales` (4 layers + 1, 6) is of product j of layer k, the last row of the head: where its weights
     and multipliers begin, outputs, inputs, pre-shift and shift.

@@ -1,8 +1,8 @@
-"""A network's weights as they are stored: integers, an architecture, a fingerprint.
+"""A network's weights in their stored form: integers, an architecture, a fingerprint.
 
 The file is safetensors: the tensors of `Weights`, and in its metadata the architecture and the provenance (how it was
-trained, on what). The fingerprint is the BLAKE2b-512 of architecture and tensors; it names the model for ever, whatever
-the provenance says.
+trained, on what). The fingerprint is the BLAKE2b-512 of architecture and tensors; it names the model for ever and does
+not depend on the provenance.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ UInt8 = NDArray[np.uint8]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Product:
-    """A product: int8 weights, and the scale of their sums."""
+    """The weights of a product: int8 integers, and the multipliers that scale their sums."""
 
     weight: Int8  # (outputs, inputs), within +-127
     multiplier: Int32  # (outputs,)
@@ -50,7 +50,7 @@ class Product:
 
     @property
     def peak(self) -> int:
-        """The greatest integer that it can meet, of either sign: before the last shift."""
+        """The greatest absolute value of an intermediate integer: before the last shift."""
         sums: int = (self.weight.shape[1] * 127 * 127 + (1 << self.pre >> 1)) >> self.pre
         return sums * int(self.multiplier.max()) + (1 << (self.shift - 1))
 
@@ -68,7 +68,7 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Weights:
-    """Everything that inference needs."""
+    """All weights and tables that inference needs."""
 
     architecture: Architecture
     inputs: Int8  # (INPUT_ROWS, width)
@@ -128,7 +128,7 @@ def _products(w: Weights) -> Iterator[tuple[str, Product]]:
 
 
 def save_weights(w: Weights, path: str, provenance: dict[str, str]) -> None:
-    """Write a model file, in one piece or not at all."""
+    """Write a model file, completely or not at all."""
     part = path + ".part"
     with open(part, "wb") as file:
         about = {"architecture": w.architecture.to_json(), "fingerprint": w.fingerprint().hex()}
@@ -160,7 +160,7 @@ def load_weights(content: bytes) -> Weights:
 
 
 class _Reader:
-    """The tensors of a file: taken by name, each with the type and shape that the architecture wants."""
+    """The tensors of a file, taken by name; each must have the type and shape that the architecture demands."""
 
     def __init__(self, tensors: dict[str, NDArray[Any]]) -> None:
         self._tensors = tensors
@@ -193,7 +193,7 @@ class _Reader:
         return table
 
     def dictionary(self) -> UInt8:
-        """Return the dictionary as stored; few models have one."""
+        """Return the dictionary in its stored form, empty without one: few models have one."""
         if DICTIONARY not in self._tensors:
             return np.zeros(0, np.uint8)
         size = self._tensors[DICTIONARY].size
@@ -209,7 +209,7 @@ class _Reader:
 
 
 def _start(reader: _Reader) -> StartValues:
-    """Take the start values; any integers will do."""
+    """Return the start values of the mixer. Any integers are valid."""
     plain = startvalues.untrained(True)
     taken = {}
     for name in startvalues.STORED:

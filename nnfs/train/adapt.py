@@ -48,7 +48,7 @@ class Adapted(nn.Module):
     """A product of the base with a change of low rank."""
 
     def __init__(self, product: stored.Product, begin: int, end: int, right: nn.Parameter, units: tuple[float, float]):
-        """Take the outputs from `begin` to `end`; `units`: what 1.0 is, of the inputs and of the outputs."""
+        """Take the outputs from `begin` to `end`; `units`: the integers that stand for 1.0 of inputs and outputs."""
         super().__init__()
         weight = product.weight[begin:end].astype(np.float32)
         pattern = dither(*product.weight.shape)[begin:end].astype(np.float32) / 256
@@ -85,7 +85,7 @@ class _Linear(torch.autograd.Function):
 
 
 def whole(factor: Tensor) -> Tensor:
-    """Return a factor as a delta stores it; the gradient passes."""
+    """Return a factor rounded as a delta stores it; the gradient passes."""
     return factor + (factor.round().clamp(-LARGEST, LARGEST) - factor).detach()
 
 
@@ -176,7 +176,7 @@ def adapt(
 
 
 def _learn(network: Any, rows: list[Rows], end: float, say: Callable[[str], object], chance: random.Random) -> None:
-    """Take steps until `end`; the rate falls over the second half of the time that is left after the first step."""
+    """Take steps until `end`; the rate falls over the second half of the time that remains after the first step."""
     factors = {p for name, p in network.named_parameters() if name.endswith((".left", ".right"))}
     groups: list[dict[str, Any]] = [
         {"params": list(factors), "lr": RATE},

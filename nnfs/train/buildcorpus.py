@@ -41,7 +41,7 @@ class Options:
 
 
 class Builder:
-    """Writer of one corpus. Use `run`; the counters say afterwards what was left out and why."""
+    """The writer of one corpus. Call `run`; afterwards the counters tell how many files were left out and why."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -92,7 +92,7 @@ class Builder:
                 self.dropped[f"unreadable: {type(error).__name__}"] += 1
 
     def _worth(self, source: str, name: str, size: int) -> bool:
-        """Decide by its name whether a file is worth reading."""
+        """Return whether a file is worth reading, by its name."""
         kind = guess(name)
         if size < MIN_FILE or (kind is not None and size > SMALL and self._full(kind, source, form(name))):
             self.dropped["too short" if size < MIN_FILE else f"enough of {kind}"] += 1
@@ -133,7 +133,7 @@ class Builder:
         )
 
     def _unfit(self, data: bytes, kind: str) -> str | None:
-        """Return why data does not fit, or None; remember data that passes."""
+        """Return the reason why data does not fit, None for data that does; remember the latter."""
         if len(data) < MIN_FILE:
             return "too short"
         digest = hashlib.blake2b(data, digest_size=16).digest()
@@ -210,7 +210,7 @@ def _mixed(roots: list[str]) -> list[Unit]:
 
 
 def _few_of_a_name(work: list[Unit]) -> list[Unit]:
-    """Return the units without the many builds of one package: they repeat each other."""
+    """Return the units with at most `SAME_NAME` archives of one package: builds repeat each other."""
     count: Counter[str] = Counter()
     kept = []
     for unit in work:

@@ -19,7 +19,7 @@ ENTRY = np.dtype([("offset", "<u8"), ("length", "<u4"), ("kind", "<u2"), ("sourc
 
 
 class _Chunks(NamedTuple):
-    """All chunks of one kind."""
+    """The places of all chunks of one kind."""
 
     offset: NDArray[np.int64]  # (chunks,): in the data
     length: NDArray[np.int64]  # (chunks,): 1 to CHUNK bytes
@@ -33,7 +33,7 @@ class Corpus:
     `take` bytes (the whole chunk when it is shorter): the odds are such that the *bytes used* are spread evenly over
     the files of a kind, and over the kinds as their weights say. Small files are so drawn more often.
 
-    Raises OSError when there is none at `path`, ValueError when its parts do not fit together.
+    Raises OSError when there is no corpus at `path`, ValueError when its parts do not fit together.
     """
 
     def __init__(self, path: str, split: str = "train", take: int = CHUNK) -> None:

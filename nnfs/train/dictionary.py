@@ -21,7 +21,7 @@ CANDIDATES = 16384  # pieces that are looked at
 
 
 def choose(chunks: Sequence[bytes], size: int, seed: int = 1) -> bytes:
-    """Return at most `size` bytes of the chunks."""
+    """Return a dictionary of at most `size` bytes of the chunks."""
     hashed = [_grams(chunk) for chunk in chunks]
     worth = np.zeros(1 << HASH_BITS)
     for grams in hashed:

@@ -21,10 +21,10 @@ POOL = 256  # rows that are shuffled together
 
 
 class Source(Protocol):
-    """Where chunks come from: `nnfs.train.corpus.Corpus`."""
+    """The source of chunks: `nnfs.train.corpus.Corpus`."""
 
     def sample(self, rng: random.Random) -> tuple[bytes, str]:
-        """Return a chunk and the kind of data it is."""
+        """Return a chunk and its kind of data."""
 
 
 class Rows(NamedTuple):
@@ -51,7 +51,7 @@ def empty_row(time: int) -> Rows:
 
 
 class Packer:
-    """Turns chunks into rows of `time` positions: pieces of long lanes, and short lanes one after another."""
+    """Cuts and packs chunks into rows of `time` positions: pieces of long lanes, and short lanes one after another."""
 
     def __init__(self, time: int, ngram_bits: int, dictionary: Dictionary | None = None) -> None:
         self.time = time
@@ -61,7 +61,7 @@ class Packer:
         self.used = 0
 
     def add(self, chunk: bytes, rng: random.Random | None, lanes: int | None = None) -> Iterator[Rows]:
-        """Yield the rows that are full. With `rng`, PIECES random pieces of long lanes; without, everything."""
+        """Add a chunk and yield the rows that are full. With `rng` it takes PIECES pieces of long lanes, else all."""
         plain = np.frombuffer(prepared(chunk)[0], np.uint8).copy()
         lanes = lanes or lanes_for(len(plain))
         all_features = features.of_chunk(plain, lanes, self.ngram_bits, self.dictionary)

@@ -23,7 +23,7 @@ PARAMETER = "p."  # what the names of parameters begin with in a checkpoint
 
 
 def network_of(checkpoint: str) -> tuple[Network, dict[str, str]]:
-    """Return the network of a checkpoint and what the checkpoint tells of itself."""
+    """Return the network of a checkpoint, and the checkpoint's record of its run."""
     with safe_open(checkpoint, "pt") as file:
         about: dict[str, str] = file.metadata()
     network = Network(Architecture.from_json(about["architecture"]))
@@ -48,7 +48,7 @@ def start_values(weights: Weights, corpus: Corpus, count: int) -> StartValues:
 
 
 def provenance(checkpoint: str, corpus: str, about: dict[str, str]) -> dict[str, object]:
-    """Return what the network was trained on and how: the plan, the bytes seen of every kind, the corpus's sources."""
+    """Return the provenance of a network: the plan, the bytes seen of every kind, the corpus's sources."""
     seen: dict[str, int] = {}
     bits: list[float] = []
     for log in sorted(Path(checkpoint).parent.glob("log-*.jsonl")):

@@ -1,7 +1,7 @@
 """Download of the ordinary packages that the corpus is made of, with the clients of their registries.
 
-`packages.toml` beside this module names them. What a registry does not have, or no client is there for, is skipped
-with a note; what is in the folder already is not downloaded again.
+`packages.toml` beside this module names them. A package that a registry lacks, or for which no client is installed, is
+skipped with a note; a package that is in the folder already is not downloaded again.
 """
 
 from __future__ import annotations

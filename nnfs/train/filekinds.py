@@ -1,7 +1,7 @@
 """Kinds of data: which kind a file is, how much of each the corpus wants, and which files it must not have.
 
-The tables are the whole policy of the corpus; nothing elsewhere knows a file suffix or a project's name. A kind is
-settled by the file's name where that says enough and by its first bytes where it does not; text for people is then
+The tables are the whole policy of the corpus; no other module knows a file suffix or a project's name. A kind is
+decided by the file's name where that is enough, else by its first bytes; text for people is then
 filed by its language. Weights are the shares of the *bytes* that a trainer shall see of each kind.
 """
 

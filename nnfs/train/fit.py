@@ -1,8 +1,8 @@
-"""Fitting a model to a user's data: a dictionary, start values and, where it pays, changes of the weights.
+"""Fitting a model to a user's data: a dictionary, start values and, where that saves bytes, changes of the weights.
 
-What comes out is a delta over the base (`nnfs.model.delta`), measured on chunks that were held out. The dictionary and
-the start values take a minute; the rest of the time goes to the weights, of which as many numbers are learnt as the
-size of the data can bear.
+The result is a delta over the base (`nnfs.model.delta`), measured on chunks that were held out. The dictionary and
+the start values take a minute; the rest of the time goes to the weights. The rank of their change is as large as the
+size of the data allows.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """Chunks of the content. `all_bytes`: how much there is of it."""
+    """Chunks of the content. `all_bytes` is the size of all content."""
 
     held_out: list[bytes]
     learn: list[bytes]
@@ -142,7 +142,7 @@ def sampled(paths: Sequence[str], seed: int) -> Sample:
 
 
 def _taken(chunks: list[bytes], size: int) -> list[bytes]:
-    """Take chunks of about `size` bytes from the end, at least one; leave one."""
+    """Remove and return chunks of about `size` bytes from the end, at least one; leave at least one."""
     taken = [chunks.pop()]
     while len(chunks) > 1 and sum(map(len, taken)) + len(chunks[-1]) <= size:
         taken.append(chunks.pop())
@@ -187,7 +187,7 @@ def dictionary_in(changes: Tensors) -> bytes:
 
 
 def _dictionary(sample: Sample, seed: int) -> Tensors:
-    """Return the dictionary that pays most, or nothing. It is tried on the mixer alone: the network is slow."""
+    """Return the dictionary that saves most, empty if none saves: by the mixer alone, since the network is slow."""
     tried = sample.learn[:2]
     plain = sum(map(len, tried))
     best, chosen = float(_mixed(tried, None)) / plain * sample.all_bytes, Tensors()

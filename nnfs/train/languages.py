@@ -36,7 +36,7 @@ MIN_SHARE = 0.09  # of all words; running English has 0.15 to 0.25, code with co
 
 
 def language(data: bytes) -> str | None:
-    """Return the ISO 639-1 code of a text in UTF-8; "other": a language not known here; None: no running text."""
+    """Return the ISO 639-1 code of a text in UTF-8, "other" for an unknown language, None for no running text."""
     text = data.decode("utf-8", "replace")
     if text.count("\ufffd") * 20 > len(text):
         return "other"  # another charset

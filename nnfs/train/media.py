@@ -16,9 +16,12 @@ SIZES = [(768, 512), (512, 768), (640, 480), (800, 600)]
 
 
 def pictures(data: bytes, name: str) -> Iterator[tuple[str, bytes]]:
-    """Raw images, as (suffix, file), made from one compressed picture: scaled down at least twofold, so that the blocks
-    of JPEG are gone. PPM mostly, some BMP, grey PGM, and 16-bit PGM and headerless samples. Raises OSError, ValueError
-    for what is no picture and ImportError without Pillow."""
+    """Yield raw images as (suffix, file) from one compressed picture.
+
+    They are scaled down at least twofold, so that the blocks of JPEG are gone. Most are PPM, some BMP, grey PGM, 16-bit
+    PGM and samples without a header. Raises OSError or ValueError for data that is no picture, and ImportError without
+    Pillow.
+    """
     try:
         image = importlib.import_module("PIL.Image")
     except ImportError as error:

@@ -33,7 +33,7 @@ LONG = 1023
 
 @dataclass(frozen=True)
 class Example:
-    """A chunk to learn from; network: its `net_path` (columns, lanes, 8), where there is a network."""
+    """A chunk to learn from; `network` is its `net_path` (columns, lanes, 8), None without a network."""
 
     plain: bytes
     lanes: int = 1
@@ -41,7 +41,7 @@ class Example:
 
 
 def pieces(corpus: Source, count: int, seed: int = 1) -> Iterator[bytes]:
-    """Yield pieces of all sizes; every other one is the beginning of a file, or of what the corpus gives of it."""
+    """Yield pieces of all sizes; every second one is the beginning of a file, or of its part in the corpus."""
     chance = random.Random(seed)
     for i in range(count):
         plain, _ = corpus.sample(chance)
@@ -58,7 +58,7 @@ def alone(plains: Iterable[bytes]) -> Iterator[Example]:
 
 
 def beside(model: Model, plains: Iterable[bytes], dictionary: Dictionary | None = None) -> Iterator[Example]:
-    """Yield examples with what a network says of them, as the neural codec asks it."""
+    """Yield examples with a network's probabilities, as the neural codec computes them."""
     for plain in plains:
         plain, _ = prepared(plain)
         lanes = lanes_for(len(plain))
@@ -72,7 +72,7 @@ def train(
     steps: tuple[float, float] = (STEP, LAST_STEP),
     dictionary: Dictionary | None = None,
 ) -> StartValues:
-    """Return start values learnt from `total` examples, beginning with `first`; steps: the first and the last one."""
+    """Return start values learnt from `total` examples, starting from `first`; `steps`: first and last step size."""
     state = MixState(1, dictionary=dictionary)
     now = first
     weights, last = now.weights.astype(np.float64), now.weights_last.astype(np.float64)

@@ -22,7 +22,7 @@ from nnfs.model.fixedpoint import ACT_UNIT, EMBEDDING_LIMIT, HIDDEN_UNIT, SCORE_
 
 
 def rounded(x: Tensor, low: float, high: float) -> Tensor:
-    """Round and clamp; the gradient passes the rounding, and stops where the clamp does."""
+    """Round and clamp. The gradient passes the rounding, and is 0 where the clamp acts."""
     x = x.clamp(low, high)
     return x + (x.round() - x).detach()
 
@@ -43,14 +43,14 @@ class Product(nn.Module):
 
 
 def norm(x: Tensor) -> Tensor:
-    """RMSNorm to int8: 1.0 becomes ACT_UNIT."""
+    """Return the RMSNorm as integers of int8: 1.0 becomes ACT_UNIT."""
     y = x.float()
     y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + 1e-6) * ACT_UNIT
     return rounded(y, -127, 127).to(torch.bfloat16)
 
 
 class Layer(nn.Module):
-    """Attention and feed-forward part of one layer."""
+    """One layer: attention and feed-forward part."""
 
     def __init__(self, a: Architecture) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Layer(nn.Module):
         self.distance = nn.Parameter(torch.zeros(a.heads, a.window))
 
     def attend(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(batch, time, width) -> the same. `mask` (batch, blocks, 1, 1, window, 2 window): 0 where seen, else -inf."""
+        """Attend (batch, time, width) -> the same. `mask` (batch, blocks, 1, 1, window, 2 window): 0 or -inf."""
         a, (batch, time, _) = self.a, x.shape
         blocks, group = time // a.window, a.heads // a.kv_heads
         u = norm(x)
@@ -86,7 +86,7 @@ class Layer(nn.Module):
         return self.out(rounded(y.reshape(batch, time, a.heads * a.head), -127, 127))
 
     def position_bias(self) -> Tensor:
-        """(kv_heads, group, window, 2 window): the bias of each query's distance to each key, -inf outside."""
+        """Return (kv_heads, group, window, 2 window): the bias of each query's distance to each key, -inf outside."""
         a = self.a
         at = torch.arange(2 * a.window, device=self.distance.device)
         distance = at[: a.window, None] + a.window - at[None]
@@ -105,7 +105,7 @@ class Layer(nn.Module):
 
 
 class Network(nn.Module):
-    """Features of a batch of rows of positions to logits."""
+    """The network: from the features of a batch of rows of positions to logits."""
 
     def __init__(self, a: Architecture) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class Network(nn.Module):
         return logits.scatter_add(-1, candidates, biases)
 
     def mask(self, start: Tensor) -> Tensor:
-        """(batch, blocks, 1, 1, window, 2 window): -inf where the key lies before the query's lane."""
+        """Return (batch, blocks, 1, 1, window, 2 window): -inf where the key lies before the query's lane, else 0."""
         window, (batch, time) = self.a.window, start.shape
         at = torch.arange(-window, time, device=start.device)
         key = at[None, : 2 * window] + at[window::window, None]  # (blocks, 2 window)

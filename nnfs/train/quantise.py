@@ -71,7 +71,7 @@ def _embedding(table: Tensor) -> NDArray[np.int8]:
 
 
 def _product(weight: Tensor, unit_in: float, unit_out: float) -> stored.Product:
-    """Scale each row to +-127, and find the multipliers that bring its sums to `unit_out`."""
+    """Return a product: each row scaled to +-127, with the multipliers that bring its sums to `unit_out`."""
     weight = weight.detach().double()
     scale = weight.abs().amax(1).clamp_min(1e-8) / 127
     ratio = scale.cpu().numpy() * unit_out / unit_in * 2.0 ** pre_shift(weight.shape[1])

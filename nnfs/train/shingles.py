@@ -1,4 +1,4 @@
-"""Content-defined shingles, which tell how much of a file has been seen before.
+"""Content-defined shingles, by which the share of a file that was seen before is estimated.
 
 At every offset whose next 8 bytes hash to 0 mod `STRIDE`, the 64 bytes from there are one shingle (Broder 1997, with
 anchors chosen by content as in LBFS, so that a shift does not change them). Shingles of period 8 (runs of zeros, rules

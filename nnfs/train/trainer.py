@@ -49,7 +49,7 @@ QUIET = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Plan:
-    """The plan of a run. `steps` may grow from one run to the next; the other fields identify the run."""
+    """The plan of a training run. `steps` may grow from one run to the next; the other fields identify the run."""
 
     corpus: str
     out: str
@@ -66,7 +66,7 @@ class Plan:
 
 
 def rate_at(plan: Plan, step: int) -> float:
-    """Return the factor of all rates at `step`."""
+    """Return the factor of all learning rates at `step`."""
     fall = max(1, int(plan.steps * plan.cooldown))
     return plan.rate * min(1.0, (step + 1) / 100, max(plan.steps - step, 0) / fall)
 
@@ -77,7 +77,7 @@ def is_product(name: str) -> bool:
 
 
 def owner_of(name: str, processes: int) -> int:
-    """Return the process that updates a parameter: the n-gram tables are most of AdamW's work."""
+    """Return the rank of the process that updates a parameter: the n-gram tables are most of AdamW's work."""
     return processes - 1 if name.startswith("ngrams.") else 0
 
 
@@ -174,7 +174,7 @@ def train(plan: Plan, architecture: Architecture) -> Path:
 
 
 def work(rank: int, plan: Plan, architecture: Architecture, shared: Shared, barrier: Any, checkpoint: Path) -> None:
-    """Learn as process `rank` of the run, to its end."""
+    """Train as process `rank` of the run, until its end."""
     if plan.device == "cpu":
         torch.set_num_threads(1)
     network = Network(architecture).to(plan.device)
@@ -225,7 +225,7 @@ def loss(
 
 
 class Feeder:
-    """A thread that prepares batches ahead."""
+    """A thread that prepares batches in advance."""
 
     def __init__(self, plan: Plan, architecture: Architecture, seed: str) -> None:
         corpus = Corpus(plan.corpus, take=PIECES * plan.time)
@@ -257,7 +257,7 @@ def tensors(rows: Rows, device: str = "cpu") -> list[Tensor]:
 
 
 class Log:
-    """One JSON line every 25 steps: step, time, bits per byte, bytes of each kind."""
+    """The log of a run: a JSON line every 25 steps with step, time, bits per byte, bytes of each kind."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.bits, self.seen = path, [0.0][:0], {"": 0}

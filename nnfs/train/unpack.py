@@ -1,6 +1,6 @@
 """Reading of raw folders and archives as plain files.
 
-A *unit* is what counts as one source: a first-level folder of a root, or one archive with all that is packed inside it.
+A *unit* counts as one source: a first-level folder of a root, or one archive with all that is packed inside it.
 Archives are read as streams, in memory; nothing is unpacked to disk.
 """
 
@@ -67,7 +67,7 @@ class Unit(NamedTuple):
 
 
 def units(root: str) -> list[Unit]:
-    """Return the units in a root folder or a single archive; nothing is unpacked yet."""
+    """Return the units in a root folder, or of a single archive. Nothing is unpacked yet."""
     if _ARCHIVE.search(root):
         return [Unit(source_of(root), root, root, [])]
     base = os.path.basename(os.path.abspath(root))
@@ -91,7 +91,7 @@ def source_of(archive: str) -> str:
 def listing(unit: Unit, wanted: Wanted = lambda _name, _size: True) -> list[Candidate]:
     """Return the files of a unit, also of archives inside it, in the order of a hash of their names.
 
-    What can be read of a damaged archive is there, without a word.
+    Of a damaged archive the readable part is listed, without a message.
     """
     files = list(unit.files)
     if unit.archive is not None:
@@ -107,7 +107,7 @@ def listing(unit: Unit, wanted: Wanted = lambda _name, _size: True) -> list[Cand
 def _members(
     name: str, opener: Callable[[], IO[bytes]], prefix: str, share: float, wanted: Wanted, depth: int
 ) -> Iterator[Candidate]:
-    """All plain files of an archive; `prefix` goes before their names, one in 1/share is taken."""
+    """Yield the plain files of an archive, one in 1/share of them, with `prefix` before their names."""
     low = name.lower()
     with contextlib.suppress(*DAMAGED):
         walk = (
@@ -180,7 +180,7 @@ def _octets(name: str) -> bytes:
 
 
 def _walk(root: str) -> Iterator[tuple[str, str, int]]:
-    """(path, name within the root, size) of all regular files."""
+    """Yield (path, name within the root, size) of all regular files."""
     for folder, folders, names in os.walk(root):
         folders.sort()
         for name in sorted(names):

@@ -1,4 +1,4 @@
-"""A worker's codecs at work: batches of requests in, their answers out."""
+"""Coding in a worker: batches of requests become answers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class BatchCoder:
         return min(most, self._paced.get(key, FIRST_BATCH)) if request.priority < WAITED_FOR else most
 
     def code(self, batch: list[Request], between: Callable[[], None]) -> list[Answer]:
-        """Return the answers to requests that go together. An exception that `between` raises ends the batch."""
+        """Code requests as one batch, and return their answers. An exception that `between` raises ends the batch."""
         head = batch[0]
         progress.stage = Stage.OPENING
         try:
@@ -69,7 +69,7 @@ class BatchCoder:
         return answers
 
     def _attempt(self, batch: list[Request], work: Callable[..., Results]) -> list[Answer]:
-        """Code a batch. If it fails as a whole, code its halves: neither bad data nor lack of memory spoils others."""
+        """Code a batch. If it fails as a whole, code its halves: bad data or lack of memory then fails few requests."""
         try:
             if batch[0].op == Op.ENCODE:
                 results = work([request.data for request in batch])
@@ -93,12 +93,12 @@ def _kind(request: Request) -> Kind:
 
 
 def next_batch(plain: int, seconds: float, threads: int) -> int:
-    """Return the most plain bytes of the batch after one: twice as many, or so few that they take `BATCH_S`."""
+    """Return the most plain bytes of the next batch: twice as many, or as many as take `BATCH_S` seconds."""
     return max(int(plain * min(2.0, BATCH_S / max(seconds, 1e-3))), LEAST_BATCH * threads)
 
 
 def _answer(request: Request, result: bytes | CodecError | None) -> Answer:
-    """Return the answer that a codec's result makes. Raises `ValueError` for a result that no codec may give."""
+    """Return the answer for a codec's result. Raises `ValueError` for a result that no codec may give."""
     if isinstance(result, CodecError):
         return _failure(request, result)
     if result is None and request.op == Op.ENCODE:
@@ -113,7 +113,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _failure(request: Request, error: Exception, refused: Status = Status.BAD_PAYLOAD) -> Answer:
-    """Return the answer that an exception makes; `refused` is the status of a `CodecError`."""
+    """Return the answer for an exception; `refused` is the status of a `CodecError`."""
     text = str(error)
     if isinstance(error, ModelMissing):
         status = Status.NO_MODEL

@@ -18,7 +18,7 @@ IDLE = 1 << 30  # a rank that everything is more urgent than
 
 
 class Ordered(Protocol):
-    """A request, or a work item that will become one."""
+    """The fields of a request, or of a work item, that decide its place in the order of work."""
 
     @property
     def op(self) -> Op: ...
@@ -34,9 +34,9 @@ def rank(request: Ordered) -> int:
 
 
 class RequestQueue:
-    """Requests that wait. One thread adds, one takes; `add` waits while there are `window` requests.
+    """The requests that wait. One thread adds, one takes; `add` waits while there are `window` requests.
 
-    `threads`: how many work on one batch.
+    `threads` is the number of threads that work on one batch.
     """
 
     def __init__(self, window: int, threads: int = 1) -> None:
@@ -52,7 +52,7 @@ class RequestQueue:
         return self._count
 
     def add(self, request: Request, check: Callable[[], None]) -> None:
-        """Put a request in its place. While there is no room, call `check` from time to time: it may raise."""
+        """Add a request in its place. While there is no room, call `check` from time to time: it may raise."""
         with self._changed:
             while self._count >= self._window and not self._closed:
                 if not self._changed.wait(CHECK_S):
@@ -66,10 +66,10 @@ class RequestQueue:
             self._changed.notify_all()
 
     def take(self, below: int, most: Callable[[Request], int], *, wait: bool) -> list[Request]:
-        """Return the next batch of a rank below `below`: the request whose turn it is, and those that go with it.
+        """Return the next batch of a rank below `below`: the request whose turn it is, and others that fit its batch.
 
-        `most(request)` says how many plain bytes may go together. Empty when there are none and, with `wait`, none will
-        come.
+        `most(request)` gives the most plain bytes of a batch. Returns an empty list when there are none and, with
+        `wait`, none will come.
         """
         with self._changed:
             if self.urgent >= below and wait and not self._closed:
@@ -92,7 +92,7 @@ class RequestQueue:
             return batch
 
     def _turn(self) -> int:
-        """Return the rank whose turn it is: the most urgent, but a long scrub must not hold up all encoding."""
+        """Return the rank whose turn it is: the most urgent one, but a long scrub must not hold up all encoding."""
         place = self.urgent
         if place == NOT_WAITED_FOR and self._has_decoded and self._waiting.get(place + 1):
             place += 1
@@ -101,7 +101,7 @@ class RequestQueue:
         return place
 
     def cancel(self, number: int) -> bool:
-        """Take a request out; False when it does not wait here."""
+        """Remove a request. Return False when it does not wait here."""
         with self._changed:
             for line in self._waiting.values():
                 for request in line:
@@ -113,7 +113,7 @@ class RequestQueue:
         return False
 
     def close(self) -> None:
-        """Forget everything: nobody waits for it any more."""
+        """Drop all requests: nobody waits for them any more."""
         with self._changed:
             self._closed = True
             self._waiting.clear()
@@ -126,7 +126,7 @@ class RequestQueue:
 
 
 def _companions(head: Request, line: deque[Request], room: int) -> list[Request]:
-    """Take the requests out of a line that go together with `head`, at most `room` plain bytes."""
+    """Remove and return the requests of a line that fit a batch with `head`, at most `room` plain bytes."""
     taken: list[Request] = []
     left: deque[Request] = deque()
     while line and room > 0:

@@ -22,7 +22,7 @@ URGENT, AHEAD, BACKGROUND = 0, 1, 2  # priorities: somebody waits; somebody will
 
 @dataclass(frozen=True, slots=True)
 class WorkItem:
-    """Something to encode or to decode."""
+    """One chunk to encode, or one payload to decode."""
 
     op: Op
     codec: int = 0
@@ -44,10 +44,10 @@ class Holder(Protocol):
     name: str
 
     def drop(self, pending: PendingItem) -> None:
-        """Take note that nobody waits for this item any more. Called by any thread."""
+        """Note that nobody waits for this item any more. Any thread may call it."""
 
     def wake(self) -> None:
-        """Take note that something has changed. Called by any thread."""
+        """Note that the board has changed. Any thread may call it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -72,9 +72,9 @@ def _nobody(_name: str) -> None:
 
 
 class Board:
-    """Pending items in order of urgency, with a bound on their bytes, and deadlines. Thread-safe.
+    """The pending items in order of urgency, with a bound on their bytes, and deadlines. Thread-safe.
 
-    Lock order: none. While the lock is held, no future gets its outcome, and no holder is called.
+    There is no order of locks: while the lock is held, no future gets its outcome, and no holder is called.
     """
 
     def __init__(self, names: Sequence[str], limit: int) -> None:
@@ -91,9 +91,9 @@ class Board:
         self._broken: list[Holder] = []  # those whose workers cannot be started
 
     def post(self, item: WorkItem, timeout: float | None, *, wait: bool) -> PendingItem:
-        """Put a work item up. If the board is full, wait for room, or raise `TimedOut` without `wait`.
+        """Post a work item. If the board is full, wait for room; without `wait` raise `TimedOut`.
 
-        Urgent items are always taken: those who wait for them bound their number. Raises `WorkerError` once closed.
+        Urgent items are always accepted: readers bound their number. Raises `WorkerError` once the board is closed.
         """
         item.check()
         if item.worker and item.worker not in self._names:
@@ -116,7 +116,7 @@ class Board:
         return pending
 
     def wake(self) -> None:
-        """Have every holder look."""
+        """Wake every holder."""
         for holder in self.holders:
             holder.wake()
 
@@ -125,7 +125,7 @@ class Board:
         return next(self._numbers)
 
     def claim(self, name: str, holder: Holder | None, below: int) -> PendingItem | None:
-        """Return the most urgent item of a rank smaller than `below` for this worker. No holder: only look."""
+        """Return the most urgent item of a rank below `below` for this worker. Without a holder, leave it unclaimed."""
         with self._room:
             for place in sorted(self._waiting):
                 if place >= below:
@@ -140,7 +140,7 @@ class Board:
         return None
 
     def put_back(self, unfinished: Iterable[PendingItem]) -> None:
-        """Put the items that a worker did not finish back to the front of their lines, in their old order."""
+        """Return the items that a worker did not finish to the front of their lines, in their old order."""
         with self._room:
             for pending in sorted(unfinished, key=lambda pending: -pending.number):
                 pending.holder = None
@@ -150,7 +150,7 @@ class Board:
         self.wake()
 
     def begin(self, pending: PendingItem) -> None:
-        """Take note that a worker works on an item: its future is running from now on, and cannot be cancelled."""
+        """Note that a worker works on an item: its future is running from now on, and cannot be cancelled."""
         with self._room:
             if not (pending.is_done or pending.future.running()):
                 pending.is_done = not pending.future.set_running_or_notify_cancel()
@@ -169,7 +169,7 @@ class Board:
                 pending.future.set_result(outcome)
 
     def _forget(self, pending: PendingItem) -> None:
-        """Let go of an item whose future is done: answered, too late, or cancelled by its owner."""
+        """Drop an item whose future is done: answered, too late, or cancelled by its owner."""
         with self._room:
             pending.is_done = True
             self._used -= pending.cost
@@ -183,7 +183,7 @@ class Board:
             holder.drop(pending)
 
     def next_deadline(self) -> float | None:
-        """Return the time (of the monotonic clock) at which `expire` has something to do."""
+        """Return the time (of the monotonic clock) of the next deadline, at which `expire` must be called."""
         with self._room:
             while self._deadlines and self._deadlines[0][2].is_done:
                 heapq.heappop(self._deadlines)
@@ -199,7 +199,7 @@ class Board:
             self.finish(pending, TimedOut("the codec workers did not get to it in time"))
 
     def abandon(self, holder: Holder, why: Exception) -> None:
-        """Take note that a worker cannot be started, and fail the items that no other one could take."""
+        """Note that a worker cannot be started, and fail the items that no other worker could take."""
         with self._room:
             self.restore(holder)
             self._broken.append(holder)
@@ -212,12 +212,12 @@ class Board:
             self.finish(pending, why)
 
     def restore(self, holder: Holder) -> None:
-        """Take note that a worker works."""
+        """Note that a worker that was abandoned works again."""
         with self._room:
             self._broken = [other for other in self._broken if other is not holder]
 
     def close(self) -> None:
-        """Take no more work items."""
+        """Accept no more work items."""
         with self._room:
             self.closed = True
             self._room.notify_all()

@@ -27,22 +27,22 @@ class Served(Protocol):
 
     @property
     def device(self) -> str:
-        """The device that the work runs on; until torch has been imported, the name that was asked for."""
+        """Return the device that the work runs on; before torch is imported, the name that was asked for."""
 
     def names(self) -> dict[int, str]:
-        """Return the codecs by id."""
+        """Return the names of the codecs by id."""
 
     def models(self) -> tuple[bytes, ...]:
-        """Return the fingerprints of the models at hand."""
+        """Return the fingerprints of the models that are shipped or loaded."""
 
     def find(self, codec: int, model: bytes) -> ColdCodec:
         """Return a codec with its model. Raises `CodecError` for an unknown id, `ModelMissing` for a fingerprint."""
 
     def load(self, model: bytes, data: bytes) -> None:
-        """Take in a model's file. Raises `CodecError` when it does not have this fingerprint."""
+        """Keep a model's file for `find`. Raises `CodecError` when it does not have this fingerprint."""
 
     def warm(self) -> None:
-        """Do now what the first work item would wait for: imports, this device's self-test, the default model."""
+        """Do now the work that the first work item would wait for: imports, self-test of the device, default model."""
 
 
 PRESETS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "model", "presets")
@@ -51,7 +51,7 @@ CANNOT_LOOK = 3  # exit status of `main`
 
 
 class Catalogue:
-    """The hot codecs, and the cold ones with the models that are shipped or were sent here."""
+    """The hot codecs, and the cold ones with the models that are shipped or were loaded."""
 
     def __init__(self, device: str = "auto", threads: int = 1) -> None:
         self.device = device
@@ -71,7 +71,7 @@ class Catalogue:
         return tuple(self._files)
 
     def resolve(self, name: str) -> tuple[int, bytes]:
-        """Return the (codec, model) that a name of `names`, a preset or CODEC:FILE stands for. Raises `KeyError`."""
+        """Return (codec, model) for a name of `names`, a preset or CODEC:FILE. Raises `KeyError`."""
         numbers = {known: number for number, known in self.names().items()}
         codec, _, path = name.partition(":")
         if codec in numbers:
@@ -171,7 +171,7 @@ def _listed(folder: str) -> list[str]:
 
 
 def stated_fingerprint(path: str) -> bytes:
-    """Return the fingerprint that a model's file states, without reading the weights: loading it checks that.
+    """Return the fingerprint that a model's file states, without reading the weights. Loading the file checks it.
 
     Raises `ModelMissing`.
     """
@@ -191,9 +191,9 @@ def fingerprint(data: bytes) -> bytes:
 
 
 def main(arguments: list[str]) -> int:
-    """Print the fingerprint of a model's file: the first N bytes of standard input. The base of a delta follows them.
+    """Print the fingerprint of a model's file, the first N bytes of standard input. For a delta the base follows them.
 
-    Return 1 for bytes that are no model, `CANNOT_LOOK` where that cannot be found out.
+    Return 1 for bytes that are no model, `CANNOT_LOOK` where this machine cannot load models.
     """
     try:
         from nnfs.model import delta

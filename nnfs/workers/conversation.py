@@ -1,10 +1,9 @@
-"""A worker's conversation with its peer: frames in, batches to the codecs, answers and signs of life out.
+"""A worker's conversation with its peer: it receives frames, hands batches to the codecs, sends answers and progress.
 
-Three threads. The reader takes frames in, puts requests in their queue, and answers pings at once. The main thread
-takes batches out and codes. The pulse tells the peer about once a second how far the work has come. More urgent
-requests overtake those that wait, and also those that are being worked on: codecs call `between` several times a
-second, and more urgent batches are done right there. So a read waits for a fraction of a second even behind an hour of
-compression.
+There are three threads. The reader receives frames, queues requests, and answers pings at once. The main thread takes
+batches and codes them. The pulse tells the peer the progress about once a second. More urgent requests overtake those
+that wait, and also those that are being worked on: codecs call `between` several times a second, and more urgent
+batches are done within that call. So a read waits for a fraction of a second even behind an hour of compression.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ ALIVE_S = 1.0
 
 
 class Conversation:
-    """One peer's requests, from hello to the end of the connection."""
+    """The conversation with one peer, from hello to the end of the connection."""
 
     def __init__(
         self, peer: socket.socket, served: Served, most: int, threads: int, *, at_end: Callable[[], None]
@@ -123,7 +122,7 @@ class Conversation:
             log.error("the client gave up: %s", message.why)
 
     def _check_peer(self) -> None:
-        """Raise `PeerGone` if the peer has hung up: while the queue is full we do not read, so we would not see it."""
+        """Raise `PeerGone` if the peer has hung up. While the queue is full nothing is read to show that."""
         poll = select.poll()
         poll.register(self._peer, select.POLLRDHUP)
         if poll.poll(0):
@@ -155,7 +154,7 @@ class Conversation:
     # ---- the pulse's thread
 
     def _beat(self) -> None:
-        """Tell how far the work has come while there is some, even in the middle of a long call of the main thread."""
+        """Send the progress while there is work, even in the middle of a long call of the main thread."""
         begun = time.thread_time()
         while not self._over.wait(ALIVE_S):
             self._works.wait()
@@ -173,9 +172,9 @@ class Conversation:
     # ---- the main thread
 
     def _between(self, place: int) -> None:
-        """Do the batches that are more urgent than the one of this rank that is being coded. Codecs call it.
+        """Do the batches that are more urgent than the one of this rank that is being coded. Codecs call this.
 
-        Requests that nobody waits for overtake nothing: they gather, and go as one large batch.
+        Requests that nobody waits for overtake nothing: they gather to one large batch.
         """
         place = min(place, NOT_WAITED_FOR)
         if self._gone:
@@ -186,7 +185,7 @@ class Conversation:
                 self._do(batch)
 
     def _do(self, batch: list[Request]) -> None:
-        """Work on requests that go together, and answer them."""
+        """Code the requests of a batch, and answer them."""
         self._send(Begun(tuple(request.number for request in batch)))
         self._depth += 1
         self._works.set()
@@ -224,7 +223,7 @@ def _hang_up(peer: socket.socket) -> None:
 
 
 def _resident_peak() -> int:
-    """Return the most bytes of memory that this process ever had resident."""
+    """Return the peak of this process's resident memory in bytes."""
     with open("/proc/self/status", "rb") as status:
         for line in status:
             if line.startswith(b"VmHWM:"):

@@ -1,6 +1,6 @@
 """Decoding stored blocks with proof: hot ones at once, cold ones on the ladder of workers (DESIGN.md, "Reads").
 
-The ladder of a cold block, whose stored bytes have their XXH3-64: the worker that is asked first decodes it, and if its
+The ladder of a cold block, whose stored bytes have their XXH3-64: the first worker decodes it, and if its
 result does not have the block's BLAKE2b-512 (a device that errs, a bug of an engine), or if it cannot decode, the
 reference worker does. The block is damaged only if the reference gives wrong bytes or refuses the payload.
 """
@@ -32,7 +32,7 @@ def decode_hot(number: int, block: Block, payload: bytes) -> bytes:
 
 
 class Ladder:
-    """The decoding of one cold block. Iterating gives the workers to ask, until one has decoded it.
+    """The decoding of one cold block. Iterating yields the workers to ask, until one has decoded it.
 
     ::
 
@@ -54,7 +54,7 @@ class Ladder:
                 return
 
     def judge(self, worker: str, answer: object) -> None:
-        """Take a worker's answer: the plain bytes, or the error, without frames (`errors.kept`)."""
+        """Take in a worker's answer: the plain bytes, or the error without frames (`errors.kept`)."""
         if isinstance(answer, NnfsError):
             self.failures[worker] = answer
         elif has_content(answer, self.block.hash):
@@ -64,7 +64,7 @@ class Ladder:
 
     @property
     def why(self) -> str:
-        """The errors of the workers that have failed, each once."""
+        """The errors of the workers that have failed, each once, as text."""
         return "; ".join(dict.fromkeys(map(str, self.failures.values())))
 
     @property
@@ -74,7 +74,7 @@ class Ladder:
         return self._plain is not None and first is not None and not isinstance(first, WorkerError)
 
     def result(self) -> bytes:
-        """Return the plain bytes. Raises `BlockDamaged`, `ModelMissing`, and `WorkerError` when nobody could tell."""
+        """Return the plain bytes. Raises `BlockDamaged`, `ModelMissing`; `WorkerError` when no worker could tell."""
         if self._plain is not None:
             return self._plain
         error = list(self.failures.values())[-1]

@@ -1,6 +1,6 @@
-"""Liveness of a worker: it gets on while something moves, whatever the clock says.
+"""The liveness of a worker: it is alive while it makes progress, however long the work takes.
 
-A worker counts the columns that it has done, and tells them about once a second. While it has none to count (imports,
+A worker counts the columns that it has done, and reports them about once a second. While it has none to count (imports,
 kernels that are compiled, a chunk that is coded in one call), the CPU time of its work counts, up to a bound: an
 endless loop moves, too. Time in which the daemon itself was stopped, with the worker or without, does not count.
 """
@@ -20,9 +20,9 @@ MOST_CPU = {Stage.OPENING: 1800.0, Stage.CODING: 600.0}  # CPU seconds, of all c
 
 
 class RunClock:
-    """Seconds during which this process ran, by a clock that goes on while it is stopped (SIGSTOP, a debugger).
+    """Counts the seconds in which this process ran, by a clock that goes on while it is stopped (by SIGSTOP, say).
 
-    `now` must be called every `longest` seconds at least while time counts.
+    While time counts, `now` must be called at least every `longest` seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, longest: float = LONGEST) -> None:
@@ -30,7 +30,7 @@ class RunClock:
         self._seconds, self._looked = 0.0, clock()
 
     def now(self) -> float:
-        """Return the time."""
+        """Return the seconds during which this process ran."""
         looked = self._clock()
         self._seconds += min(looked - self._looked, self._longest)
         self._looked = looked
@@ -48,7 +48,7 @@ class Vitality:
         self.moves = 0  # how often something has moved
 
     def move(self) -> None:
-        """Take note that something is done, or begins."""
+        """Note that work is done, or begins."""
         self._burnt = 0.0
         self._move()
 
@@ -64,7 +64,7 @@ class Vitality:
         self.spent(progress.cpu_us / 1e6)
 
     def spent(self, cpu: float) -> None:
-        """Note the CPU time that the work has had so far, in seconds."""
+        """Note the CPU seconds that the work has used so far."""
         if cpu - self._cpu >= LEAST_CPU:
             self._burnt += cpu - self._cpu
             self._cpu = cpu
@@ -73,7 +73,7 @@ class Vitality:
 
     @property
     def silent(self) -> float:
-        """The seconds in which nothing has moved."""
+        """The seconds without progress."""
         return self._clock.now() - self._moved
 
 
@@ -87,7 +87,7 @@ def cpu_of(pid: int) -> float:
 
 
 def wants_cpu(pid: int) -> bool:
-    """Tell whether a thread of a process would run if it could: then others or a disk starve it, and it is not hung."""
+    """Return whether a thread of a process could run, or waits for a disk: then the process is not hung."""
     try:
         return any(_stat(f"/proc/{pid}/task/{task}/stat")[0] in "RD" for task in os.listdir(f"/proc/{pid}/task"))
     except OSError:
@@ -95,6 +95,6 @@ def wants_cpu(pid: int) -> bool:
 
 
 def _stat(path: str) -> list[str]:
-    """Return the fields of a stat file from the state on: the name before it may have blanks and brackets."""
+    """Return the fields of a stat file from the state on. The name before it may have blanks and brackets."""
     with open(path, encoding="utf-8", errors="replace") as file:
         return file.read().rpartition(")")[2].split()

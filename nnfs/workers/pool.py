@@ -1,4 +1,4 @@
-"""The pool: work items in, futures out; behind it are worker processes, each with its supervisor.
+"""The pool: it takes work items and returns futures. Worker processes, each with a supervisor, do the work.
 
 Synchronous and thread-safe. From an event loop, `submit(..., wait=False)` does not block, and a future's
 `add_done_callback` (called on a supervisor's thread) brings the result back; cancelling the future takes the item back.
@@ -29,12 +29,12 @@ BACKOFF_S = 0.1  # before the first restart, doubled by each further one
 
 
 def no_models(_model: bytes) -> bytes | None:
-    """Find no model: workers use those that they came with."""
+    """Return None: no model is sent, and workers use those that are shipped."""
     return None
 
 
 class Pool:
-    """Workers by their specs. `find_model(fingerprint)` gives a model's file to send to a worker that lacks it.
+    """The workers of some specs. `find_model(fingerprint)` returns a model's file, for a worker that lacks it.
 
     `find_model` is called on supervisors' threads.
     """
@@ -54,9 +54,9 @@ class Pool:
             supervisor.start()
 
     def submit(self, item: WorkItem, *, timeout: float | None = None, wait: bool = True) -> Future[Outcome]:
-        """Hand a work item in. Its future fails with `TimedOut` unless it is answered within `timeout` seconds.
+        """Submit a work item. Its future fails with `TimedOut` unless it is answered within `timeout` seconds.
 
-        While there is too much to do already, an item that is not urgent waits here, or raises `TimedOut` without
+        While the board is full, an item that is not urgent waits here, or raises `TimedOut` without
         `wait`.
         """
         return self._board.post(item, timeout, wait=wait).future
@@ -64,7 +64,7 @@ class Pool:
     def encode(
         self, codec: int, plain: bytes, model: bytes = NO_MODEL, *, priority: int = BACKGROUND, worker: str = ""
     ) -> Future[bytes | None]:
-        """Encode a chunk. The result is the payload, or None when it does not become smaller."""
+        """Submit a chunk to encode. The future's result is the payload, or None when it does not become smaller."""
         item = WorkItem(Op.ENCODE, codec, plain, len(plain), model, priority, worker)
         return cast("Future[bytes | None]", self.submit(item))
 
@@ -72,24 +72,24 @@ class Pool:
         self, codec: int, payload: bytes, plain: int, model: bytes = NO_MODEL, *,
         priority: int = URGENT, worker: str = "", timeout: float | None = None,
     ) -> Future[bytes]:  # fmt: skip
-        """Decode a payload of so many plain bytes."""
+        """Submit a payload of `plain` bytes to decode."""
         item = WorkItem(Op.DECODE, codec, payload, plain, model, priority, worker)
         return cast("Future[bytes]", self.submit(item, timeout=timeout))
 
     def ask(self, worker: str, *, timeout: float | None = 10.0) -> Future[Info]:
-        """Ask a worker about itself; it is started if need be."""
+        """Ask a worker for its `Info`; start it if need be."""
         return cast("Future[Info]", self.submit(WorkItem(Op.PING, priority=URGENT, worker=worker), timeout=timeout))
 
     def watch(self, moved: Callable[[str], None]) -> None:
-        """Have `moved` called with a worker's name about once a second while that worker gets on, by any thread."""
+        """Call `moved` with a worker's name about once a second while that worker makes progress, in any thread."""
         self._board.on_moved = moved
 
     def states(self) -> list[WorkerState]:
-        """Return the facts that are known of each worker, without asking it."""
+        """Return the known facts about each worker, without asking it."""
         return [supervisor.state for supervisor in self._supervisors]
 
     def close(self) -> None:
-        """End all workers, whatever they are doing. Items without an answer fail."""
+        """End all workers, also in the middle of their work. Items without an answer fail."""
         if self._board.closed:
             return
         self._board.close()

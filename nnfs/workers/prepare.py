@@ -1,7 +1,7 @@
 """``python -m nnfs.workers.prepare``: compile the kernels of every cold codec, so that no read waits for it.
 
 The native ones come first (`nnfs.kernels.build`); where they cannot be built, numba's are compiled. `nnfs.kernelcache`
-says where numba's are kept. All of it is on the disk when this ends.
+has the places of numba's. All files are durable when this ends.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SAMPLE = b"".join(b"%d bottles of beer on the wall, " % n for n in range(300))  
 
 
 def remove_old_kernels() -> None:
-    """Remove the compiled kernels of other versions, which nothing will ask for again, and half-written files."""
+    """Remove the compiled kernels of other versions, which are not used any more, and half-written files."""
     for root in kernelcache.roots():
         for name in os.listdir(root) if os.path.isdir(root) else ():
             if name.startswith(kernelcache.FOLDER) and name != kernelcache.folder_name():
@@ -35,7 +35,7 @@ def remove_old_kernels() -> None:
 
 
 def main() -> int:
-    """Run a chunk through every codec. Return 1 if one of them does not give it back."""
+    """Run a chunk through every codec. Return 1 if a codec does not return it."""
     remove_old_kernels()
     build.main()
     catalogue = Catalogue()

@@ -1,4 +1,4 @@
-"""One worker process as its owner sees it: spawned, spoken to without blocking, reaped."""
+"""One worker process for its owner: it is spawned, written to and read without blocking, and reaped."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ END_S = 5.0  # for a worker to end by itself once its socket is closed
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """The settings with which a worker is started and looked after."""
+    """The settings with which a worker is started and supervised."""
 
     name: str  # in logs and answers, and for work items that only it may do
     device: str = "auto"
@@ -43,7 +43,7 @@ class WorkerSpec:
 
 
 def reference_environment() -> tuple[tuple[str, str], ...]:
-    """Return the variables of a reference worker: torch's float32 products, where torch is, and no other engine."""
+    """Return the environment variables of a reference worker: torch's float32 products if torch is installed."""
     return ((PRODUCT_VARIABLE, "float"),) if importlib.util.find_spec("torch") else ()
 
 
@@ -71,12 +71,12 @@ class WorkerProcess:
         self.send(Hello())
 
     def send(self, message: Message) -> None:
-        """Put a message behind those that are not sent yet."""
+        """Queue a message behind those that are not sent yet."""
         self._unsent.append(memoryview(pack(message)))
 
     @property
     def wants_to_write(self) -> bool:
-        """True when `flush` has something to do."""
+        """Whether `flush` has something to send."""
         return bool(self._unsent)
 
     def flush(self) -> None:
@@ -94,7 +94,7 @@ class WorkerProcess:
             self._unsent.clear()  # it is dying: what it has to say, and how it ends, is seen by reading
 
     def receive(self) -> Iterator[Message]:
-        """Yield the messages that have come."""
+        """Yield the messages that have arrived."""
         try:
             data = self.socket.recv(RECEIVE)
         except BlockingIOError:
@@ -112,7 +112,7 @@ class WorkerProcess:
             raise WireError(f"worker {self._name}: {why}") from None
 
     def read_log(self) -> bool:
-        """Pass on the lines that the worker has logged. Return False when there will be no more."""
+        """Log the lines that the worker has logged. Return False when there will be no more."""
         try:
             data = os.read(self.log.fileno(), 1 << 16)
         except BlockingIOError:
@@ -137,7 +137,7 @@ class WorkerProcess:
         return f"{how}: {self._last_line}" if self._last_line else how
 
     def close(self, *, kill: bool = True) -> None:
-        """End and reap it; without `kill` it may first notice that its socket is closed."""
+        """End and reap the process. Without `kill` it gets time to notice that its socket is closed."""
         self.socket.close()
         if not kill:
             try:

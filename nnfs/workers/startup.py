@@ -15,7 +15,7 @@ TOLD = (signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def quiet_threads(environment: MutableMapping[str, str], threads: int) -> None:
-    """Have OpenMP's and numba's threads sleep while they wait, unless the user wants otherwise.
+    """Make OpenMP's and numba's threads sleep while they wait, unless the user wants otherwise.
 
     Other settings of numba in the environment are removed: they are meant for other programs.
 
@@ -30,7 +30,7 @@ def quiet_threads(environment: MutableMapping[str, str], threads: int) -> None:
 
 
 def give_way() -> None:
-    """Run only when nobody else wants the processor. Call it before there are threads: they inherit this."""
+    """Let this process run only on an idle processor. Call it before there are threads: they inherit it."""
     try:  # I/O becomes idle with it: ioprio_set(2)
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     except OSError:
@@ -44,7 +44,7 @@ def give_way() -> None:
 
 
 def take_signals() -> None:
-    """Ignore the signals that are sent to the mount and its workers alike: ^C, a closed terminal, the end of a unit.
+    """Ignore the signals that the mount and its workers get together: ^C, a closed terminal, the end of a unit.
 
     The mount still needs its workers then; a worker ends with its socket. The signals that people send to a process
     that hangs are answered with the stacks of its threads.

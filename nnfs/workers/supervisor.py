@@ -54,7 +54,7 @@ LOOK_S = 1.0  # between two looks at a worker that has something to do
 
 @dataclass(frozen=True, slots=True)
 class WorkerState:
-    """The facts that a supervisor knows of its worker."""
+    """The facts that a supervisor knows about its worker."""
 
     name: str
     state: str = "stopped"  # or starting, running, resting (after a failure)
@@ -72,7 +72,7 @@ class WorkerState:
 
 
 class Supervisor:
-    """A worker's keeper: a thread from `start` to the closing of the board."""
+    """The supervisor of one worker: a thread from `start` until the board is closed."""
 
     def __init__(
         self, spec: WorkerSpec, board: Board, find_model: Callable[[bytes], bytes | None], backoff_s: float
@@ -101,15 +101,15 @@ class Supervisor:
         self._idle_since = time.monotonic()
 
     def start(self) -> None:
-        """Begin to look after the worker."""
+        """Start the supervisor's thread. The worker starts with its first work item."""
         self._thread.start()
 
     def join(self) -> None:
-        """Wait for the thread's end, after the board was closed."""
+        """Wait until the thread has ended, after the board was closed."""
         self._thread.join()
 
     def dispose(self) -> None:
-        """Close the descriptor that others wake us by, once nobody does."""
+        """Close the descriptor by which others wake this thread, once nobody does."""
         os.close(self._woken)
 
     def wake(self) -> None:
@@ -147,7 +147,7 @@ class Supervisor:
         self._board.put_back(self._outstanding.values())
 
     def _sleep(self, until: float | None) -> None:
-        """Wait until somebody wakes us, until a time, or for a deadline."""
+        """Wait until another thread wakes this one, until a time, or until a deadline."""
         select.select([self._woken], [], [], self._seconds_to(until))
         self._take_wakes()
 
@@ -171,7 +171,7 @@ class Supervisor:
             self._board.expire()
 
     def _mourn(self, why: WorkerError) -> None:
-        """Give the work items of a process that is gone back to the board, or fail them."""
+        """Return the work items of a process that is gone to the board, or fail them."""
         log.warning("%s", why)
         guilty = self._throughput.under_way & self._outstanding.keys()
         self._deaths_in_a_row += 1
@@ -190,7 +190,7 @@ class Supervisor:
             self._board.abandon(self, why)
 
     def _keep_one(self) -> None:
-        """Run one process, until the board is closed or there is nothing to do for long. Raises `WorkerError`."""
+        """Run one process until the board is closed or the worker has long been idle. Raises `WorkerError`."""
         self._forget_process()
         self._update(state="starting", starts=self.state.starts + 1)
         process = WorkerProcess(self._spec)
@@ -226,7 +226,7 @@ class Supervisor:
                 return
 
     def _hand_over(self, process: WorkerProcess) -> None:
-        """Send the worker as many items as it may have, and cancel those that nobody waits for."""
+        """Send the worker as many items as its window allows, and cancel those that nobody waits for."""
         while self._dropped:
             number = self._dropped.popleft()
             if number in self._outstanding:
@@ -251,7 +251,7 @@ class Supervisor:
         self._update(outstanding=len(self._outstanding))
 
     def _send_model(self, process: WorkerProcess, model: bytes) -> None:
-        """Send a model that the worker does not have. If it cannot be found, the worker will say so."""
+        """Send a model that the worker does not have. If it cannot be found, the worker's answer will tell."""
         if model == NO_MODEL or model in self._models:
             return
         try:
@@ -300,7 +300,7 @@ class Supervisor:
         self._update(encoding=self._throughput.encoding, decoding=self._throughput.decoding)
 
     def _by_the_reader(self, answer: Answer) -> bool:
-        """Tell whether the answer says nothing about the worker's main thread, which may hang."""
+        """Return whether an answer comes from the worker's reader: the main thread may hang all the same."""
         pending = self._outstanding.get(answer.number)
         return answer.status == Status.CANCELLED or (pending is not None and pending.item.op == Op.PING)
 
@@ -324,7 +324,7 @@ class Supervisor:
 
     @property
     def _is_awaited(self) -> bool:
-        """True when the worker owes us something: its hello, or an answer."""
+        """Whether the worker has to send something: its hello, or an answer."""
         return self._info is None or bool(self._outstanding)
 
     def _patience(self) -> float | None:
@@ -336,12 +336,12 @@ class Supervisor:
         return None if self._spec.idle_s is None else self._idle_since + self._spec.idle_s
 
     def _has_been_idle(self) -> bool:
-        """Tell whether the worker may be ended because there is no work."""
+        """Return whether the worker may be ended because it has had no work for long."""
         until = self._patience()
         return until is not None and not self._is_awaited and time.monotonic() >= until
 
     def _look(self) -> None:
-        """Tell the board if the worker gets on. Raises `WorkerError` when it is taken for hung."""
+        """Tell the board if the worker makes progress. Raises `WorkerError` when it is taken for hung."""
         if not self._is_awaited:
             return
         pid, name = self.state.pid, self._spec.name
@@ -358,7 +358,7 @@ class Supervisor:
 
 
 def _outcome(pending: PendingItem, answer: Answer) -> Outcome | Exception:
-    """Return the outcome that an answer means."""
+    """Return the result or the exception that an answer stands for."""
     if answer.status == Status.OK:
         return unpack_info(answer.data) if pending.item.op == Op.PING else answer.data
     if answer.status == Status.NO_GAIN:

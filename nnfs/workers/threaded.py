@@ -1,4 +1,4 @@
-"""Any codec as a cold codec: chunk by chunk, on a few threads."""
+"""The adapter from a codec to a cold codec: it codes chunk by chunk, on a few threads."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ThreadedCodec:
             return error
 
     def _each(self, work: Callable[[T], R], items: Sequence[T], between: Callable[[], None]) -> list[R]:
-        """Return `work` of each item. After an exception begin no more, and wait for the threads that have begun."""
+        """Return `work` of each item. After an exception start no more, and wait for those that have begun."""
         if self._threads == 1 or len(items) == 1:
             results = []
             for item in items:

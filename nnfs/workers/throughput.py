@@ -15,7 +15,7 @@ LATELY = 8 * MIB  # plain bytes after which earlier ones count half
 
 @dataclass(slots=True)
 class _Batch:
-    """Work items that the worker does together."""
+    """The work items that the worker does together."""
 
     numbers: set[int]  # not answered yet
     since: float  # of the monotonic clock: its beginning, later by the time of what has overtaken it
@@ -34,7 +34,7 @@ class Throughput:
         self.forget_process()
 
     def forget_process(self) -> None:
-        """Forget the batches and the opened codecs of a process that is gone; what was measured stays."""
+        """Forget the batches and the opened codecs of a process that is gone. Measured figures stay."""
         self._batches: list[_Batch] = []  # begun and not wholly answered; the last one is the one under way
         self._opened: set[tuple[Op, int, bytes]] = set()
 
@@ -44,7 +44,7 @@ class Throughput:
         return self._batches[-1].numbers if self._batches else set()
 
     def begun(self, items: Mapping[int, WorkItem | None]) -> None:
-        """Take note of a batch that begins: its work items by number, None for those that nobody waits for."""
+        """Note a batch that begins: its work items by number, None for those that nobody waits for."""
         batch = _Batch(set(items), time.monotonic())
         for item in filter(None, items.values()):
             batch.first = (item.op, item.codec, item.model) not in self._opened
@@ -52,7 +52,7 @@ class Throughput:
         self._batches.append(batch)
 
     def answered(self, number: int, item: WorkItem | None, *, is_coded: bool) -> None:
-        """Take note of an answer, and measure its batch if that has ended with it."""
+        """Note an answer, and measure its batch if that was the last one."""
         for batch in [batch for batch in self._batches if number in batch.numbers]:
             batch.numbers.remove(number)
             if item is not None and is_coded:

@@ -114,7 +114,7 @@ class Status(enum.IntEnum):
 
 @dataclass(slots=True)
 class Info:
-    """The facts that a worker tells of itself."""
+    """The facts that a worker tells about itself."""
 
     pid: int = 0
     window: int = 0
@@ -153,7 +153,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The end of a work item."""
+    """The answer to a request: the end of a work item."""
 
     number: int
     status: Status
@@ -162,14 +162,14 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """Work items that are being worked on."""
+    """The frame that tells which work items are being worked on."""
 
     numbers: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Alive:
-    """Work goes on."""
+    """The frame that tells a client of version 1 that work goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,14 +183,14 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """A work item that nobody waits for any more."""
+    """The frame that cancels a work item that nobody waits for any more."""
 
     number: int
 
 
 @dataclass(frozen=True, slots=True)
 class Bye:
-    """The last frame of a side that gives up."""
+    """The last frame of a side that closes the connection, with the reason."""
 
     why: str
 
@@ -242,7 +242,7 @@ def pack_info(info: Info) -> bytes:
 
 
 class _Bytes:
-    """A body that is read from its beginning. Raises `WireError` where it ends too early."""
+    """The body of a frame, read from its beginning. Raises `WireError` where it ends too early."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -292,7 +292,7 @@ _FROM_WORKER = frozenset((Kind.HELLO, Kind.ANSWER, Kind.BEGUN, Kind.ALIVE, Kind.
 
 
 class Frames:
-    """Cuts the bytes that one side sends into messages. It does no I/O.
+    """Cuts the bytes of one side into messages. It does no I/O.
 
     It holds at most one frame that is not complete, and never more bytes than were fed.
     """

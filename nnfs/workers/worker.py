@@ -19,7 +19,7 @@ from nnfs.workers.startup import give_way, listen, quiet_threads, take_signals
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Serve."""
+    """Run a worker: parse the command line, then serve until the peer goes away."""
     parser = argparse.ArgumentParser("nnfs-worker", description="Codes chunks for the other end of a socket.")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--fd", type=int, metavar="N", help="a connected socket: serve it, and end with it")
