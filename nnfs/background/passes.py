@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from nnfs.background.encoder import ColdEncoder
 from nnfs.background.flight import ALL, Aim, Band
 from nnfs.background.interfaces import Parts
+from nnfs.background.outlook import outlook
 from nnfs.background.recompression import Recompression
 from nnfs.background.survey import Survey, bands
 from nnfs.background.tasks import LOOKING, Task
@@ -23,6 +24,7 @@ from nnfs.config import Options
 from nnfs.constants import Policy
 from nnfs.errors import Cancelled, NnfsError
 from nnfs.fs import swapping
+from nnfs.fs.policy import Rules
 from nnfs.store.schema import ROOT_INO, State
 
 log = logging.getLogger(__name__)
@@ -230,13 +232,22 @@ class Passes:
     def report(self) -> dict[str, Any]:
         """Return the part of `nnfs status` about recompression."""
         error = self._encoder.refuted or self._last_error
-        rungs = []
-        for codec_id, (plain, saved) in self._outlook.items():
-            seconds = plain / MIB * self._encoder.seconds(codec_id, COMPACT) / self._recompression.duty.share
-            rungs.append(
-                {"codec": NAMES[codec_id], "plain_bytes": plain, "saves_bytes": saved, "seconds": round(seconds, 1)}
-            )
         return {
             "policy": self._options.policy, "saved_bytes": self._recompression.swaps.saved, "last_error": error,
-            "rungs": rungs,
+            "rungs": outlook([], self._outlook, self._outlook, self._seconds_per_byte),
         }  # fmt: skip
+
+    def outlook(self, codecs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return what each codec has before it that the mount's policy allows.
+
+        `codecs` are the store's totals by codec. Policies of directories are left out of account.
+        """
+        policy = Policy(self._options.policy)
+        if policy in (Policy.HOT, Policy.NEVER):
+            return []
+        top = self._encoder.top(Rules(policy), everything=False)
+        return outlook(codecs, RUNGS[:top], self._outlook, self._seconds_per_byte)
+
+    def _seconds_per_byte(self, codec_id: int) -> float:
+        """Return the seconds in which the background encodes and proves a byte, its pauses included."""
+        return self._encoder.seconds(codec_id, COMPACT) / MIB / self._recompression.duty.share

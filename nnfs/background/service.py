@@ -214,6 +214,10 @@ class Service:
             for number in sorted({*state.encoding, *state.decoding})
         ]  # fmt: skip
 
+    def outlook(self, codecs: list[Answer]) -> list[Answer]:
+        """Return what each cold codec has before it, and how long it takes here; none where nothing is recompressed."""
+        return [] if self._read_only else self._passes.outlook(codecs)
+
     def gain(self, codecs: list[Answer]) -> int | None:
         """Return an estimate of the bytes that recompression would still save, None before it has compressed anything.
 

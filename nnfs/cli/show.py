@@ -57,6 +57,7 @@ def df(args: argparse.Namespace) -> int:
         )
     if answer.get("gain") is not None:
         lines.append(("to gain", f"about {tables.size(answer['gain'])}, by recompressing hot data"))
+    lines += [(f"ahead: {row['codec']}", _ahead(row)) for row in answer.get("rungs", [])]
     print(tables.pairs(lines))
     return 0
 
@@ -144,8 +145,9 @@ def _status_text(answer: dict[str, Any], place: Place) -> str:
 
 def _ahead(row: dict[str, Any]) -> str:
     """Return in one line how much a codec has ahead in the background, and how much that saves."""
-    plain, saved = tables.size(row["plain_bytes"]), tables.size(max(0, row["saves_bytes"]))
-    return f"{plain} of content, about {saved} less, {tables.span(row['seconds'])}"
+    plain, saves = tables.size(row["plain_bytes"]), row["saves_bytes"]
+    saved = "not known yet what it saves" if saves is None else f"about {tables.size(max(0, saves))} less"
+    return f"{plain} of content, {saved}, {tables.span(row['seconds'])}"
 
 
 def _scrubbed(times: dict[str, float | None]) -> str:

@@ -335,7 +335,9 @@ class Daemon:
         if not self.read_only and self.committer.failure is None:
             await self.committer.punch()  # space that was freed is not occupied
         answer = await trio.to_thread.run_sync(report.df_report, self.store)
-        return {**answer, "thawed_bytes": self.thawed.bytes, "gain": self.background.gain(answer["codecs"])}
+        codecs = answer["codecs"]
+        background = {"gain": self.background.gain(codecs), "rungs": self.background.outlook(codecs)}
+        return {**answer, "thawed_bytes": self.thawed.bytes, **background}
 
     async def _stat(self, request: dict[str, Any]) -> dict[str, Any]:
         await self._settled()

@@ -135,7 +135,12 @@ def test_the_gain_is_known_after_a_mount(start: Start) -> None:
     done(mount, "compact", mount.path)
     write(mount.path / "g", text(2, 100_000))
     sync(mount)
-    first = mount.ask("df")["gain"]
+    df = mount.ask("df")
+    first = df["gain"]
+    zstd = next(line for line in df["codecs"] if line["codec"] == "zstd")
+    quickest = df["rungs"][0]
+    assert (quickest["codec"], quickest["plain_bytes"]) == ("ppm", zstd["plain_bytes"])
+    assert quickest["seconds"] > 0
     mount.remount()
     mount.deadline()
     assert 0 < mount.ask("df")["gain"] <= 1.2 * first

@@ -78,6 +78,17 @@ def test_df_is_a_table_by_codec_and_model(store: Path, run: Run) -> None:
     assert found["thawed"].startswith("5.00 MiB")
 
 
+def test_df_tells_what_each_codec_has_before_it(store: Path, run: Run) -> None:
+    rungs = [
+        {"codec": "ppm", "plain_bytes": 3 << 30, "saves_bytes": 1 << 20, "seconds": 7200.0},
+        {"codec": "cm", "plain_bytes": 4 << 30, "saves_bytes": None, "seconds": 36000.0},
+    ]
+    with FakeDaemon(store, df={**DF, "model_bytes": 0, "gain": None, "thawed_bytes": 0, "rungs": rungs}):
+        found = lines_of(run("df", store)[1])
+    assert found["ahead: ppm"] == "3.00 GiB of content, about 1.00 MiB less, 2 h 0 s"
+    assert found["ahead: cm"] == "4.00 GiB of content, not known yet what it saves, 10 h 0 s"
+
+
 def test_df_says_nothing_of_what_is_not_known(store: Path, run: Run) -> None:
     with FakeDaemon(store, df={**DF, "codecs": DF["codecs"][:1], "model_bytes": 0, "gain": None, "thawed_bytes": 0}):
         out = run("df", store)[1]
