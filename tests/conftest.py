@@ -45,14 +45,14 @@ def sendable(data: Any) -> Any:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever uses a mount is marked so."""
+    """Mark every test that uses a mount."""
     for item in items:
         if {"mounted", "mnt", "fresh_mount"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("mount")
 
 
 def why_no_mount() -> str | None:
-    """What this machine lacks for a mount."""
+    """Return what this machine lacks for a mount, "" if nothing."""
     if os.geteuid() != 0:
         return "needs root"
     if not os.path.exists("/dev/fuse"):
@@ -125,7 +125,7 @@ def fresh_mount(request: pytest.FixtureRequest) -> Iterator[Mount]:
 
 
 def forsake_handles(base: Path) -> None:
-    """What a failed test left open would fail all later ones by an unmount that is busy. Objects keep their number."""
+    """Close files that a failed test left open: they would make later unmounts busy. Objects keep their number."""
     null = os.open(os.devnull, os.O_RDWR)
     for fd in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):

@@ -342,7 +342,7 @@ class Mount:
         return self._guard is not None and self._guard.poll() == 3
 
     def log(self) -> str:
-        """What the daemon has written so far."""
+        """Return the lines that the daemon has written so far."""
         return self.logfile.read_text(errors="backslashreplace") if self.logfile.exists() else ""
 
     def expect_log(self, pattern: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def _links(process: Path) -> Iterator[str]:
-    """What a process holds by name: its directories, its open files, what it has mapped."""
+    """Return the files that a process holds: its directories, open files and mappings."""
     for name in ("cwd", "root", "exe"):
         with contextlib.suppress(OSError):
             yield f"{name} {os.readlink(process / name)}"

@@ -256,7 +256,7 @@ ALL = [(kind, size, how) for kind in disks.KINDS for size in disks.SIZES for how
 
 @pytest.mark.parametrize(("kind", "size", "how"), ALL if FULL else SOME)
 def test_full_in_every_way(kind: str, size: int, how: str) -> None:
-    """Whoever fills it: ENOSPC, old data, removals meanwhile, and all goes on when there is room (tools/test-full)."""
+    """Any program may fill it: ENOSPC, old data, removals; all goes on when there is room (tools/test-full)."""
     if disks.why_not(kind, size):
         pytest.skip(disks.why_not(kind, size))
     Trial(kind, size, how, seed=size).run()

@@ -44,7 +44,7 @@ def directives(unit: Path) -> list[tuple[str, str, str]]:
 
 
 def hindrances(unit: Path) -> list[str]:
-    """What would keep the mount private or code from being compiled at run time."""
+    """Settings that would make the mount private or prevent compilation at run time are absent."""
     found = [key for _, key, _ in directives(unit) if key in PRIVATE_MOUNTS | NO_JIT]
     for _, key, value in directives(unit):
         calls = set(value.removeprefix("~").split())
@@ -56,7 +56,7 @@ def hindrances(unit: Path) -> list[str]:
 
 
 def verify(folder: Path) -> str:
-    """What `systemd-analyze verify` complains about in the units of a folder, whose command exists."""
+    """Return the complaints of `systemd-analyze verify` about the units of a folder, whose command exists."""
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is missing (Debian: systemd)")
     command = folder / "nnfs"

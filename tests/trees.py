@@ -18,7 +18,7 @@ Answer = object
 
 
 def attempt(run: Callable[[Path], Answer], base: Path) -> Answer:
-    """What *run* gives below *base*, or the name of its errno."""
+    """Return the result of *run* below *base*, or the name of its errno."""
     try:
         return run(base)
     except OSError as e:

@@ -128,7 +128,7 @@ class ContextMixing:
         return bytes([kind]) + (stride.to_bytes(2, "big") if stride else b"") + bitstream.encode(state, 0)
 
     def _compete(self, plain: bytes, length: int, layouts: list[Layout]) -> int | Layout:
-        """Return the record length (0: none) or the layout that does best on a piece."""
+        """Return the record length (0: none) or the layout that makes a piece smallest."""
         begin = max(0, (len(plain) - TRIAL) // 2) // 12 * 12  # so that channels, samples and phases stay where they are
         piece = plain[begin : begin + TRIAL]
         tries: list[tuple[int, int | Layout]] = [(len(self._mix(piece, stride)), stride) for stride in {0, length}]

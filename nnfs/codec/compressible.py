@@ -1,4 +1,4 @@
-"""A quick look at a chunk: data that is compressed already is left alone, at hundreds of MB/s."""
+"""A quick test of a chunk, at hundreds of MB/s: data that is compressed already is left alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ GAIN = 0.995  # of the plain size, by zstd: repeats between bytes of even freque
 
 
 def compressible(plain: bytes) -> bool:
-    """Tell whether a cold codec is worth its time: a guess that errs towards yes."""
+    """Return whether a cold codec is worth its time: a guess that rather errs towards True."""
     try:
         import numpy as np  # late: a mount that compresses nothing does without
     except ImportError:  # the workers will say so
@@ -24,5 +24,5 @@ def compressible(plain: bytes) -> bool:
 
 
 def is_text(plain: bytes) -> bool:
-    """Tell whether a chunk is mostly text, in any encoding that has ASCII in it."""
+    """Return whether a chunk is mostly text, in any encoding that includes ASCII."""
     return len(plain.translate(None, _BINARY)) >= TEXT * len(plain)

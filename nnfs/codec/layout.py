@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def,no-any-return"
-"""The layout of a chunk: records of one length, sound, pictures. The encoder guesses it, and stores its choice."""
+"""The layout of a chunk: records of one length, sound, pictures. The encoder estimates it, and stores its choice."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CLEAR = 1.25  # times as many repeats as the typical distance has make a record 
 
 @dataclass(frozen=True)
 class Layout:
-    """Samples: of `size` bytes, `channels` interleaved, rows of `stride` samples (0: none), from byte `skip` on."""
+    """Samples of `size` bytes: `channels` interleaved, rows of `stride` samples (0: none), from byte `skip` on."""
 
     size: int = 1
     channels: int = 1
@@ -68,7 +68,7 @@ def record_length(plain: npt.NDArray[np.uint8]) -> int:
 
 
 def _cost(difference: npt.NDArray[np.float64]) -> float:
-    """Return about how many bits such numbers take each."""
+    """Return an estimate of the bits that each of such numbers takes."""
     return float(np.log2(np.abs(difference) * 2 + 1).mean() + 1.0)
 
 
@@ -81,7 +81,7 @@ def _order0(plain: npt.NDArray[np.uint8]) -> float:
 def _row(v: npt.NDArray[np.float64], channels: int, limit: int) -> int:
     """Return the length of the rows of a picture in samples, 0 for none.
 
-    It is the distance, a multiple of the channels, with the smallest differences.
+    The length is the distance, a multiple of the channels, with the smallest differences.
     """
     n = 1 << (v.size - 1).bit_length()
     d = v[channels:] - v[:-channels]

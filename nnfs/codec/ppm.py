@@ -1,7 +1,7 @@
 """The quick cold codec: prediction by partial matching, variant H, of order 8.
 
 Payload: a byte, 0 or `X86` (the chunk is what `nnfs.codec.x86` made of it), and a stream of the range coder
-(section 12 of FORMAT.md). It is native code where that was compiled, else numba's.
+(section 12 of FORMAT.md). It runs in native code where that was compiled, else in numba's.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def kernels() -> Library | None:
 
 
 class PartialMatching:
-    """PPMd var. H in memory that never runs out. Thread-safe: memory is kept per thread."""
+    """PPMd variant H, with memory for any chunk. Thread-safe: memory is kept per thread."""
 
     id = PPM
     name = "ppm"

@@ -1,6 +1,6 @@
 """Progress of this process: codecs count columns while they code, and the worker tells its mount.
 
-Any thread may count: one that gets lost is no harm, as long as the number moves when the work does.
+Any thread may count. A lost count does no harm, as long as the number grows while work is done.
 """
 
 from __future__ import annotations

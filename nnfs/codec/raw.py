@@ -7,7 +7,7 @@ from nnfs.errors import CodecError
 
 
 class Raw:
-    """The identity, for data that does not compress."""
+    """The identity: the payload is the chunk, for data that does not compress."""
 
     id = RAW
     name = "raw"

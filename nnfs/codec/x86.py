@@ -20,7 +20,7 @@ ENOUGH = 256  # one displacement in so many bytes makes code
 
 @njit(cache=True, nogil=True)
 def _displacement(a, i):
-    """Return how far behind i the displacement of an instruction starting there lies, 0 where there is none."""
+    """Return the distance from i to the displacement of an instruction that starts at i, 0 where there is none."""
     x = a[i]
     if x == 0xE8 or x == 0xE9:
         return 1

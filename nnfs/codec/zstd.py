@@ -19,7 +19,7 @@ WORTH = 0.9  # of the plain size: a smaller gain is not worth a decompression pe
 
 
 class Zstd:
-    """zstd frames without content size and checksum: the block header has both. Thread-safe: contexts per thread."""
+    """zstd frames without content size and checksum, which the block header has. Thread-safe: contexts per thread."""
 
     id = ZSTD
     name = "zstd"

@@ -17,7 +17,7 @@ def njit(*, cache: bool = True, **options: Any) -> Callable[[Callable[..., Any]]
 
 
 class Kernel:
-    """A function that numba compiles. For numba it is the dispatcher that it has for the function."""
+    """A function that numba compiles. To numba it shows the dispatcher of the function."""
 
     def __init__(self, function: Callable[..., Any], cache: bool, options: dict[str, Any]) -> None:
         self._function, self._cache, self._options = function, cache, options

@@ -70,7 +70,7 @@ def hashes(plain, base, t, stride, record, out):
 
 @njit(cache=True, nogil=True)
 def advance(t, byte, record):
-    """Take the byte of column t into the record (its match models apart)."""
+    """Update a lane's record with the byte of column t, except the match models."""
     record[LAST] = record[LAST] << 8 | byte
     letter = byte
     if 65 <= byte <= 90:

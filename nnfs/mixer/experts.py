@@ -35,7 +35,7 @@ def at(s, p):
 
 @njit(cache=True, nogil=True)
 def level(v):
-    """Return a class of a non-negative number: 4 to the octave."""
+    """Return the class of a non-negative number: there are 4 classes for each octave."""
     n = np.int64(0)
     while v >= 8:
         v >>= 1
@@ -51,7 +51,7 @@ def bottom_of(parameters):
 
 @njit(cache=True, nogil=True)
 def _gather(s, p, x):
-    """Set the regressors of sample p, as differences to a base; return that."""
+    """Set the regressors of sample p, as differences to a base. Return the base."""
     channels, stride = s.parameters[CHANNELS], s.parameters[STRIDE]
     base = np.int64(0)
     if stride > 0:
@@ -139,7 +139,7 @@ def expect(s, p):
 
 @njit(cache=True, nogil=True)
 def learn_sample(s, p):
-    """Teach the experts sample p, which is in `value` now."""
+    """Update the experts with sample p, which is in `value` now."""
     g = s.parameters
     v, c = np.int64(s.value[p]), s.key[14]
     channels, stride = g[CHANNELS], g[STRIDE]

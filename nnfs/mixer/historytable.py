@@ -1,8 +1,8 @@
 # mypy: disable-error-code="no-untyped-def,no-any-return"
 """The hash table of bit histories: for each context and nibble a line with a check byte and 15 histories.
 
-A line may lie at one of three places. If all are taken by other contexts, the one whose first history is worth least
-gives way."""
+A line may lie at one of three places. If all are taken by other contexts, the line whose first history is worth least
+is replaced."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _line_of(table, h, c0):
 
 @njit(cache=True, nogil=True)
 def find(table, h, c0):
-    """Return where the histories of a nibble are, -1 for nowhere."""
+    """Return the place of a nibble's histories in the table, -1 where there are none."""
     place, check = _line_of(table, h, c0)
     for i in range(3):
         at = (place ^ i) << 4
@@ -35,9 +35,9 @@ def find(table, h, c0):
 
 @njit(cache=True, nogil=True)
 def find_or_make(table, h, c0, found):
-    """Return where the histories of a nibble are; if need be, they take the place of less seen ones.
+    """Return the place of a nibble's histories in the table; if need be, they replace histories that were seen less.
 
-    found: where `find` has found them before, -1: nowhere.
+    found: the place that `find` returned before.
     """
     place, check = _line_of(table, h, c0)
     if found >= 0 and table[found] == check:  # other lanes may have taken the place since

@@ -1,9 +1,10 @@
 # mypy: disable-error-code="no-untyped-call"
-"""The cache of numba's kernels: it survives power cuts, damage, and folders that cannot be written.
+"""The cache of numba's kernels, which survives power cuts, damage, and folders that cannot be written.
 
-Numba's own cache keeps an index and data files without checksums and does not fsync them: one that a power cut left
+Numba's own cache keeps an index and data files without checksums and does not fsync them: a file that a power cut left
 empty made every load fail, for ever. Here each kernel is one file, named by the code and the types that it was compiled
-from: 8 bytes `MAGIC`, the BLAKE2b-256 of the rest, and the rest. Any other file is thrown away and compiled again.
+from: 8 bytes `MAGIC`, the BLAKE2b-256 of the rest, and the rest. Any other file is removed, and the kernel compiled
+again.
 """
 
 from __future__ import annotations
@@ -56,10 +57,10 @@ class KernelCache(caching._Cache):
         self._enabled = False
 
     def flush(self) -> None:
-        """Keep everything: the name of a kernel covers all that it depends on."""
+        """Do nothing: kernels stay, since the name of a kernel covers all that it depends on."""
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """Return a kernel that was compiled before, None when there is none, or none that is whole."""
+        """Return a kernel that was compiled before, None when there is no undamaged one."""
         if not self._enabled:
             return None
         target_context.refresh()
@@ -95,7 +96,7 @@ class KernelCache(caching._Cache):
 
 
 def read(path: str) -> bytes | None:
-    """Return the content of a kernel's file, None when there is none that is whole; a damaged one is removed."""
+    """Return the content of a kernel's file, None when there is no undamaged one. A damaged file is removed."""
     try:
         with open(path, "rb") as file:
             stored = file.read()
@@ -118,7 +119,7 @@ def _throw_away(path: str, why: str) -> None:
 
 
 def write(place: str, name: str, content: bytes) -> bool:
-    """Put a kernel into a place, durably: in one piece or not at all. False when that place cannot be written."""
+    """Write a kernel's file durably, completely or not at all. Return False when the folder cannot be written."""
     part = os.path.join(place, f"{name}.{uuid.uuid4().hex[:16]}{PART}")
     try:
         kernelcache.make_place(place)

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def,no-any-return"
-"""The match models: they follow an earlier occurrence of the bytes before, and expect the byte that came next there.
+"""The match models: they follow an earlier occurrence of the last bytes, and predict the byte that came next there.
 
 There are two, for 6 and for 16 equal bytes."""
 
@@ -16,7 +16,7 @@ _A = 0x2545F4914F6CDD1D
 
 @njit(cache=True, nogil=True)
 def follow(s, columns, lane, t, m):
-    """Keep the match of model m, or look for one, before column t."""
+    """Keep the match of model m, or search for one, before column t."""
     r = s.record[lane]
     start = s.parameters[P_BEGIN]
     base = start + lane * columns

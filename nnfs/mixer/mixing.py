@@ -43,7 +43,7 @@ from nnfs.mixer.matches import follow, length_class, match_hash
 
 @njit(cache=True, nogil=True)
 def begin(s, columns, lane, t):
-    """Prepare a lane for column t: contexts, matches, first nibble."""
+    """Prepare a lane for column t: hashes of contexts, matches, histories of the first nibble."""
     base = s.parameters[P_BEGIN] + lane * columns
     hashes(s.plain, base, t, s.parameters[P_STRIDE], s.record[lane], s.hashed[lane])
     for m in range(MATCHES):
@@ -54,7 +54,7 @@ def begin(s, columns, lane, t):
 
 @njit(cache=True, nogil=True)
 def half(s, lane, c0):
-    """Go on to the second nibble, c0 in 16..31."""
+    """Find the histories of the second nibble, after the first (c0 in 16..31)."""
     for i in range(CONTEXTS):
         s.lines[lane, CONTEXTS + i] = find(s.table, s.hashed[lane, i], c0)
 
@@ -152,7 +152,7 @@ def predict(s, lane, k, c0, network):
 
 @njit(cache=True, nogil=True, inline="always")
 def learn_bit(s, lane, k, c0, bit, rate):
-    """Teach the maps and weights that bit k, after the bits in c0, was `bit`."""
+    """Update maps and weights: bit k, after the bits in c0, was `bit`."""
     rate_last = s.parameters[P_RATE_LAST]
     limit = s.parameters[P_MAP_LIMIT]
     x = s.inputs[lane, k]
@@ -214,7 +214,7 @@ def learn(s, columns, lane, t):
 
 @njit(cache=True, nogil=True)
 def enter(stack, c):
-    """Enter the dictionary, `plain` of chunk c before its beginning, into the tables: one lane, no weights learnt."""
+    """Enter the dictionary, `plain` of chunk c before `begin`, into the tables: as one lane; no weights learn."""
     s = one(stack, c)
     for t in range(s.parameters[P_BEGIN]):
         hashes(s.plain, 0, t, 0, s.record[0], s.hashed[0])

@@ -1,4 +1,4 @@
-"""The mixer and its entropy coder in native code (`nnfs.kernels`), on the states that numba's kernels have."""
+"""The mixer and its entropy coder in native code (`nnfs.kernels`), on the same states as numba's kernels."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Kernels:
         )  # fmt: skip
 
     def fits(self, state: MixState, c: int) -> bool:
-        """Tell whether there is a kernel for the lanes that row c was started with."""
+        """Return whether there is a kernel for the lanes that row c was started with."""
         return int(state.stack.parameters[c, P_LANES]) <= MOST_LANES
 
     def encode_path(self, state: MixState, c: int, network: NDArray[np.uint16], out: NDArray[np.uint16]) -> None:

@@ -2,8 +2,8 @@
 """Prediction by partial matching, variant H (Shkarin 2001), with the range coder of 7-Zip: the second engine.
 
 `nnfs/kernels/src/ppm.c` is the first one; both write and read the same streams (section 12 of `nnfs/codec/FORMAT.md`).
-A context keeps the symbols that followed it, each with a frequency; what did not is escaped to the context that is one
-byte shorter. The model has room for whatever a chunk can make of it, so it never starts over.
+A context keeps the symbols that followed it, each with a frequency; other symbols are escaped to the context that is
+one byte shorter. The model has room for any chunk, so it never starts over.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from nnfs.mixer.ppmmodel import (
 
 @njit(cache=True, nogil=True)
 def _shift_low(r, stream):
-    """Write a byte of the range's lower end, as soon as no carry can change it."""
+    """Shift the range coder's lower end by a byte; write bytes that no carry can change any more."""
     if r[LOW] < 0xFF000000 or r[LOW] >> 32:
         byte = r[KEPT]
         while r[WAITING]:
@@ -53,7 +53,7 @@ def _shift_low(r, stream):
 
 @njit(cache=True, nogil=True)
 def _take(m, begin, width, encodes):
-    """Go on to a part of the range."""
+    """Narrow the range to a part of it."""
     r = m.r
     if encodes:
         r[LOW] += begin
@@ -72,7 +72,7 @@ def _take(m, begin, width, encodes):
 
 @njit(cache=True, nogil=True)
 def _go_on(m):
-    """Go on to the next context, by the shortest way."""
+    """Set the next context, by the shortest way."""
     following = np.int64(m.following[m.v[FOUND]])
     if m.v[FALL] == 0 and following > 0:
         m.v[LEAST] = m.v[MOST] = following
@@ -82,7 +82,7 @@ def _go_on(m):
 
 @njit(cache=True, nogil=True)
 def _learn_first(m, s, c, is_first):
-    """Learn a symbol of the longest context, which has several."""
+    """Learn a symbol that was coded in the longest context, which has several symbols."""
     v = m.v
     v[FOUND] = s
     v[SUCCESS] = np.int64(is_first and 2 * m.frequency[s] > m.total[c])
@@ -102,7 +102,7 @@ def _learn_first(m, s, c, is_first):
 
 @njit(cache=True, nogil=True)
 def _code_binary(m, c, given, encodes):
-    """Code a symbol in a context that has one; -1 for another."""
+    """Code a symbol in a context that has one symbol. Return -1 for an escape."""
     v, s = m.v, np.int64(m.first[c])
     symbol = np.int64(m.symbol[s])
     v[HIGH] = 8 if m.symbol[v[FOUND]] >= 64 else 0
@@ -130,7 +130,7 @@ def _code_binary(m, c, given, encodes):
 
 @njit(cache=True, nogil=True)
 def _code(m, given, encodes, masked):
-    """Code one symbol; negative where a payload cannot be."""
+    """Code one symbol. Return a negative number for a payload that no encoder writes."""
     v, r = m.v, m.r
     masked[:] = 0
     c = v[LEAST]
@@ -171,7 +171,7 @@ def _code(m, given, encodes, masked):
 
 @njit(cache=True, nogil=True)
 def _code_masked(m, c, known, given, encodes, masked):
-    """Code a symbol in a shorter context; -1 for an escape."""
+    """Code a symbol in a shorter context. Return -1 for an escape."""
     r, first, count = m.r, np.int64(m.first[c]), np.int64(m.count[c])
     everything, escape, see = np.int64(0), np.int64(1), np.int64(400)
     for s in range(first, first + count):
@@ -219,7 +219,7 @@ def _code_masked(m, c, known, given, encodes, masked):
 
 @njit(cache=True, nogil=True)
 def encode(m, plain):
-    """Encode to `m.stream`. Return the stream's length, -1 where it does not fit."""
+    """Encode to `m.stream`. Return the stream's length in bytes, -1 where it does not fit."""
     masked = np.zeros(256, np.uint8)
     for i in range(plain.size):
         if _code(m, np.int64(plain[i]), True, masked) < 0 or m.v[FAILED] or m.r[AT] > m.stream.size:
@@ -231,7 +231,7 @@ def encode(m, plain):
 
 @njit(cache=True, nogil=True)
 def decode(m, plain):
-    """Decode `m.stream`; tell whether it holds so many bytes."""
+    """Decode `m.stream`. Return whether it holds so many bytes."""
     masked = np.zeros(256, np.uint8)
     r = m.r
     for i in range(4):

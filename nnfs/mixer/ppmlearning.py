@@ -23,7 +23,7 @@ from nnfs.mixer.ppmmodel import (
 
 @njit(cache=True, nogil=True)
 def _new(m, count):
-    """Return the first of `count` new states; with no room left, set FAILED."""
+    """Return the first of `count` new states. With no room left set FAILED."""
     at = m.v[SYMBOLS]
     if at + count > m.symbol.size:
         m.v[FAILED] = 1
@@ -58,7 +58,7 @@ def _state_of(m, c, symbol):
 
 @njit(cache=True, nogil=True)
 def _successors(m, skip):
-    """Make the contexts that follow the found state and its shorter ones; return the longest."""
+    """Make the successors of the found state and of its shorter contexts. Return the longest."""
     way = np.zeros(ORDER + 2, np.int64)
     count = 0
     c, found = m.v[LEAST], m.v[FOUND]
@@ -159,7 +159,7 @@ def _add(m, c, symbol, frequency, successor, count, rest):
 
 @njit(cache=True, nogil=True)
 def update(m):
-    """Learn the found symbol: add it to the contexts that lacked it, and go on to the next context."""
+    """Learn the found symbol: add it to the contexts that lacked it, and set the next context."""
     v, found = m.v, m.v[FOUND]
     following = np.int64(m.following[found])
     if m.frequency[found] < MOST_FREQUENCY // 4 and m.suffix[v[LEAST]]:

@@ -66,7 +66,7 @@ def _contexts(s, p, c):
 
 @njit(cache=True, nogil=True)
 def _below(s, e, v, bottom, bits):
-    """Return expert e's probability of less than v, 2^32 + 2^20 being all: every value keeps a little of it."""
+    """Return expert e's probability of a value below v, as a share of 2^32 + 2^20: every value keeps a little."""
     d = ((v << 6) - 32 - s.mean[e]) * s.narrow[e] >> 12  # in the table's unit, with 8 bits below it
     d = min(max(d, -((LIMIT - 1) << 8)), (LIMIT - 1) << 8)
     i = (d >> 8) + LIMIT
@@ -145,7 +145,7 @@ def predict(s, k, low):
 
 @njit(cache=True, nogil=True)
 def learn_bit(s, k, bit):
-    """Teach weights, histories and maps bit k."""
+    """Update weights, histories and maps with bit k."""
     key, x = s.key, s.inputs
     target = np.int64(bit) << 16
     last = (target - SQUASH[key[8] + LIMIT]) * 40 >> 8

@@ -1,4 +1,4 @@
-"""The values that the mixer starts from, trained offline (`nnfs.train.mixing`).
+"""The start values of the mixer, trained offline (`nnfs.train.mixing`).
 
 Those of a mixer without a network are kept beside this module: they are part of codec 17, so they never change. Those
 of a mixer beside a network are part of its model.
@@ -25,7 +25,7 @@ CERTAIN = 33  # cells of a refining map: 180 units each from -2880 on
 
 @dataclass(frozen=True)
 class StartValues:
-    """The values that the mixer of a chunk starts from."""
+    """The start values of one chunk's mixer."""
 
     maps: npt.NDArray[np.uint32]  # (contexts, 256)
     match_maps: npt.NDArray[np.uint32]  # (matches, 512)
@@ -43,7 +43,7 @@ class StartValues:
 
 @cache
 def start_values() -> StartValues:
-    """Return the stored start values, of a mixer without a network; a network's are in its model."""
+    """Return the stored start values of a mixer without a network. Those beside a network are in its model."""
     with np.load(PATH, allow_pickle=False) as stored:
         return replace(untrained(False), **{field: stored[field] for field in STORED})
 

@@ -76,7 +76,7 @@ class MixState:
     ) -> None:
         """Make row c ready to encode `plain`, or to decode that many bytes.
 
-        values: where the mixer starts; without, from what is stored for a mixer without a network.
+        values: the start values; without them, those stored for a mixer without a network.
         """
         s = self.stack
         size = plain if isinstance(plain, int) else len(plain)

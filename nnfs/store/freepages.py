@@ -4,8 +4,8 @@ LMDB files never shrink, so free pages are given back to the filesystem below as
 LMDB's own (`mdb_page_alloc` and `mdb_find_oldest` in mdb.c of 0.9.36): the freeDB has a record for each txn, with the
 pages which that txn freed. A write txn begins with ``oldest = txn->mt_txnid - 1``, the id of the last commit, lowers it
 to the ``mr_txnid`` of every reader, and takes records in order of their txn until ``if (oldest <= last) break``. So a
-record is free for use exactly when its txn is *older* than the last commit and than every reader. (What the last commit
-itself freed is still in the tree of the other meta page, to which a torn write of the newer one falls back.)
+record is free for use exactly when its txn is *older* than the last commit and than every reader. (Pages that the last
+commit itself freed are still in the tree of the other meta page, to which a torn write of the newer one falls back.)
 
 A page that LMDB may overwrite at any time holds nothing that anybody reads: as a hole it is as good, and a crash
 between punching and the next commit changes nothing. All reading is pread(2), never the map: a file that was cut short

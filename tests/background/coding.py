@@ -1,4 +1,4 @@
-"""What workers serve in tests of recompression: quick codecs under the numbers of the real ones, and their troubles.
+"""The codecs that workers serve in tests of recompression: quick ones under the ids of the real ones, and failing ones.
 
 Environment of a worker (`kit.Chaos` sets it): CHAOS_KILL=N dies at each N-th chunk or soon after, but not of a chunk
 of which one has just died (two deaths fail it); CHAOS_WRONG and CHAOS_FAIL name the workers that decode something else,

@@ -56,7 +56,7 @@ from tests.harness import WAIT_S, Mount, environment, wait_for
 
 COLD = ("write_age=0", "read_age=0", "policy=cold")  # everything is cold at once
 RESTLESS = (*COLD, "cache=0", "thawed=0")  # and every read decodes
-# What a worker that dies is worth in the log, and no more.
+# The lines that a worker's death may leave in the log.
 WORKERS = r"worker \S+ was killed|worker \S+ ended|(background|scrub): .*(worker|cancelled)"
 
 
@@ -75,7 +75,7 @@ def stated(data: bytes) -> bytes:
 
 
 async def examined(self: modelchanges.ModelChanges, file: Path, data: bytes, base: bytes | None) -> bytes:
-    """What a model's file says of itself: the real look at it loads weights."""
+    """Return the fingerprint that a model's file states: the real examination loads weights."""
     return stated(data)
 
 
@@ -207,7 +207,7 @@ class Chaos(Mount):
             self.expect_log(WORKERS)
 
     def ask(self, command: str, **args: Any) -> dict[str, Any]:
-        """What the daemon answers to a command."""
+        """Return the daemon's answer to a command."""
         return client.ask(self.store, command, **args)
 
     def turn_round(self, passes: int = 2) -> None:

@@ -77,5 +77,5 @@ def cold_read(path: Path) -> bytes:
 
 
 def settled(mount: Chaos) -> int:
-    """How many files the store has that are marked."""
+    """Return the number of files in the store that are marked."""
     return int(mount.ask("passes")["settled"])

@@ -188,7 +188,7 @@ def test_a_command_for_the_quick_codec_only(start: Start) -> None:
 
 
 def marks_of(mount: Chaos) -> dict[int, int]:
-    """What the store says of how files were looked at, by inode."""
+    """Return the rung up to which the store says that files were looked at, by inode."""
     mount.unmount()
     found: dict[int, int] = {}
     store = Store.open(mount.store)

@@ -120,7 +120,7 @@ async def test_files_whose_swaps_fail_are_not_done(seconds: float, monkeypatch: 
 
 
 async def test_what_somebody_writes_to_in_part_is_not_swapped() -> None:
-    """Its commit would have to wait for a worker. Who begins to write while the swap waits for its commit is told."""
+    """Its commit would have to wait for a worker. A write that begins while the swap waits is noticed."""
     under_test = Tried(range(1, 4), lambda _: None)
     under_test.commits.written = {2}
     cooling: list[int] = []
@@ -232,7 +232,7 @@ async def test_recompression_has_threads_of_its_own() -> None:
 
 
 async def test_a_shared_block_is_coded_once_and_only_its_file_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What comes of it is not known while the other file is looked at: its chunk may fail, its policy be another."""
+    """The outcome is not known while the other file is looked at: its chunk may fail, its policy may differ."""
     both = block()
     both.refs = 2
 

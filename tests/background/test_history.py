@@ -1,4 +1,4 @@
-"""What tasks leave behind: the last ones, over remounts, in the log, and when everything was last found sound."""
+"""The history of tasks: the last ones, over remounts, in the log, and when everything was last found sound."""
 
 from __future__ import annotations
 

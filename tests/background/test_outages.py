@@ -187,7 +187,7 @@ async def test_what_nobody_can_prove_is_not_made(cold: Cold) -> None:
 
 
 async def test_a_codec_is_back(cold: Cold, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was settled without it is looked at again, once: not at every pass."""
+    """Files that were settled without it are looked at again once, and not at every pass."""
     settings = 0x1234500 | BITS[NEURAL]
     cold.does[NEURAL] = TORCH
     under_test = coder(cold)

@@ -108,7 +108,7 @@ async def test_a_reference_that_is_not_there_says_nothing() -> None:
 
 
 async def test_a_batch_is_not_checked_by_the_next_one() -> None:
-    """Checks end in any order. What a batch's own check could not say, another payload of that batch does."""
+    """Checks end in any order. If a batch's own check has no result, another payload of the batch is checked."""
     workers = Workers()
     first, under_test = trio.Event(), coder(workers)
     failures: list[NnfsError] = []

@@ -292,7 +292,7 @@ def test_policies_are_seen_by_the_next_pass(start: Start) -> None:
     os.setxattr(mount.path / "d", "user.nnfs.policy", b"hot")
     sync(mount)
     turn(mount, file, "zstd")
-    # What changes right before the end of a mount, by a crash even, is seen by the next one.
+    # A change right before the end of a mount, even by a crash, is seen by the next mount.
     os.setxattr(mount.path / "d", "user.nnfs.policy", b"cold")
     sync(mount)
     mount.kill()

@@ -1,4 +1,4 @@
-"""What recompression on a mount has to respect: who reads, policies that have changed, what the reference finds."""
+"""Rules that recompression on a mount has to respect: readers, changed policies, findings of the reference."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_other_options_reach_files_that_are_settled(start: Start) -> None:
 
 @mounts
 def test_auto_takes_the_network_where_it_has_become_quick_enough(start: Start) -> None:
-    """What the classical codec had is encoded anew, once; with --all also what was tried before."""
+    """Payloads of the classical codec are encoded anew once; with --all also chunks that were tried before."""
     ages = ("write_age=0", "read_age=0")
     mount = start(mode="none", options=(*ages, "thaw_limit=0.000001"))
     write(mount.path / "f", text(1))

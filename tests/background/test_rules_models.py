@@ -42,7 +42,7 @@ def test_what_can_be_no_model_is_not_read(start: Start, tmp_path: Path) -> None:
 
 
 def lines_of(mount: Chaos) -> dict[int, tuple[str, int, bool, str]]:
-    """What the list of models says: by number the first letters, blocks, whether it is retired, its copies."""
+    """Return the list of models: by number the first letters, blocks, whether it is retired, its copies."""
     return {
         line["number"]: (
             bytes.fromhex(line["fingerprint"])[:5].decode(),

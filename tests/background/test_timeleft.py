@@ -100,7 +100,7 @@ def test_mixed_files(seed: int, batch: int) -> None:
      [RAW] * 160, [TEXT] * 160],
 )  # fmt: skip
 def test_kinds_that_come_one_after_the_other(kinds: list[tuple[str, ...]]) -> None:
-    """What is skipped must not be taken for the rate of what is encoded, in any order."""
+    """Skipped chunks must not change the rate of encoded ones, in any order."""
     check(predictions(Machine(), kinds))
 
 
@@ -170,7 +170,7 @@ def test_the_end_is_none_left() -> None:
 
 
 def measured(now: float) -> dict[str, float]:
-    """What workers had measured in the recorded task: encoding first, so proving has to be guessed from that."""
+    """Return the costs that workers had measured in the recorded task: encoding first, proving estimated by it."""
     return {"encode cm": 47.0, "prove cm": 28.0} if now > 320 else {"encode cm": 47.0} if now > 175 else {}
 
 

@@ -24,7 +24,7 @@ class Model:
         self.cold: set[int] = set()  # of the store's chunks: over these nothing may be dirty
 
     def lay_over(self, offset: int, end: int) -> list[tuple[int, bytes]]:
-        """What has to be decoded before a write, as `nnfs.blockio.writer` does."""
+        """Return the chunks that have to be decoded before a write, as `nnfs.blockio.writer` does."""
         chunks = self.data.partly_changed(1, len(self.truth), offset, end)
         return [(number, self.store[number]) for number in chunks if number in self.cold]
 

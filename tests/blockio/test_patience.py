@@ -1,4 +1,4 @@
-"""How long reads wait, by the clock of a loop that tests move."""
+"""The time that reads wait, by the clock of a loop that tests move."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is fetched before anybody asks."""
+"""Read-ahead: blocks that are fetched before a reader asks for them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NONE = range(11_000, 12_000)  # block numbers without blocks
 
 
 def fetched(around: Around, number: int, there: set[int]) -> set[int]:
-    """What reading a block brings, of those that exist and are not there yet."""
+    """Return the blocks that reading a block fetches, of those that exist and are not fetched yet."""
     after, before, count = around.read(number)
     found = [near for near in [*after, *before] if near not in there and near not in NONE][:count]
     around.fetched(found)

@@ -22,7 +22,7 @@ PLAIN = b"retired " * (CHUNK // 8)
 
 
 def swap(volume: ColdVolume, number: int, stored: bytes, codec: int | None = None, model: int = 0) -> None:
-    """What recompression does, under another payload number."""
+    """Swap a block's payload as recompression does, under another payload number."""
     with volume.store.write() as txn:
         block = load_block(txn, number)
         assert block is not None

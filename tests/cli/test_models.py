@@ -104,7 +104,7 @@ ADDED = {"number": 2, "fingerprint": FITTED}
 
 
 class Training:
-    """What `subprocess.run` does for `nnfs train`."""
+    """Stand in for `subprocess.run` in `nnfs train`."""
 
     def __init__(self, answer: object = FOUND, status: int = 0) -> None:
         self.answer, self.status = answer, status

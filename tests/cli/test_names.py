@@ -39,7 +39,7 @@ LOCALES = {
 
 
 def ran(locale: str, *words: str, status: int = 0) -> str:
-    """What a command prints in a locale; it must end with `status`, and say nothing that is no text there."""
+    """Return the output of a command in a locale. It must end with `status`, and print only text of that locale."""
     kept = {name: value for name, value in environment().items() if not name.startswith(("LC_", "LANG"))}
     done = subprocess.run(command(*words), env={**kept, **LOCALES[locale]}, capture_output=True, timeout=LIMIT_S)
     text = (done.stdout + done.stderr).decode("iso8859-1" if locale == "latin" else "utf-8")
@@ -199,7 +199,7 @@ def test_a_bug_before_the_mount_is_told_on_the_terminal(store: Path, tmp_path: P
 @needs_mount
 @pytest.mark.mount
 def test_a_mount_that_is_refused_leaves_no_log(store: Path, tmp_path: Path) -> None:
-    """Whatever refuses it: an option, a store in use, one that is damaged."""
+    """The reasons are an option, a store in use, a damaged store."""
     mnt = tmp_path / "mnt"
     mnt.mkdir()
     opened = Store.open(store)

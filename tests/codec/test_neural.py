@@ -185,7 +185,7 @@ def test_nothing_to_do() -> None:
 
 
 class Enough(Exception):
-    """What `between` ends a batch with."""
+    """The exception by which `between` ends a batch."""
 
 
 @pytest.mark.parametrize("threads", [1, 2])

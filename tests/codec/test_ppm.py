@@ -99,7 +99,7 @@ def test_what_does_not_become_smaller(engine: str) -> None:
 
 
 def test_frozen() -> None:
-    """What an older version wrote must stay readable. Compare byte for byte."""
+    """Payloads of an older version must stay readable, byte for byte."""
     payload = CODEC.encode(CASES["text"])
     assert payload is not None
     assert (len(payload), hashlib.sha256(payload).hexdigest()[:16]) == FROZEN

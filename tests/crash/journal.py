@@ -1,4 +1,4 @@
-"""What a process did to one file, as `shim.c` recorded it, and what a disk could hold of it after a power cut."""
+"""A process's writes to one file, as `shim.c` recorded them, and the contents that a power cut could leave."""
 
 from __future__ import annotations
 

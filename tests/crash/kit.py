@@ -1,4 +1,4 @@
-"""What kill -9 and power cuts share: run a workload on a mount, then judge what a later mount shows."""
+"""Helpers of the tests of kill -9 and power cuts: run a workload on a mount, then judge a later mount."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def acked_steps(log: Path) -> int:
 
 
 def look(mount: Mount) -> tuple[View, Tree]:
-    """What a mount shows, with a deadline on the daemon."""
+    """Return the tree that a mount shows, with a deadline on the daemon."""
     mount.deadline()
     seen, tree = observe(mount.path)
     mount.deadline(0)

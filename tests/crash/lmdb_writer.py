@@ -19,7 +19,7 @@ KEYS = 40
 
 
 def value(key: int, commit: int) -> bytes:
-    """What commit `commit` puts under a key: its number and a body that proves it, up to several pages long."""
+    """Return the value that a commit puts under a key: its number and a body that proves it, up to several pages."""
     rng = random.Random(key * 1_000_003 + commit)
     return commit.to_bytes(8, "big") + rng.randbytes(rng.choice((10, 300, 1500, 5000, 20000)))
 

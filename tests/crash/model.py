@@ -1,4 +1,4 @@
-"""What the tree on the mount may look like after a crash: steps of a workload, the tree after each, and the comparison.
+"""The trees that a mount may show after a crash: steps of a workload, the tree after each, and the comparison.
 
 The daemon promises that its store always holds a *prefix of the requests as it received them*, and everything that an
 fsync acknowledged. So the workload is one thread, and each step is made such that all its requests have been answered
@@ -38,7 +38,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What one name shows."""
+    """The type and content that one name shows."""
 
     kind: str
     mode: int
@@ -125,7 +125,7 @@ def _rename(tree: Tree, old: str, new: str, flags: int) -> None:
 
 
 def view(tree: Tree) -> View:
-    """What the tree shows."""
+    """Return the tree that the model expects."""
     names: dict[int, int] = {}
     for node in tree.values():
         names[id(node)] = names.get(id(node), 0) + 1
@@ -143,7 +143,7 @@ def view(tree: Tree) -> View:
 
 
 def observe(root: Path) -> tuple[View, Tree]:
-    """What the mount shows, and the model that continues from it."""
+    """Compare a mount with the model. Return the model that continues from its tree."""
     shown: View = {}
     tree: Tree = {}
     inodes: dict[int, Node] = {}

@@ -1,4 +1,4 @@
-"""What a mount of a store would show, read through the daemon's layers in a child process: some 20 times quicker."""
+"""The tree that a mount of a store would show, read by the daemon's layers in a child: some 20 times quicker."""
 
 from __future__ import annotations
 

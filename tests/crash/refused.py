@@ -1,7 +1,7 @@
 """A committer without a mount whose writes fail one after the other; run by test_refused with the shim.
 
 Each step changes some files and makes them durable. From step to step another write of the commit fails, the first one
-at first, until no commit has so many. What was written is read meanwhile; afterwards it has to become durable.
+at first, until no commit has so many. Written data is read meanwhile; afterwards it has to become durable.
 """
 
 from __future__ import annotations

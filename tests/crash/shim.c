@@ -14,7 +14,7 @@
  *
  * "Write" is whatever changes the file: write*, pwrite*, truncation, fallocate (punched holes). A lock is held across each
  * operation and its record, so the order of the journal is the order of the operations, and everything recorded before a flush
- * had been issued before that flush began. What cannot be recorded (a writable shared mapping, splice, ...) leaves an
+ * had been issued before that flush began. A change that cannot be recorded (a writable shared mapping, splice, ...) leaves an
  * OPAQUE record, on which the reader of the journal fails.
  */
 #define _GNU_SOURCE

@@ -71,7 +71,7 @@ def check(store: Path) -> tuple[int, object]:
 
 @pytest.mark.parametrize(("seed", "cuts"), [(seed, 50) for seed in range(5, 8)] if FULL else [(5, 30)])
 def test_power_cuts(shim: Path, seed: int, cuts: int) -> None:
-    """What the images hold is read here: every byte is compared with its BLAKE2b-512."""
+    """Every byte of the images is read and compared with its BLAKE2b-512."""
     base = work_dir()
 
     try:

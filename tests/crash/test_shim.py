@@ -71,7 +71,7 @@ def test_replayed_journal_is_the_file(tmp_path: Path, shim: Path) -> None:
 
 
 def damaged_cuts(tmp_path: Path, shim: Path, *, sync: bool) -> int:
-    """How many of 60 power cuts lose an acknowledged commit or mix commits up."""
+    """Return how many of 60 power cuts lose an acknowledged commit or mix commits up."""
     base = make_env(tmp_path / "env")
     env = shim_environment(shim, tmp_path / "env" / "data.mdb", journal=tmp_path / "journal")
     assert run_writer(tmp_path / "env", tmp_path / "journal", env, sync=sync) == 0

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @dataclass
 class Outcome:
-    """How a look at a damaged store ended."""
+    """The result of a look at a damaged store."""
 
     refused: int = 0  # exit code of the error with which the store did not open
     message: str = ""
@@ -60,7 +60,7 @@ class Killed(Exception):
 
 
 def in_child(work: Callable[[], T], limit: int = CPU_S) -> T:
-    """What `work` returns in a child process, which may use `limit` seconds of a processor.
+    """Return the result of `work` in a child process, which may use `limit` seconds of a processor.
 
     Raises `Killed`; AssertionError for what it raised.
     """

@@ -56,7 +56,7 @@ class Live:
         self.store.close()
 
     def commit(self, chunks: dict[int, ChunkChanges] | None = None) -> Applied:
-        """What the daemon does, without data threads."""
+        """Do as the daemon, without data threads."""
         frozen = self.view.fs.freeze()
         applied, _ = apply(self.store, frozen, chunks or {}, 0, 0, nodes=self.view.fs.nodes)
         self.view.fs.committed(applied)

@@ -68,7 +68,7 @@ def damaged(sample: Sample, spans: list[Span], seed: str) -> Iterator[tuple[str,
 
 
 def outcome_of(folder: Path, sample: Sample, content: bytes) -> Outcome:
-    """What a look at a damaged copy of the sample gives."""
+    """Return the result of a look at a damaged copy of the sample."""
     store = folder / "damaged"
     shutil.rmtree(store, ignore_errors=True)
     store.mkdir()

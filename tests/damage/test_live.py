@@ -67,7 +67,7 @@ def test_records(folder: Path, sample: Sample, walk: Walk, table: str, what: str
 
 @pytest.mark.parametrize("table", BRANCHES)
 def test_keys_of_branch_pages(folder: Path, sample: Sample, walk: Walk, table: str) -> None:
-    """Keys of branch pages lead look-ups elsewhere. What they point at is the engine's, which ends the process."""
+    """Damaged keys of branch pages mislead look-ups. Damaged pointers of the engine end the process."""
     rng, truth = random.Random(table), part(sample.truth, CONTENT.get(table, ()))
     spans = [s for s in walk.spans if (s.what, s.table) == ("branch node", table) and s.end - s.start > 8]
 
@@ -88,7 +88,7 @@ def test_keys_of_branch_pages(folder: Path, sample: Sample, walk: Walk, table: s
 
 
 def test_every_bit_of_keys_of_names(folder: Path, sample: Sample, walk: Walk) -> None:
-    """What the issue saw: 21 of 150 names, and ENOENT for a name that is there."""
+    """A listing once had 21 of 150 names, and a name that is there got ENOENT."""
 
     def work() -> int:
         flips = 0

@@ -127,7 +127,7 @@ class Offline:
 
 @dataclass
 class Truth:
-    """What a store held."""
+    """The content that a store held before the damage."""
 
     names: dict[str, set[str]] = field(default_factory=dict)  # of directories
     stats: dict[str, Stat] = field(default_factory=dict)

@@ -111,7 +111,7 @@ def coder() -> list[str]:
 
 
 def of_bit(seen: Seen) -> list[str]:
-    """What a bit was predicted from."""
+    """Return the inputs from which a bit was predicted."""
     inputs = {i: x for i, x in enumerate(seen.inputs) if x}
     return [
         f"  c0 = {seen.node}, histories = {seen.histories}",
@@ -140,7 +140,7 @@ def mixing() -> list[str]:
 
 
 def of_column(lane: Lane, row: Row, forward: Callable[[Row], list[int]]) -> list[str]:
-    """What the network makes of a row: the first numbers of some vectors."""
+    """Return the network's result of a row: the first numbers of some vectors."""
     x = lane.embed(row)
     n = norm(x)
     act = lane.n.layers[0][0](n)

@@ -1,4 +1,4 @@
-"""Makes the golden payloads: `python -m tests.format.make`. For a new codec id or kind, never to mend a test.
+"""Makes the golden payloads: `python -m tests.format.make`. For a new codec id or kind, never to make a test pass.
 
 `golden.json` holds payloads of today's encoders, for ever; the plain bytes are there too, so neither an encoder nor a
 generator of samples is needed to judge a decoder.

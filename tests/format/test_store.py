@@ -39,7 +39,7 @@ def chunks_of(pieces: dict[int, bytes]) -> dict[int, bytes]:
 
 
 def digest_of(content: bytes) -> str:
-    """What the reader should print for a file without holes."""
+    """Return the text that the reader should print for a file without holes."""
     chunks = chunks_of({0: content})
     return blake2b(b"".join(pack(">Q", n) + chunk for n, chunk in sorted(chunks.items())), digest_size=16).hexdigest()
 
@@ -57,7 +57,7 @@ def test_the_golden_store(golden: Path) -> None:
     assert len(tree) == 1 + len(test_golden.FILES) + 4 + 302
     for name, pieces in test_golden.FILES.items():
         entry = tree[b"/" + name]
-        # What the kernel writes of a page goes on to the page's end, with zeros.
+        # The kernel writes a page up to its end, with zeros.
         found = {number: plain.rstrip(b"\0") for number, plain in entry.chunks.items()}
         assert found == chunks_of(pieces), name
         assert entry.inode.size == max((offset + len(content) for offset, content in pieces.items()), default=0)

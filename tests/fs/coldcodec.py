@@ -1,4 +1,4 @@
-"""What workers serve in tests of fsck and scrub: a cold payload is the chunk backwards. Well behaved, or not."""
+"""Codecs that workers serve in tests of fsck and scrub: a cold payload is the chunk backwards. Some of them fail."""
 
 from __future__ import annotations
 

@@ -225,7 +225,7 @@ def noted(breaks: Breaks, kind: str) -> Callable[[Break], Break]:
 
 
 def reload(store: Store) -> None:
-    """What an opening reads anew."""
+    """Return the records that an opening reads anew."""
     snapshot = store.read()
     try:
         record = snapshot.get("meta", schema.STATE_KEY) or snapshot.get("main", schema.STATE_KEY)

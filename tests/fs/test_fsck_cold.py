@@ -293,7 +293,7 @@ def test_wrong_keys_and_flags_of_models(files: Files, tiny: tuple[bytes, bytes])
 
 
 def test_damaged_pages_are_looked_at_in_a_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What that child could not check arrives, too."""
+    """The report of the child includes the checks that could not be made."""
     made = Files(tmp_path / "store")
     backwards(made, monkeypatch, coldcodec.NotInstalled)
     made.fs.close()

@@ -61,7 +61,7 @@ def test_a_truncated_file(tmp_path: Path) -> None:
 
 
 def committed_uid(path: Path) -> int:
-    """What the last commits of `meta_pages` wrote."""
+    """Return the records that the last commits of `meta_pages` wrote."""
     store = Store.open(path)
     snapshot = store.read()
     record = snapshot.get("inode", schema.inode_key(FIFO))

@@ -195,7 +195,7 @@ def test_nothing_is_encoded_with_a_model_that_has_been_dropped(files: Files) -> 
 
 
 def test_a_number_is_never_another_models(files: Files) -> None:
-    """Whoever remembers a header finds no other model under its number, whatever has become of the right one."""
+    """A remembered header never leads to another model under the same number, even if the right one is gone."""
     keep(files)
     retire(files, 1)
     assert drop(files) == [1]

@@ -1,4 +1,4 @@
-"""What recompression has to look at again, and what it need not; which models it may drop."""
+"""Files and blocks that recompression has to look at again, or need not; models that it may drop."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ NOWHERE = "/proc/nowhere/kernels-x"  # cannot be made, by root neither
 
 
 def double(x: int) -> int:
-    """What is compiled."""
+    """The function that is compiled."""
     return 2 * x
 
 

@@ -1,4 +1,4 @@
-"""What the model's tests have in common."""
+"""Fixtures of the model's tests."""
 
 from __future__ import annotations
 

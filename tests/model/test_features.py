@@ -1,4 +1,4 @@
-"""What the network is told of the past: known answers, and encoder and decoder see the same."""
+"""The features that the network gets: known answers, and encoder and decoder compute the same."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Rounding(matmul.FloatWeight):
 
 
 class Missing(matmul.Int8Weight):
-    """What a device without such products does."""
+    """Raise as a device without such products does."""
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("not implemented for 'Char'")

@@ -111,7 +111,7 @@ def test_every_tensor_counts_in_the_fingerprint(content: bytes) -> None:
 
 
 def test_the_shipped_limits_are_accepted(content: bytes) -> None:
-    """What training can store at most, and a step more."""
+    """The greatest weights that training can store are accepted; a step more is refused."""
     most = fixedpoint.MULTIPLIER_LIMIT
     load_weights(changed(content, setting("layers.0.up.multiplier", 0, most)))
     must_refuse(changed(content, setting("layers.0.up.multiplier", 0, most + 1)), "scale")
@@ -220,7 +220,7 @@ def test_a_newer_profile_says_what_to_do() -> None:
 
 
 def test_the_weights_of_the_extreme_tests_may_be_stored(tmp_path: Path) -> None:
-    """What the engines are tested with at their limits is within what a file may hold."""
+    """The weights by which engines are tested at their limits are within the ranges of a file."""
     for kind, shift in (("same", 2), ("halves", 24)):
         w = extreme_weights(kind, shift)
         path = tmp_path / kind

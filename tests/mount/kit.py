@@ -74,7 +74,7 @@ class MemoryFs(pyfuse3.Operations):
         self.initialised = True
 
     def count(self, *what: Any) -> int:
-        """How many logged requests begin with *what*."""
+        """Return how many logged requests begin with *what*."""
         return sum(entry[: len(what)] == what for entry in self.log)
 
     def attributes(self, node: Node) -> pyfuse3.EntryAttributes:
@@ -201,7 +201,7 @@ class MemoryFs(pyfuse3.Operations):
 
 
 class Client:
-    """What the test's thread has in hand while the filesystem is mounted."""
+    """The objects that the test's thread uses while the filesystem is mounted."""
 
     def __init__(self, fs: MemoryFs, mountpoint: Path, connection: Connection, token: trio.lowlevel.TrioToken) -> None:
         self.fs, self.path, self.connection, self.token = fs, mountpoint, connection, token

@@ -244,7 +244,7 @@ def test_tune(place: Path) -> None:
 @mounting
 @pytest.mark.skipif(shutil.which("fusermount3") is None, reason="needs fusermount3")
 def test_mount_through_fusermount(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What users other than root get; fusermount3 itself runs as root here, for /dev/fuse may be closed to others."""
+    """Users other than root mount so. fusermount3 itself runs as root here: /dev/fuse may be closed to others."""
     monkeypatch.setattr(os, "geteuid", lambda: 1234)
 
     def look(client: Client) -> None:

@@ -1,4 +1,4 @@
-"""How a mount ends, and who holds it: bind mounts, dead and stopped daemons, other namespaces."""
+"""The end of a mount, and its holders: bind mounts, dead and stopped daemons, other namespaces."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.mount
 
 
 def count(path: Path) -> int:
-    """How many mounts there are at a mount point."""
+    """Return how many mounts there are at a mount point."""
     return sum(mount.mountpoint == str(path) for mount in mounts())
 
 
@@ -363,7 +363,7 @@ def end(mount: Mount, how: str) -> None:
 
 
 def test_who_uses_it_there_is_served_on_and_named(fresh_mount: Mount) -> None:
-    """What it writes is kept, too: until a second signal, at the latest."""
+    """Its writes are kept, too: until a second signal, at the latest."""
     with elsewhere(fresh_mount, "exec 3>f; cd /; echo first >&3") as child:
         done = nnfs("umount", str(fresh_mount.path), check=False, timeout=WAIT_S)
         assert done.returncode == StoreBusy.exit_code

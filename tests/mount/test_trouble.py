@@ -1,4 +1,4 @@
-"""What the daemon does when something goes wrong in it: it answers, it says so, it stays."""
+"""The daemon after an internal failure: it answers, logs the failure, and stays mounted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a connection ends: umount, busy mounts, dead daemons, requests that vanish."""
+"""The end of a connection: umount, busy mounts, dead daemons, requests that vanish."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class Nobody:
         )
 
     def nnfs(self, *args: object, status: int = 0, **env: str) -> str:
-        """What a command prints, errors first."""
+        """Return the output of a command, errors first."""
         done = self.run("-m", "nnfs", *map(str, args), **env)
         assert done.returncode == status, f"nnfs {args}: {done.returncode}\n{done.stderr}{done.stdout}"
         return done.stderr + done.stdout

@@ -214,7 +214,7 @@ def owned(path: Path, uid: int, gid: int, bits: int) -> Path:
 
 
 def can(uid: int, path: Path, groups: tuple[int, ...] = ()) -> str:
-    """What *uid* really can do with a file: some of "rw"."""
+    """Return the access that *uid* really has to a file: some of "rw"."""
 
     def run() -> str:
         found = ""

@@ -19,7 +19,7 @@ PROCESSES = 4
 
 
 def at_once(runs: Sequence[Callable[[], None]]) -> None:
-    """Fork one process for each; all must end well. What they say goes to this process's stderr."""
+    """Fork one process for each; all must end well. Their output goes to this process's stderr."""
     pids = []
     for run in runs:
         pid = os.fork()

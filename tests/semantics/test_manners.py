@@ -1,4 +1,4 @@
-"""What only an nnfs mount can show: how it appears to mount(8), the virtual xattrs, that no request ends it."""
+"""Properties of an nnfs mount only: its line in mount(8), the virtual xattrs, and that no request ends it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VIRTUAL = "user.nnfs."
 
 
 def mount_line(path: Path) -> dict[str, str]:
-    """What findmnt says."""
+    """Return the output of findmnt."""
     done = subprocess.run(
         ["findmnt", "--json", "-o", "SOURCE,FSTYPE,OPTIONS", "--mountpoint", str(path)], capture_output=True, check=True
     )

@@ -1,4 +1,4 @@
-"""What kinds of nodes there are, their names, their links."""
+"""Nodes of all kinds, their names, their links."""
 
 from __future__ import annotations
 

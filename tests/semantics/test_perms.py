@@ -1,4 +1,4 @@
-"""Who may do what: modes, umask, sticky and setgid directories, privileges that a change takes away."""
+"""Permissions: modes, umask, sticky and setgid directories, privileges that a change takes away."""
 
 from __future__ import annotations
 

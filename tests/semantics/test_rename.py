@@ -139,7 +139,7 @@ def test_an_open_file_moves_with_its_handle(mnt: Path, mounted: Mount | Plain) -
 
 
 def test_dirty_file_saved_by_rename(mnt: Path, mounted: Mount | Plain) -> None:
-    """What every editor does."""
+    """Every editor saves a file so."""
     for i in range(30):
         (mnt / ".tmp").write_bytes(pattern(CHUNK + i, seed=i + 1))
         os.rename(mnt / ".tmp", mnt / "file")

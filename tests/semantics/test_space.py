@@ -58,7 +58,7 @@ def lower(request: pytest.FixtureRequest) -> Iterator[Lower]:
 
 
 def free(mount: Mount | Plain) -> int:
-    """What df shows."""
+    """Return the bytes that df shows."""
     st = os.statvfs(mount.path)
     return st.f_bavail * st.f_frsize
 
@@ -131,7 +131,7 @@ def test_space_comes_back_while_mounted(lower: Lower, how: str) -> None:
 
 
 def used_inodes(path: Path) -> int:
-    """What `df -i` shows as used."""
+    """Return the number of inodes that `df -i` shows as used."""
     st = os.statvfs(path)
     assert 0 <= st.f_ffree <= st.f_files
     return st.f_files - st.f_ffree

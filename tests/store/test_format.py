@@ -52,7 +52,7 @@ def sizes_in(text: str) -> list[int]:
 
 
 def meaning(heading: str, field: str) -> str:
-    """What the document says of a field."""
+    """A field as the document describes it."""
     return next(text for _, name, text in rows(heading) if name == field)
 
 

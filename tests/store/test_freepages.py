@@ -32,7 +32,7 @@ def punch(env: Any, keep: int = 0, budget: int = ALL, seen: dict[int, int] | Non
 
 
 def free_by_verifier(path: Path) -> dict[int, set[int]]:
-    """What py-lmdb's own walker of the file finds, by record."""
+    """Return by record the pages that py-lmdb's own walker of the file finds."""
     with path.open("rb") as file:
         walker = verifier(file, path.stat().st_size)
         assert walker.verify() == []
@@ -101,7 +101,7 @@ def test_overflow_records_and_a_deep_tree(env: Any) -> None:
 
 
 def test_the_limit_is_lmdbs_own(env: Any) -> None:
-    """Whatever page a write txn takes for its changes is new or was free by our rule: LMDB agrees with us."""
+    """Every page that a write txn takes for its changes is new or was free by our rule: LMDB agrees with us."""
     rng, model = random.Random(5), dict[bytes, bytes]()
     for _ in range(50):
         fd = os.open(data_file(env), os.O_RDONLY)

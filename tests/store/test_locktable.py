@@ -78,7 +78,7 @@ def test_readers_of_both_environments_keep_their_pages(tmp_path: Path, monkeypat
     first = store._env
 
     class Broken:
-        """What LMDB makes of an environment whose meta page could not be written."""
+        """LMDB gives up an environment whose meta page could not be written."""
 
         def begin(self, write: bool = False) -> object:
             raise lmdb.PanicError("mdb_txn_begin")

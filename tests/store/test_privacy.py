@@ -1,4 +1,4 @@
-"""What nnfs writes is its owner's alone, whatever the umask, and what was left open is closed at the next mount."""
+"""Files that nnfs writes belong to their owner alone, with any umask; files left open are closed at the next mount."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def below(folder: Path) -> list[Path]:
 
 
 def open_ones(folder: Path) -> list[str]:
-    """Whatever others have any right to."""
+    """Return the files to which others have any right."""
     return [f"{path} {mode(path):o}" for path in below(folder) if mode(path) & 0o077]
 
 
@@ -135,7 +135,7 @@ def test_close_up(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_what_root_makes_in_a_store_is_its_owners(tmp_path: Path) -> None:
-    """Who may be the next one to mount it, and needs the reserve on a full disk."""
+    """The owner may be the next one to mount the store, and needs the reserve on a full disk."""
     store = tmp_path / "store"
     Store.create(store).close()
     os.chown(store, 4711, 4712)

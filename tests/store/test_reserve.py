@@ -100,7 +100,7 @@ def test_the_quota_has_an_errno_of_its_own() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_claims_change_nothing(tmp_path: Path, seed: int) -> None:
-    """Whatever is claimed and given up between commits and under a reader, all records stay as they are."""
+    """Claims between commits and under a reader, and giving them up, leave all records as they are."""
     rng = random.Random(seed)
     store = Store.create(tmp_path / "s")
     reserve = Reserve(tmp_path)

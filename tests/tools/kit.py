@@ -1,12 +1,24 @@
-"""A checkout with stand-ins for the programs that set-up calls."""
+"""Helpers of the tests of tools/: its modules, and a checkout with stand-ins for the programs that set-up calls."""
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 REPO = Path(__file__).resolve().parents[2]
+
+
+def lib(name: str) -> Any:
+    """Return the module of a file in tools/lib, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, REPO / "tools" / "lib" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 # Writes its arguments to calls/NAME, one line per call.

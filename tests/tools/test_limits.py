@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
 
-FILE = Path(__file__).resolve().parents[2] / "tools" / "lib" / "limits.py"
+from tests.tools.kit import lib
+
+limits = lib("limits")
 BODY = "    x = 1\n"
-
-
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("limits", os.fspath(FILE))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-limits: Any = load()
 
 
 def names(source: str) -> list[str]:

@@ -23,7 +23,7 @@ MARK = b"#"  # a payload is this and the chunk backwards
 
 
 def payload(plain: bytes) -> bytes:
-    """What `encode` makes of a chunk."""
+    """Return the payload that `encode` makes of a chunk."""
     return MARK + plain[::-1]
 
 
@@ -132,7 +132,7 @@ class Reversing:
 
 
 class Fake:
-    """What a worker serves."""
+    """The codecs that a worker serves."""
 
     def __init__(self, device: str, threads: int) -> None:
         if device == "broken":

@@ -1,4 +1,4 @@
-"""What a worker serves by itself: the hot codecs, and the cold ones with their models."""
+"""The codecs that a worker serves by default: the hot ones, and the cold ones with their models."""
 
 from __future__ import annotations
 

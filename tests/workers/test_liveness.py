@@ -1,4 +1,4 @@
-"""What counts as getting on, by clocks that tests move."""
+"""Signs of a worker's progress, by clocks that tests move."""
 
 from __future__ import annotations
 

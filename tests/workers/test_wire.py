@@ -198,7 +198,7 @@ def test_a_length_reserves_no_memory() -> None:
 
 
 def try_all(stream: bytes, from_worker: bool, cuts: list[int]) -> tuple[list[Message], bool]:
-    """What comes out, and whether the stream was refused; `cuts`: where it is torn apart."""
+    """Return the messages of a stream, and whether it was refused; `cuts` are the places where it is split."""
     frames, seen = Frames(from_worker=from_worker), list[Message]()
     edges = sorted({0, len(stream), *(cut % (len(stream) + 1) for cut in cuts)})
     try:

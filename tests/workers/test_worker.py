@@ -179,7 +179,7 @@ def test_one_peer_after_the_other(listening: Callable[[], Peer]) -> None:
 @example(pack(encode(1, b"chunk"))[:-1], True)
 @example(pack(decode(1, b"bug:")) + b"\0" * 5, True)
 def test_fuzz(listening: Callable[[], Peer], data: bytes, greeted: bool) -> None:
-    """Whatever one peer sends, the next one is served."""
+    """The next peer is served after any bytes of one peer."""
     peer = listening()
     with peer.socket:
         peer.socket.sendall(pack(Hello()) + data if greeted else data)

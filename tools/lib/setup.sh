@@ -12,7 +12,7 @@ root=$(cd "${BASH_SOURCE[0]%/*}/../.." && pwd -P)
 venv=$root/.venv
 log=$root/.setup.log
 
-# What must be there, each with the Debian package that brings it: "command that tells|package".
+# System packages that must be there, each as "command that succeeds if it is|Debian package".
 run_needs=(
     "command -v gcc|gcc"
     "test -e /usr/include/stdio.h|libc6-dev"

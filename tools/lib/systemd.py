@@ -83,7 +83,7 @@ class Container:
         return Path(f"/proc/{pid}/task/{pid}/children").read_text().split(" ")[0]
 
     def console(self) -> str:
-        """What has been printed on the console."""
+        """Return the text that has been printed on the console."""
         return (self.files.parent / f"{self.files.name}.log").read_text(errors="replace")
 
     def run(self, script: str, limit: float = LIMIT_S) -> subprocess.CompletedProcess[str]:
@@ -96,11 +96,11 @@ class Container:
             raise Failed(f"hangs: {script}") from None
 
     def sh(self, script: str) -> str:
-        """What a script prints, whatever its status is."""
+        """Return the output of a script, which may fail."""
         return self.run(script).stdout
 
     def do(self, script: str) -> str:
-        """What a script prints that must not fail."""
+        """Return the output of a script, which must not fail."""
         done = self.run(script)
         if done.returncode:
             raise Failed(f"{script}: exit {done.returncode}: {done.stdout}{done.stderr}")
@@ -168,7 +168,7 @@ def pid_of(machine: Container, unit: str) -> str:
 
 
 def journal(machine: Container, unit: str, *, least: str = "debug") -> str:
-    """What a unit has logged."""
+    """Return the log of a unit."""
     return machine.sh(f"journalctl --sync; journalctl -o cat -p {least} -u {unit}")
 
 
@@ -296,7 +296,7 @@ def private(machine: Container) -> None:
 
 
 def poweroff(machine: Container) -> None:
-    """What was written and not synced is there after poweroff and boot."""
+    """Data that was written and not synced is there after poweroff and boot."""
     if missing := [name for name in ("boot", "unit") if not is_mounted(machine, f"/mnt/{name}")]:
         raise Failed(f"not mounted: {missing}")
     script = "for m in boot auto unit; do head -c 3000000 /dev/urandom >/mnt/$m/dirty; done; cd /mnt; sha256sum */dirty"

@@ -134,7 +134,7 @@ class Volume:
         self.renew()
 
     def renew(self) -> None:
-        """What a commit does for the loop's own read txn."""
+        """Renew the loop's read txn, as a commit does."""
         self.fs.snapshot.close()
         self.fs.snapshot = self.store.read()
 

@@ -33,7 +33,7 @@ def match_bucket(length: int) -> int:
 
 
 class Row(NamedTuple):
-    """What the network is told of one position."""
+    """The features of one position."""
 
     inputs: list[int]
     ngrams: list[int]
@@ -42,7 +42,7 @@ class Row(NamedTuple):
 
 
 class LanePast:
-    """What the features know of one lane."""
+    """The state of one lane that features need."""
 
     def __init__(self) -> None:
         self.last = self.word = self.word_before = 0
@@ -142,7 +142,7 @@ class Features:
             lane.match = -1
 
     def _agree(self, position: int, there: int) -> int:
-        """How many bytes before two places agree, within their lanes, 40 at most."""
+        """Return how many bytes before two places agree, within their lanes, 40 at most."""
         here = self.begin + position
         known = (there - self.begin) % self.columns if there >= self.begin else there
         most, count = min(position % self.columns, known, 40), 0

@@ -66,7 +66,7 @@ class Lane:
 
 
 class Seen(NamedTuple):
-    """What one bit was predicted from."""
+    """The inputs from which one bit was predicted."""
 
     node: int  # the bits of the byte before it, behind a 1
     inputs: list[int]

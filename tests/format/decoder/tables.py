@@ -121,7 +121,7 @@ def learn_entry(entries: list[int], at: int, bit: int, limit: int) -> None:
 
 
 def untrained_map() -> list[int]:
-    """What the counts of each history suggest."""
+    """Return the probability that the counts of each history suggest."""
     return [((10 * n1 + 4) * 4194303 // (10 * (n0 + n1) + 8)) << 10 for n0, n1 in COUNTS]
 
 

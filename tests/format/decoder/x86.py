@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def displacement(a: bytearray, i: int) -> int:
-    """How far behind i the displacement of an instruction lies, 0: there is none."""
+    """Return the distance from i to the displacement of an instruction, 0 when there is none."""
     x, y, z = a[i], a[i + 1], a[i + 2]
     if x in (0xE8, 0xE9):
         return 1

@@ -1,1 +1,1 @@
-"""What is measured of nnfs: tools/bench for all of it, tools/bench_fs and its like for one thing each."""
+"""Measurements of nnfs: tools/bench makes all of them, tools/bench_fs and others one each."""

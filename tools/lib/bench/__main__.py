@@ -33,7 +33,7 @@ examples:
 
 Each measurement is a process of its own, which ends when its time is over; its line says so then. Compare figures of
 one run only, on a quiet machine. A ratio above 1 is better, whichever way the figure goes. Tables of mounts need root.
-What measures is this checkout's code, also for the other commit: a measurement that its nnfs does not know is "-"."""
+The code of this checkout measures the other commit, too: a measurement that its nnfs does not know is "-"."""
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:

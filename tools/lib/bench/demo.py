@@ -166,7 +166,7 @@ def neural_share(line: dict[str, Any]) -> float:
 
 
 def beside_models(df: dict[str, Any]) -> int:
-    """What a store takes on disk without its models, which do not grow with what is stored."""
+    """Return the bytes that a store takes on disk without its models, whose size does not depend on the content."""
     physical: int = df["physical_bytes"] - df["model_bytes"]
     return physical
 

@@ -1,8 +1,8 @@
-"""tools/bench_eta [--bytes N] [--options OPTS] [--command compact|thaw|scrub]: is the time left that is told true?
+"""tools/bench_eta [--bytes N] [--options OPTS] [--command compact|thaw|scrub]: check the time left that is told.
 
-Makes a store of mixed files (source, text, logs, and what is compressed already, a quarter of the bytes each), runs a
-task of the daemon on it, asks for the time left twice a second, and prints at each tenth of the way what was told and
-what was true. The way begins when the task has something to say about its chunks: the time in which a worker starts
+It makes a store of mixed files (source, text, logs, and compressed files, a quarter of the bytes each), runs a
+task of the daemon on it, asks for the time left twice a second, and prints at each tenth of the way the time told and
+the true one. The way begins when the task has something to say about its chunks: the time in which a worker starts
 is told by the phase, and listed by itself. Exit status 1 when from a tenth on a tenth is told more than 30 % wrong.
 """
 

@@ -56,7 +56,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a case: lines, or the reason why there are none."""
+    """The outcome of a case: lines, or the reason why there are none."""
 
     lines: tuple[Line, ...] = ()
     problem: str = ""
@@ -65,7 +65,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Setting:
-    """What all measurements of a run share."""
+    """The settings that all measurements of a run share."""
 
     work: Path
     data: Path

@@ -1,4 +1,4 @@
-"""What is measured: the lower filesystem, nullfs and nnfs, each as a fresh empty directory that can go cold."""
+"""Targets of measurements: the lower filesystem, nullfs and nnfs, each a fresh empty directory that can go cold."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ class Nnfs(Target):
         self.mount()
 
     def json(self, subcommand: str) -> dict[str, Any]:
-        """What `nnfs SUBCOMMAND MNT --json` says."""
+        """Return the answer of `nnfs SUBCOMMAND MNT --json`."""
         said: dict[str, Any] = json.loads(command([*NNFS, subcommand, str(self.root), "--json"]))
         return said
 

@@ -73,7 +73,7 @@ def arguments() -> argparse.Namespace:
 
 
 def run(name: str, chosen: list[Piece], args: argparse.Namespace) -> dict[str, Any]:
-    """What the child process measured. Raises `CalledProcessError`; the child's traceback is on the terminal then."""
+    """Return the child process's figures. Raises `CalledProcessError`, with the child's traceback on the terminal."""
     task = {"codec": name, "pieces": [astuple(p) for p in chosen], "device": args.device, "threads": args.threads}
     command = [sys.executable, "-m", "bench.codec.child"]
     done = subprocess.run(command, input=json.dumps(task), stdout=subprocess.PIPE, text=True, check=True)

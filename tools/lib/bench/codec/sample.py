@@ -12,7 +12,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Coded:
-    """What a codec made of some bytes of a path."""
+    """The result of a codec on some bytes of a path."""
 
     path: str
     codec: str
