@@ -105,6 +105,20 @@ def parse_device(text: str) -> str:
     return "+".join(names)
 
 
+def parse_address(text: str) -> tuple[str, int] | None:
+    """Return host and port of "HOST:PORT" ("[::1]:9567" for IPv6), None for "off". Raises ValueError.
+
+    Port 0 is any free port, which the log tells.
+    """
+    if text == "off":
+        return None
+    host, _, port = text.rpartition(":")
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not host or not re.fullmatch(r"\d{1,5}", port, re.ASCII) or int(port) >= 1 << 16:
+        raise ValueError("say off, or an address and a port, as in 127.0.0.1:9567")
+    return host, int(port)
+
+
 def _option(default: Any, parse: Callable[[str], Any], shown: str, meaning: str) -> Any:
     """Return a field with its default, its parser, its default as text, and its line in `nnfs mount --help`."""
     return field(default=default, metadata={"parse": parse, "shown": shown, "meaning": meaning})
@@ -128,6 +142,7 @@ class Options:
     compact_threads: int = _option(0, _count, "0", "for recompression; 0: as many as cpu_budget says")
     cpu_budget: float = _option(0.5, _share, "0.5", "share of the cores for recompression in the background")
     thawed: int = _option(512 << 20, parse_size, "512M", "disk space for copies of cold data lately read; 0: none")
+    metrics: tuple[str, int] | None = _option(None, parse_address, "off", "address for Prometheus: 127.0.0.1:9567")
 
     def background(self, cores: int) -> tuple[int, float]:
         """Return the threads of background recompression, and the share of the time in which they work."""

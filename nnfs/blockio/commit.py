@@ -55,6 +55,7 @@ class Committer:
         self.encoding = Encoding(reader, self.bases, meta.inode)
         self.inode_errors: dict[int, NnfsError] = {}
         self.commits = 0
+        self.last_commit = time.time()  # or the beginning of the mount
         self._room = 0  # bytes left in the payload table's last page
         self._puncher = Puncher(store, space, self.backlog)
         self._unpunched = 0  # commits since free pages were punched
@@ -341,6 +342,7 @@ class Committer:
         self.backlog.no_space = None
         self.backlog.durable = commit
         self.commits += 1
+        self.last_commit = time.time()
         self._unpunched += 1
         for number in applied.repaired:
             self.reader.damaged.remove(number)

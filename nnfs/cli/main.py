@@ -152,6 +152,14 @@ def _add_looking(commands: Any) -> None:
     parser.add_argument("path", metavar="FILE", help="a file or a directory on a mount")
     _add_json(parser)
 
+    parser = _command(commands, "metrics", "metrics:metrics", "print the figures of a mount for Prometheus", """\
+  nnfs metrics /mnt/nn
+  nnfs metrics /mnt/nn --textfile /var/lib/prometheus/node-exporter/nnfs.prom
+  nnfs mount /data /mnt/nn -o metrics=127.0.0.1:9567     serve them over HTTP
+""")  # fmt: skip
+    parser.add_argument("path", metavar="PATH", help="a store, a mount point, or anything on a mount")
+    parser.add_argument("--textfile", type=absolute, metavar="FILE", help="write to FILE, for node_exporter")
+
 
 def _add_tasks(commands: Any) -> None:
     parser = _command(commands, "tasks", "tasks:tasks", "list the tasks of the daemon, and how the last 50 ended", """\

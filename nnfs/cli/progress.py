@@ -58,7 +58,7 @@ def run(place: Place, command: str, *, wait: bool, json: bool, **request: Any) -
         return 0
     if answer.get("joined") or waits_for:
         names.say(f"task {number} {state} (nnfs status {shell(place)})")
-    task = follow(place, number)
+    task = follow(place, number, show=_Objects() if json and not request.get("dry_run") else None)
     if json:
         tables.printed_json(task)
     elif task["state"] == "done":
@@ -66,17 +66,20 @@ def run(place: Place, command: str, *, wait: bool, json: bool, **request: Any) -
     return end_of(task)
 
 
-def follow(place: Place, number: int) -> Task:
-    """Show a task's progress until it has ended, and return the task. ^C leaves it running. Raises `DaemonError`."""
+def follow(place: Place, number: int, show: _Show | None = None) -> Task:
+    """Show a task's progress until it has ended, and return the task. ^C leaves it running. Raises `DaemonError`.
+
+    Without `show`: as a bar on a terminal, else as lines, on standard error.
+    """
     with held(place):
-        return _follow(place, number)
+        return _follow(place, number, show)
 
 
-def _follow(place: Place, number: int) -> Task:
+def _follow(place: Place, number: int, show: _Show | None) -> Task:
     paused = client.ask(place.store, "status").get("compaction", {}).get("paused")
     if paused:
         names.say(f"work is paused; nnfs resume {shell(place)} lets it go on")
-    show: _Show = _Bar() if sys.stderr.isatty() else _Lines()
+    show = show or (_Bar() if sys.stderr.isatty() else _Lines())
     pause, task = FIRST_POLL_S, Task()
     try:
         while True:
@@ -244,6 +247,21 @@ class _Lines:
         if (now := percent(task)) >= self._next:
             self._next = now - now % STEP_PERCENT + STEP_PERCENT
             print(f"{task['kind']}: {progress_of(task)}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        pass
+
+
+class _Objects:
+    """Progress for a program: the running task each second, as one line of JSON on standard output."""
+
+    def __init__(self) -> None:
+        self._told = time.monotonic()
+
+    def __call__(self, task: Task) -> None:
+        if (now := time.monotonic()) - self._told >= LAST_POLL_S:
+            self._told = now
+            tables.printed_json(task, in_one_line=True)
 
     def close(self) -> None:
         pass

@@ -88,6 +88,6 @@ def flat(answer: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return lines
 
 
-def printed_json(answer: dict[str, Any] | list[dict[str, Any]]) -> None:
+def printed_json(answer: dict[str, Any] | list[dict[str, Any]], *, in_one_line: bool = False) -> None:
     """Print an answer as JSON: valid Unicode, whatever names are in it (`names.for_json`)."""
-    print(json.dumps(names.for_json(answer), indent=2))
+    print(json.dumps(names.for_json(answer), indent=None if in_one_line else 2), flush=in_one_line)

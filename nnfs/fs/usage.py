@@ -22,6 +22,11 @@ class Usage:
         self._read: set[int] = set()  # those of which a handle can read
         self._last: dict[int, int] = {}  # inode to ns of the last reading, the latest last
 
+    @property
+    def handles(self) -> int:
+        """Number of open handles."""
+        return self._handles.total()
+
     def opened(self, ino: int, *, reads: bool = True) -> None:
         """Count one more handle. `reads`: the handle can read."""
         self._handles[ino] += 1

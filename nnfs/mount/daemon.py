@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import functools
 import gc
@@ -10,14 +11,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyfuse3
 import trio
 
-import nnfs
 from nnfs.background.blockrepair import RepairedBlocks
 from nnfs.background.interfaces import Parts
 from nnfs.background.modelchanges import ModelChanges
@@ -38,12 +38,11 @@ from nnfs.blockio.thawcache import Thawed
 from nnfs.config import Options, load_options
 from nnfs.constants import DATA_FILE, SOCKET_NAME, THAWED_FOLDER
 from nnfs.errors import MountError, NnfsError, StoreDamaged
-from nnfs.fs import report
 from nnfs.fs.accesstimes import AccessTimes
 from nnfs.fs.apply import RELEASE_NODES, apply
-from nnfs.fs.backup import backup
 from nnfs.fs.filesystem import Filesystem
-from nnfs.mount import control, limits, logs, notify, reloading, rendezvous
+from nnfs.mount import control, limits, logs, metrics, notify, reloading, rendezvous
+from nnfs.mount.answers import Answers
 from nnfs.mount.connection import Connection, connect
 from nnfs.mount.ending import Ending
 from nnfs.mount.ops import Operations
@@ -61,7 +60,6 @@ VERIFY_MAX = 64 << 20  # bytes of a data file that is verified page by page afte
 MIN_TASKS = 32  # idle ones kept: starting and ending tasks all the time shows in profiles
 READ_AHEAD_KB = 1024  # requests of up to 1 MiB in place of 128 KiB: sequential reads x 1.5
 MAX_DIRTY_PAGES = 32 << 20  # bytes of writes that the kernel has in flight
-DAMAGED_SHOWN = 100  # blocks in a status
 LAST_COMMIT = 300.0  # seconds that a service manager is asked for at the end
 MAX_TASKS = 4000  # requests in flight; the kernel allows 1,024 background ones, and as many processes as wait
 
@@ -166,6 +164,7 @@ class Daemon:
         self.background = Service(
             parts, self.fs, changes, own, changed=self._note_stored, last_read=self.times.last_read
         )  # fmt: skip
+        self.answers = Answers(self)
         self._stored_changed: set[int] = set()
         self._tell = trio.Event()
         self._serving = trio.CancelScope()
@@ -199,10 +198,27 @@ class Daemon:
     async def main(self) -> None:
         """Mount, serve, unmount, commit. Raises the reason why there is nothing to serve."""
         # Before there is a mount that a signal could leave behind, until nothing is left to lose.
-        with Signals(self._status_now, logs.dump_descriptor()) as signals:
+        with Signals(self.answers.status_now, logs.dump_descriptor()) as signals:
             await self._main(signals)
 
     async def _main(self, signals: Signals) -> None:
+        with self._metrics():
+            await self._mounted(signals)
+
+    @contextlib.contextmanager
+    def _metrics(self) -> Iterator[None]:
+        """Serve metrics over HTTP meanwhile, if that is wanted. Raises `MountError`."""
+        if self.own.metrics is None:
+            yield
+            return
+        token = trio.lowlevel.current_trio_token()
+        close = metrics.serve(self.own.metrics, functools.partial(self.answers.figures_from_thread, token))
+        try:
+            yield
+        finally:
+            close()
+
+    async def _mounted(self, signals: Signals) -> None:
         self.connection = connect(self.ops, os.fspath(self.mountpoint), self.mount_options)
         failure: Exception | None = None
         try:
@@ -237,10 +253,7 @@ class Daemon:
             guarded.start_soon(self._tell_kernel)
             guarded.start_soon(self.repaired.run, self.committer)
         guarded.start_soon(self.background.run)
-        own: dict[str, control.Handler] = {
-            "df": self._df, "status": self._status, "stat": self._stat, "backup": self._backup, "ping": self._ping,
-        }  # fmt: skip
-        handlers = {**self.background.handlers, **own}
+        handlers = {**self.background.handlers, **self.answers.handlers}
         found = rendezvous.address(self.connection.mount.device, self.connection.mount.source)
         socket_path = self.store.place.here / SOCKET_NAME if self.store.writable else None
         room = self.space.lend_a_name
@@ -321,75 +334,3 @@ class Daemon:
             except Exception:
                 log.exception("the last commit failed by a bug, what was not synced is lost")
                 self.exit_code = NnfsError.exit_code
-
-    # -- control socket
-
-    async def _settled(self) -> None:
-        try:
-            await self.committer.sync()
-        except NnfsError as error:
-            log.debug("answering from the last commit: %s", error)
-
-    async def _df(self, request: dict[str, Any]) -> dict[str, Any]:
-        await self._settled()
-        if not self.read_only and self.committer.failure is None:
-            await self.committer.punch()  # space that was freed is not occupied
-        answer = await trio.to_thread.run_sync(report.df_report, self.store)
-        codecs = answer["codecs"]
-        background = {"gain": self.background.gain(codecs), "rungs": self.background.outlook(codecs)}
-        return {**answer, "thawed_bytes": self.thawed.bytes, **background}
-
-    async def _stat(self, request: dict[str, Any]) -> dict[str, Any]:
-        await self._settled()
-        return await trio.to_thread.run_sync(self._stat_now, int(request["ino"]))
-
-    def _stat_now(self, ino: int) -> dict[str, Any]:
-        with self.store.read() as snapshot:
-            return report.stat_report(snapshot, ino)
-
-    async def _backup(self, request: dict[str, Any]) -> dict[str, Any]:
-        await self.committer.save()
-        return await trio.to_thread.run_sync(backup, self.store, Path(request["file"]))
-
-    async def _ping(self, request: dict[str, Any]) -> dict[str, Any]:
-        return {}
-
-    async def _status(self, request: dict[str, Any]) -> dict[str, Any]:
-        await trio.to_thread.run_sync(self.reader.damaged.forget_gone, self.store)
-        return self._status_now()
-
-    def _status_now(self) -> dict[str, Any]:
-        failure = self.committer.failure
-        damaged = list(self.reader.damaged.as_dict().items())
-        return {
-            "pid": os.getpid(),
-            "version": nnfs.__version__,
-            "log": logs.Place.now,
-            "store": os.fspath(self.store.place.now()),
-            "data_file": self.store.place.identity,
-            "lost": self.store.place.lost(),
-            "mountpoint": os.fspath(self.mountpoint),
-            "uptime": time.time() - self.started,
-            "read_only": self.ops.read_only or (str(failure) if failure else ""),
-            "commit": self.committer.backlog.durable,
-            "commits": self.committer.commits,
-            "dirty_bytes": self.data.size,
-            "free_bytes": self.space.shown(),
-            "no_space": self.committer.backlog.no_space is not None,
-            "inodes": self.fs.state.inodes,
-            "known_inodes": len(self.fs.lookups),
-            "cache_bytes": self.reader.cache.bytes,
-            "cache_hits": self.reader.cache.hits,
-            "cache_misses": self.reader.cache.misses,
-            "reads_waiting": self.reader.waiting,
-            "damaged_blocks": len(damaged),
-            "damaged": [{"block": number, "why": why} for number, why in damaged[:DAMAGED_SHOWN]],
-            "thawed_bytes": self.thawed.bytes,
-            "thawed_hits": self.thawed.hits,
-            "thawed_misses": self.thawed.misses,
-            "thawed_damaged": self.thawed.damaged,
-            "worker_trouble": self.cold.trouble,
-            "wrong_decodes": self.cold.mismatches,
-            "device_errs": self.cold.errs(),
-            **self.background.status(),
-        }

@@ -6,12 +6,14 @@ import errno
 import functools
 import logging
 from collections.abc import Callable, Coroutine
+from time import monotonic_ns
 from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 import pyfuse3
 from pyfuse3 import FUSEError
 
 from nnfs.errors import FsError, NnfsError, RecordDamaged, kept
+from nnfs.mount.meter import SUM, Meter
 
 log = logging.getLogger(__name__)
 
@@ -28,25 +30,24 @@ def guard(handler: Handler[P, T]) -> Handler[P, T]:
     A bug is logged once with its traceback, answered with EIO, and turns the mount read-only.
     """
 
+    name = handler.__name__
+
     @functools.wraps(handler)
     async def guarded(self: GuardedOperations, *args: P.args, **kwargs: P.kwargs) -> T:
+        began = monotonic_ns()
         try:
             return await handler(self, *args, **kwargs)
-        except FUSEError:
+        except FUSEError as error:
+            self.meter.errors[name, error.errno] += 1
             raise
-        except FsError as error:
-            raise FUSEError(error.errno) from None
-        except NnfsError as error:
-            self.tell(handler.__name__, error)
-            raise FUSEError(kept(error).errno) from None
-        except MemoryError:
-            raise FUSEError(errno.ENOMEM) from None
-        except OSError as error:
-            raise FUSEError(error.errno or errno.EIO) from None
-        except Exception as bug:  # noqa: BLE001 - that is the point
-            self.trip(handler.__name__, bug)
-            kept(bug)
-            raise FUSEError(errno.EIO) from None
+        except Exception as error:  # noqa: BLE001 - that is the point
+            number = self.errno_of(name, error)
+            self.meter.errors[name, number] += 1
+            raise FUSEError(number) from None
+        finally:
+            taken, counts = monotonic_ns() - began, self.meter.nanoseconds[name]
+            counts[taken.bit_length()] += 1
+            counts[SUM] += taken
 
     return guarded  # type: ignore[return-value]  # functools.wraps makes a type of its own
 
@@ -57,7 +58,23 @@ class GuardedOperations(pyfuse3.Operations):
     def __init__(self, *, read_only: bool) -> None:
         super().__init__()
         self.read_only = "mounted read-only" if read_only else ""
+        self.meter = Meter()
         self._told: set[str] = set()  # damage that was logged
+
+    def errno_of(self, where: str, error: Exception) -> int:
+        """Return the errno that answers a request in which something was raised. Damage and bugs are logged."""
+        if isinstance(error, FsError):
+            return error.errno
+        if isinstance(error, NnfsError):
+            self.tell(where, error)
+            return kept(error).errno
+        if isinstance(error, MemoryError):
+            return errno.ENOMEM
+        if isinstance(error, OSError):
+            return error.errno or errno.EIO
+        self.trip(where, error)
+        kept(error)
+        return errno.EIO
 
     def trip(self, where: str, bug: Exception) -> None:
         """Turn the mount read-only because of a bug."""

@@ -28,6 +28,7 @@ from nnfs.fs.filesystem import Filesystem
 from nnfs.fs.namespace import Namespace
 from nnfs.fs.xattrs import Xattrs
 from nnfs.mount.guard import GuardedOperations, guard
+from nnfs.mount.meter import SUM, Counts
 from nnfs.store import schema
 from nnfs.store.schema import Dentry, Inode
 
@@ -297,13 +298,16 @@ class Operations(GuardedOperations):
     async def read(self, fh: int, offset: int, size: int) -> bytes:
         inode = self.fs.inode(fh)
         self._accessed(inode)
-        return cast(bytes, await self.reader.read(inode, offset, size))  # pyfuse3 takes any buffer
+        data = await self.reader.read(inode, offset, size)
+        _count(self.meter.read, len(data))
+        return cast(bytes, data)  # pyfuse3 takes any buffer
 
     @guard
     async def write(self, fh: int, offset: int, buf: bytes) -> int:
         self._changing()
         inode = await self.writer.write(fh, offset, buf)
         self.inodes.written(inode, offset + len(buf))
+        _count(self.meter.written, len(buf))
         return len(buf)
 
     async def flush(self, fh: int) -> None:
@@ -353,6 +357,11 @@ def _unknown(dentry: Dentry) -> EntryAttributes:
     entry.st_mode = dentry.kind << 12
     entry.entry_timeout = entry.attr_timeout = 0
     return entry
+
+
+def _count(sizes: Counts, size: int) -> None:
+    sizes[size.bit_length()] += 1
+    sizes[SUM] += size
 
 
 def _caller(ctx: RequestContext) -> Caller:

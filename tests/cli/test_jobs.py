@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from nnfs.background.history import History
+from nnfs.cli import progress
 from nnfs.constants import HISTORY_FILE
 from nnfs.errors import ModelMissing, UsageError, WorkerError
 from tests.cli.conftest import Run
@@ -110,6 +111,21 @@ def test_progress_without_a_terminal_is_a_line_per_tenth(store: Path, run: Run) 
         "compact: 35 % of 1000 B, 100 B/s, 6 s left",
         "compact: 100 % of 1000 B, 100 B/s, 0 s left",
     ]
+
+
+def test_progress_for_programs_is_an_object_a_second(store: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LAST_POLL_S", 0.0)  # as if each poll came a second after the one before
+    steps = [job(state="queued"), job(done_bytes=50, path="/a\udcff"), job(**DONE)]
+    with FakeDaemon(store, compact={"job": 3}, job=list(steps)):
+        status, out, err = run("compact", store, "--wait", "--json")
+    assert (status, err) == (0, "")
+    first, second, last = out.split("\n", 2)
+    assert json.loads(first) == steps[0]
+    assert json.loads(second)["done_bytes"] == 50
+    assert json.loads(last) == steps[-1]
+    dry = {**job(**DONE), "kind": "dry run", "result": {"chunks": 0}}
+    with FakeDaemon(store, compact={"job": 3}, job=[job(), dry]):
+        assert json.loads(run("compact", store, "--dry-run", "--json")[1]) == dry
 
 
 def test_progress_on_a_terminal_is_a_bar(store: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
