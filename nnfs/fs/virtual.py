@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 
@@ -14,11 +15,12 @@ from nnfs.store.schema import Inode
 
 STORE, INO = os.fsencode(STORE_XATTR), b"user.nnfs.ino"
 STORED, CODECS = b"user.nnfs.stored_bytes", b"user.nnfs.codecs"
-COMPUTED = (STORE, INO, STORED, CODECS)
+INFO, FINGERPRINT = b"user.nnfs.info", b"user.nnfs.fingerprint"
+COMPUTED = (STORE, INO, STORED, CODECS, INFO, FINGERPRINT)
 
 
 def computed(fs: Filesystem, inode: Inode, name: bytes) -> bytes | None:
-    """Return the value of a computed attribute other than `CODECS`, None when there is no such attribute."""
+    """Return the value of a computed attribute that takes no time, None when there is no such attribute."""
     if name == STORE:
         return os.fsencode(fs.store.place.now())
     if name == INO:
@@ -26,6 +28,15 @@ def computed(fs: Filesystem, inode: Inode, name: bytes) -> bytes | None:
     if name == STORED and stat.S_ISREG(inode.mode):
         return str(inode.stored).encode()
     return None
+
+
+def info(store: Store, ino: int) -> bytes:
+    """Return the value of `INFO`: what `nnfs stat --json` shows of a file. It takes as long as `codecs`."""
+    with store.read() as snapshot:
+        try:
+            return json.dumps(report.stat_report(snapshot, ino)).encode()
+        except UsageError:
+            return b"{}"  # not committed yet
 
 
 def codecs(store: Store, ino: int) -> bytes:
@@ -36,3 +47,6 @@ def codecs(store: Store, ino: int) -> bytes:
         except UsageError:
             lines = []  # not committed yet
     return " ".join(f"{line['codec']}:{line['chunks']}" for line in lines).encode() or b"-"
+
+
+SLOW = {CODECS: codecs, INFO: info}

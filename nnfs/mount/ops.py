@@ -27,6 +27,7 @@ from nnfs.fs.attributes import Attributes, Caller, Change
 from nnfs.fs.filesystem import Filesystem
 from nnfs.fs.namespace import Namespace
 from nnfs.fs.xattrs import Xattrs
+from nnfs.mount.fingerprint import fingerprint
 from nnfs.mount.guard import GuardedOperations, guard
 from nnfs.mount.meter import SUM, Counts
 from nnfs.store import schema
@@ -328,12 +329,20 @@ class Operations(GuardedOperations):
     @guard
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
         found = self.fs.inode(inode)
-        if name == virtual.CODECS and stat.S_ISREG(found.mode):
-            return await trio.to_thread.run_sync(virtual.codecs, self.fs.store, inode)
+        if stat.S_ISREG(found.mode) and name in (*virtual.SLOW, virtual.FINGERPRINT):
+            return await self._described(inode, name)
         value = virtual.computed(self.fs, found, name) if name in virtual.COMPUTED else self.xattrs.get(found, name)
         if value is None:
             raise FUSEError(errno.ENODATA)
         return value
+
+    async def _described(self, inode: int, name: bytes) -> bytes:
+        """Return a computed attribute for which all blocks of a file are visited, as of now."""
+        if self.data.has(inode):
+            await self.committer.sync()
+        if name == virtual.FINGERPRINT:
+            return (await fingerprint(self.fs.store, self.fs, self.reader, inode)).hex().encode()
+        return await trio.to_thread.run_sync(virtual.SLOW[name], self.fs.store, inode)
 
     @guard
     async def listxattr(self, inode: int, ctx: RequestContext) -> list[bytes]:
