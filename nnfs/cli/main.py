@@ -45,6 +45,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def count(text: str) -> int:
+    """Parse a whole number from 0 on."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
+    return int(text)
+
+
 def absolute(text: str) -> Path:
     """Return an absolute path, its directory without symbolic links: the daemon changes its working directory.
 
@@ -150,6 +157,15 @@ def _add_looking(commands: Any) -> None:
   nnfs stat /mnt/nn/photos --json
 """)  # fmt: skip
     parser.add_argument("path", metavar="FILE", help="a file or a directory on a mount")
+    _add_json(parser)
+
+    parser = _command(commands, "du", "du:du", "show what directories hold, take and save", """\
+  nnfs du /mnt/nn                          the directories in it, and the whole
+  nnfs du /mnt/nn -d 3 --sort saved        three levels, those first that save most
+""")  # fmt: skip
+    parser.add_argument("path", metavar="PATH", help="a store, a mount point, or anything on a mount")
+    parser.add_argument("-d", "--depth", type=count, default=1, metavar="N", help="levels below PATH to show (1)")
+    parser.add_argument("--sort", choices=["saved", "stored", "logical", "inodes", "name"], help="largest first")
     _add_json(parser)
 
     parser = _command(commands, "metrics", "metrics:metrics", "print the figures of a mount for Prometheus", """\

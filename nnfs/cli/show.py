@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from nnfs.store.env import Store
 
 
-def _answer(place: Place, command: str, offline: Callable[[Store], dict[str, Any]], **args: Any) -> dict[str, Any]:
+def ask_or_read(place: Place, command: str, offline: Callable[[Store], dict[str, Any]], **args: Any) -> dict[str, Any]:
+    """Ask the daemon, or have `offline` read a store that is not mounted."""
     if place.mount is not None or client.daemon_pid(place.store) is not None:
-        return client.ask(place.store, command, timeout=None if command == "stat" else client.TIMEOUT_S, **args)
+        is_long = command in ("stat", "du")  # all below a directory is visited
+        return client.ask(place.store, command, timeout=None if is_long else client.TIMEOUT_S, **args)
     from nnfs.store.env import Store
 
     store = Store.open(place.store, readonly=True)
@@ -37,7 +39,7 @@ def df(args: argparse.Namespace) -> int:
 
         return report.df_report(store)
 
-    answer = _answer(locate(args.path), "df", offline)
+    answer = ask_or_read(locate(args.path), "df", offline)
     if args.json:
         tables.printed_json(answer)
         return 0
@@ -92,7 +94,7 @@ def status(args: argparse.Namespace) -> int:
         clean = store.state.clean_commit == store.state.commit
         return {"store": str(store.path), "mounted": False, "commit": store.state.commit, "clean": clean}
 
-    answer = _answer(place, "status", offline)
+    answer = ask_or_read(place, "status", offline)
     if answer.get("mounted") is not False:
         answer = {"store": str(place.store), "mounted": True, **answer}
     if args.json:
@@ -185,7 +187,7 @@ def stat(args: argparse.Namespace) -> int:
         with store.read() as snapshot:
             return report.stat_report(snapshot, ino)
 
-    answer = {"path": os.fspath(place.path), **_answer(place, "stat", offline, ino=ino)}
+    answer = {"path": os.fspath(place.path), **ask_or_read(place, "stat", offline, ino=ino)}
     held = policy.find(place) if place.is_inside else None
     if held is not None:
         answer |= {"policy": held.policy, "policy_from": os.fspath(held.source) if held.source else None}

@@ -12,7 +12,7 @@ import trio
 
 import nnfs
 from nnfs.errors import NnfsError
-from nnfs.fs import report
+from nnfs.fs import diskusage, report
 from nnfs.fs.backup import backup
 from nnfs.mount import logs, metrics
 from nnfs.mount.control import Handler
@@ -33,7 +33,7 @@ class Answers:
         self._daemon = daemon
         self.handlers: dict[str, Handler] = {
             "df": self._df, "status": self._status, "stat": self._stat, "backup": self._backup, "ping": self._ping,
-            "metrics": self._metrics,
+            "metrics": self._metrics, "du": self._du,
         }  # fmt: skip
 
     def figures_from_thread(self, token: trio.lowlevel.TrioToken) -> Figures:
@@ -71,6 +71,14 @@ class Answers:
     def _stat_now(self, ino: int) -> dict[str, Any]:
         with self._daemon.store.read() as snapshot:
             return report.stat_report(snapshot, ino)
+
+    async def _du(self, request: dict[str, Any]) -> dict[str, Any]:
+        await self._settled()
+        return {"directories": await trio.to_thread.run_sync(self._du_now, int(request["ino"]), int(request["depth"]))}
+
+    def _du_now(self, ino: int, depth: int) -> list[dict[str, Any]]:
+        with self._daemon.store.read() as snapshot:
+            return diskusage.usage(snapshot, ino, depth)
 
     async def _backup(self, request: dict[str, Any]) -> dict[str, Any]:
         await self._daemon.committer.save()
