@@ -88,6 +88,7 @@ class Cold:
         # The last error of a worker, for people (something is not installed, say), until that worker decodes again.
         self.trouble = ""
         self._troubled: object = None  # whose it is: a worker's name, a model's number
+        self.decoded = 0  # plain bytes of blocks, for readers and for recompression
         self.mismatches = 0  # decodes with a wrong result
         self.erring: Counter[str] = Counter()  # blocks that the reference decoded after these workers got them wrong
         self._model = model
@@ -168,6 +169,7 @@ class Cold:
                 ladder.judge(name, kept(error))
             self._note_failure(ladder, name)
         plain = ladder.result()
+        self.decoded += len(plain)
         if ladder.failures:
             log.warning("block %d: worker %s has decoded it", number, REFERENCE)
         elif self._troubled in (worker, block.model):

@@ -7,16 +7,15 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import nnfs
 from nnfs import names
 from nnfs.cli.parser import FsckParser, Parser, parsed
-from nnfs.config import CONFIG_FILE, described, parse_size
+from nnfs.cli.values import absolute, byte_count, count, positive, seconds
+from nnfs.config import CONFIG_FILE, described
 from nnfs.constants import DEFAULT_CHUNK_SIZE, POLICIES
 from nnfs.errors import NnfsError
-from nnfs.mount.table import resolve
 
 INTERRUPTED = 130
 
@@ -28,40 +27,6 @@ examples:
   nnfs umount /mnt/nn           unmount, and wait until everything is on disk
 `nnfs help COMMAND` explains a command.
 """
-
-
-def byte_count(text: str) -> int:
-    """Parse a number of bytes for argparse."""
-    try:
-        return parse_size(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes: write 131072 or 128K") from None
-
-
-def positive(text: str) -> int:
-    """Parse a whole number from 1 on."""
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
-    return int(text)
-
-
-def count(text: str) -> int:
-    """Parse a whole number from 0 on."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
-    return int(text)
-
-
-def absolute(text: str) -> Path:
-    """Return an absolute path, its directory without symbolic links: the daemon changes its working directory.
-
-    The directory is resolved as by the kernel: "LINK/.." is the parent of the link's target.
-    """
-    folder, name = os.path.split(text)
-    try:
-        return Path(resolve(folder or "."), name) if name not in ("", ".", "..") else Path(resolve(text))
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"{text!r}: {error.strerror}") from error
 
 
 def _command(commands: Any, name: str, run: str, summary: str, examples: str, *aliases: str) -> argparse.ArgumentParser:
@@ -166,6 +131,15 @@ def _add_looking(commands: Any) -> None:
     parser.add_argument("path", metavar="PATH", help="a store, a mount point, or anything on a mount")
     parser.add_argument("-d", "--depth", type=count, default=1, metavar="N", help="levels below PATH to show (1)")
     parser.add_argument("--sort", choices=["saved", "stored", "logical", "inodes", "name"], help="largest first")
+    _add_json(parser)
+
+    parser = _command(commands, "top", "top:top", "show each second what a mount does", """\
+  nnfs top /mnt/nn
+  nnfs top /mnt/nn --interval 10 --count 6 --json
+""")  # fmt: skip
+    parser.add_argument("path", metavar="PATH", help="a store, a mount point, or anything on a mount")
+    parser.add_argument("--interval", type=seconds, default=1.0, metavar="S", help="seconds for a line (1)")
+    parser.add_argument("--count", type=positive, metavar="N", help="end after N lines (until ^C)")
     _add_json(parser)
 
     parser = _command(commands, "metrics", "metrics:metrics", "print the figures of a mount for Prometheus", """\

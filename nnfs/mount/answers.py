@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import time
@@ -16,6 +17,7 @@ from nnfs.fs import diskusage, report
 from nnfs.fs.backup import backup
 from nnfs.mount import logs, metrics
 from nnfs.mount.control import Handler
+from nnfs.mount.meter import SUM
 from nnfs.mount.metrics import Figures
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+USUAL = (errno.ENOENT, errno.ENODATA, errno.ENOSYS)  # answers of requests that nothing is wrong with
 DAMAGED_SHOWN = 100  # blocks in a status
 
 
@@ -33,7 +36,7 @@ class Answers:
         self._daemon = daemon
         self.handlers: dict[str, Handler] = {
             "df": self._df, "status": self._status, "stat": self._stat, "backup": self._backup, "ping": self._ping,
-            "metrics": self._metrics, "du": self._du,
+            "metrics": self._metrics, "du": self._du, "counters": self._counters,
         }  # fmt: skip
 
     def figures_from_thread(self, token: trio.lowlevel.TrioToken) -> Figures:
@@ -48,6 +51,22 @@ class Answers:
             self._daemon.ops.meter,
         )
         return {"text": await trio.to_thread.run_sync(metrics.exposition, figures)}
+
+    async def _counters(self, _request: dict[str, Any]) -> dict[str, Any]:
+        """Return what `nnfs top` makes rates of, and little else: it is asked every second."""
+        daemon, meter = self._daemon, self._daemon.ops.meter
+        return {
+            "uptime": time.time() - daemon.started,
+            "nanoseconds": meter.nanoseconds,
+            "errors": sum(count for (_, number), count in meter.errors.items() if number not in USUAL),
+            "read_bytes": meter.read[SUM],
+            "written_bytes": meter.written[SUM],
+            "cache_hits": daemon.reader.cache.hits,
+            "cache_misses": daemon.reader.cache.misses,
+            "decoded_bytes": daemon.cold.decoded,
+            "reads_waiting": daemon.reader.waiting,
+            "dirty_bytes": daemon.data.size,
+        }
 
     async def _settled(self) -> None:
         try:

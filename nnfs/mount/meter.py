@@ -29,6 +29,16 @@ class Meter:
         self.read, self.written = histogram(), histogram()  # bytes of requests
 
 
+def quantile(counts: Counts, share: float) -> int:
+    """Return a bound, a power of two, below which at least this share of the values is; 0 without values."""
+    wanted, below = share * total(counts), 0
+    for bits, count in enumerate(counts[: BITS + 1]):
+        below += count
+        if below and below >= wanted:
+            return 1 << bits
+    return 0
+
+
 def cumulated(counts: Counts, first: int, last: int) -> list[tuple[int, int]]:
     """Return (bound, how many values are smaller) for the bounds 2^first to 2^last. The rest is larger."""
     below = list(accumulate(counts[: BITS + 1]))

@@ -12,7 +12,8 @@ import pytest
 
 from nnfs import errors
 from nnfs.cli import client, tables
-from nnfs.cli.main import byte_count, main
+from nnfs.cli.main import main
+from nnfs.cli.values import byte_count
 from nnfs.constants import DATA_FILE
 from nnfs.store.env import Store
 from tests.harness import command, environment

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nnfs.cli.main import absolute
+from nnfs.cli.values import absolute
 from nnfs.errors import UsageError
 from nnfs.mount import ownpaths
 from nnfs.mount.table import resolve
