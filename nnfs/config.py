@@ -43,6 +43,12 @@ def parse_size(text: str) -> int:
     return int(match[1]) * _UNITS[match[2].upper()]
 
 
+def format_size(size: int) -> str:
+    """Return a number of bytes as a person would give it: 33554432 -> "32M"."""
+    unit = next((unit for unit in "TGMK" if size and size % _UNITS[unit] == 0), "")
+    return f"{size // _UNITS[unit]}{unit}"
+
+
 def parse_duration(text: str) -> float:
     """Parse a duration with an optional unit (s, m, h, d) into seconds. Raises ValueError."""
     match = re.fullmatch(r"(\d+(?:\.\d*)?)([smhd]?)", text, re.ASCII)
@@ -119,6 +125,13 @@ def parse_address(text: str) -> tuple[str, int] | None:
     return host, int(port)
 
 
+def _format_address(address: tuple[str, int] | None) -> str:
+    if address is None:
+        return "off"
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _option(default: Any, parse: Callable[[str], Any], shown: str, meaning: str) -> Any:
     """Return a field with its default, its parser, its default as text, and its line in `nnfs mount --help`."""
     return field(default=default, metadata={"parse": parse, "shown": shown, "meaning": meaning})
@@ -187,9 +200,21 @@ def _parse(words: Mapping[str, str], source: str, others: Iterable[str] = ()) ->
     return values
 
 
-def parse_own(words: Mapping[str, str]) -> Options:
+def parse_own(words: Mapping[str, str], others: Iterable[str] = ()) -> Options:
     """Return the options of `-o` alone. Raises `UsageError` for unknown names and bad values."""
-    return Options(**_parse(words, "mount option"))
+    return Options(**_parse(words, "mount option", others))
+
+
+def as_texts(options: Options) -> dict[str, str]:
+    """Return the values of all options as `-o` takes them."""
+    formats: dict[Any, Callable[[Any], str]] = {
+        parse_size: format_size, _dirty_size: format_size, parse_duration: format_duration,
+        _positive_duration: format_duration, _switch: lambda on: "on" if on else "off", parse_address: _format_address,
+    }  # fmt: skip
+    return {
+        option.name: formats.get(option.metadata["parse"], str)(getattr(options, option.name))
+        for option in fields(Options)
+    }
 
 
 def load_options(

@@ -133,6 +133,8 @@ def _add_looking(commands: Any) -> None:
     parser.add_argument("--sort", choices=["saved", "stored", "logical", "inodes", "name"], help="largest first")
     _add_json(parser)
 
+
+def _add_watching(commands: Any) -> None:
     parser = _command(commands, "top", "top:top", "show each second what a mount does", """\
   nnfs top /mnt/nn
   nnfs top /mnt/nn --interval 10 --count 6 --json
@@ -149,6 +151,14 @@ def _add_looking(commands: Any) -> None:
 """)  # fmt: skip
     parser.add_argument("path", metavar="PATH", help="a store, a mount point, or anything on a mount")
     parser.add_argument("--textfile", type=absolute, metavar="FILE", help="write to FILE, for node_exporter")
+
+    parser = _command(commands, "set", "tune:set_options", "show or change the options of a mount", """\
+  nnfs set /mnt/nn                                  show all
+  nnfs set /mnt/nn cache=64M log_level=debug        until the unmount
+""")  # fmt: skip
+    parser.add_argument("path", metavar="PATH", help="a store, a mount point, or anything on a mount")
+    parser.add_argument("options", metavar="NAME=VALUE", nargs="*", help="an option as for -o, or log_level=LEVEL")
+    _add_json(parser)
 
 
 def _add_tasks(commands: Any) -> None:
@@ -301,6 +311,7 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
     _add_mounting(commands)
     _add_looking(commands)
+    _add_watching(commands)
     _add_tasks(commands)
     _add_recompressing(commands)
     _add_choosing(commands)

@@ -15,7 +15,7 @@ import nnfs
 from nnfs.errors import NnfsError
 from nnfs.fs import diskusage, report
 from nnfs.fs.backup import backup
-from nnfs.mount import logs, metrics
+from nnfs.mount import logs, metrics, reloading
 from nnfs.mount.control import Handler
 from nnfs.mount.meter import SUM
 from nnfs.mount.metrics import Figures
@@ -36,7 +36,7 @@ class Answers:
         self._daemon = daemon
         self.handlers: dict[str, Handler] = {
             "df": self._df, "status": self._status, "stat": self._stat, "backup": self._backup, "ping": self._ping,
-            "metrics": self._metrics, "du": self._du, "counters": self._counters,
+            "metrics": self._metrics, "du": self._du, "counters": self._counters, "set": self._set,
         }  # fmt: skip
 
     def figures_from_thread(self, token: trio.lowlevel.TrioToken) -> Figures:
@@ -67,6 +67,12 @@ class Answers:
             "reads_waiting": daemon.reader.waiting,
             "dirty_bytes": daemon.data.size,
         }
+
+    async def _set(self, request: dict[str, Any]) -> dict[str, Any]:
+        words = {str(name): str(value) for name, value in dict(request["options"]).items()}
+        if words:
+            reloading.change(self._daemon, words)
+        return {"options": reloading.current(self._daemon)}
 
     async def _settled(self) -> None:
         try:

@@ -139,6 +139,7 @@ class Daemon:
         self.started = time.time()
         self.exit_code = 0
         self.own = own
+        self.words = dict(mount_options.own)  # those of -o and of `nnfs set`: they precede the configuration
         self.data = DirtyData(store.superblock.chunk_size)
         self.fs = Filesystem(store, on_release=self.data.drop)
         self.read_only = read_only = mount_options.read_only or store.read_only
@@ -298,7 +299,7 @@ class Daemon:
         notify.reloading()
         try:
             await trio.to_thread.run_sync(reloading.reopen_log, self.store.path, self._mountpoints())
-            self.own = await reloading.reload(self, self.mount_options.own)
+            await reloading.reload(self)
         finally:
             notify.ready(f"{self.store.path} mounted on {self.mountpoint}")
 

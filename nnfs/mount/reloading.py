@@ -1,18 +1,18 @@
-"""The work of SIGHUP: open the log again, and read the configuration again."""
+"""Options that change while mounted: by SIGHUP, which has the configuration read again, and by `nnfs set`."""
 
 from __future__ import annotations
 
 import functools
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
 
-from nnfs.config import Options, load_options
-from nnfs.errors import NnfsError
+from nnfs.config import Options, as_texts, config_file, load_options, parse_own
+from nnfs.errors import NnfsError, UsageError
 from nnfs.mount import logs
 from nnfs.mount.table import is_beneath, resolve
 
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 # The options that may change while mounted. Workers are started with the others, which wait for the next mount.
 LIVE = ("cache", "dirty", "policy", "write_age", "read_age", "thaw_limit", "thawed")
+LOG_LEVEL, LEVELS = "log_level", ("debug", "info", "warning", "error")
 
 
 def reopen_log(store: Path, mountpoints: Iterable[str]) -> None:
@@ -39,17 +40,53 @@ def reopen_log(store: Path, mountpoints: Iterable[str]) -> None:
     log.info("log opened again%s", f": its terminal is gone, it goes to {where}" if where else "")
 
 
-async def reload(daemon: Daemon, words: Mapping[str, str]) -> Options:
-    """Read the configuration again and take over the options that may change. Return the options that hold now."""
-    old = daemon.own
+async def reload(daemon: Daemon) -> None:
+    """Read the configuration again and take over the options that may change."""
     try:
         # In a thread: the file names directories, which may lie on this very mount.
-        new = await trio.to_thread.run_sync(functools.partial(load_options, daemon.store.path, words, resolve=resolve))
+        new = await trio.to_thread.run_sync(
+            functools.partial(load_options, daemon.store.path, daemon.words, resolve=resolve)
+        )
     except NnfsError as error:
         log.error("the configuration is left as it was: %s", error)
-        return old
+        return
+    changed = _take_over(daemon, new)
+    log.info("configuration read again: %s", f"{len(changed)} changed" if changed else "nothing has changed")
+
+
+def change(daemon: Daemon, words: Mapping[str, str]) -> None:
+    """Take over options that may change while mounted, and `log_level`, until the unmount.
+
+    Raises `UsageError`, with nothing changed, for unknown options, bad values, and options that may not change.
+    """
+    words = dict(words)
+    level = words.pop(LOG_LEVEL, None)
+    if level is not None and level not in LEVELS:
+        raise UsageError(f"{LOG_LEVEL}={level}: say one of {', '.join(LEVELS)}")
+    known = {option.name for option in fields(Options)}
+    for name in words:
+        if name in known and name not in LIVE:
+            raise UsageError(
+                f"option {name} waits for the next mount: give it to nnfs mount with -o, or write it to {config_file()}"
+            )
+    given = parse_own(words, others=(LOG_LEVEL,))
+    _take_over(daemon, replace(daemon.own, **{name: getattr(given, name) for name in words}))
+    daemon.words.update(words)  # SIGHUP reads the file, which these precede as -o does
+    if level is not None:
+        logging.getLogger().setLevel(level.upper())
+        log.log(logging.getLogger().level, "logged from level %s on", level)
+
+
+def current(daemon: Daemon) -> dict[str, str]:
+    """Return all options that hold now as text."""
+    return {**as_texts(daemon.own), LOG_LEVEL: logging.getLevelName(logging.getLogger().level).lower()}
+
+
+def _take_over(daemon: Daemon, new: Options) -> list[str]:
+    """Take over the options that may change while mounted. Return the names of all that are others now."""
+    old = daemon.own
     changed = [option.name for option in fields(Options) if getattr(old, option.name) != getattr(new, option.name)]
-    held = Options(**{name.name: getattr(new if name.name in LIVE else old, name.name) for name in fields(Options)})
+    held = daemon.own = replace(old, **{name: getattr(new, name) for name in LIVE})
     daemon.reader.cache.limit = held.cache
     daemon.space.dirty_limit = held.dirty
     daemon.thawed.limit = held.thawed
@@ -58,5 +95,4 @@ async def reload(daemon: Daemon, words: Mapping[str, str]) -> Options:
     for name in changed:
         when = "" if name in LIVE else ": takes effect at the next mount"
         log.info("option %s is %s now%s", name, getattr(new, name), when)
-    log.info("configuration read again: %s", f"{len(changed)} changed" if changed else "nothing has changed")
-    return held
+    return changed
