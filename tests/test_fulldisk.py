@@ -15,15 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from tests import disks
+from tests import disks, fullness
 from tests.background.kit import RESTLESS, Chaos, fsck_clean
 from tests.conftest import why_no_mount
-from tests.fullness import HOWS, Trial
+from tests.fullness import HOWS, Trial, write_synced
 from tests.harness import FULL, Mount, nnfs, umount, wait_for, work_dir
 
 pytestmark = pytest.mark.skipif(why_no_mount() is not None, reason="mounting needs root and /dev/fuse")
 MIB = 1 << 20
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -53,26 +52,7 @@ def free(path: Path) -> int:
 
 def content(seed: int) -> bytes:
     """Incompressible bytes that a number tells."""
-    rng = random.Random(seed)
-    return rng.randbytes(rng.randrange(1, 700_000))
-
-
-def write_synced(path: Path, data: bytes) -> bool:
-    """Write a file and sync it; False when there was no room. Any other error is raised."""
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(fd, view) :]
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-    except OSError as error:
-        if error.errno in NO_ROOM:
-            return False
-        raise
-    return True
+    return fullness.content(seed, 700_000)
 
 
 def read_cold(path: Path) -> bytes:
@@ -87,7 +67,7 @@ def fill(folder: Path, first: int) -> dict[int, Path]:
     stored: dict[int, Path] = {}
     for seed in range(first, first + 10_000):
         path = folder / f"f{seed}"
-        if not write_synced(path, content(seed)):
+        if write_synced(path, content(seed)):
             path.unlink(missing_ok=True)
             return stored
         stored[seed] = path
@@ -108,7 +88,7 @@ def test_full_and_free_again() -> None:
             mount.expect_log("(?i)space")  # saying so is no trouble
             old = {n: mount.path / f"old{n}" for n in range(20)}
             for seed, path in old.items():
-                assert write_synced(path, content(seed))
+                assert not write_synced(path, content(seed))
             assert free(mount.path) <= free(disk)
             stored = fill(mount.path, 1000)
             size = sum(len(content(seed)) for seed in stored)
@@ -166,7 +146,7 @@ class Crowd:
             for turn in range(self.rounds):
                 seed = number * 100_000 + turn
                 path = self.root / f"w{seed}"
-                if write_synced(path, content(seed)):
+                if not write_synced(path, content(seed)):
                     own.append(seed)
                     with self.lock:
                         self.stored[seed] = path

@@ -10,6 +10,7 @@ import ctypes
 import logging
 import mmap
 import os
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -178,7 +179,7 @@ def zeros(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
 
 @cache
 def library() -> Library | None:
-    """Return the library, None where there is none: said once, for numba's kernels are a third as fast."""
+    """Return the library, None where there is none. That is logged once: numba's kernels are a third as fast."""
     path = build.found()
     if path is None:
         log.info("no native kernels are compiled here: `python -m nnfs.kernels.build` does; numba's are used")
@@ -193,8 +194,8 @@ def library() -> Library | None:
 def level(forced: str | None = None) -> int | None:
     """Return the level to use, by its place in `LEVELS`; None for none.
 
-    `forced` names one, and raises `CodecError` when it is not there. So does NNFS_KERNELS, which is left out then: what
-    is stored can be read all the same.
+    `forced` names one, and raises `CodecError` when it cannot run. NNFS_KERNELS names one, too, but one that cannot run
+    is ignored: stored data can be read all the same.
     """
     name = forced or os.environ.get(VARIABLE) or ""
     if name == NONE:
@@ -210,3 +211,22 @@ def level(forced: str | None = None) -> int | None:
         del os.environ[VARIABLE]
         log.warning("%s: %s: the usual one is used", VARIABLE, why)
     return LEVELS.index(there.levels[0]) if there else None
+
+
+def sound_level(passes: Callable[[str], bool], kernels: str) -> str | None:
+    """Return the first level that passes a self-test, None for none. `kernels` names what is tested, for messages.
+
+    With NNFS_KERNELS only that level is tested; raises `CodecError` when it fails.
+    """
+    first, there = level(), library()
+    if first is None or there is None:
+        return None
+    forced = bool(os.environ.get(VARIABLE))
+    for name in (LEVELS[first],) if forced else there.levels:
+        if passes(name):
+            return name
+        why = f"the native {kernels} ({name}) do not compute what they should on this processor"
+        if forced:
+            raise CodecError(why)
+        log.error("%s: they are not used; please report it", why)
+    return None

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
-import os
 from functools import cache
 
 import numpy as np
@@ -19,8 +17,6 @@ from nnfs.mixer.histories import NEXT
 from nnfs.mixer.logistic import COARSE, FINE, SQUASH, STRETCH
 from nnfs.mixer.samplestate import Samples
 from nnfs.mixer.state import MixState
-
-log = logging.getLogger(__name__)
 
 MOST_LANES = 32  # of a chunk
 TEST = (611, 3)  # bytes and lanes of the self-test: the last lane is shorter
@@ -143,16 +139,8 @@ def kernels() -> Kernels | None:
 
     Raises `CodecError` for a forced level that fails it.
     """
-    first, there = native.level(), native.library()
-    if first is None or there is None:
-        return None
-    forced = bool(os.environ.get(native.VARIABLE))
-    for name in (native.LEVELS[first],) if forced else there.levels:
-        own = Kernels(there, name)
-        if digest(own) == DIGEST:
-            return own
-        why = f"the native mixer ({name}) does not compute what it should on this processor"
-        if forced:
-            raise CodecError(why)
-        log.error("%s: it is not used; please report it", why)
-    return None
+    there = native.library()
+    name = native.sound_level(
+        lambda level: there is not None and digest(Kernels(there, level)) == DIGEST, "mixer's kernels"
+    )
+    return Kernels(there, name) if there and name else None

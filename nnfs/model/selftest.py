@@ -94,19 +94,7 @@ def native_level() -> str | None:
 
     Raises `CodecError` for a forced one that fails.
     """
-    first = native.level()
-    there = native.library()
-    if first is None or there is None:
-        return None
-    forced = bool(os.environ.get(native.VARIABLE))
-    for name in (native.LEVELS[first],) if forced else there.levels:
-        if digest(NativeModel(weights(), name)) == DIGEST:
-            return name
-        why = f"the native kernels ({name}) do not compute what they should on this processor"
-        if forced:
-            raise CodecError(why)
-        log.error("%s: they are not used; please report it", why)
-    return None
+    return native.sound_level(lambda name: digest(NativeModel(weights(), name)) == DIGEST, "kernels")
 
 
 def digest(model: Model) -> str:

@@ -174,29 +174,47 @@ def measured(now: float) -> dict[str, float]:
     return {"encode cm": 47.0, "prove cm": 28.0} if now > 320 else {"encode cm": 47.0} if now > 175 else {}
 
 
+class Recording:
+    """A recorded task of tools/bench_eta: lines of time in seconds, kind, step and bytes, to be replayed."""
+
+    def __init__(self, name: str) -> None:
+        rows = [line.split() for line in Path(__file__).with_name(name).read_text().splitlines()]
+        self._events = [
+            (float(at), tuple(kind.split("-")), step.replace("-", " "), int(size)) for at, kind, step, size in rows
+        ]
+        self._flying = Counter[tuple[tuple[str, ...], str]]()
+        self.end = self._events[-1][0]
+
+    def chunks(self) -> list[tuple[tuple[str, ...], int]]:
+        """Return kind and bytes of the chunks that are still to end."""
+        return [(kind, size) for _, kind, step, size in self._events if step == "end"]
+
+    def replay(self, left: TimeLeft, now: float) -> None:
+        """Tell `left` the events up to a time, each once."""
+        while self._events and self._events[0][0] <= now:
+            at, kind, step, size = self._events.pop(0)
+            if step == "end":
+                steps = {name: min(size, self._flying[kind, name]) for name in ("look", "encode cm", "prove cm")}
+                self._flying.subtract({(kind, name): done for name, done in steps.items()})
+                left.ended(kind, size, steps)
+            else:
+                self._flying[kind, step] += size
+                left.did(kind, step, size, at)
+
+
 def test_a_recorded_task(monkeypatch: pytest.MonkeyPatch) -> None:
     """6 MB with `tools/bench_eta --options neural=off --trace`, two busy cores: 410 s. The first batch compiled."""
     monkeypatch.setattr(timeleft, "COSTS", timeleft.COSTS | {"encode cm": 8.0, "prove cm": 6.0})  # as it was then
-    rows = [line.split() for line in Path(__file__).with_name("timeleft-cm.txt").read_text().splitlines()]
-    events = [(float(at), tuple(kind.split("-")), step.replace("-", " "), int(size)) for at, kind, step, size in rows]
-    sizes: Counter[tuple[str, ...]] = Counter()
-    for _, kind, step, size in events:
-        sizes[kind] += size if step == "end" else 0
-    left, flying, begin, end = TimeLeft(), Counter[tuple[tuple[str, ...], str]](), 40.0, events[-1][0]
+    recording, begin = Recording("timeleft-cm.txt"), 40.0
+    left, end, sizes = TimeLeft(), recording.end, Counter[tuple[str, ...]]()
+    for kind, size in recording.chunks():
+        sizes[kind] += size
     for kind, size in sizes.items():
         left.expect(kind, size, assumed(kind, CM))
     left.go(begin)
     told: list[tuple[float, float | None]] = []
     for now in range(int(begin), int(end), 5):
-        while events and events[0][0] <= now:
-            at, kind, step, size = events.pop(0)
-            if step == "end":
-                steps = {name: min(size, flying[kind, name]) for name in ("look", "encode cm", "prove cm")}
-                flying.subtract({(kind, name): done for name, done in steps.items()})
-                left.ended(kind, size, steps)
-            else:
-                flying[kind, step] += size
-                left.did(kind, step, size, at)
+        recording.replay(left, now)
         told.append((now, left.left(now, measured(now))))
     known = [((now - begin) / (end - begin), one, end - now) for now, one in told if one is not None]
     assert len(known) > 50
@@ -209,25 +227,15 @@ def test_a_recorded_task_of_files_of_all_sizes() -> None:
     Sizes are as expectations count them: with what beginning a chunk takes, else the rate of small files that come
     first is taken for that of all (25 % too long for most of the way).
     """
-    rows = [line.split() for line in Path(__file__).with_name("timeleft-cm-20mb.txt").read_text().splitlines()]
-    events = [(float(at), tuple(kind.split("-")), step.replace("-", " "), int(size)) for at, kind, step, size in rows]
-    left, flying, end = TimeLeft(), Counter[tuple[tuple[str, ...], str]](), events[-1][0]
-    for _, kind, step, size in events:
-        if step == "end":
-            left.expect(kind, size, assumed(kind, CM))
+    recording = Recording("timeleft-cm-20mb.txt")
+    left, end = TimeLeft(), recording.end
+    for kind, size in recording.chunks():
+        left.expect(kind, size, assumed(kind, CM))
     left.go(0.0)
     told: list[tuple[float, float | None, float]] = []
     for tenth in range(1, 10):
         now = end * tenth / 10
-        while events[0][0] <= now:
-            at, kind, step, size = events.pop(0)
-            if step == "end":
-                steps = {name: min(size, flying[kind, name]) for name in ("look", "encode cm", "prove cm")}
-                flying.subtract({(kind, name): done for name, done in steps.items()})
-                left.ended(kind, size, steps)
-            else:
-                flying[kind, step] += size
-                left.did(kind, step, size, at)
+        recording.replay(left, now)
         told.append((tenth / 10, left.left(now, {"encode cm": 4.6, "prove cm": 4.0}), end - now))
     check([(way, one, true) for way, one, true in told if one is not None], 0.3)
     assert len(told) == 9

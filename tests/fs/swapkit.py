@@ -59,6 +59,16 @@ def checked(files: Files) -> None:
     assert not report.problems, report.problems
 
 
+def damage_copy(files: Files, number: int, what: str, which: int) -> None:
+    """Damage a copy (0 or 1) of a model's "file" or "record"."""
+    with files.store.read() as snapshot:
+        model = modelfiles.load_model(snapshot, number)
+    if what == "file":
+        damage(files.store, "payload", schema.FRAGMENT_KEY.pack(model.payloads[which], 0))
+    else:
+        damage(files.store, *modelfiles.places(number)[which])
+
+
 def damage_files(files: Files, number: int) -> None:
     with files.store.read() as snapshot:
         payloads = modelfiles.load_model(snapshot, number).payloads

@@ -19,6 +19,7 @@ from nnfs.store.blocks import ChunkChanges, Encoded, Swap, load_block
 from nnfs.store.schema import Inode
 from nnfs.workers.catalogue import Catalogue, fingerprint
 from tests.fs import coldcodec
+from tests.fs.swapkit import damage_copy
 from tests.fs.test_apply import Files, damage, files
 
 __all__ = ["files"]  # a fixture
@@ -199,12 +200,7 @@ def test_both_copies_damaged(files: Files, tiny: tuple[bytes, bytes], monkeypatc
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_damaged_copy_is_repaired(files: Files, tiny: tuple[bytes, bytes], what: str, which: int) -> None:
     number = keep(files, tiny)
-    with files.store.read() as snapshot:
-        model = modelfiles.load_model(snapshot, number)
-    if what == "file":
-        damage(files.store, "payload", schema.FRAGMENT_KEY.pack(model.payloads[which], 0))
-    else:
-        damage(files.store, *modelfiles.places(number)[which])
+    damage_copy(files, number, what, which)
     assert check(files).exit_code == 4
     assert check(files, repair=True).exit_code == 1
     report = check(files)

@@ -15,7 +15,21 @@ from nnfs.fs.backup import backup
 from nnfs.store import modelfiles, schema
 from nnfs.store.env import Store
 from nnfs.store.schema import Model, Total
-from tests.fs.swapkit import FILE_A, FILE_B, A, B, checked, damage_files, drop, forget, keep, retire, swap, written
+from tests.fs.swapkit import (
+    FILE_A,
+    FILE_B,
+    A,
+    B,
+    checked,
+    damage_copy,
+    damage_files,
+    drop,
+    forget,
+    keep,
+    retire,
+    swap,
+    written,
+)
 from tests.fs.test_apply import Files, damage, files
 
 __all__ = ["files"]  # a fixture
@@ -39,12 +53,7 @@ def test_a_model_is_kept_twice(files: Files) -> None:
 @pytest.mark.parametrize("which", [0, 1])
 def test_one_damaged_copy_costs_nothing(files: Files, what: str, which: int) -> None:
     number = keep(files)
-    with files.store.read() as snapshot:
-        model = modelfiles.load_model(snapshot, number)
-    if what == "file":
-        damage(files.store, "payload", schema.FRAGMENT_KEY.pack(model.payloads[which], 0))
-    else:
-        damage(files.store, *modelfiles.places(number)[which])
+    damage_copy(files, number, what, which)
     with files.store.read() as snapshot:
         assert modelfiles.read_model(snapshot, number) == FILE_A
         assert modelfiles.damaged_copies(snapshot, number) == 1

@@ -22,11 +22,21 @@ from pyfuse3 import FUSEError
 from nnfs.mount.connection import Connection, connect
 from nnfs.mount.options import parse_options
 from nnfs.mount.table import MountInfo, mounts
+from nnfs.store.env import Store
 from tests.harness import WAIT_S, Mount
 
 mounting = pytest.mark.skipif(
     os.geteuid() != 0 or not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="needs root and /dev/fuse"
 )
+
+
+def is_clean(store: Path) -> bool:
+    """Return whether a store is free, and was closed in order."""
+    opened = Store.open(store)
+    try:
+        return opened.state.clean_commit == opened.state.commit
+    finally:
+        opened.close()
 
 
 def eventually(condition: Callable[[], object]) -> None:

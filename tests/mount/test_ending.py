@@ -19,10 +19,9 @@ from nnfs.cli import client
 from nnfs.errors import DaemonError, MountError, StoreBusy, UsageError
 from nnfs.mount import holders
 from nnfs.mount.table import mounts
-from nnfs.store.env import Store
 from tests.guard import MNT_DETACH
 from tests.harness import WAIT_S, Mount, command, environment, mounted_at, nnfs, umount, wait_for
-from tests.mount.kit import bind, stopped
+from tests.mount.kit import bind, is_clean, stopped
 
 pytestmark = pytest.mark.mount
 
@@ -30,15 +29,6 @@ pytestmark = pytest.mark.mount
 def count(path: Path) -> int:
     """Return how many mounts there are at a mount point."""
     return sum(mount.mountpoint == str(path) for mount in mounts())
-
-
-def is_clean(store: Path) -> bool:
-    """Whether a store is free, and was closed in order."""
-    opened = Store.open(store)
-    try:
-        return opened.state.clean_commit == opened.state.commit
-    finally:
-        opened.close()
 
 
 def device(path: Path) -> str:

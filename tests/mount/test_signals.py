@@ -12,19 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from nnfs.store.env import Store
 from tests.harness import WAIT_S, Mount, command, environment, mounted_at, nnfs, wait_for
+from tests.mount.kit import is_clean
 
 pytestmark = pytest.mark.mount
-
-
-def is_clean(store: Path) -> bool:
-    """Whether a store was closed in order."""
-    opened = Store.open(store)
-    try:
-        return opened.state.clean_commit == opened.state.commit
-    finally:
-        opened.close()
 
 
 def sent(mount: Mount, number: int, until: str) -> str:
