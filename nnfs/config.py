@@ -142,19 +142,21 @@ class Options:
     """The options of one mount. Sizes are bytes, durations seconds."""
 
     cache: int = _option(32 << 20, parse_size, "32M", "decoded chunks kept in memory")
-    dirty: int = _option(24 << 20, _dirty_size, "24M", "written data not committed yet, at which writers wait")
-    read_timeout: float = _option(120.0, _positive_duration, "2m", "EIO when for this long no worker got on")
-    compact: bool = _option(True, _switch, "on", "recompress cold data in the background; off: when told to only")
+    dirty: int = _option(24 << 20, _dirty_size, "24M", "uncommitted data at which writers wait")
+    read_timeout: float = _option(120.0, _positive_duration, "2m", "a read is EIO when no worker gets on for this long")
+    compact: bool = _option(True, _switch, "on", "recompress cold data in the background; off: only on command")
     policy: str = _option("auto", parse_policy, "auto", "auto, hot, cold or never: where no directory says otherwise")
-    write_age: float = _option(3600.0, parse_duration, "1h", "cold is what was not written for this long (s, m, h, d)")
-    read_age: float = _option(86400.0, parse_duration, "1d", "... and not read for this long")
+    write_age: float = _option(3600.0, parse_duration, "1h", "a file is cold if not written for this long (s, m, h, d)")
+    read_age: float = _option(86400.0, parse_duration, "1d", "... and neither read for this long")
     thaw_limit: float = _option(8.0, parse_duration, "8", "seconds per MiB that auto may make a reader wait")
-    neural: bool = _option(True, _switch, "on", "off: nothing is encoded with the network; what is can still be read")
-    device: str = _option("auto", parse_device, "auto", "of the neural codec: auto, cpu, cuda:0 or several: cuda:0+cpu")
+    neural: bool = _option(True, _switch, "on", "off: the network encodes nothing; its data can still be read")
+    device: str = _option(
+        "auto", parse_device, "auto", "for the neural codec: auto, cpu, cuda:0 or several: cuda:0+cpu"
+    )
     threads: int = _option(0, _count, "0", "for reading cold data; 0: all cores")
     compact_threads: int = _option(0, _count, "0", "for recompression; 0: as many as cpu_budget says")
     cpu_budget: float = _option(0.5, _share, "0.5", "share of the cores for recompression in the background")
-    thawed: int = _option(512 << 20, parse_size, "512M", "disk space for copies of cold data lately read; 0: none")
+    thawed: int = _option(512 << 20, parse_size, "512M", "disk space for copies of cold data that was read; 0: none")
     metrics: tuple[str, int] | None = _option(None, parse_address, "off", "address for Prometheus: 127.0.0.1:9567")
 
     def background(self, cores: int) -> tuple[int, float]:

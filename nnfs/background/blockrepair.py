@@ -23,7 +23,7 @@ from nnfs.workers.ladder import decode_hot
 
 log = logging.getLogger(__name__)
 
-SEARCH_S, SEARCHES_S = 10.0, 60.0  # seconds of one search; of those in vain, before the rest of the damage is just told
+SEARCH_S, SEARCHES_S = 10.0, 60.0  # seconds of one search; of vain ones before damage is only reported
 
 
 class Repairer:

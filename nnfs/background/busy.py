@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-BURST_S = 5.0  # of work, then a pause, where less than all of the time is to be worked
-BUSY_S, BUSY_MOST = 0.25, 40  # seconds between two looks at a busy mount; looks before work goes on all the same
+BURST_S = 5.0  # seconds of work before a pause, where work may take only a share of the time
+BUSY_S, BUSY_MOST = 0.25, 40  # seconds between looks at a busy mount; looks after which work goes on
 
 
 async def wait_while_busy(busy: Callable[[], bool], between: Callable[[], Awaitable[None]] | None = None) -> None:

@@ -23,7 +23,7 @@ class Checks:
     unchecked: int = BATCH  # plain bytes since a check began
     begun: int = 0
     open: set[int] = field(default_factory=set)  # batches of which no check has gone well yet
-    again: list[int] = field(default_factory=list)  # those whose check came to nothing: another payload is to take part
+    again: list[int] = field(default_factory=list)  # batches whose check had no result: another payload is needed
     refuted: str = ""  # why nothing is encoded with this codec any more
 
     def join(self, plain: int) -> tuple[int, bool]:

@@ -51,7 +51,7 @@ MIN_GAIN = 1 / 16  # of the stored bytes; less is not worth slower reads
 MIN_GAIN_COLD = 1 / 64  # where nobody minds slow reads
 CM_BELOW = 1.35  # bits per byte of the neural payload: on data that repeats itself the classical codec may do better
 CM_LEAST = 8 << 10  # bytes of a chunk for which it is tried
-REVIVE = 2048  # bytes of a chunk by which is found out whether a codec runs
+REVIVE = 2048  # bytes of the chunk that tests whether a codec runs
 SPECIAL_BIT = 0x20  # in the state's settings: `cm` was too slow for content of a special kind
 MEASURE_AGAIN, MEASURE_MOST = 600.0, 86400.0  # seconds, doubled each time: measuring takes all cores
 
@@ -149,7 +149,7 @@ class ColdEncoder:
         wanted = self._models.wanted(rules.model)
         if not wanted:
             try:
-                self._models.default()  # and has been retired, then
+                self._models.default()  # then it has been retired
             except ModelMissing as error:
                 self.outages.failed(NEURAL, NO_MODEL, error)
         return wanted
@@ -234,7 +234,7 @@ class ColdEncoder:
                 await self._check(block, payload)
                 checks.open.discard(batch)
         except BaseException as error:
-            if isinstance(error, CodecUnavailable):  # nobody could prove what it makes
+            if isinstance(error, CodecUnavailable):  # no engine could prove its payloads
                 self.outages.failed(payload.codec, payload.model, error)
             if is_due:
                 checks.again.append(batch)

@@ -14,9 +14,9 @@ from nnfs.store.schema import Block
 
 log = logging.getLogger(__name__)
 
-BUCKETS = 8  # of how well zstd has done: that tells text from what repeats itself, where cm is tried, too
+BUCKETS = 8  # classes of zstd's ratio: they tell text from repetitive data, where cm is tried, too
 PER_CHUNK = 8 << 10  # bytes that a chunk counts for beside its own: beginning one takes time, however small it is
-FEW = 0.02  # of what zstd cannot make smaller is encoded all the same
+FEW = 0.02  # share of the bytes that zstd cannot make smaller, but that are encoded anyway
 
 
 def kind_of(block: Block, *, thaw: bool) -> Kind:

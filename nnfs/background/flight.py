@@ -52,8 +52,8 @@ class Aim:
     marks: bool = True  # leave files alone that have been looked at
     tries: bool = True  # leave chunks alone that no codec made smaller
     parent: int = 0  # the directory of the file that is meant, as far as known
-    rung: int = 0  # try this codec of the ladder only; 0: the smallest result of all that may be
-    band: Band = ALL  # of kinds of content: the others are not its turn
+    rung: int = 0  # the rung of the only codec to try; 0: the smallest result of all codecs that may be used
+    band: Band = ALL  # of kinds of content; other kinds are not taken up now
 
     def why_nothing(self, options: Options) -> str:
         """Return for a person the reason why there is nothing to do."""
@@ -63,8 +63,8 @@ class Aim:
             return "nothing to do: all of it is cold or tiny already, or has the policy hot or never"
         write_age, read_age = map(format_duration, (options.write_age, options.read_age))
         return (
-            f"nothing is due: cold is what was not written for {write_age} and not read for {read_age} (options "
-            "write_age and read_age) and has not been looked at since; --all takes everything"
+            f"nothing is due: a file is cold when nobody has written it for {write_age} nor read it for {read_age} "
+            "(options write_age and read_age), and it is looked at once; --all takes everything"
         )
 
 
@@ -101,7 +101,7 @@ class Flight:
     error: NnfsError | None = None
     changes: dict[int, int] = field(default_factory=dict)  # ino: growth of its stored bytes
     models: dict[int, bytes] = field(default_factory=dict)  # number: fingerprint, of those encoded with
-    stages: Counter[str] = field(default_factory=Counter)  # chunks by what is done with them
+    stages: Counter[str] = field(default_factory=Counter)  # number of chunks by stage
 
     @property
     def worker(self) -> str:

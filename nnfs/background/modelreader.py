@@ -78,7 +78,7 @@ class ModelReader:
             return fingerprint
         try:
             default = self.default()
-        except ModelMissing:  # damaged, say: a whole one that the store has does as well
+        except ModelMissing:  # damaged, for instance: a whole model of the store will do
             return self._kept_whole()
         return b"" if known.get(default) else default
 

@@ -19,7 +19,7 @@ from nnfs.workers.catalogue import PRESETS
 
 log = logging.getLogger(__name__)
 
-IN_A_ROW = 3  # failures of a codec's workers, whatever it is that they fail of
+IN_A_ROW = 3  # failures of a codec's workers, of any kind
 BITS = {NEURAL: 0x40, CM: 0x80, PPM: 0x10}  # in the state's settings: files were settled while this codec was out
 
 

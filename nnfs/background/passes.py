@@ -111,7 +111,7 @@ class Passes:
         This may take days, so files that become cold meanwhile get the quick codec in between.
         """
         due = time.monotonic() + QUICK_EVERY
-        lately = replace(quick, marks=True)  # even if they are void, what has become cold since has none
+        lately = replace(quick, marks=True)  # even if marks are void, files that have become cold since have none
 
         async def between() -> None:
             nonlocal due
@@ -141,7 +141,7 @@ class Passes:
                 savings = self._savings[codec_id] = survey.savings(await survey.sampled(task, size))
             except Cancelled:
                 raise
-            except NnfsError as error:  # of all its chunks: each tells so itself when its turn comes
+            except NnfsError as error:  # with all their chunks: each chunk is decided when its turn comes
                 log.debug("codec %s: no sample: %s", NAMES[codec_id], error)
                 return [ALL]
         self._outlook[codec_id] = survey.plain, survey.saved(savings)

@@ -59,9 +59,9 @@ WINDOW = 4 << 20  # plain bytes under way: two batches of a worker
 IN_FLIGHT = 400  # chunks under way; a worker takes 512
 LEAST = 8 << 10  # bytes that a chunk counts for at least in the window
 WAIT_S = 1.0  # at most, until a task notices that it is cancelled
-FAILURES = 8  # of workers in a row, then the task fails
-CHUNK_FAILURES = 3  # with a payload, then background passes leave it alone until the next mount
-FAILURES_KEPT = 10_000  # payloads of which that is known
+FAILURES = 8  # failures of workers in a row after which the task fails
+CHUNK_FAILURES = 3  # failures of a payload after which background passes leave it alone until the next mount
+FAILURES_KEPT = 10_000  # payloads whose failures are remembered
 _NUMBERS = re.compile(r"\d+")
 _STAYS = "inode %d, chunk %d stays as it is: %s"
 
@@ -115,7 +115,7 @@ class Recompression:
 
         A background task calls `between` before each chunk that it takes up.
         """
-        if task.number:  # somebody looks: count first
+        if task.number:  # a user waits for it: count first, for the progress
             async for piece in self.walk(task, ino, aim):
                 task.total_chunks += len(piece.candidates)
                 for candidate in piece.candidates:
@@ -132,7 +132,7 @@ class Recompression:
             if flight.error is not None:
                 nursery.cancel_scope.cancel()
         try:
-            await self.swaps.flush(flight, force=True)  # what is proved is kept, also when the task ends early
+            await self.swaps.flush(flight, force=True)  # proved payloads are kept, also when the task ends early
         except NnfsError as error:
             flight.error = flight.error or kept(error)
         if flight.error is not None:
@@ -161,7 +161,7 @@ class Recompression:
                         flight.failed.add(piece.ino)
                         continue
                     if flight.has_taken(candidate):
-                        flight.failed.add(piece.ino)  # what comes of it is not known yet: the next pass sees
+                        flight.failed.add(piece.ino)  # the result is not known yet: the next pass looks again
                         continue
                     await self._admit(flight, candidate)
                     flight.open[piece.ino] += 1

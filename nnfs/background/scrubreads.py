@@ -16,7 +16,7 @@ from nnfs.store.schema import TOTAL_KEY, Block, Total
 from nnfs.workers.ladder import decode_hot
 
 SLICE_S, SLICE_BLOCKS = 0.02, 64  # of one look at the store, whichever comes first
-BACK = 64  # numbers before the first that are read again: who seeks in the page of a damaged key, of 30, is misled
+BACK = 64  # numbers before the first that are read again: a seek in a page (of 30 keys) with a damaged key is misled
 
 
 @dataclass(slots=True)
@@ -41,11 +41,11 @@ def look_at(store: Store, first: int, deep: bool, suspects: Collection[int] = ()
     until = time.monotonic() + SLICE_S
     with store.read() as snapshot:
         for key, record in snapshot.range("block", schema.KEY.pack(max(0, first - BACK))):
-            # Not behind a damaged header: its number may be what is wrong, and would lead past others, or back.
+            # Do not go on behind a damaged header: its number may be wrong, and would lead past others, or back.
             if is_sound and (look.blocks >= SLICE_BLOCKS or time.monotonic() >= until):
                 return look
             if len(key) != schema.KEY.size:
-                continue  # fsck's to remove
+                continue  # fsck removes it
             number: int = schema.KEY.unpack(key)[0]
             block, payload, is_sound = None, b"", False
             decode = deep or number in suspects

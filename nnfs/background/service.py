@@ -32,7 +32,7 @@ from nnfs.fs.xattrs import Xattrs
 log = logging.getLogger(__name__)
 
 FIRST_PASS, PASS_EVERY = 5.0, 60.0  # seconds until the first background pass, and between two, at least
-BUSY_SHARE = 0.1  # of the loop's time: more, and background work waits
+BUSY_SHARE = 0.1  # share of the loop's time above which background work waits
 
 WORKER_FIELDS = (
     "name", "device", "state", "pid", "starts", "deaths", "answered", "failed", "outstanding", "last_error",
@@ -122,7 +122,7 @@ class Service:
         ino, everything, parent = int(request["ino"]), bool(request.get("all")), int(request.get("parent") or 0)
         quick = bool(request.get("quick"))
         if request.get("dry_run"):
-            with contextlib.suppress(NnfsError):  # else what was committed is looked at
+            with contextlib.suppress(NnfsError):  # otherwise only committed data would be looked at
                 await self._commits.sync()
             run = functools.partial(self._passes.estimate, ino=ino, everything=everything, parent=parent)
             return self._add("dry run", run, request, ino, everything, parent)

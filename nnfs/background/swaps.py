@@ -32,7 +32,7 @@ class Swaps:
             return
         flight.flushed = time.monotonic()
         ready = flight.take(self._encoder.is_checked)
-        if force:  # the task is over, and the reference has not said anything about these
+        if force:  # the task is over, and the reference has not checked these
             flight.drop(flight.ready)
             flight.ready.clear()
         if ready:

@@ -20,8 +20,8 @@ from nnfs.errors import Cancelled, NnfsError, UsageError, kept
 log = logging.getLogger(__name__)
 
 KEPT = 50  # tasks that are done and can still be asked about
-BESIDE = ("scrub",)  # kinds that go on beside others: they take days, and nobody shall wait for them
-LOOKING = 20  # at most one part in so many of the time goes into looking for what is due
+BESIDE = ("scrub",)  # kinds that run beside others: they take days, and no task should wait for them
+LOOKING = 20  # looking for work takes at most one part in so many of the time
 UNENDED = ("queued", "running")
 
 Run = Callable[["Task"], Awaitable[None]]
@@ -81,7 +81,7 @@ class Task:
         """Wait while work is paused. Raises `Cancelled`."""
         await trio.lowlevel.checkpoint()
         if self._gate.paused:
-            self.left.stop(time.monotonic())  # whose work it is lets it go on: there may be more to wait for
+            self.left.stop(time.monotonic())  # the work itself starts the clock again: it may have more to wait for
         while self._gate.paused and not self.cancelled:
             await self._gate.changed.wait()
         if self.cancelled:

@@ -21,12 +21,12 @@ COSTS = {  # seconds per MiB until measured, on a small machine without a GPU
     "encode ppm": 0.1, "prove ppm": 0.1, "decode ppm": 0.1,
 }  # fmt: skip
 OTHER = 1.0  # of a step that is not listed
-LOOK = "look"  # the step without a worker: fetching, hashing, finding that it is not worth it
-HEAVY = 0.25  # share of what is looked at that goes to workers: less, and looking tells how long it takes
+LOOK = "look"  # the step without a worker: fetching, hashing, deciding that encoding is not worth it
+HEAVY = 0.25  # share of the looked-at bytes that goes to workers; below it, looking decides how long a task takes
 SMALL = 0.5  # of the mean of all batches
-DOUBT = 64 << 10  # bytes that what is assumed of a kind weighs, against what its chunks have shown
-LUMP_S, LUMP = 0.25, 0.03  # seconds, share of the time: what ends within this is one batch, whose beginning is its rate
-WINDOW_S = 300.0  # at least so much of the past tells the scale; a half of it, if that is more: machines get busy
+DOUBT = 64 << 10  # bytes by which the assumption about a kind is weighted, against the bytes of its chunks so far
+LUMP_S, LUMP = 0.25, 0.03  # seconds, share of the time: chunks that end within this are one batch
+WINDOW_S = 300.0  # seconds of the past that give the scale; half of the past if that is more: machines get busy
 
 Kind = tuple[str, ...]  # a family and what tells its members apart
 Steps = Mapping[str, float]  # share of the bytes that goes through each step
@@ -131,7 +131,7 @@ class TimeLeft:
         last = self._last(costs)
         waited = self.active(now) - last.last
         since = _between(last, self._marks[-1], costs)  # was ahead when that batch had ended
-        return max(scale * (ahead + since) - waited, waited / 4) if ahead else 0.0  # what is late is not over
+        return max(scale * (ahead + since) - waited, waited / 4) if ahead else 0.0  # a late task is not over
 
     def _last(self, costs: Mapping[str, float]) -> _Mark:
         """The last batch that counts: a small one, or the first words of a large one, tells no rate."""
@@ -189,7 +189,7 @@ def _between(base: _Mark, last: _Mark, costs: Mapping[str, float]) -> float:
 
 def _costs(measured: Mapping[str, float]) -> dict[str, float]:
     """Return the costs of steps: as measured; else as assumed, times the slowness that measured ones show."""
-    slow: dict[str, float] = {}  # by codec: how many times what is assumed
+    slow: dict[str, float] = {}  # by codec: measured cost divided by the assumed one
     for step, cost in measured.items():
         if step in COSTS:
             codec = step.rpartition(" ")[2]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SECTOR = 512  # bytes of a disk's sector. Fragments of payloads are packed: what is saved of many chunks adds up
+SECTOR = 512  # bytes of a disk's sector. Fragments of payloads are packed, so savings of many chunks add up
 PER_SECOND = 1024  # bytes that a second of reading back must save
 ASSUMED = 4.0 / (1 << 20)  # seconds per byte, before a codec has been measured
 

@@ -87,7 +87,7 @@ class Cold:
         self.on_repaired = on_repaired
         # The last error of a worker, for people (something is not installed, say), until that worker decodes again.
         self.trouble = ""
-        self._troubled: object = None  # whose it is: a worker's name, a model's number
+        self._troubled: object = None  # the source of the error: a worker's name, a model's number
         self.decoded = 0  # plain bytes of blocks, for readers and for recompression
         self.mismatches = 0  # decodes with a wrong result
         self.erring: Counter[str] = Counter()  # blocks that the reference decoded after these workers got them wrong

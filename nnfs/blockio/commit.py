@@ -127,7 +127,7 @@ class Committer:
             await self._drop_copies()
             self.space.refresh()
             if not (self._unpunched or self.meta.active.release or self.space.may_try()):
-                return  # nothing was deleted since the last try
+                return  # nothing has been deleted since the last try
             with contextlib.suppress(OutOfSpace):  # the caller looks again and finds out
                 await self.sync()
                 await self.punch()
@@ -243,7 +243,7 @@ class Committer:
 
     async def punch(self) -> None:
         """Punch free pages after an empty commit: before that, pages just freed belong to the previous meta page."""
-        await self._commit()  # else the one that is to be empty has the deletions, and their pages stay
+        await self._commit()  # otherwise the commit that should be empty has the deletions, and their pages stay
         await self._commit(empty=True)
         await self._punch(KEEP_IDLE)
 

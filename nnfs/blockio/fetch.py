@@ -179,7 +179,7 @@ class Fetcher:
         self.patience.go_on()
         if pending.urgent and self._on_cold_read is not None:
             self._on_cold_read(number, stored.block)
-        if self.thawed is not None:  # those who waited have their answer already
+        if self.thawed is not None:  # the readers that waited have their answer already
             try:
                 await trio.to_thread.run_sync(self.thawed.put, number, result, limiter=self._copying)
             except Exception as error:  # noqa: BLE001 - no copy, no harm: this task must not end the mount

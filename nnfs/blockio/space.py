@@ -56,7 +56,7 @@ class Space:
         if self.reserve is not None:
             self.reserve.shrink(self.keep)
             self.refill()
-            if not self.is_tight:  # as later: else the first write would take more of what statfs shows than it writes
+            if not self.is_tight:  # as later: the first write must not reduce statfs's space by more
                 self.hold(0, 0)
             self.refresh()
 

@@ -61,10 +61,10 @@ def _check_places(store: Path, mountpoint: Path, log: Path | None) -> None:
             check_answers(path)
         if not is_ours:
             check_answers(os.fspath(mountpoint))
-        if not is_ours and not mountpoint.is_dir():  # what is ours may hang: the daemon looks, and takes its time
+        if not is_ours and not mountpoint.is_dir():  # a mount of nnfs may hang: the daemon checks it
             raise UsageError(f"{mountpoint} is not a directory to mount on: mkdir -p makes one")
     except OSError as error:
-        if error.errno != errno.ENOTCONN:  # a dead mount is the daemon's to clean up
+        if error.errno != errno.ENOTCONN:  # the daemon unmounts a dead mount
             raise
     if store == mountpoint or mountpoint in store.parents:
         raise UsageError(f"the store {store} lies beneath its own mount point {mountpoint}: choose another directory")

@@ -92,7 +92,7 @@ def _follow(place: Place, number: int, show: _Show | None) -> Task:
     except KeyboardInterrupt:
         show.close()
         if task.get("kind") == DRY_RUN:
-            client.ask(place.store, "cancel", job=number)  # only we would have seen what it finds
+            client.ask(place.store, "cancel", job=number)  # nobody else would see its findings
         else:
             path = shell(place)
             print(
@@ -241,7 +241,7 @@ class _Lines:
         self._waits = ""
 
     def __call__(self, task: Task) -> None:
-        if task["phase"] in WAITS and task["phase"] != self._waits:  # else nobody would know why it does not get on
+        if task["phase"] in WAITS and task["phase"] != self._waits:  # the user must know why it makes no progress
             self._waits = task["phase"]
             print(f"{task['kind']}: {task['phase']}", file=sys.stderr, flush=True)
         if (now := percent(task)) >= self._next:

@@ -98,7 +98,7 @@ class Work:
         if record is None and inode.count:
             self._check_absence(inode, number, key)
         node = MapNode.unpack(key, record) if record is not None else MapNode({})
-        # First what can fail, then what cannot; and the new before the old goes: the same content keeps its block.
+        # Steps that can fail come first. New content is added before old is released: equal content keeps its block.
         added = {slot: self.blocks.add(content) for slot, content in sorted(slots.items()) if content is not None}
         for slot, content in slots.items():
             old = node.blocks.pop(slot, None)

@@ -18,7 +18,7 @@ from nnfs.store.schema import Block, Dentry, Inode, MapNode
 from nnfs.store.txn import Snapshot
 
 SLICE_S = 0.02  # seconds of one slice: the walk shares the interpreter with the event loop
-SLICE_BYTES = 8 << 20  # plain bytes of a slice's candidates: they wait for their turn, and should be what they were
+SLICE_BYTES = 8 << 20  # plain bytes of a slice's candidates: while they wait for their turn, they may change
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,7 @@ class Walk:
                     before = len(self._stack)
                     self._visit(snapshot, dentry.ino, rules)
                     if len(self._stack) > before or len(self._files) >= 64 or time.monotonic() > until:
-                        # Depth first: what lies together is coded together. This directory goes on below the new one.
+                        # Depth first: neighbouring files are coded together. This directory goes on below the new one.
                         self._stack.insert(before, (ino, rules, last))
                         return
         except StoreDamaged:

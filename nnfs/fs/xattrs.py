@@ -90,7 +90,7 @@ class Xattrs:
                 entries = acl.parse(value)
             except ValueError as error:
                 raise FsError(errno.EINVAL) from error
-            self.get(inode, name)  # fails now, if it does
+            self.get(inode, name)  # if this fails, it fails before anything is changed
             if name == ACL_ACCESS:
                 mode = acl.acl_to_mode(entries, inode.mode)
                 inode.mode = mode if keep_setgid else mode & ~stat.S_ISGID

@@ -29,7 +29,7 @@ class Kernel:
         from nnfs.mixer.kernelfiles import KernelCache
 
         made = numba.njit(**self._options)(self._function)
-        if self._cache and hasattr(made, "_cache"):  # not where somebody has turned numba off
+        if self._cache and hasattr(made, "_cache"):  # not if the user has disabled numba's compiler
             made._cache = KernelCache(self._function)
         return made
 

@@ -101,7 +101,7 @@ class CudaEngine:
     def __init__(self, model: CudaModel, lanes: int, columns: int = 1) -> None:
         a = self.a = model.weights.architecture
         self.model, self.lanes, self.columns = model, lanes, columns
-        self.all_lanes = max(MIN_LANES, -(-lanes // LANE_STEP) * LANE_STEP)  # more lanes, of which nobody asks anything
+        self.all_lanes = max(MIN_LANES, -(-lanes // LANE_STEP) * LANE_STEP)  # further lanes, whose results are not used
         self.ring = a.window - 1 + columns
         self.cuda = model.device != "cpu"
         self.stream = torch.cuda.Stream(model.device) if self.cuda else None  # type: ignore[no-untyped-call]

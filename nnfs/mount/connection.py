@@ -248,7 +248,7 @@ def connect(ops: pyfuse3.Operations, mountpoint: str, options: MountOptions) -> 
     kernel = (_mount_as_root if os.geteuid() == 0 else _mount_as_user)(path, options)
     libfuse, relay = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        mount = next(m for m in reversed(mounts()) if m.mountpoint == path)  # ours: the newest there
+        mount = next(m for m in reversed(mounts()) if m.mountpoint == path)  # our mount is the newest one there
         pyfuse3.init(ops, f"/dev/fd/{libfuse.fileno()}", {"allow_root"} if options.allow_root else set())
     except BaseException as problem:
         libfuse.close()

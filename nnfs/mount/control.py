@@ -163,7 +163,7 @@ async def _client(stream: trio.SocketStream, handlers: Mapping[str, Handler], fr
         async with stream:
             await _converse(stream, handlers)
     except (trio.BrokenResourceError, trio.ClosedResourceError):
-        pass  # gone in the middle of something
+        pass  # the client has gone away
     except Exception:
         log.exception("control socket: a bug in a conversation")
     finally:

@@ -218,7 +218,7 @@ def _handler(store: Path, foreground: bool, file: Path | None) -> tuple[logging.
             return _file_handler(file), str(file)
         except OSError as error:
             handler, where = _handler(store, foreground, None)
-            if where != NOWHERE:  # that has been told
+            if where != NOWHERE:  # the problem has been printed
                 _tell(f"the log {file} cannot be written ({error.strerror}): logging to {shown(where)}")
             return handler, where
     if foreground:

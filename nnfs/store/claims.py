@@ -19,7 +19,7 @@ from nnfs.store import freepages
 from nnfs.store.freepages import FreeDb, runs
 from nnfs.store.reserve import NO_ROOM, Reserve, write_zeros
 
-STEP = 256 << 10  # bytes that are nobody's for a moment
+STEP = 256 << 10  # bytes of one step, which any program could take for a moment
 
 Run = tuple[int, int]  # first page, number of pages
 

@@ -30,7 +30,7 @@ def opener(path: str, flags: int) -> int:
         try:
             os.fchmod(descriptor, status.st_mode & ~OTHERS & 0o7777)
         except OSError:
-            pass  # somebody else's: it was opened, and that is what was asked for
+            pass  # the file belongs to another user; it is open, as requested
     return descriptor
 
 

@@ -50,7 +50,7 @@ def _other_page(fd: int, number: int, meta: Meta) -> tuple[str, Writes]:
     page, lost = bytearray(os.pread(fd, size, number * size)), bytearray(os.pread(fd, size, other * size))
     struct.pack_into("=Q", page, 0, other)
     wrong = [slice(at, at + length) for at, length in FIXED if page[at : at + length] != lost[at : at + length]]
-    if len(wrong) == 1:  # more is no damage of one field: the others are not to be trusted, either
+    if len(wrong) == 1:  # with more faults it is not damage of one field, and the others cannot be trusted either
         lost[wrong[0]] = page[wrong[0]]
         with contextlib.suppress(StoreDamaged, StoreTooNew):
             metas = sorted([(number, meta), (other, parse_meta(bytes(lost), other))])

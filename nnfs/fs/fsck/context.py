@@ -103,7 +103,7 @@ class Context:
         self.nodes: dict[int, Node] = {}
         self.damaged_inodes: dict[int, int] = {}  # to the kind that a dentry says it has, 0 unknown
         self.orphans: set[int] = set()
-        self.uncertain: set[int] = set()  # files of which map nodes are damaged or lost: reference counts may be higher
+        self.uncertain: set[int] = set()  # files whose map nodes are damaged or lost: references may be missed
         self.unreadable = False  # a table could not be read to its end: nobody knows which records are lost
         self._kept: Counter[str] = Counter()
 
