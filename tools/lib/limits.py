@@ -21,13 +21,13 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def compiled(function: Function) -> bool:
-    """Whether numba compiles the function."""
+    """Return whether numba compiles the function."""
     marks = (mark.func if isinstance(mark, ast.Call) else mark for mark in function.decorator_list)
     return any(ast.unparse(mark).rpartition(".")[2] in COMPILED for mark in marks)
 
 
 def parameters(function: Function) -> int:
-    """The number of parameters besides self; *args and **kwargs count as one each."""
+    """Return the number of parameters besides self; *args and **kwargs count as one each."""
     given = function.args
     named = [*given.posonlyargs, *given.args, *given.kwonlyargs]
     return len(named) - 1 + (given.vararg is not None) + (given.kwarg is not None)
@@ -44,7 +44,7 @@ def functions(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, Function]]
 
 
 def exceeded(source: str) -> Iterator[tuple[str, int, str]]:
-    """Yield what exceeds a limit: the name within the module ("" for the module), its line, what is wrong with it."""
+    """Yield each excess of a limit: the name within the module ("" for the module), its line, the fault."""
     if (lines := len(source.splitlines())) > MODULE_LINES:
         yield "", 1, f"a module of {lines} lines, and the limit is {MODULE_LINES}"
     for name, function in functions(ast.parse(source)):
@@ -77,7 +77,7 @@ def complaints(root: Path, reasons: dict[str, str]) -> Iterator[str]:
 
 
 def main() -> int:
-    """Print what exceeds a limit."""
+    """Print all excesses of limits. Return 1 if there are any."""
     with open(ROOT / "pyproject.toml", "rb") as file:
         reasons: dict[str, str] = tomllib.load(file)["tool"].get("limits", {})
     found = list(complaints(ROOT, reasons))

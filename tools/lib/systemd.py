@@ -1,4 +1,4 @@
-"""Tries nnfs under a real systemd in a container; see tools/test-systemd, which installs what this needs."""
+"""Checks of nnfs under a real systemd in a container; see tools/test-systemd, which installs the packages."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ LOCAL = "[Service]\nWatchdogSec={watchdog}\nTimeoutAbortSec=2\n"
 
 
 class Failed(Exception):
-    """A check that did not hold."""
+    """A check has failed."""
 
 
 def image() -> Path:
-    """The container's files as an archive, built when there is none of this recipe."""
+    """Return the container's files as an archive. Build it when there is none of this recipe."""
     recipe = hashlib.blake2b(f"{SUITE} {PACKAGES}".encode(), digest_size=6).hexdigest()
     archive = CACHE / f"{SUITE}-{recipe}.tar"
     if not archive.exists():

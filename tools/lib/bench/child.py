@@ -24,14 +24,14 @@ MOVED = {  # modules of today, and where their functions were before
 
 
 def follow_moves() -> None:
-    """Let the names of today find the modules of an older commit."""
+    """Let today's module names find the modules of an older commit."""
     for name, earlier in MOVED.items():
         if importlib.util.find_spec(name) is None:
             sys.modules[name] = importlib.import_module(earlier)
 
 
 def answered(table: str, task: Task) -> Answer:
-    """Measure, and say what came of it."""
+    """Measure a case, and return its lines or its problem."""
     try:
         from bench.tables import named
 

@@ -78,7 +78,7 @@ def terabyte_cases(setting: Setting) -> list[Case]:
 
 
 def terabyte(task: Task) -> Iterator[Line]:
-    """Hours in which a codec encodes and proves 1 TB, from what the cores of this machine do together."""
+    """Yield the hours in which a codec encodes and proves 1 TB, from the speed of all cores of this machine."""
     told = coded(task)
     core_hours = TERABYTE * task["threads"] / 3.6e6 * (1 / told["encode_kbps"] + 1 / told["decode_kbps"])
     yield Line((), {f"cores_{cores}": core_hours / cores for cores in CORES} | {"bits": told["bits"]})
@@ -91,7 +91,7 @@ def chunk_cases(setting: Setting) -> list[Case]:
 
 
 def chunk(task: Task) -> Iterator[Line]:
-    """One chunk through a worker: what a reader waits for."""
+    """Measure one chunk through a worker, as a reader waits for it."""
     from bench.codec import latency
 
     (piece,) = (Piece(*each) for each in task["pieces"])
@@ -102,7 +102,7 @@ def chunk(task: Task) -> Iterator[Line]:
 
 
 def start(task: Task) -> Iterator[Line]:
-    """A worker's start: until it answers, and until it also has its codecs and the model."""
+    """Measure a worker's start: until it answers, and until it also has its codecs and the model."""
     from nnfs.workers.pool import Pool, WorkerSpec
 
     for label, is_warm in (("until it answers", False), ("until its codecs and the model are open, too", True)):
@@ -113,7 +113,7 @@ def start(task: Task) -> Iterator[Line]:
 
 
 def dictionary(task: Task) -> Iterator[Line]:
-    """The dictionary of a fitted model, entered when a worker opens the model."""
+    """Measure how long a worker takes to enter the dictionary of a fitted model."""
     from bench.codec.latency import timed
     from nnfs.model.dictionary import Dictionary
 
@@ -136,7 +136,7 @@ def set_cases(setting: Setting) -> list[Case]:
 
 
 def one_set(task: Task) -> Iterator[Line]:
-    """All of nnfs's codecs on the same chunks, and the smallest of them for each: what a store would keep."""
+    """Measure nnfs's codecs on the same chunks, and the smallest payload of each chunk, which a store would keep."""
     values: dict[str, float | None] = {}
     ours: list[list[int]] = [[length for _, _, length in task["pieces"]]]
     for codec in ("zstd-19", *CODECS):
@@ -161,7 +161,7 @@ def fit_cases(setting: Setting) -> list[Case]:
 
 
 def fitting(task: Task) -> Iterator[Line]:
-    """A model fitted to one folder."""
+    """Fit a model to one folder, and measure its gain."""
     from bench.fit import fitted, shipped, summary
 
     found = summary(fitted(task["path"], shipped(), task["seconds"]))

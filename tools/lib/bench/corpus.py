@@ -30,7 +30,7 @@ CONTENT: dict[str, tuple[str, ...]] = {  # the kinds that `cm` codes each in its
 
 
 class NoData(Exception):
-    """The files to compress are not there: says what to give."""
+    """The files to compress are not there. The message tells what to give."""
 
 
 @dataclass(frozen=True)

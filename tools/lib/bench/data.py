@@ -14,7 +14,7 @@ HALF = ["--buffer_compress_percentage=50", "--refill_buffers"]
 
 
 def fio(target: Target, side: str, *args: str) -> dict[str, float]:
-    """Run fio in the target's root; the summary of one side ("read" or "write") of all its jobs together."""
+    """Run fio in the target's root. Return the summary of one side ("read" or "write") of all its jobs together."""
     argv = ["fio", "--name=f", f"--directory={target.root}", "--filename=data", "--ioengine=psync", "--thread"]
     argv += ["--group_reporting", "--output-format=json", "--fallocate=none", *RANDOM, *args]
     said = command(argv, timeout=580)
@@ -26,13 +26,13 @@ def fio(target: Target, side: str, *args: str) -> dict[str, float]:
 
 
 def mib(target: Target, side: str, *args: str) -> float:
-    """Throughput of a run, MiB/s, the final fsync's time included."""
+    """Return the throughput of a run in MiB/s, the final fsync's time included."""
     run = fio(target, side, *args)
     return run["io_bytes"] / 2**20 / (run["runtime"] / 1000)
 
 
 def size(quick: bool) -> str:
-    """Size of the file of the sequential rows."""
+    """Return the size of the file of the sequential rows, for fio."""
     return "--size=256M" if quick else "--size=1G"
 
 

@@ -1,4 +1,4 @@
-"""tools/demo: a folder through the whole of nnfs, from cp to a cold read, and the table of what that saves.
+"""tools/demo: a folder through the whole of nnfs, from cp to a cold read, and the table of the savings.
 
 Two stores are made, one after the other: with the neural codec, and (--both) with the classical cold codec only. Sizes
 of files are compared with zstd -19 and xz on the same chunks; sizes of stores with the same store before compaction,
@@ -34,7 +34,7 @@ MODEL = "two copies of the model"
 
 
 def nnfs(*words: str) -> str:
-    """Run `nnfs WORDS` and return what it prints; its progress is to be seen. Raises `Failed`."""
+    """Run `nnfs WORDS` and return its output; its progress stays visible. Raises `Failed`."""
     done = subprocess.run([*NNFS, *words], check=False, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise Failed(f"nnfs {words[0]} failed with status {done.returncode}")
@@ -48,7 +48,7 @@ def asked(*words: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def source_of(path: Path) -> Iterator[Path]:
-    """The folder itself, or what a tar archive holds, unpacked for the time of the demo."""
+    """Yield the folder itself, or the content of a tar archive, unpacked while the body runs."""
     if path.is_dir():
         yield path
         return
@@ -57,7 +57,7 @@ def source_of(path: Path) -> Iterator[Path]:
 
 
 def chosen(folder: Path, limit: int | None, seed: int) -> list[str]:
-    """Files below a folder: all, or so many bytes of them, drawn at random; the last one drawn may be cut."""
+    """Return files below a folder: all, or `limit` bytes of them drawn at random, of which the last may be cut."""
     names = files(folder)
     if limit is None or sum(map(os.path.getsize, names)) <= limit:
         return names
@@ -100,7 +100,7 @@ def digests(source: Path, sets: dict[str, list[str]], top: Path, limit: int | No
 
 
 def classical(sets: dict[str, list[str]], limit: int | None) -> dict[str, dict[str, int]]:
-    """Bytes of every set with zstd -19 and xz, in chunks."""
+    """Return the bytes of every set with zstd -19 and xz, in chunks."""
 
     def one(names: list[str]) -> dict[str, int]:
         coders = {name: named(name, "cpu", 1) for name in ("zstd-19", "xz")}  # for one thread each
@@ -128,7 +128,7 @@ def settle(mount: Path) -> dict[str, Any]:
 
 
 def run(source: Path, sets: dict[str, list[str]], limit: int | None, options: str, work: Path) -> dict[str, Any]:
-    """One store: copy, compact, unmount, mount, read everything back. Returns sizes and times."""
+    """Make one store: copy, compact, unmount, mount, read everything back. Return sizes and times."""
     store, mount = work / "store", work / "mnt"
     nnfs("mkfs", os.fspath(store))
     mount.mkdir(exist_ok=True)

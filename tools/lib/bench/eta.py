@@ -45,7 +45,7 @@ def plain_files(roots: tuple[str, ...], suffixes: tuple[str, ...]) -> list[Path]
 
 
 def files(paths: list[Path], size: int) -> Iterator[bytes]:
-    """Contents of files, so many bytes of them; again from the first one, changed, where there are too few."""
+    """Yield contents of files, `size` bytes in all; where files are too few, again from the first one, changed."""
     left, turn = size, 0
     while left > 0 and paths:
         for path in paths:
@@ -58,7 +58,7 @@ def files(paths: list[Path], size: int) -> Iterator[bytes]:
 
 
 def log_lines(size: int, seed: int) -> bytes:
-    """An access log."""
+    """Return lines of an access log."""
     chance, lines, length = random.Random(seed), list[bytes](), 0
     while length < size:
         address = f"10.{chance.randrange(4)}.{chance.randrange(256)}.{chance.randrange(256)}"
@@ -71,7 +71,7 @@ def log_lines(size: int, seed: int) -> bytes:
 
 
 def make(mount: Path, size: int) -> None:
-    """A quarter each of source, text, logs and compressed data, in files between each other."""
+    """Make a quarter each of source, text, logs and compressed data, in alternating files."""
     part = size // 4
     kinds = {
         "source": list(files(plain_files(SOURCE, (".py", ".pm", ".h")), part)),
@@ -87,7 +87,7 @@ def make(mount: Path, size: int) -> None:
 
 
 def watch(store: Path, words: list[str]) -> tuple[list[tuple[float, dict[str, Any]]], float]:
-    """Start a task and ask about it until it ends: what was told at which time, and the time of its end."""
+    """Start a task and ask about it until it ends. Return the answers with their times, and the time of its end."""
     number = json.loads(nnfs(*words, "--json"))["job"]
     told: list[tuple[float, dict[str, Any]]] = []
     while True:
@@ -101,7 +101,7 @@ def watch(store: Path, words: list[str]) -> tuple[list[tuple[float, dict[str, An
 
 
 def report(told: list[tuple[float, dict[str, Any]]], end: float) -> bool:
-    """Print a line a tenth; tell whether all of them are true."""
+    """Print a line for each tenth. Return whether all of them are true."""
     phases: dict[str, float] = {}
     for (at, job), (then, _) in zip(told, [*told[1:], (end, {})], strict=True):
         phases[job["phase"]] = phases.get(job["phase"], 0.0) + then - at
@@ -124,7 +124,7 @@ def report(told: list[tuple[float, dict[str, Any]]], end: float) -> bool:
 
 
 def trace(log: str) -> Iterator[str]:
-    """Lines "SECONDS KIND STEP BYTES" of the chunks' ways that a log at level debug has."""
+    """Return lines "SECONDS KIND STEP BYTES" of the chunks' ways, from a log at level debug."""
     first = None
     for line in log.splitlines():
         found = re.match(r"(\S+) DEBUG nnfs.background.expectation: way (.+)", line)

@@ -1,4 +1,4 @@
-"""tools/bench_fit [--seconds N] [--base FILE] PATH...: what a store of each path's content gains by a fitted model.
+"""tools/bench_fit [--seconds N] [--base FILE] PATH...: measure the gain of a fitted model for each path's content.
 
 Fits a model to each path on its own, and prints a row: plain bytes, bytes stored with the base and with the fitted
 model (each chunk by the classical codec where that is smaller; scaled up from chunks that the fitting has not seen),
@@ -17,7 +17,7 @@ from nnfs.workers.catalogue import PRESETS, SUFFIX, presets
 
 
 def fitted(path: str, base: str, seconds: int) -> dict[str, int]:
-    """The answer of `python -m nnfs.train fit`; its progress goes to stderr."""
+    """Return the answer of `python -m nnfs.train fit`, whose progress goes to stderr."""
     with tempfile.NamedTemporaryFile(prefix="nnfs-bench-fit-") as delta:
         command = [sys.executable, "-m", "nnfs.train", "fit", "--base", base, "--out", delta.name]
         command += ["--seconds", str(seconds), "--", path]
@@ -27,7 +27,7 @@ def fitted(path: str, base: str, seconds: int) -> dict[str, int]:
 
 
 def summary(found: dict[str, int]) -> dict[str, float]:
-    """Return bytes of all content, as held-out data foretells them, and what is saved, in percent."""
+    """Return bytes of all content, scaled up from held-out data, and the saving in percent."""
     plain, delta = found["content_bytes"], found["delta_bytes"]
     base, own = (found[name] * plain // found["held_out_bytes"] for name in ("base_stored", "fitted_stored"))
     once, twice = (100 - 100 * (own + copies * delta) / base for copies in (1, 2))

@@ -37,7 +37,7 @@ filesystem. Trust factors of two, not percents, and compare figures of one run o
 
 
 def arguments() -> argparse.Namespace:
-    """The parsed command line."""
+    """Return the parsed command line."""
     parser = argparse.ArgumentParser(
         "bench_fs", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -62,7 +62,7 @@ def arguments() -> argparse.Namespace:
 
 @contextmanager
 def scratch(below: Path) -> Iterator[Path]:
-    """A directory for the run, on a real disk, unseen by git, gone afterwards."""
+    """Make a directory for the run, on a real disk, ignored by git, removed afterwards."""
     kind = subprocess.run(["stat", "-f", "-c", "%T", str(below)], capture_output=True, text=True, check=True).stdout
     if kind.strip() in ("tmpfs", "ramfs"):
         raise SystemExit(f"{below} is {kind.strip()}, memory: name a directory on a disk")
@@ -75,7 +75,7 @@ def scratch(below: Path) -> Iterator[Path]:
 
 
 def measure(row: Row, target: Target, quick: bool) -> Values | str:
-    """One measurement on a fresh target: its values, or why there are none."""
+    """Measure once on a fresh target. Return the values, or the reason why there are none."""
     try:
         with target.fresh():
             alarm = threading.Timer(row.limit, target.abort)
@@ -89,7 +89,7 @@ def measure(row: Row, target: Target, quick: bool) -> Values | str:
 
 
 def run(row: Row, targets: list[Target], quick: bool) -> dict[str, list[Values | str]]:
-    """All repetitions of a row, the targets taking turns."""
+    """Run all repetitions of a row, the targets in turns."""
     taken: dict[str, list[Values | str]] = {target.name: [] for target in targets}
     for _ in range(1 if quick else row.repeat):
         for target in targets:
@@ -99,13 +99,13 @@ def run(row: Row, targets: list[Target], quick: bool) -> dict[str, list[Values |
 
 
 def median(taken: list[Values | str], key: str) -> float | None:
-    """Median of the repetitions that ended well."""
+    """Return the median of the repetitions that ended well."""
     values = [values[key] for values in taken if not isinstance(values, str)]
     return statistics.median(values) if values else None
 
 
 def lines(row: Row, taken: dict[str, list[Values | str]]) -> Iterator[str]:
-    """The row's lines of the table, and below them what failed."""
+    """Yield the row's lines of the table, and below them the failures."""
     for figure in row.figures:
         lower, null, ours, busy = (median(taken.get(name, []), figure.key) for name in TARGETS)
         ratios = [number(ours / other) if ours is not None and other else "-" for other in (null, lower)]

@@ -1,4 +1,4 @@
-"""Full disks below a store: trials over filesystems, sizes and who fills them, and a table of how they went."""
+"""Full disks below a store: trials over filesystems, sizes and ways to fill them, and a table of the results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Case = tuple[str, int, str, bool]  # filesystem, MiB, who fills it, whether by a
 
 
 def cases(args: argparse.Namespace) -> Iterator[Case]:
-    """Yield all that this machine can try, again and again."""
+    """Yield all cases that this machine can try, again and again."""
     plain = [(k, s, h, False) for s, h, k in itertools.product(SIZES, HOWS, KINDS)]
     quotas = [(k, s, h, True) for k, s, h in itertools.product(KINDS, (320, 512), HOWS) if not why_no_quota(k)]
     hows = [args.how] if args.how else [how for how in HOWS if how != RACING]

@@ -20,14 +20,14 @@ TREE_BYTES = 43_000_000
 
 
 def timed(what: Callable[[], object]) -> float:
-    """Seconds that a call takes."""
+    """Return the seconds that a call takes."""
     begin = time.perf_counter()
     what()
     return time.perf_counter() - begin
 
 
 def each(count: int, call: Callable[[str], object], where: Path) -> float:
-    """Calls per second over the names f0, f1, ... in a directory."""
+    """Return calls per second over the names f0, f1, ... in a directory."""
     names = [f"{where}/f{number}" for number in range(count)]
     begin = time.perf_counter()
     for name in names:
@@ -36,7 +36,7 @@ def each(count: int, call: Callable[[str], object], where: Path) -> float:
 
 
 def create(name: str) -> None:
-    """One new empty file."""
+    """Make a new empty file."""
     os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
 
 
@@ -53,7 +53,7 @@ def loops(target: Target, quick: bool) -> Values:
 
 
 def sources() -> Iterator[tuple[str, int]]:
-    """Files of this machine, small ones, in a fixed order: path and size."""
+    """Yield path and size of small files of this machine, in a fixed order."""
     for root in ROOTS:
         for folder, below, names in os.walk(root):
             below.sort()
@@ -97,7 +97,7 @@ def tree(target: Target, quick: bool) -> Values:
 
 
 def git_status(where: Path) -> float:
-    """Median seconds of five `git status` in a committed tree, after one that is not counted."""
+    """Return the median seconds of five `git status` in a committed tree, after one that is not counted."""
 
     def git(*args: str) -> None:
         command(["git", "-c", "user.name=b", "-c", "user.email=b@localhost", "-c", "gc.auto=0", *args], cwd=where)

@@ -46,7 +46,7 @@ class Tree:
             self.names.lookup(1, prefix + b" %d" % n)
 
     def list(self) -> None:
-        """In replies of the size that the kernel asks for first."""
+        """List the directory in replies of the size that the kernel asks for first."""
         after = 0
         while found := list(islice(self.names.entries(1, after), REPLY)):
             after = found[-1][0]

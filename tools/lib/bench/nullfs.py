@@ -248,13 +248,13 @@ class NullFs(pyfuse3.Operations):
 
 
 def _from(listing: list[tuple[bytes, Node]], start: int) -> Iterator[tuple[bytes, Node]]:
-    """The listing from an index on, without copying the rest of it for every 30 entries."""
+    """Yield the listing from an index on, without copying the rest of it for every 30 entries."""
     for index in range(start, len(listing)):
         yield listing[index]
 
 
 def keep_heap() -> None:
-    """Keep freed memory: else glibc gives the pages of each 1 MiB request back, and faults them in again.
+    """Keep freed memory: otherwise glibc gives the pages of each 1 MiB request back, and faults them in again.
 
     Measured: 380,000 page faults for 512 MiB written become 131,000 (those of the data kept), 120-350 MiB/s 260-630.
     """

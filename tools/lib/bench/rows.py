@@ -1,4 +1,4 @@
-"""The rows of the table: what is wanted of each figure, and the functions that measure them."""
+"""The rows of the table: the bounds of each figure, and the functions that measure them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Figure:
     less_is_better: bool = False
 
     def mark(self, value: float) -> str:
-        """FAIL, must or wants: the best bound that the value keeps."""
+        """Return "FAIL", "must" or "wants": the best bound that the value keeps."""
         if self.must is None:
             return ""
         sign = -1 if self.less_is_better else 1

@@ -102,14 +102,14 @@ def measured(where: Checkout, table: str, case: Case, limit: float, work: Path) 
 
 
 def answer(out: Path) -> Answer:
-    """Return what a measurement wrote."""
+    """Return the answer that a measurement wrote."""
     said = json.loads(out.read_text())
     lines = [Line(tuple(line.pop("labels")), **line) for line in said["lines"]]
     return Answer(tuple(lines), said["problem"], said["is_missing"])
 
 
 def end(process: subprocess.Popen[bytes], folder: str) -> None:
-    """End a measurement that still runs, whatever it hangs in, and everything mounted in its folder."""
+    """End a measurement that still runs, even if it hangs, and everything mounted in its folder."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGTERM)
         try:

@@ -1,4 +1,4 @@
-"""Rows about what nnfs takes: bytes per small file, memory of the daemon, and what deleting gives back."""
+"""Rows about space: bytes for each small file, memory of the daemon, and space given back by deleting."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WORDS = Path("/usr/share/common-licenses/GPL-3")
 
 
 def small_files(where: Path, count: int) -> None:
-    """Files of 1 to 4 KiB: every second one text, cut from a licence, the others random bytes. No two are equal."""
+    """Make files of 1 to 4 KiB: every second one text, cut from a licence, the others random. No two are equal."""
     drawn = random.Random(1)
     text = WORDS.read_bytes() if WORDS.exists() else bytes(drawn.choices(range(97, 123), k=40_000))
     where.mkdir()
@@ -32,7 +32,7 @@ def small_files(where: Path, count: int) -> None:
 
 
 def settled(target: Nnfs, seconds: float = 10) -> int:
-    """Physical bytes once they have stopped falling (three equal looks in a row), or after the given time."""
+    """Return physical bytes once they have stopped falling (three equal looks in a row), or after the given time."""
     end = time.monotonic() + seconds
     seen = [target.physical()]
     while time.monotonic() < end:
@@ -44,7 +44,7 @@ def settled(target: Nnfs, seconds: float = 10) -> int:
 
 
 def overhead(target: Target, quick: bool) -> Values:
-    """(physical - payload) / files, in bytes, and the difference between df's physical bytes and st_blocks."""
+    """Return (physical - payload) / files in bytes. Raises `Failed` if df's physical bytes differ from st_blocks."""
     assert isinstance(target, Nnfs)
     count = 2_000 if quick else 10_000
     small_files(target.root / "small", count)
@@ -58,7 +58,7 @@ def overhead(target: Target, quick: bool) -> Values:
 
 @contextmanager
 def sampled(target: Nnfs) -> Iterator[list[int]]:
-    """RssAnon of the daemon, looked at 50 times a second while the body runs."""
+    """Sample RssAnon of the daemon 50 times a second while the body runs."""
     seen: list[int] = [target.anonymous()]
     over = threading.Event()
 
@@ -79,7 +79,7 @@ def sampled(target: Nnfs) -> Iterator[list[int]]:
 
 
 def memory(target: Target, quick: bool) -> Values:
-    """Peak RssAnon while 4 GiB are written and 50,000 files created; MiB."""
+    """Return the peak of RssAnon in MiB while 4 GiB are written and 50,000 files created."""
     assert isinstance(target, Nnfs)
     with sampled(target) as seen:
         fio(target, "write", "--rw=write", "--bs=1M", "--end_fsync=1", "--size=1G" if quick else "--size=4G")
@@ -92,7 +92,7 @@ def memory(target: Target, quick: bool) -> Values:
 
 
 def given_back(target: Target, quick: bool) -> Values:
-    """Percent of what a file, or 4,000 small ones of 8,000, took, that is back within 10 s of deleting."""
+    """Return the percentage of space that is back within 10 s of deleting a file, or 4,000 small ones of 8,000."""
     assert isinstance(target, Nnfs)
     target.sync()
     empty = settled(target)

@@ -1,4 +1,4 @@
-"""A table of tools/bench: its entry in the list, what a measurement answers, and how both become Markdown."""
+"""A table of tools/bench: its entry in the list, the answers of measurements, and both as Markdown."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Task = dict[str, Any]  # JSON: it goes to another process
 
 
 class Missing(Exception):
-    """This commit or this machine lacks what a measurement needs: says what."""
+    """This commit or this machine lacks something that a measurement needs. The message names it."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Case:
-    """One measurement, in a process of its own: what the table's function takes, and the first cells of its lines."""
+    """One measurement, in a process of its own: its function's argument, and the first cells of its lines."""
 
     labels: tuple[str, ...]
     task: Task
@@ -81,7 +81,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Table:
-    """An entry of the list: `cases` says what is measured, `measure` does it, in a process that knows one commit."""
+    """An entry of the list: `cases` lists the measurements, `measure` does one, in a process that knows one commit."""
 
     name: str
     title: str
@@ -95,7 +95,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Result:
-    """A case, what came of it, and what came of it in the other commit: None if it was not asked."""
+    """A case, its outcome, and its outcome in the other commit: None if that was not measured."""
 
     case: Case
     here: Answer

@@ -18,7 +18,7 @@ NNFS = [sys.executable, "-P", "-m", "nnfs"]  # -P: the nnfs that PYTHONPATH lead
 
 
 class Failed(Exception):
-    """A target or a row that could not be measured, and why."""
+    """A target or a row could not be measured. The message tells why."""
 
 
 def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
@@ -31,7 +31,7 @@ def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
 
 
 def command(argv: list[str], timeout: float = 120, cwd: Path | None = None) -> str:
-    """Run a command to its end, return what it printed; its complaint is the failure's text."""
+    """Run a command to its end and return its output. Raises `Failed` with the command's error message."""
     try:
         done = subprocess.run(argv, cwd=cwd, timeout=timeout, capture_output=True, text=True, check=False)
     except subprocess.TimeoutExpired as late:
@@ -85,7 +85,7 @@ class Target:
 
     @contextmanager
     def fresh(self) -> Iterator[Target]:
-        """Started, and stopped in any case."""
+        """Start the target, and stop it after the body in any case."""
         try:
             self.start()
             yield self
@@ -120,7 +120,7 @@ class Null(Target):
 
 
 class Nnfs(Target):
-    """The real thing, mounted by its own command line."""
+    """nnfs itself, mounted by its own command line."""
 
     name = "nnfs"
 
@@ -169,13 +169,13 @@ class Nnfs(Target):
         return said
 
     def physical(self) -> int:
-        """Bytes that the store takes on the lower filesystem, its reserve not counted (as `nnfs df` does)."""
+        """Return the bytes that the store takes on the lower filesystem, without its reserve (as `nnfs df` does)."""
         from nnfs.constants import RESERVE_FILE  # here: other commits that are measured need not have it
 
         return sum(path.stat().st_blocks * 512 for path in self.store.iterdir() if path.name != RESERVE_FILE)
 
     def anonymous(self) -> int:
-        """RssAnon of the daemon, bytes."""
+        """Return RssAnon of the daemon in bytes."""
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
             if line.startswith("RssAnon:"):
                 return int(line.split()[1]) * 1024

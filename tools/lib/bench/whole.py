@@ -33,7 +33,7 @@ def cold_cases(setting: Setting) -> list[Case]:
 
 
 def cold(task: Task) -> Iterator[Line]:
-    """Compaction of a mount and cold reading with tar, beside the codec alone on the same chunks."""
+    """Measure compaction of a mount and cold reading with tar, beside the codec alone on the same chunks."""
     from bench import demo
     from bench.codec.sample import pieces
 
@@ -68,7 +68,7 @@ def fs_cases(setting: Setting) -> list[Case]:
 
 
 def filesystem(task: Task) -> Iterator[Line]:
-    """A row of bench_fs: on nnfs, and in this commit also on what it is compared with."""
+    """Measure a row of bench_fs on nnfs, and in this commit also on the filesystems that it is compared with."""
     base = Path(task["work"])
     row = next(row for row in fs.ROWS if row.name == task["row"])
     beside = [] if task["is_other"] else [Target(base), Null(base)]
@@ -87,7 +87,7 @@ def store_cases(setting: Setting) -> list[Case]:
 
 
 def store(task: Task) -> Iterator[Line]:
-    """A whole store, compacted and read back, with the network and without it."""
+    """Measure a whole store, compacted and read back, with the network and without it."""
     from bench import demo
 
     source, work, limit = Path(task["corpus"]), Path(task["work"]), task["limit"]
@@ -111,7 +111,7 @@ def model_cases(setting: Setting) -> list[Case]:
 
 
 def models(task: Task) -> Iterator[Line]:
-    """Bytes that `nnfs df` counts for the model of a store, after the network has coded one chunk of text."""
+    """Measure the bytes that `nnfs df` counts for the model of a store whose network has coded a chunk of text."""
     target = Nnfs(Path(task["work"]), COMPACTIONS["neural"][0])
     with target.fresh():
         (target.root / "text").write_bytes(Path(task["text"]).read_bytes()[: 16 << 10])
@@ -124,7 +124,7 @@ def models(task: Task) -> Iterator[Line]:
 
 
 def names(_task: Task) -> Iterator[Line]:
-    """CPU time of look-ups within the daemon."""
+    """Measure the CPU time of look-ups within the daemon."""
     from bench.names import measure
 
     for name, value in measure().items():

@@ -32,7 +32,7 @@ passes where one takes less than a second. peak_mb: most resident memory of the 
 
 @dataclass(frozen=True)
 class Row(Coded):
-    """One path and codec."""
+    """The row of one path and codec."""
 
     bits_per_byte: float
     encode_kbps: float | None
@@ -41,7 +41,7 @@ class Row(Coded):
 
 
 def positive(text: str) -> int:
-    """A whole number from 1 on."""
+    """Parse a whole number from 1 on."""
     number = int(text)
     if number < 1:
         raise ValueError
@@ -49,7 +49,7 @@ def positive(text: str) -> int:
 
 
 def arguments() -> argparse.Namespace:
-    """The parsed command line."""
+    """Return the parsed command line."""
     parser = argparse.ArgumentParser(
         "bench_codec", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -82,7 +82,7 @@ def run(name: str, chosen: list[Piece], args: argparse.Namespace) -> dict[str, A
 
 
 def smallest(path: str, chosen: list[Piece], sizes: dict[str, list[int]]) -> Row | None:
-    """The row of the codecs that compete for each chunk; None where there are less than two of them."""
+    """Return the row of the smallest payloads of all codecs; None where there are fewer than two codecs."""
     ours = [stored for name, stored in sizes.items() if name not in CLASSICAL]
     if not ours or len(sizes) < 2:
         return None
@@ -92,12 +92,12 @@ def smallest(path: str, chosen: list[Piece], sizes: dict[str, list[int]]) -> Row
 
 
 def cell(value: Any, digits: int) -> str:
-    """A number for the table; a dash where there is none."""
+    """Return a number for the table, a dash where there is none."""
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
 def line(row: Row, width: int) -> str:
-    """The row's line of the table."""
+    """Return the row's line of the table."""
     shown = row.path if len(row.path) <= width else "..." + row.path[3 - width :]
     cells = (
         cell(row.plain_bytes, 0), cell(row.stored_bytes, 0), cell(row.bits_per_byte, 4),
@@ -107,7 +107,7 @@ def line(row: Row, width: int) -> str:
 
 
 def measure(path: Path, args: argparse.Namespace, width: int) -> tuple[list[Row], list[dict[str, Any]], bool]:
-    """All codecs on one path: rows, the rows as written to JSON, and whether any codec failed."""
+    """Measure all codecs on one path. Return rows, the rows for JSON, and whether any codec failed."""
     chosen = sample(pieces(path, args.chunk, args.first), args.sample, args.seed)
     rows: list[Row] = []
     written: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""One codec on one path's chunks, in a process of its own: the task comes in, the measurement goes out as JSON."""
+"""One codec on one path's chunks, in a process of its own: it reads a task and writes the measurement, as JSON."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ WARM_UP = 300  # bytes that are coded before the clock runs: imports, tables, ke
 
 
 def peak_mb() -> float:
-    """Most resident memory that this process ever had, in MB. (ru_maxrss would count the parent's before exec.)"""
+    """Return the peak of this process's resident memory in MB. (ru_maxrss would count the parent's before exec.)"""
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) * 1024 / 1e6 for line in status if line.startswith("VmHWM:"))
 
 
 def one_pass(coder: Simple | Batched, pieces: list[Piece]) -> tuple[list[int], float, float]:
-    """Stored bytes of each chunk, seconds of encoding, seconds of decoding. Raises `AssertionError` on a wrong byte."""
+    """Return stored bytes of each chunk, seconds of encoding and decoding. Raises `AssertionError` on a wrong byte."""
     stored: list[int] = []
     encoding = decoding = 0.0
     for begin in range(0, len(pieces), coder.at_once):
@@ -46,7 +46,7 @@ def one_pass(coder: Simple | Batched, pieces: list[Piece]) -> tuple[list[int], f
 
 
 def measure(task: dict[str, Any]) -> dict[str, Any]:
-    """All passes of one codec."""
+    """Run all passes of one codec, and return its figures."""
     pieces = [Piece(*piece) for piece in task["pieces"]]
     quiet_threads(os.environ, task["threads"])
     try:

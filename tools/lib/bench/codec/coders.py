@@ -1,4 +1,4 @@
-"""The codecs by name, all with one interface: many chunks in, many payloads out, and back.
+"""The codecs by name, all with one interface: they code lists of chunks and of payloads.
 
 Settings of the classical ones: zstd: one frame with content size, no checksum; xz: preset 9e, .xz container with CRC64;
 PPMd: variant H, order 6, 16 MB, the raw stream; brotli: quality 11, lgwin 24.
@@ -114,7 +114,7 @@ CLASSICAL: dict[str, Callable[[], Simple]] = {
 
 
 def named(name: str, device: str, threads: int) -> Simple | Batched:
-    """The codec of this name, ready to code. Raises `Missing`."""
+    """Return the codec of this name, ready to code. Raises `Missing`."""
     if name in CLASSICAL:
         try:
             return CLASSICAL[name]()

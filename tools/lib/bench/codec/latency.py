@@ -1,4 +1,4 @@
-"""One chunk at a time through a worker process: what a read waits for."""
+"""Latency: one chunk at a time through a worker process, as a read waits for it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PASSES = 5
 
 @dataclass(frozen=True)
 class Row(Coded):
-    """Seconds from the request to its answer."""
+    """The seconds from a request to its answer."""
 
     encode_s: float
     decode_s: float
@@ -34,7 +34,7 @@ class Row(Coded):
 
 
 def timed(work: Callable[[], T]) -> tuple[float, T]:
-    """Seconds (the median of some passes; one, where that takes long), and the result."""
+    """Return the seconds of a call (the median of some passes; of one if that takes long), and its result."""
     times: list[float] = []
     while not times or (len(times) < PASSES and sum(times) < 2):
         start = time.perf_counter()
@@ -44,7 +44,7 @@ def timed(work: Callable[[], T]) -> tuple[float, T]:
 
 
 def measure(path: str, name: str, plain: bytes, device: str, threads: int) -> Row | None:
-    """One codec on one chunk. None when the codec does not make it smaller."""
+    """Measure one codec on one chunk. Return None when the codec does not make it smaller."""
     catalogue = Catalogue()
     codec, model = catalogue.resolve(name)
     spec = WorkerSpec("bench", device, threads)

@@ -1,4 +1,4 @@
-"""Chunks of files: which ones are measured."""
+"""The choice of the chunks of files that are measured."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Coded:
 
 @dataclass(frozen=True)
 class Piece:
-    """One chunk: so many bytes of a file, from an offset on."""
+    """One chunk: `length` bytes of a file, from an offset on."""
 
     path: str
     offset: int
@@ -48,7 +48,7 @@ def unpacked(archive: Path, folder: Path) -> Path:
 
 
 def files(path: Path) -> list[str]:
-    """The file itself, or all regular files below the folder, in an order that does not depend on the machine."""
+    """Return the file itself, or all regular files below the folder, in an order that is the same on every machine."""
     if path.is_file():
         return [str(path)]
     found = (os.path.join(top, name) for top, _, names in os.walk(path) for name in names)
@@ -56,7 +56,7 @@ def files(path: Path) -> list[str]:
 
 
 def pieces(path: Path, chunk: int, first: int | None) -> list[Piece]:
-    """All chunks of a path. With `first`, one chunk of so many bytes from the beginning of each file."""
+    """Return all chunks of a path. With `first`, one chunk of so many bytes from the beginning of each file."""
     cut = []
     for name in files(path):
         size = os.path.getsize(name)
@@ -68,7 +68,7 @@ def pieces(path: Path, chunk: int, first: int | None) -> list[Piece]:
 
 
 def sample(cut: list[Piece], count: int | None, seed: int) -> list[Piece]:
-    """At most `count` of the chunks, each with the same chance, so that (stored bytes) / (plain bytes) is not biased.
+    """Return at most `count` of the chunks, each with the same chance, so that stored / plain bytes is not biased.
 
     They are drawn one from each of `count` equal stretches of the list, large chunks first: so large and small ones,
     and all parts of a folder, are there in their shares, and the ratio varies little from seed to seed.
