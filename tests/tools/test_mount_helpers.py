@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import harness
+from tests import harness, isolation
 from tests.conftest import why_no_mount
 from tests.guard import MNT_DETACH, MNT_FORCE
 from tests.tools.kit import REPO, Checkout
@@ -104,18 +105,37 @@ class Place:
         return set(line[5].split(","))
 
 
+@contextlib.contextmanager
+def own_helpers(base: Path) -> Iterator[None]:
+    """Have /sbin show the helpers of this checkout, in the tests' mount namespace only.
+
+    The machine's links belong to the checkout that was set up last, which another program may do at any time.
+    """
+    folder, sbin = base / "sbin", Path("/sbin").resolve()
+    folder.mkdir()
+    for name in ("mount", "umount"):
+        for kind in ("fuse.nnfs", "nnfs"):
+            (folder / f"{name}.{kind}").symlink_to(REPO / "tools" / "lib" / f"{name}.nnfs")
+    overlay = ["mount", "-t", "overlay", "nnfs-test", "-o", f"lowerdir={folder}:{sbin}", str(sbin)]
+    assert isolation.left not in (None, os.readlink("/proc/self/ns/mnt")), "a mount namespace of our own"
+    subprocess.run(overlay, check=True)
+    try:
+        yield
+    finally:
+        harness.umount(sbin, MNT_DETACH)
+
+
 @pytest.fixture
 def place() -> Iterator[Place]:
     if why := why_no_mount():
         pytest.skip(f"mounting {why}")
-    is_ours = Path("/sbin/mount.fuse.nnfs").resolve().is_relative_to(REPO)
     if Path(sys.prefix) == REPO / ".venv":
-        assert is_ours, "tools/test links the helpers of its checkout"
-    elif not is_ours:
-        pytest.skip("the helpers in /sbin belong to another checkout, or to none: tools/test installs them")
+        assert Path("/sbin/mount.fuse.nnfs").is_symlink(), "tools/test links the helpers"
     place = Place(harness.work_dir())
     try:
-        yield place
+        with own_helpers(place.base):
+            assert Path("/sbin/mount.fuse.nnfs").resolve().is_relative_to(REPO)
+            yield place
     finally:
         while harness.mounted_at(place.mnt):
             harness.umount(place.mnt, MNT_FORCE | MNT_DETACH)
