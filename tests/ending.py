@@ -20,7 +20,7 @@ def gone(pid: int) -> bool:
 
 
 def kernel_stacks(pid: int) -> str:
-    """Where each thread of a process stands in the kernel."""
+    """Return the kernel stack of each thread of a process."""
     found = []
     for task in sorted(Path(f"/proc/{pid}/task").glob("*")):
         with contextlib.suppress(OSError):

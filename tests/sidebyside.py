@@ -319,7 +319,7 @@ class SideBySide(RuleBasedStateMachine):
 
     @operation(3, lambda self: hasattr(self.mount, "turn_round"))
     def turn_round(self) -> None:
-        """Where blocks change under the files (tests.background.kit): let some do so."""
+        """Let some blocks change under the files, where the mount does that (tests.background.kit)."""
         self.mount.turn_round()  # type: ignore[union-attr]
 
     # -- comparing ----------------------------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ def links(base: Path) -> set[frozenset[str]]:
 
 
 def shortened(differ: dict[str, tuple[object, object]]) -> dict[str, object]:
-    """Of contents only where they begin to differ."""
+    """Cut contents to the part around their first difference."""
     out: dict[str, object] = {}
     for key, (got, want) in differ.items():
         if isinstance(got, bytes) and isinstance(want, bytes):

@@ -238,7 +238,7 @@ def test_the_least_saving(plain: int, seconds: float | None, least: float) -> No
     (60_000, 59_800, None), (60_000, 20_000, NEURAL),
 ])  # fmt: skip
 async def test_less_than_a_sector_is_left_alone(cold: Cold, before: int, after: int, wanted: int | None) -> None:
-    """With --all, too."""
+    """This holds with --all, too."""
     cold.does = {NEURAL: after, CM: after}
     block = Block(1, 0, len(PLAIN), before, 0, 0, 1, 1, b"")
     found = await coder(cold).encode(PLAIN, block, RULES, everything=True)

@@ -73,7 +73,7 @@ def predictions(machine: Machine, kinds: list[tuple[str, ...]]) -> list[tuple[fl
 
 
 def mixed(count: int, seed: int = 1) -> list[tuple[str, ...]]:
-    """As in a tree: files of a kind lie together."""
+    """Return files as in a tree: those of a kind lie together."""
     chance = random.Random(seed)
     kinds: list[tuple[str, ...]] = []
     while len(kinds) < count:

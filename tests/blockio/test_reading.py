@@ -145,7 +145,7 @@ async def test_a_read_that_takes_over_what_was_read_ahead(start: Start, gate: Ga
 
 
 async def test_sequential_readers_are_read_ahead_of(start: Start, gate: Gate) -> None:
-    """By no less than they ask for at a time, so that a worker has many chunks to decode in one step."""
+    """Read-ahead is no less than they ask for at a time, so a worker has many chunks to decode in one step."""
     async with start() as volume, trio.open_nursery() as nursery:
         held, file = await volume.add(b"held", gate.chunk), await volume.add(b"file", MIXED)
         pending = volume.fetcher._pending

@@ -57,7 +57,7 @@ def test_whole_already() -> None:
 
 @pytest.mark.parametrize("size", [100, 5000])
 def test_the_search_is_bounded(size: int) -> None:
-    """By a clock that only runs when it is looked at."""
+    """The bound is by a clock that only runs when it is asked."""
     seconds = itertools.count()
     whole = random.Random(3).randbytes(size)
     lost = damaged(whole, 0, 1, 2, 3, 4, 5)

@@ -75,7 +75,7 @@ def store(made: Path, tmp_path: Path) -> Path:
 
 
 def status(mount: Mount) -> dict[str, Any]:
-    """Without a child process: it would close its copies of our descriptors, and so wait for what they have written."""
+    """Return the status without a child process, which would close its copies of our descriptors and wait."""
     return ask(mount.store, "status")
 
 
@@ -153,7 +153,7 @@ def test_a_stuck_read_ends_within_its_bound(store: Path) -> None:
 
 @pytest.mark.mount
 def test_who_writes_into_a_cold_chunk_waits_alone(store: Path) -> None:
-    """As its readers do: nothing is lost or half there, whatever happens to the worker or the daemon."""
+    """It waits as readers do. Nothing is lost or half written, even if the worker or the daemon dies."""
     page = os.urandom(4096)
     with stopped(store) as (mount, pid):
         descriptors = [os.open(mount.path / f"slow{number}", os.O_WRONLY) for number in range(WRITERS)]

@@ -131,7 +131,7 @@ def test_a_copy_larger_than_the_limit(tmp_path: Path) -> None:
 def test_a_filesystem_below_that_is_nearly_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_mib: int, room: bool
 ) -> None:
-    """Of 1,000 MiB, a tenth is left."""
+    """Copies leave a tenth of 1,000 MiB free."""
     lower = namedtuple("lower", "f_bavail f_frsize f_blocks")  # noqa: PYI024 - as os.statvfs has it
     monkeypatch.setattr("nnfs.blockio.thawcache.os.statvfs", lambda _: lower(free_mib, 1 << 20, 1000))
     assert Thawed(tmp_path, 1 << 30).put(1, plain(1)) is room

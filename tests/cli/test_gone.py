@@ -45,7 +45,7 @@ def delete_data(mount: Mount) -> None:
 
 
 def replace_data(mount: Mount) -> None:
-    """As a restore under a live mount does."""
+    """Replace the data file, as a restore under a live mount does."""
     shutil.copy(mount.store / DATA_FILE, mount.store / "new")
     (mount.store / "new").rename(mount.store / DATA_FILE)
 

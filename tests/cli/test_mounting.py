@@ -230,7 +230,7 @@ def test_a_failed_start_gives_its_message_and_status(tmp_path: Path) -> None:
 @needs_mount
 @pytest.mark.mount
 def test_what_was_done_is_listed_after_a_remount(mount: Mount) -> None:
-    """And when nothing is mounted. `status` tells the log, the version and the last scrub."""
+    """They are listed also while nothing is mounted. `status` tells the log, the version and the last scrub."""
     (mount.path / "file").write_bytes(b"text " * 1000)
     nnfs("scrub", str(mount.path), "--wait")
     nnfs("thaw", str(mount.path), "--wait")

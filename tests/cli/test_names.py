@@ -179,7 +179,7 @@ def _at(name: object, file: Path) -> str:
 
 
 def test_a_bug_before_the_mount_is_told_on_the_terminal(store: Path, tmp_path: Path) -> None:
-    """With the place of its traceback, and the exit status of what is no error of ours."""
+    """The message has the place of its traceback; the exit status is that of an error that nnfs does not know."""
     script = (
         "import sys\nfrom nnfs.cli.main import main\nfrom nnfs.mount import daemon\n"
         "def bug(*args):\n    raise ZeroDivisionError('of\\udcff\\nall things')\n"

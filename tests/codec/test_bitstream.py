@@ -57,7 +57,7 @@ def test_zeros_cost_next_to_nothing(state: MixState) -> None:
 
 @pytest.mark.parametrize(("size", "lanes", "states"), [(1, 1, 1), (700, 3, 2), (3000, 32, 32)])
 def test_with_network(state: MixState, size: int, lanes: int, states: int) -> None:
-    """With frequencies that differ from row to row, extremes among them, in another row of the stack."""
+    """Frequencies differ from row to row, extremes among them, in another row of the stack."""
     random_ = np.random.default_rng(5)
     count = -(-size // lanes)
     frequencies = random_.integers(1, 1 << 22, (count, lanes, 256), np.uint32)

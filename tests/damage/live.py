@@ -104,6 +104,6 @@ def bits_of(span: Span, rng: random.Random, most: int) -> list[tuple[int, int]]:
 
 
 def names_in(walk: Walk, ino: int) -> list[Span]:
-    """Where the keys of a directory's dentries lie, in order."""
+    """Return the places of the keys of a directory's dentries, in order."""
     spans = [s for s in walk.spans if (s.what, s.table) == ("key", "dentry")]
     return [s for s in spans if walk.content[s.start : s.start + 8] == schema.KEY.pack(ino)]

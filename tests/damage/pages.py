@@ -18,8 +18,11 @@ NO_PAGE = (1 << 64) - 1
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A run of bytes in the file. `what`: page header, page pointers, branch node, node header, key, record, overflow
-    header, meta, free page; `table`: whose."""
+    """A run of bytes in the file.
+
+    `what` is page header, page pointers, branch node, node header, key, record, overflow header, meta or free page;
+    `table` is the table that it belongs to.
+    """
 
     what: str
     table: str

@@ -21,7 +21,7 @@ FSCK_LEFT, FSCK_FAILED = 4, 8
 
 
 def end_in_use(content: bytes) -> int:
-    """Where the last page ends that is not free."""
+    """Return the end of the last page that is not free."""
     free = {span.start for span in Walk(content).spans if span.what == "free page"}
     return max(at for at in range(0, len(content), PAGE) if at not in free) + PAGE
 

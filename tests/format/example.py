@@ -65,7 +65,7 @@ def bits_of(values: Iterable[int], width: int = 8) -> list[int]:
 
 
 def digest(numbers: Iterable[int]) -> str:
-    """Of a table."""
+    """Return the digest of a table."""
     return blake2b(np.array(list(numbers), np.int64).astype("<u4").tobytes(), digest_size=16).hexdigest()
 
 

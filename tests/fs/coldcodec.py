@@ -91,14 +91,14 @@ class DyingDevice(Honest):
 
 
 class NotInstalled(Honest):
-    """As without numba."""
+    """Raises as a worker without numba."""
 
     def find(self, codec: int, model: bytes) -> ColdCodec:
         raise CodecError("codec backwards needs numba, which is not installed")
 
 
 class Dying(Honest):
-    """As the OOM killer would have it."""
+    """Ends its process, as the OOM killer does."""
 
     def find(self, codec: int, model: bytes) -> ColdCodec:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -137,7 +137,7 @@ def test_the_report_is_json(store: Store) -> None:
 
 
 def test_block_headers_of_other_payload_numbers_are_followed(store: Store) -> None:
-    """As recompression leaves them: the payload lies under a new number."""
+    """Recompression leaves such headers: the payload lies under a new number."""
     with store.write() as txn:
         number = block_of(txn, FILE, 2)
         block = load_block(txn, number)

@@ -112,7 +112,7 @@ def test_marks_do_not_count_until_a_whole_pass_has_ended(files: Files) -> None:
 
 
 def test_what_was_tried_before_a_change_is_tried_again(files: Files) -> None:
-    """And what was tried since is not, however often a pass is interrupted."""
+    """Blocks that were tried since are not, however often a pass is interrupted."""
     inode = written(files, 3)
     for _ in range(6):  # more rounds than their number can tell
         assert not block_at(files, inode, 3).was_tried(files.store.state.round)

@@ -1,4 +1,4 @@
-"""Where log records go and how they look; sd_notify."""
+"""Places and form of log records; sd_notify."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def test_a_remount_with_noatime_is_done(fresh_mount: Mount) -> None:
 
 
 def test_what_a_remount_cannot_do_is_refused(fresh_mount: Mount) -> None:
-    """By the helper, before the kernel shows it."""
+    """The helper refuses it before the kernel shows it."""
     fresh_mount.options.append("ro")
     fresh_mount.remount()
 

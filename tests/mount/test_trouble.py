@@ -103,7 +103,7 @@ def test_a_bug_that_ends_the_mount_ends_it_with_an_error(tmp_path: Path, bug: st
 
 @pytest.mark.mount
 def test_a_mount_that_does_not_come_about_says_why(tmp_path: Path) -> None:
-    """As the error that it is: not as a group of errors with tracebacks."""
+    """It raises the error itself, not a group of errors with tracebacks."""
     store, where = tmp_path / "store", tmp_path / "mnt"
     nnfs("mkfs", str(store))
     (store / SOCKET_NAME).write_text("precious")

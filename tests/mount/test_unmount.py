@@ -106,7 +106,7 @@ class KillBeforeRead(trio.abc.Instrument):
 
 @mounting
 def test_request_that_vanishes_does_not_hang_the_daemon(place: Path) -> None:
-    """Without the second look the daemon would sit in read(2), GIL held; then the alarm gets it out again."""
+    """If it did not look twice, the daemon would hang in read(2), GIL held, until the alarm ends that."""
     alarms: list[int] = []
     names: list[str] = []
     previous = signal.signal(signal.SIGALRM, lambda number, frame: alarms.append(number))

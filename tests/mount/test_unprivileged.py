@@ -1,4 +1,4 @@
-"""Without root, without a home, on media that cannot be written: mounting, looking, checking, saving."""
+"""Mounting, looking, checking and saving without root, without a home, on media that cannot be written."""
 
 from __future__ import annotations
 

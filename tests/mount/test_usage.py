@@ -155,7 +155,7 @@ def test_a_read_only_mount_moves_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.mount
 def test_reads_from_the_page_cache_move_the_atime(tmp_path: Path) -> None:
-    """As xfstests generic/003 sees it: after a change, a read moves the atime, whoever answers it."""
+    """After a change a read moves the atime, also one from the page cache (xfstests generic/003)."""
     with Mount(tmp_path / "store") as mount:
         file = mount.path / "f"
         file.write_bytes(b"written, so the kernel has it in its page cache")

@@ -46,7 +46,7 @@ def test_minimal_acl_is_only_the_mode(mnt: Path, mounted: Mount | Plain) -> None
 
 
 def test_default_acl_is_inherited(mnt: Path, mounted: Mount | Plain) -> None:
-    """With a default ACL the umask does not count: the requested mode limits the entries instead."""
+    """The umask does not count under a default ACL: the requested mode limits the entries instead."""
     d = mnt / "d"
     d.mkdir()
     default = acl(7, 5, 0, mask=7, users={ALICE: 7})

@@ -104,7 +104,7 @@ def test_thousands_of_entries(mnt: Path, mounted: Mount | Plain) -> None:
 
 
 def test_deleting_while_listing_skips_and_repeats_nothing(mnt: Path, mounted: Mount | Plain) -> None:
-    """Of what is neither created nor deleted meanwhile, everything is listed once."""
+    """Everything that is neither created nor deleted meanwhile is listed once."""
     want = fill(mnt, 3000)
     mounted.drop_caches()
     seen: list[bytes] = []

@@ -143,7 +143,7 @@ def test_append_ignores_the_position(mnt: Path) -> None:
 
 @pytest.mark.parametrize("size", [10, CHUNK - 5, 3 * CHUNK + 9])
 def test_write_only_and_append_handles_into_cached_pages(mnt: Path, mounted: Mount | Plain, size: int) -> None:
-    """With the writeback cache the kernel reads the page under a small write, through a handle that only writes."""
+    """The kernel's writeback cache reads the page under a small write, through a handle that only writes."""
     f = mnt / "f"
     f.write_bytes(pattern(size))
     mounted.drop_caches()
@@ -330,7 +330,7 @@ def test_syncs_answer(mnt: Path, how: str) -> None:
 @pytest.mark.nnfs_only("kills the daemon")
 @pytest.mark.parametrize("how", ["file", "directory"])
 def test_fsync_survives_a_crash(fresh_mount: Mount, how: str) -> None:
-    """Of a file or of a directory: both end in a durable commit of all that came before."""
+    """fsync of a file and of a directory both end in a durable commit of everything before."""
     base = fresh_mount.path
     (base / "d").mkdir()
     (base / "old").write_bytes(b"moved")

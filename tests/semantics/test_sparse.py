@@ -146,7 +146,7 @@ def test_cut_off_bytes_never_come_back(mnt: Path, mounted: Mount | Plain) -> Non
 
 
 def test_seek_data_and_hole(mnt: Path, mounted: Mount | Plain) -> None:
-    """Without a handler the kernel answers: all data, a hole at the end. No answer may lose data."""
+    """The kernel answers for lack of a handler: all data, a hole at the end. No answer may lose data."""
     f = mnt / "f"
     f.touch()
     os.truncate(f, 1 << 20)

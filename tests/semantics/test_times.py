@@ -35,7 +35,7 @@ def test_from_1684_to_2261(mnt: Path, mounted: Mount | Plain) -> None:
 
 
 def keep_times(mnt: Path, mounted: Mount | Plain, times: list[int]) -> None:
-    """Of files, directories and symlinks, at once and after a remount."""
+    """Compare times of files, directories and symlinks, at once and after a remount."""
     nodes = [(mnt / f"{kind}{i}", ns) for i, ns in enumerate(times) for kind in "fdl"]
     for path, ns in nodes:
         make(path, {"f": "file", "d": "dir", "l": "symlink"}[path.name[0]])

@@ -167,7 +167,7 @@ def test_user_namespace_follows_the_mode(mnt: Path) -> None:
 
 
 def test_trusted_names_are_listed_for_root_only(mnt: Path) -> None:
-    """Or cp and rsync of a normal user fail on names that they are shown and may not read."""
+    """Otherwise cp and rsync of a normal user fail on names that they are shown and may not read."""
     f = mnt / "f"
     f.touch()
     os.chmod(f, 0o644)

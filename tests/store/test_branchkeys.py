@@ -56,7 +56,7 @@ def test_what_lmdb_leaves_is_right(tmp_path: Path, seed: int) -> None:
 
 
 def branch_nodes(content: bytes) -> list[slice]:
-    """Where the keys of branch pages are in a data file in which all branch pages are in use."""
+    """Return the places of the keys of branch pages in a data file in which all branch pages are in use."""
     found = []
     for start in range(2 * PAGE, len(content), PAGE):
         if int.from_bytes(content[start + 10 : start + 12], "little") != 0x01:

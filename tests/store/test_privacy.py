@@ -112,7 +112,7 @@ def test_a_log_on_a_terminal_or_a_pipe_keeps_its_mode(tmp_path: Path) -> None:
 
 
 def opened_up(store: Path) -> None:
-    """As an earlier version made it."""
+    """Open a store to others, as an earlier version made it."""
     (store / "thawed").mkdir(exist_ok=True)
     store.chmod(0o2755)
     for path in store.iterdir():

@@ -161,7 +161,7 @@ def test_every_cut_is_found(table: str) -> None:
 @example(body=b"")
 @example(body=schema.MAGIC)
 def test_arbitrary_bytes_are_damaged_or_sound(table: str, body: bytes) -> None:
-    """As they come, and under a seal that fits: no exception but `RecordDamaged`."""
+    """Bytes as they are, and under a right seal, raise no exception but `RecordDamaged`."""
     key, unpack = (UNPACK | TWICE)[table]
     tag = "meta" if table in TWICE else table
     with pytest.raises(RecordDamaged):

@@ -11,8 +11,8 @@ from tests.tools.kit import lib
 texts = lib("texts")
 
 
-def faults(source: str, *, strict: bool = True) -> list[int]:
-    return [line for line, _ in texts.in_python(source, strict=strict)]
+def faults(source: str) -> list[int]:
+    return [line for line, _ in texts.in_python(source)]
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,6 @@ def test_a_sentence_over_two_lines_is_one() -> None:
 @pytest.mark.parametrize("first", ["For threads.", "Of a table.", "And the next one.", "Return the", "How it ends."])
 def test_a_first_line_is_a_statement(first: str) -> None:
     assert faults(f'def f():\n    """{first}"""\n') == [2]
-    assert faults(f'def f():\n    """{first}"""\n', strict=False) == []
 
 
 @pytest.mark.parametrize("word", ["recoded", "mends", "healing", "code anew"])

@@ -28,7 +28,7 @@ def payload(plain: bytes) -> bytes:
 
 
 def die() -> None:
-    """As the OOM killer would have it."""
+    """End this process, as the OOM killer does."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 

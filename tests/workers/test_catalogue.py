@@ -98,7 +98,7 @@ def test_a_worker_with_native_kernels_reads_without_numba(tmp_path: Path) -> Non
 
 
 def test_a_damaged_preset_does_not_hide_another_one(tmp_path: Path) -> None:
-    """And it is named where it is the one that is wanted."""
+    """A damaged one is named when it is the one that is wanted."""
     (tmp_path / "default.safetensors").write_bytes(b"no model file")
     save_weights(selftest.weights(selftest.ARCHITECTURE, b"other"), str(tmp_path / "other.safetensors"), {})
     served = Catalogue()

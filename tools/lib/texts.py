@@ -1,8 +1,8 @@
 """Rules of style that a program can check in texts, for tools/check.
 
 - No sentence of a docstring, comment or document begins with a bare "What ..." or "Who ..." clause. Questions may.
-- The first line of a docstring of nnfs/ and tools/ can be read alone: it ends its sentence, and does not begin with a
-  word of `FRAGMENTS`, such as "For threads.".
+- The first line of a docstring can be read alone: it ends its sentence, and does not begin with a word of `FRAGMENTS`,
+  as "For threads." does.
 - Documents (`*.md`) have lines of at most 100 columns, except tables, code, links and marks of tools/bench.
 - The words of `UNUSED` are not used: DESIGN.md, "Words", has the one word for each thing.
 """
@@ -95,11 +95,11 @@ def first_line(text: str) -> str:
     return ""
 
 
-def in_python(source: str, *, strict: bool) -> Iterator[tuple[int, str]]:
-    """Yield (line, fault) of a Python module; `strict`: first lines of docstrings are checked as well."""
+def in_python(source: str) -> Iterator[tuple[int, str]]:
+    """Yield (line, fault) of a Python module."""
     for line, text in docstrings(ast.parse(source)):
         yield from bare(paragraphs(text, line))
-        if strict and (fault := first_line(text)):
+        if fault := first_line(text):
             yield line, fault
     yield from bare(comments(source))
 
@@ -122,7 +122,7 @@ def complaints(root: Path) -> Iterator[str]:
     for folder in ("nnfs", "tools", "tests"):
         for path in sorted((root / folder).rglob("*.py")):
             source = path.read_text(encoding="utf-8")
-            for line, fault in in_python(source, strict=folder != "tests"):
+            for line, fault in in_python(source):
                 yield f"{path.relative_to(root)}:{line}: {fault}"
     for path in (*root.glob("*.md"), *sorted((root / "nnfs").rglob("*.md"))):
         for line, fault in in_document(path.read_text(encoding="utf-8")):

@@ -43,7 +43,7 @@ async def test_a_missing_model_is_named(tmp_path: Path) -> None:
 
 
 async def test_workers_that_always_fail_end_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And the next one goes on at what was not checked."""
+    """The next scrub goes on at the blocks that were not checked."""
     monkeypatch.setattr(scrub, "FAILURES", 3)
     monkeypatch.setattr(scrub, "WINDOW", 1)
     async with running(tmp_path / "s") as volume:

@@ -115,7 +115,7 @@ class Mixer:
         self.refine: dict[int, list[int]] = {}
 
     def base(self, lane: int) -> int:
-        """Where a lane's bytes begin in `past`."""
+        """Return the place in `past` at which a lane's bytes begin."""
         return self.begin + lane * self.columns
 
     # -- 5.3 contexts
@@ -150,7 +150,7 @@ class Mixer:
         return h & self.mask, h >> 40 & 0xFF
 
     def look(self, h: int, c0: int) -> int:
-        """Where a nibble's histories are, -1: nowhere."""
+        """Return the place of a nibble's histories, -1 where there are none."""
         place, check = self.line_of(h, c0)
         return next(((place ^ i) << 4 for i in range(3) if self.table[(place ^ i) << 4] == check), -1)
 

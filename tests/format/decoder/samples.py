@@ -46,7 +46,7 @@ class Layout:
 
     @classmethod
     def parse(cls, head: bytes) -> Layout:
-        """Of the head of a payload."""
+        """Return the layout in the head of a payload."""
         f, stride = head[1], int.from_bytes(head[2:4], "big")
         layout = cls((f & 1) + 1, bool(f & 2), bool(f & 4), (f >> 3 & 3) + 1, f >> 5 & 3, f >> 7, stride)
         if layout.phase >= layout.channels or 0 < layout.stride <= layout.channels:
