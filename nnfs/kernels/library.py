@@ -76,6 +76,16 @@ class Mixer(ctypes.Structure):
     )  # fmt: skip
 
 
+class Light(ctypes.Structure):
+    """`Light` of mixing.h."""
+
+    _fields_ = (
+        ("tables", _PTR), ("size", _I64), ("lines", _I64),
+        *((name, _PTR) for name in ("plain", "pairs", "table", "match_map", "weights", "weights_last")),
+        ("refine", _PTR), ("find", _PTR),
+    )  # fmt: skip
+
+
 class Coder(ctypes.Structure):
     """`Coder` of mixing.h."""
 
@@ -136,6 +146,8 @@ _ENTRY_POINTS: tuple[tuple[str, Any, tuple[Any, ...]], ...] = (
     ("nnfs_mix_enter", _INT, (_INT, _MIXER)),
     ("nnfs_mix_decode", _INT, (_INT, _MIXER, _CODER, _I64, _I64)),
     ("nnfs_samples", _INT, (_INT, ctypes.POINTER(Samples), _PTR, ctypes.POINTER(Coder))),
+    ("nnfs_light_encode", _INT, (_INT, ctypes.POINTER(Light), _PTR, _PTR)),
+    ("nnfs_light_decode", _INT, (_INT, ctypes.POINTER(Light), ctypes.POINTER(Coder))),
     ("nnfs_rans_encode", _I64, (_PTR, _I64, _I64, _PTR, _PTR, _I64, _PTR)),
     ("nnfs_encode_columns", _INT, (_INT, _NETWORK, _STATE, _BATCH, _I64, _I64, _I64)),
     ("nnfs_decode_columns", _INT, (_INT, _NETWORK, _STATE, _BATCH, _I64, _I64)),

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from nnfs.errors import CodecError
 from nnfs.kernels import library as native
 from nnfs.kernels.library import Coder, Library, Mixer, Past, address
-from nnfs.mixer import mixing
+from nnfs.mixer import light, mixing
 from nnfs.mixer.architecture import P_LANES
 from nnfs.mixer.histories import NEXT
+from nnfs.mixer.lightstate import Light, LightState
 from nnfs.mixer.logistic import COARSE, FINE, SQUASH, STRETCH
 from nnfs.mixer.samplestate import Samples
 from nnfs.mixer.state import MixState
@@ -21,6 +22,7 @@ from nnfs.mixer.state import MixState
 MOST_LANES = 32  # of a chunk
 TEST = (611, 3)  # bytes and lanes of the self-test: the last lane is shorter
 DIGEST = "8749de037bb1576bcc2cd0db8e944f08"
+LIGHT_DIGEST = "3b256b0eb5a744bfa9ba324cbabfe761"  # of codec 20
 
 Words = NDArray[np.uint8]
 
@@ -97,6 +99,23 @@ class Kernels:
             raise CodecError("samples: an impossible chunk")
         cursor[0] = coder.cursor
 
+    def light_encode(self, s: Light, out: NDArray[np.uint16], counts: NDArray[np.uint32] | None = None) -> None:
+        """Do as `light.run` does to encode; count what followed each history of each context, (contexts, 256, 2)."""
+        given = None if counts is None else address(counts)
+        if self.library.calls.nnfs_light_encode(self.level, self._light(s), address(out), given):
+            raise CodecError("light mixer: an impossible chunk")
+
+    def light_decode(self, s: Light, states: NDArray[np.int64], words: Words, cursor: NDArray[np.int64]) -> None:
+        """Decode into `plain`."""
+        coder = coder_of(states, words, cursor)
+        if self.library.calls.nnfs_light_decode(self.level, self._light(s), coder):
+            raise CodecError("light mixer: an impossible chunk")
+        cursor[0] = coder.cursor
+
+    def _light(self, s: Light) -> native.Light:
+        arrays = s.plain, s.pairs, s.table, s.match_map, s.weights, s.weights_last, s.refine, s.find
+        return native.Light(address(self._tables), s.plain.size, s.table.size >> 4, *map(address, arrays))
+
     def rans(self, plain: Words, lanes: int, probabilities: NDArray[np.uint16], states: NDArray[np.int64]) -> Words:
         """Return the words of a chunk whose bits have these probabilities; `states` become the final ones."""
         words = np.empty(16 * plain.size + 2, np.uint8)
@@ -133,6 +152,18 @@ def digest(kernels: Kernels | None) -> str:
     return found.hexdigest()
 
 
+def light_digest(kernels: Kernels | None) -> str:
+    """Return the digest of the probabilities that these kernels, or numba's, give for a chunk of codec 20."""
+    noise = np.frombuffer(hashlib.shake_256(b"light").digest(TEST[0]), np.uint8)
+    plain = bytes(noise % 7 + 97) + bytes(noise[:300] % 7 + 97)
+    s, out = LightState().start(plain), np.zeros((len(plain), 8), np.uint16)
+    if kernels:
+        kernels.light_encode(s, out)
+    else:
+        light.run(s, out, np.zeros(2, np.int64), np.zeros(0, np.uint8), True)
+    return hashlib.blake2b(out.astype("<u2").tobytes(), digest_size=16).hexdigest()
+
+
 @cache
 def kernels() -> Kernels | None:
     """Return the mixer's kernels at the first level that passes the self-test, None for numba's.
@@ -140,7 +171,10 @@ def kernels() -> Kernels | None:
     Raises `CodecError` for a forced level that fails it.
     """
     there = native.library()
-    name = native.sound_level(
-        lambda level: there is not None and digest(Kernels(there, level)) == DIGEST, "mixer's kernels"
-    )
+
+    def is_sound(level: str) -> bool:
+        own = Kernels(there, level) if there else None
+        return own is not None and digest(own) == DIGEST and light_digest(own) == LIGHT_DIGEST
+
+    name = native.sound_level(is_sound, "mixer's kernels")
     return Kernels(there, name) if there and name else None

@@ -93,13 +93,13 @@ def train(
             weights=np.rint(weights).astype(np.int32),
             weights_last=np.rint(last).astype(np.int32),
         )
-    return replace(now, maps=_trusted(now.maps), match_maps=_trusted(now.match_maps))
+    return replace(now, maps=trusted(now.maps), match_maps=trusted(now.match_maps))
 
 
-def _trusted(entries: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+def trusted(entries: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
     """Return map entries that can still learn."""
-    trusted: npt.NDArray[np.uint32] = ((entries >> 10 << 10) | np.minimum(entries & 1023, TRUST)).astype(np.uint32)
-    return trusted
+    kept: npt.NDArray[np.uint32] = ((entries >> 10 << 10) | np.minimum(entries & 1023, TRUST)).astype(np.uint32)
+    return kept
 
 
 def save(values: StartValues, path: str) -> None:

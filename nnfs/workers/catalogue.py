@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from nnfs.codec import CODECS, NAMES
-from nnfs.codec.base import CM, NEURAL, PPM, ColdCodec
+from nnfs.codec.base import CM, CM_LIGHT, NEURAL, PPM, ColdCodec
 from nnfs.constants import PRODUCT_VARIABLE
 from nnfs.errors import CodecError, ModelMissing
 from nnfs.workers.threaded import ThreadedCodec
@@ -62,6 +62,7 @@ class Catalogue:
             NEURAL: ("neural", self._open_neural),
             CM: ("cm", self._open_cm),
             PPM: ("ppm", self._open_ppm),
+            CM_LIGHT: ("cm-light", self._open_cm_light),
         }
 
     def names(self) -> dict[int, str]:
@@ -137,6 +138,11 @@ class Catalogue:
         from nnfs.codec.ppm import PartialMatching
 
         return ThreadedCodec(PartialMatching(), self.threads)
+
+    def _open_cm_light(self, _model: bytes) -> ColdCodec:
+        from nnfs.codec.cmlight import LightMixing
+
+        return ThreadedCodec(LightMixing(), self.threads)
 
     def _open_neural(self, model: bytes) -> ColdCodec:
         why = ""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.format.decoder import cm, ppm, tables
+from tests.format.decoder import cm, light, ppm, tables
 from tests.format.decoder.features import Row
 from tests.format.decoder.mixing import Mixer, Seen, branch
 from tests.format.decoder.models import Model
@@ -90,6 +90,17 @@ def start_values() -> list[str]:
     lines = ["| array | type | shape | digest |", "|---|---|---|---|"]
     with np.load(cm.START_VALUES) as arrays:
         for name in ("maps", "match_maps", "weights", "weights_last"):
+            array = arrays[name]
+            shape = ", ".join(map(str, array.shape))
+            lines.append(f"| {name} | {array.dtype} | ({shape}) | {digest(array.reshape(-1).tolist())} |")
+    return lines
+
+
+def light_start_values() -> list[str]:
+    """Section 13.5."""
+    lines = ["| array | type | shape | digest |", "|---|---|---|---|"]
+    with np.load(light.START_VALUES) as arrays:
+        for name in light.Start._fields:
             array = arrays[name]
             shape = ", ".join(map(str, array.shape))
             lines.append(f"| {name} | {array.dtype} | ({shape}) | {digest(array.reshape(-1).tolist())} |")
@@ -242,6 +253,19 @@ def partial_matching() -> list[str]:
     return [f"plain = {ppm.decode(payload, size).hex()}, payload = {payload.hex()}", *lines]
 
 
+def light_mixing() -> list[str]:
+    """Section 11.7."""
+    plain = b"abcdefgabcdefg"
+    state, known, lines = light.Light(len(plain)), Known(bits_of(plain)), list[str]()
+    for t in range(len(plain)):
+        state.byte(t, known)
+        match = f"point = {state.point}, length = {state.length}" if state.point else "no match"
+        lines.append(f"byte {t}: p = {state.told[-8:]}, {match}")
+    payload = bytes([0]) + known.stream()
+    assert light.decode(payload, len(plain)) == plain
+    return [f"plain = {plain.hex()}, payload = {payload.hex()}", *lines]
+
+
 def fenced(lines: list[str]) -> list[str]:
     """A block of code of at most 100 columns; what is longer goes on in lines that are indented further."""
     wrapped = []
@@ -258,6 +282,7 @@ EXAMPLES: dict[str, Callable[[], list[str]]] = {
     "11.4 Samples: codec 17, kind 2, one byte, one channel": samples,
     "11.5 Addresses": x86,
     "11.6 Partial matching: codec 19": partial_matching,
+    "11.7 Context mixing: codec 20": light_mixing,
 }
 
 
@@ -269,7 +294,12 @@ def examples() -> list[str]:
     return lines[:-1]
 
 
-SECTIONS = {"digests": digests, "start values": start_values, "examples": examples}
+SECTIONS = {
+    "digests": digests,
+    "start values": start_values,
+    "examples": examples,
+    "start values of codec 20": light_start_values,
+}
 
 
 def filled(text: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from nnfs.codec import cm, neural, ppm, x86
+from nnfs.codec import cm, cmlight, neural, ppm, x86
 from nnfs.codec.layout import Layout
 from nnfs.codec.zstd import Zstd
 from nnfs.model import delta, selftest
@@ -129,12 +129,11 @@ def payloads() -> list[dict[str, Any]]:
     add("network, a fitted model with a dictionary", 16, text, streams(other, text, 2, 1), "fitted")
     text = text[:150]
     add("network, the model that is shipped", 16, text, streams(load_weights(shipped), text, 1, 1), "shipped")
-    matching = ppm.PartialMatching()
-    add("partial matching, text", 19, text * 2, matching.encode(text * 2))
-    add("partial matching, lines", 19, b"one line\n" * 40, matching.encode(b"one line\n" * 40))
     skewed = bytes(random.Random(5).choices(range(256), [1 / (i + 1) for i in range(256)], k=1500))
-    add("partial matching, many symbols", 19, skewed, matching.encode(skewed))
-    add("partial matching, x86 code", 19, code(), matching.encode(code()))
+    given = {"text": text * 2, "lines": b"one line\n" * 40, "many symbols": skewed, "x86 code": code()}
+    for kind, codec in (("partial matching", ppm.PartialMatching()), ("light mixing", cmlight.LightMixing())):
+        for name, plain in given.items():
+            add(f"{kind}, {name}", codec.id, plain, codec.encode(plain))
     found.append(
         {
             "fitted": base64.b64encode(fits).decode(),

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from nnfs.codec import CODECS
-from nnfs.codec.base import CM, NEURAL, PPM, Codec
+from nnfs.codec.base import CM, CM_LIGHT, NEURAL, PPM, Codec
 from nnfs.codec.cm import ContextMixing
+from nnfs.codec.cmlight import LightMixing
 from nnfs.codec.neural import Neural
 from nnfs.codec.ppm import PartialMatching
 from nnfs.model import delta
@@ -66,6 +67,8 @@ def ours(codec: int, of: str) -> Codec:
         return Neural(load_weights(files[of]))
     if codec == PPM:
         return PartialMatching()
+    if codec == CM_LIGHT:
+        return LightMixing()
     return ContextMixing() if codec == CM else CODECS[codec]
 
 
@@ -77,13 +80,14 @@ def test_nnfs_reads_them_for_ever(golden: dict[str, Any]) -> None:
 
 def test_all_kinds_are_there() -> None:
     firsts = {(one["codec"], base64.b64decode(one["payload"])[0]) for one in GOLDEN}
-    assert {codec for codec, _ in firsts} == {0, 1, 16, 17, 19}
+    assert {codec for codec, _ in firsts} == {0, 1, 16, 17, 19, 20}
     assert {first for codec, first in firsts if codec == 17} == {0, 1, 2, 16, 17}
     assert {first for codec, first in firsts if codec == 19} == {0, 16}
+    assert {first for codec, first in firsts if codec == 20} == {0, 16}
     assert {first & 0xE0 for codec, first in firsts if codec == 16} == {0, 0x20, 0x40}
 
 
-@pytest.mark.parametrize("name", ["text", "records", "sound, two channels"])
+@pytest.mark.parametrize("name", ["text", "records", "sound, two channels", "light mixing, text"])
 def test_damage_is_noticed(name: str) -> None:
     golden = next(one for one in GOLDEN if one["name"] == name)
     plain, payload = base64.b64decode(golden["plain"]), bytearray(base64.b64decode(golden["payload"]))

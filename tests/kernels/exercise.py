@@ -15,12 +15,14 @@ import numpy as np
 
 from nnfs.codec import neural
 from nnfs.codec.cm import ContextMixing, _encode_numbers
+from nnfs.codec.cmlight import LightMixing
 from nnfs.codec.layout import Layout
 from nnfs.codec.neural import Neural
 from nnfs.codec.ppm import PartialMatching
 from nnfs.errors import CodecError
 from nnfs.kernels import library as native_library
 from nnfs.mixer import native
+from nnfs.mixer.lightstate import LightState
 from nnfs.mixer.native import Kernels
 from nnfs.mixer.state import MixState
 from nnfs.model import selftest
@@ -49,7 +51,9 @@ def payloads(codec: Neural) -> list[bytes]:
     return made
 
 
-def damage(codec: Neural | ContextMixing | PartialMatching, payload: bytes, size: int, rng: random.Random) -> None:
+def damage(
+    codec: Neural | ContextMixing | PartialMatching | LightMixing, payload: bytes, size: int, rng: random.Random
+) -> None:
     bad = bytearray(payload)
     for _ in range(rng.randrange(1, 5)):
         bad[rng.randrange(len(bad))] = rng.randrange(256)
@@ -115,6 +119,30 @@ def partial_matching(kernels: Kernels) -> None:
         assert calls.nnfs_ppm_decode(there, room_size, out_at, out_size, plain_at, size)
 
 
+def light_mixing(kernels: Kernels) -> None:
+    """Round trips, damage and impossible arguments of codec 20."""
+    codec, rng, calls, level = LightMixing(), random.Random(5), kernels.library.calls, kernels.level
+    for plain in (sample(1500, 2), bytes(900), rng.randbytes(300) * 3):
+        payload = codec.encode(plain)
+        assert payload is not None
+        assert codec.decode(payload, len(plain)) == plain
+        for _ in range(2 * ROUNDS):
+            damage(codec, payload, len(plain), rng)
+        damage(codec, b"\0" + rng.randbytes(700), 800, rng)
+    s = LightState().start(64)
+    out, states, words = np.zeros((64, 8), np.uint16), np.zeros(1, np.int64), np.zeros(0, np.uint8)
+    for field, value in (("size", 0), ("size", -1), ("size", 1 << 40), ("lines", 3), ("lines", 0), ("lines", 1 << 30)):
+        given, coder = kernels._light(s), native.coder_of(states, words, states)
+        setattr(given, field, value)
+        assert calls.nnfs_light_encode(level, given, native_library.address(out), None), field
+        assert calls.nnfs_light_decode(level, given, coder), field
+    for change in ({"width": 0}, {"cursor": 1}, {"cursor": -1}, {"size": -1}):
+        coder = native.coder_of(states, words, states)
+        for field, value in change.items():
+            setattr(coder, field, value)
+        assert calls.nnfs_light_decode(level, kernels._light(s), coder), change
+
+
 def main(variant: str) -> None:
     there = library(variant)
     wanted: list[bytes] = []
@@ -124,6 +152,7 @@ def main(variant: str) -> None:
             weights = selftest.weights()
             model = NativeModel(weights, level, there)
             assert native.digest(kernels) == native.DIGEST, level
+            assert native.light_digest(kernels) == native.LIGHT_DIGEST, level
             assert selftest.digest(model) == selftest.DIGEST, level
             with mock.patch.object(neural, "open_model", lambda *_, own=model: own):
                 codec, cm = Neural(weights), ContextMixing()
@@ -142,6 +171,7 @@ def main(variant: str) -> None:
                 damage(cm, found[-1], TUNE.size, rng)
             wrong_arguments(kernels, model)
             partial_matching(kernels)
+            light_mixing(kernels)
         print(f"{level}: {len(found)} payloads, {4 * ROUNDS} damaged", flush=True)
 
 

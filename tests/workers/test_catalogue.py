@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nnfs.codec.base import CM, FIRST_COLD, NEURAL, PPM, RAW, ZSTD
+from nnfs.codec.base import CM, CM_LIGHT, FIRST_COLD, NEURAL, PPM, RAW, ZSTD
 from nnfs.errors import CodecError, ModelMissing
 from nnfs.model import selftest
 from nnfs.model.weights import save_weights
@@ -82,7 +82,7 @@ def test_a_worker_with_native_kernels_reads_without_numba(tmp_path: Path) -> Non
     save_weights(selftest.weights(), str(tmp_path / "default.safetensors"), {})
     script = f"import sys\nfrom nnfs.workers import catalogue\ncatalogue.PRESETS = {str(tmp_path)!r}\n"
     script += "served = catalogue.Catalogue('cpu')\nserved.warm()\n"
-    for number in (NEURAL, CM, PPM):
+    for number in (NEURAL, CM, PPM, CM_LIGHT):
         payload = Catalogue("cpu").find(number, NO_MODEL).encode(TEXT)
         assert payload is not None
         script += f"assert served.find({number}, bytes(64)).decode({payload!r}, {len(TEXT)}) == {TEXT!r}\n"

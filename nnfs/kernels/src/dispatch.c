@@ -237,6 +237,27 @@ EXPORT int nnfs_samples(int which, Samples *s, u16 *out, Coder *coder) {
     return OK;
 }
 
+static int light_fits(const Light *s) {
+    return s->size > 0 && s->size < 1 << 30 && s->lines >= 4 && s->lines <= 1 << 26 && !(s->lines & (s->lines - 1));
+}
+
+// Probabilities of 1 along the bytes of a chunk of codec 20, (size, 8); counts (LIGHT_CONTEXTS, 256, 2), or none
+EXPORT int nnfs_light_encode(int which, Light *s, u16 *out, u32 *counts) {
+    const Level *level = level_of(which);
+    if (!level) return NO_LEVEL;
+    if (!light_fits(s)) return BAD_ARGUMENT;
+    level->light_encode(s, out, counts);
+    return OK;
+}
+
+EXPORT int nnfs_light_decode(int which, Light *s, Coder *coder) {
+    const Level *level = level_of(which);
+    if (!level) return NO_LEVEL;
+    if (!light_fits(s) || !coder_fits(coder)) return BAD_ARGUMENT;
+    level->light_decode(s, coder);
+    return OK;
+}
+
 // Encode backwards the bits of a chunk, `probability` (columns, lanes, 8); `words` is filled from its end, and has room
 // for 16 bits a bit. Return where the first word starts, -1 for impossible numbers.
 EXPORT i64 nnfs_rans_encode(const u8 *plain, i64 size, i64 lanes, const u16 *probability, i64 *states, i64 width, u8 *words) {

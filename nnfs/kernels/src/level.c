@@ -2,5 +2,6 @@
 #include "network.c"
 #include "mixer.c"
 #include "samples.c"
+#include "light.c"
 
-const Level LEVEL_SYMBOL = {LEVEL_NAME, WEIGHT_OFFSET, KEY_OFFSET, step, net_path, mix_encode, mix_enter, mix_decode, run_samples};
+const Level LEVEL_SYMBOL = {LEVEL_NAME, WEIGHT_OFFSET, KEY_OFFSET, step, net_path, mix_encode, mix_enter, mix_decode, run_samples, light_encode, light_decode};

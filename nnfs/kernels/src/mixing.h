@@ -28,6 +28,21 @@ typedef struct {
     i64 *record;       // (lanes, RECORD)
 } Mixer;
 
+// The state of one chunk of codec 20: memory of `nnfs.mixer.lightstate`
+enum { LIGHT_CONTEXTS = 11, LIGHT_INPUTS = 24 };
+typedef struct {
+    const Tables *tables;
+    i64 size, lines;
+    u8 *plain;         // (size,)
+    const i32 *pairs;  // (LIGHT_CONTEXTS, 256): a stretch in the low half, a slope in the high one
+    u8 *table;         // (16 lines,): check byte and 15 bit histories a line
+    u32 *match_map;    // (256,)
+    i32 *weights;      // (568, LIGHT_INPUTS)
+    i32 *weights_last; // (256, SETS)
+    u32 *refine;       // (256 + 4096, CERTAIN)
+    i32 *find;         // (2^FIND_BITS,)
+} Light;
+
 // The entropy decoder of one chunk (`nnfs.codec.rans`)
 typedef struct {
     i64 *states;

@@ -116,6 +116,8 @@ typedef struct {
     void (*mix_enter)(Mixer *);
     void (*mix_decode)(Mixer *, i64 column, const u32 *frequencies, Coder *, const Mixer *next);
     void (*samples)(Samples *, u16 *out, Coder *);
+    void (*light_encode)(Light *, u16 *out, u32 *counts);
+    void (*light_decode)(Light *, Coder *);
 } Level;
 
 #endif

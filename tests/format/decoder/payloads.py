@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zstandard
 
-from tests.format.decoder import cm, neural, ppm
+from tests.format.decoder import cm, light, neural, ppm
 from tests.format.decoder.models import Model
 from tests.format.decoder.rans import Damaged
 
@@ -21,6 +21,8 @@ def decode(codec: int, payload: bytes, size: int, model: Model | None = None) ->
         plain = cm.decode(payload, size)
     elif codec == 19:
         plain = ppm.decode(payload, size)
+    elif codec == 20:
+        plain = light.decode(payload, size)
     else:
         raise Damaged(f"codec {codec}")
     if len(plain) != size:

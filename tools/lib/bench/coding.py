@@ -17,7 +17,7 @@ QUICK_CHUNK = 32 << 10  # bytes of the chunks of --quick, and of slow levels
 SLOW = ("portable", "none")  # levels that are measured only where they are named
 SMALL = 300  # bytes
 TERABYTE, CORES = 10**12, (2, 16, 64)  # bytes, cores to compute with
-CODECS = ("neural", "cm", "ppm")
+CODECS = ("neural", "cm", "cm-light", "ppm")
 OTHERS = ("zstd-3", "zstd-19", "xz", "brotli", "ppmd")  # codecs that nnfs does not use
 SETS = {  # of the corpus, as the README names them
     "English text (enwik)": "enwik",
@@ -59,7 +59,7 @@ def speeds(task: Task) -> Iterator[Line]:
 
 def speed_cases(setting: Setting) -> list[Case]:
     cases = []
-    for codec, contents in (("neural", ("text",)), ("cm", tuple(CONTENT)), ("ppm", ("text",))):
+    for codec, contents in (("neural", ("text",)), ("cm", tuple(CONTENT)), ("cm-light", ("text",)), ("ppm", ("text",))):
         levels = ("",) if codec == "ppm" else setting.levels or ("",)  # ppm: one code for all levels
         for content in contents:
             for level in levels:
@@ -242,7 +242,7 @@ TABLES = (
         "Bits per byte of each kind of data",
         "Chunks of 128 KiB, drawn at random. Smallest: of nnfs's codecs, chunk by chunk, as a store would keep it.",
         ("set", "chunks"),
-        tuple(Column(name, name, 3, less_is_better=True) for name in ("zstd-19", "ppm", "cm", "neural", "smallest")),
+        tuple(Column(name, name, 3, less_is_better=True) for name in ("zstd-19", *CODECS[::-1], "smallest")),
         set_cases,
         one_set,
     ),
