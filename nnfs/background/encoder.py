@@ -22,7 +22,7 @@ from nnfs.background.timeleft import COSTS
 from nnfs.background.worth import least_saving
 from nnfs.blockio.cold import COMPACT, READ, REFERENCE, Cold
 from nnfs.codec import NAMES
-from nnfs.codec.base import CM, NEURAL, PPM, RUNGS, rung
+from nnfs.codec.base import CM, CM_LIGHT, NEURAL, PPM, RUNGS, rung
 from nnfs.codec.compressible import compressible, is_text
 from nnfs.config import Options
 from nnfs.constants import Policy
@@ -118,8 +118,7 @@ class ColdEncoder:
     ) -> list[Payload]:  # fmt: skip
         """Return a chunk's payloads by the codecs that may be used; by a quick one only if no slow one succeeded."""
         tried = set(RUNGS) if not only else {NEURAL, CM} if only == rung(NEURAL) else {RUNGS[only - 1]}
-        found: list[Payload] = []
-        fingerprint = self._network(rules)
+        found, fingerprint = list[Payload](), self._network(rules)
         if NEURAL in tried and fingerprint and (patient or await self.fast_enough(NEURAL)):
             found += await self._attempt(NEURAL, plain, fingerprint, worker, note)
         worth_cm = CM in tried and self._is_worth_cm(plain, block, found, leave=leave)
@@ -127,8 +126,9 @@ class ColdEncoder:
             for one in await self._attempt(CM, plain, NO_MODEL, worker, note):
                 if patient or await self.fast_enough(CM, kind_of(CM, one.data)):
                     found.append(one)
-        if PPM in tried and not found and (patient or await self.fast_enough(PPM)):
-            found += await self._attempt(PPM, plain, NO_MODEL, worker, note)
+        for quick in (CM_LIGHT, PPM):
+            if quick in tried and not found and (patient or await self.fast_enough(quick)):
+                found += await self._attempt(quick, plain, NO_MODEL, worker, note)
         if not found:
             self.ensure_any_runs(rules)
         return found
@@ -368,7 +368,7 @@ class ColdEncoder:
         except ModelMissing:
             default = b""
         gpus = sorted(glob.glob("/dev/nvidia[0-9]*"))
-        of = (options.policy, options.neural, options.thaw_limit, options.device, gpus, default)
+        of = (options.policy, options.neural, options.thaw_limit, options.device, gpus, default, RUNGS)
         return xxh3_64_intdigest(repr(of).encode())
 
     def waits_for(self, worker: str) -> bool:

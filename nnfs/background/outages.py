@@ -13,14 +13,15 @@ from collections import Counter
 from dataclasses import dataclass
 
 from nnfs.codec import NAMES
-from nnfs.codec.base import CM, NEURAL, PPM
+from nnfs.codec.base import RUNGS
 from nnfs.errors import CodecUnavailable, ModelMissing, NnfsError, WorkerError
+from nnfs.fs import swapping
 from nnfs.workers.catalogue import PRESETS
 
 log = logging.getLogger(__name__)
 
 IN_A_ROW = 3  # failures of a codec's workers, of any kind
-BITS = {NEURAL: 0x40, CM: 0x80, PPM: 0x10}  # in the state's settings: files were settled while this codec was out
+BITS = {codec: swapping.bit(codec) << 8 for codec in RUNGS}  # of the settings: files were settled while it was out
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ MIB = 1 << 20
 COSTS = {  # seconds per MiB until measured, on a small machine without a GPU
     "look": 0.05, "encode neural": 11.0, "prove neural": 13.0, "decode neural": 13.0,
     "encode cm": 1.1, "prove cm": 1.0, "decode cm": 1.0,
+    "encode cm-light": 0.7, "prove cm-light": 0.7, "decode cm-light": 0.7,
     "encode ppm": 0.1, "prove ppm": 0.1, "decode ppm": 0.1,
 }  # fmt: skip
 OTHER = 1.0  # of a step that is not listed

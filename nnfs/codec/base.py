@@ -11,7 +11,7 @@ RAW, ZSTD = 0, 1
 FIRST_COLD = 16  # ids from here on are cold codecs, slow to decode: their work is queued apart from the hot tier's
 NEURAL, CM = FIRST_COLD, FIRST_COLD + 1
 PPM, CM_LIGHT = FIRST_COLD + 3, FIRST_COLD + 4  # 18 is kept for codec `thinned`
-RUNGS = (PPM, CM, NEURAL)  # the cold codecs, from quick to small
+RUNGS = (PPM, CM_LIGHT, CM, NEURAL)  # the cold codecs, from quick to small
 
 
 def rung(codec: int) -> int:

@@ -16,8 +16,8 @@ from nnfs.store.txn import Snapshot
 
 log = logging.getLogger(__name__)
 
-ALL_RUNGS = 4  # more than there are: the file is settled
-SLOW = 0xFF  # of the state's settings: codecs that were too slow; the rest is a digest
+ALL_RUNGS = 5  # more than there are: the file is settled
+SLOW = 0xFFFF  # of the state's settings: codecs that were too slow, or out; the rest is a digest
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from nnfs.background.encoder import ColdEncoder
 from nnfs.background.flight import ALL, Aim, Band
 from nnfs.background.passes import Passes
 from nnfs.background.tasks import Task
-from nnfs.codec.base import CM, NEURAL, PPM, rung
+from nnfs.codec.base import CM, CM_LIGHT, NEURAL, PPM, rung
 from nnfs.config import Options
 from nnfs.constants import Policy
 from nnfs.errors import CodecUnavailable
@@ -34,7 +34,7 @@ from tests.harness import wait_for
 __all__ = ["cold"]  # a fixture
 
 AUTO = ("write_age=0", "read_age=0")
-BIG = 60_000  # bytes: each rung saves more than a sector
+BIG = 120_000  # bytes: each rung saves more than a sector
 RULES = Rules(Policy.AUTO)
 
 
@@ -48,7 +48,7 @@ def gate(path: Path, seed: int) -> bytes:
 
 async def test_the_top_is_the_slowest_that_is_fast_enough(cold: Cold, monkeypatch: pytest.MonkeyPatch) -> None:
     under_test = coder(cold, thaw_limit=8.0)
-    seconds = {NEURAL: 10.0, CM: 5.0, PPM: 0.1}
+    seconds = {NEURAL: 10.0, CM: 5.0, CM_LIGHT: 1.0, PPM: 0.1}
 
     async def measure(codec: int, kind: object) -> float:
         return seconds[codec]
@@ -59,6 +59,9 @@ async def test_the_top_is_the_slowest_that_is_fast_enough(cold: Cold, monkeypatc
     assert under_test.top(RULES, everything=False) == rung(CM)
     seconds[CM] = 9.0
     await under_test.fast_enough(CM)
+    assert under_test.top(RULES, everything=False) == rung(CM_LIGHT)
+    seconds[CM_LIGHT] = 9.0
+    await under_test.fast_enough(CM_LIGHT)
     assert under_test.top(RULES, everything=False) == rung(PPM)
     assert under_test.top(RULES, everything=True) == rung(NEURAL)
     assert under_test.top(Rules(Policy.COLD), everything=False) == rung(NEURAL)
@@ -222,7 +225,7 @@ def test_a_dry_run_tells_what_each_rung_would_bring(start: Start) -> None:
     for n in range(6):
         write(mount.path / f"f{n}", text(n, BIG))
     result: dict[str, Any] = done(mount, "compact", mount.path, dry_run=True)["result"]
-    assert [row["codec"] for row in result["rungs"]] == ["ppm", "cm", "neural"]
+    assert [row["codec"] for row in result["rungs"]] == ["ppm", "cm-light", "cm", "neural"]
     sizes = [row["stored_bytes"] for row in result["rungs"]]
     assert sizes == sorted(sizes, reverse=True)
     assert result["stored_bytes"] > sizes[0]
@@ -236,21 +239,21 @@ def test_a_dry_run_leaves_out_what_reads_back_too_slowly(start: Start) -> None:
     mount: Chaos = start(mode="none", options=(*AUTO, "thaw_limit=8"), takes="1.3")
     write(mount.path / "f", text(1, BIG))
     result: dict[str, Any] = done(mount, "compact", mount.path, dry_run=True)["result"]
-    assert [row["codec"] for row in result["rungs"]] == ["ppm", "cm"]
+    assert [row["codec"] for row in result["rungs"]] == ["ppm", "cm-light", "cm"]
 
 
 @mounts
 def test_status_tells_what_each_codec_has_before_it(start: Start, tmp_path: Path) -> None:
-    """While the network's sample waits for a gate, cm's has been taken."""
+    """While the network's sample waits for a gate, those of cm-light and cm have been taken."""
     mount: Chaos = start(options=COLD)
     content = b"gate%d:%s\n" % (NEURAL, bytes(tmp_path / "go")) + text(1, BIG)
     path = write(mount.path / "f", content)
     sync(mount)
     wait_for("the chunk", (tmp_path / "go.reached").exists)
-    [row] = mount.ask("status")["compaction"]["rungs"]
-    assert (row["codec"], row["plain_bytes"]) == ("cm", len(content))
-    assert 512 < row["saves_bytes"] < len(content) // 8
-    assert row["seconds"] > 0
+    rows = mount.ask("status")["compaction"]["rungs"]
+    assert [(row["codec"], row["plain_bytes"]) for row in rows] == [("cm-light", len(content)), ("cm", len(content))]
+    assert 512 < rows[0]["saves_bytes"] < rows[1]["saves_bytes"] < len(content) // 8
+    assert all(row["seconds"] > 0 for row in rows)
     (tmp_path / "go").touch()
     turn(mount, path, "neural")
     wait_for("the end", lambda: mount.ask("passes")["settled"] == 1 and not mount.ask("status")["compaction"]["rungs"])
@@ -308,4 +311,4 @@ async def test_void_marks_are_void_for_one_quick_walk(monkeypatch: pytest.Monkey
     task: Any = SimpleNamespace(looked=0.0)
     await under_test._climb(task)
     seen = [(aim.rung, aim.marks) for aim in walks.aims]
-    assert seen == [(1, False), (2, False), (1, True), (3, False), (1, True)]
+    assert seen == [(1, False), (2, False), (1, True), (3, False), (1, True), (4, False), (1, True)]

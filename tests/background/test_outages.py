@@ -14,7 +14,7 @@ from nnfs.background.calibration import SPECIAL, Kind, kind_of, sample
 from nnfs.background.encoder import SPECIAL_BIT, ColdEncoder
 from nnfs.background.outages import BITS, IN_A_ROW, Outages
 from nnfs.background.worth import PER_SECOND, SECTOR, least_saving
-from nnfs.codec.base import CM, NEURAL, PPM, RUNGS
+from nnfs.codec.base import CM, CM_LIGHT, NEURAL, PPM, RUNGS
 from nnfs.config import Options
 from nnfs.constants import DEFAULT_CHUNK_SIZE, Policy
 from nnfs.errors import (
@@ -105,11 +105,14 @@ async def test_the_other_codec_goes_on(cold: Cold, everything: bool, caplog: pyt
 async def test_when_none_can_run_that_is_said(cold: Cold) -> None:
     cold.does = {
         NEURAL: TORCH, CM: CodecUnavailable("codec cm needs numba, which is not installed"),
+        CM_LIGHT: CodecUnavailable("codec cm-light needs numba, which is not installed"),
         PPM: CodecUnavailable("codec ppm needs numba, which is not installed"),
     }  # fmt: skip
     under_test = coder(cold)
     for _ in range(2):
-        with pytest.raises(NoCodecRuns, match=r"neural needs torch.*cm needs numba.*ppm needs numba"):
+        with pytest.raises(
+            NoCodecRuns, match=r"neural needs torch.*cm needs numba.*cm-light needs numba.*ppm needs numba"
+        ):
             await encode(under_test)
     under_test = coder(cold, neural=False)
     with pytest.raises(NoCodecRuns, match="cm needs numba"):
@@ -286,14 +289,14 @@ async def test_the_limit_holds_for_the_kind(cold: Cold, monkeypatch: pytest.Monk
     monkeypatch.setattr(under_test, "_measure", measure)
     cold.run = run  # type: ignore[method-assign]
     first = [b"\2"]
-    both = swapping.bit(CM) | swapping.bit(PPM)
-    assert await encode(under_test, everything=False) == PPM
+    both = swapping.bit(CM) | swapping.bit(CM_LIGHT)
+    assert await encode(under_test, everything=False) == CM_LIGHT
     assert await encode(under_test, everything=True) == CM
     assert (under_test.fast, under_test.slow) == (both, SPECIAL_BIT)
     for first[0] in (b"\0", b"\1", b"\x10"):
         assert await encode(under_test, everything=False) == CM
     assert (under_test.fast, under_test.slow) == (both, SPECIAL_BIT)  # one of them is slow
-    assert under_test.speeds() == {"cm": 5.0, "ppm": 5.0, "cm samples": 10.0, "cm records": 5.0, "cm x86": 5.0}
+    assert under_test.speeds() == {"cm": 5.0, "cm-light": 5.0, "cm samples": 10.0, "cm records": 5.0, "cm x86": 5.0}
     monkeypatch.setattr(encoder, "time", SimpleNamespace(monotonic=lambda: 1e9))
     seconds[Kind.SAMPLES] = 7.0
     assert await under_test.fast_enough(CM, Kind.SAMPLES)
@@ -305,6 +308,14 @@ def test_bits_of_the_settings_are_apart() -> None:
     bits = [*map(swapping.bit, RUNGS), SPECIAL_BIT, *BITS.values()]
     assert sum(bits) == swapping.SLOW & sum(bits)
     assert len(set(bits)) == len(bits) == sum(bits).bit_count()
+
+
+async def test_marks_made_with_another_ladder_are_void(cold: Cold, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rung is kept as its number, so an older ladder's second rung is not taken for today's."""
+    before = coder(cold).digest()
+    assert not swapping.has_changed(before, coder(cold).digest(), 0)
+    monkeypatch.setattr(encoder, "RUNGS", (PPM, CM, NEURAL))
+    assert swapping.has_changed(before, coder(cold).digest(), 0)
 
 
 # -- on a mount
@@ -339,7 +350,7 @@ def test_cm_goes_on_without_the_network(start: Start, how: str) -> None:
 @mounts
 @pytest.mark.parametrize("all_of_it", [False, True])
 def test_without_any_codec_a_command_says_so(start: Start, all_of_it: bool) -> None:
-    mount = start(mode="none", options=COLD, broken="16+17+19", how="missing")
+    mount = start(mode="none", options=COLD, broken="+".join(map(str, RUNGS)), how="missing")
     mount.expect_log("is not used to compress|no codec can run")
     for n in range(20):
         write(mount.path / f"f{n}", text(n))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nnfs.background.outlook import outlook
-from nnfs.codec.base import CM, NEURAL, PPM, RUNGS
+from nnfs.codec.base import CM, CM_LIGHT, NEURAL, PPM, RUNGS
 
 
 def line(codec: str, plain: int, stored: int) -> dict[str, Any]:
@@ -13,7 +13,7 @@ def line(codec: str, plain: int, stored: int) -> dict[str, Any]:
 
 
 TOTALS = [line("raw", 999, 999), line("zstd", 1000, 500), line("ppm", 4000, 1000), line("cm", 100, 20)]
-SPEEDS = {PPM: 0.5, CM: 2.0, NEURAL: 10.0}
+SPEEDS = {PPM: 0.5, CM_LIGHT: 1.0, CM: 2.0, NEURAL: 10.0}
 
 
 def test_content_of_quicker_codecs_is_ahead_of_a_codec() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from nnfs.background.flight import Aim
 from nnfs.background.selection import Selection
-from nnfs.codec.base import CM, NEURAL, PPM, rung
+from nnfs.codec.base import CM, CM_LIGHT, NEURAL, PPM, rung
 from nnfs.config import Options
 from nnfs.constants import Policy
 from nnfs.fs.candidates import Look
@@ -24,7 +24,7 @@ __all__ = ["files"]  # a fixture
 
 AUTO, FITTED = Rules(Policy.AUTO), Rules(Policy.AUTO, b"f" * 64)
 ZSTD = 1
-QUICK, MIDDLE, LAST = (rung(codec) for codec in (PPM, CM, NEURAL))
+QUICK, LIGHT, MIDDLE, LAST = (rung(codec) for codec in (PPM, CM_LIGHT, CM, NEURAL))
 
 
 def selection(files: Files, top: int) -> Selection:
@@ -41,17 +41,18 @@ def block(codec: int, model: int = 0) -> Block:
     ("aim", "top", "takes"),
     [
         (QUICK, LAST, {ZSTD}),
-        (MIDDLE, LAST, {ZSTD, PPM}),
-        (LAST, LAST, {ZSTD, PPM, CM}),
-        (LAST, MIDDLE, {ZSTD, PPM}),
+        (LIGHT, LAST, {ZSTD, PPM}),
+        (MIDDLE, LAST, {ZSTD, PPM, CM_LIGHT}),
+        (LAST, LAST, {ZSTD, PPM, CM_LIGHT, CM}),
+        (LAST, MIDDLE, {ZSTD, PPM, CM_LIGHT}),
         (MIDDLE, QUICK, {ZSTD}),
-        (0, LAST, {ZSTD, PPM, CM}),
-        (0, MIDDLE, {ZSTD, PPM}),
+        (0, LAST, {ZSTD, PPM, CM_LIGHT, CM}),
+        (0, MIDDLE, {ZSTD, PPM, CM_LIGHT}),
     ],
 )
 def test_a_rung_takes_what_quicker_codecs_have(files: Files, aim: int, top: int, takes: set[int]) -> None:
     fits = selection(files, top).walk(schema.ROOT_INO, Aim(rung=aim))._fits
-    assert {codec for codec in (ZSTD, PPM, CM, NEURAL) if fits(block(codec), AUTO)} == takes
+    assert {codec for codec in (ZSTD, PPM, CM_LIGHT, CM, NEURAL) if fits(block(codec), AUTO)} == takes
 
 
 @pytest.mark.parametrize(("aim", "takes"), [(QUICK, False), (MIDDLE, False), (LAST, True), (0, True)])
@@ -69,7 +70,8 @@ def test_other_models_are_for_the_last_rung(files: Files, aim: int, takes: bool)
     [
         (0, QUICK, LAST, Look(now=True, rung=QUICK)),
         (QUICK, QUICK, LAST, None),
-        (QUICK, MIDDLE, LAST, Look(now=True, rung=MIDDLE)),
+        (QUICK, LIGHT, LAST, Look(now=True, rung=LIGHT)),
+        (LIGHT, MIDDLE, LAST, Look(now=True, rung=MIDDLE)),
         (MIDDLE, LAST, LAST, Look(now=True, rung=ALL_RUNGS)),
         (QUICK, MIDDLE, QUICK, Look(now=True, rung=ALL_RUNGS)),  # cm turned out to be too slow: that was all
         (0, QUICK, QUICK, Look(now=True, rung=ALL_RUNGS)),

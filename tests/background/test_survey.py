@@ -11,7 +11,7 @@ import trio.testing
 
 from nnfs.background.survey import BANDS, SAMPLES, TOGETHER, Survey, bands
 from nnfs.background.tasks import Gate, Task
-from nnfs.codec.base import CM, NEURAL, PPM
+from nnfs.codec.base import CM, CM_LIGHT, NEURAL, PPM
 from nnfs.constants import Policy
 from nnfs.errors import Cancelled, WorkerError
 from nnfs.fs.candidates import Candidate
@@ -68,9 +68,9 @@ async def test_large_kinds_come_first_and_small_ones_have_a_part() -> None:
 
 def test_what_a_codec_has_ahead_is_what_quicker_ones_have() -> None:
     survey = Survey()
-    for number, codec in enumerate((0, 1, PPM, PPM, CM, NEURAL)):
+    for number, codec in enumerate((0, 1, PPM, PPM, CM_LIGHT, CM, NEURAL)):
         survey.offer(candidate(number, 4000, codec), RULES)
-    assert [survey.ahead(codec) // PLAIN for codec in (PPM, CM, NEURAL)] == [2, 4, 5]
+    assert [survey.ahead(codec) // PLAIN for codec in (PPM, CM_LIGHT, CM, NEURAL)] == [2, 4, 5, 6]
 
 
 async def test_savings_by_kind_and_of_all() -> None:

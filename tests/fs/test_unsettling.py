@@ -111,7 +111,7 @@ def test_a_model_that_comes_voids_the_marks(files: Files) -> None:
 
 def test_settings_that_have_changed_void_the_marks(files: Files) -> None:
     """So does a codec that was too slow for the files that were marked, and is quick enough now."""
-    inode, one, other = written(files, 3), 0x1234567890ABCD00, 0x1234567890ABCE00
+    inode, one, other = written(files, 3), 0x1234567890AB0000, 0x1234567890AC0000
 
     def is_changed(digest: int, *fast: int) -> bool:
         return swapping.has_changed(files.store.state.settings, digest, sum(map(swapping.bit, fast)))
