@@ -20,7 +20,7 @@ _RECIPROCAL = _reciprocals()
 
 @njit(cache=True, nogil=True)
 def learn_entry(array, i, j, bit, limit):
-    """Move an entry of a two-dimensional adaptive map towards a bit."""
+    """Move entry (i, j) of an adaptive map, a uint32 array, towards a bit; its count grows up to `limit`."""
     v = np.int64(array[i, j])
     p, n = v >> 10, v & 1023
     p += (((bit << 22) - p) >> 3) * _RECIPROCAL[n] >> 13

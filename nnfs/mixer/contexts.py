@@ -33,7 +33,11 @@ def _hash(value, index):
 
 @njit(cache=True, nogil=True)
 def hashes(plain, base, t, stride, record, out):
-    """Set the 14 context hashes of column t of a lane whose bytes start at `base`."""
+    """Set the 14 context hashes of column t of a lane whose bytes start at `base`.
+
+    plain: uint8, the dictionary and the chunk as far as it is known. stride: bytes of a record, 0 without records.
+    record: (RECORD,) int64, the lane's. out: (CONTEXTS,) int64.
+    """
     c8 = record[LAST]
     c1 = c8 & 0xFF
     word, before = record[WORD], record[WORD_BEFORE]

@@ -24,7 +24,10 @@ def _line_of(table, h, c0):
 
 @njit(cache=True, nogil=True)
 def find(table, h, c0):
-    """Return the place of a nibble's histories in the table, -1 where there are none."""
+    """Return the place of a nibble's histories in the table, -1 where there are none.
+
+    table: (16 lines,) uint8, a power of two of lines. h: the context's hash. c0: 1, or 16..31 for the second nibble.
+    """
     place, check = _line_of(table, h, c0)
     for i in range(3):
         at = (place ^ i) << 4
@@ -37,7 +40,7 @@ def find(table, h, c0):
 def find_or_make(table, h, c0, found):
     """Return the place of a nibble's histories in the table; if need be, they replace histories that were seen less.
 
-    found: the place that `find` returned before.
+    table, h, c0: as for `find`. found: the place that it returned before.
     """
     place, check = _line_of(table, h, c0)
     if found >= 0 and table[found] == check:  # other lanes may have taken the place since

@@ -16,7 +16,10 @@ _A = 0x2545F4914F6CDD1D
 
 @njit(cache=True, nogil=True)
 def follow(s, columns, lane, t, m):
-    """Keep the match of model m, or search for one, before column t."""
+    """Keep the match of model m in a lane, or search for one, before column t.
+
+    s: the chunk's state (`Mix`). columns: bytes of a lane.
+    """
     r = s.record[lane]
     start = s.parameters[P_BEGIN]
     base = start + lane * columns

@@ -8,7 +8,11 @@ a plain sequential coder.
 Per bit: each context's bit history is found by hash, an adaptive map turns it into a probability, two match models
 add theirs, the network its own; all meet in the logistic domain, weighted by several sets of weights that learn
 online (the mixing network of paq8, Mahoney); a last set weighs their answers, and two adaptive maps refine the
-result. Everything starts from values trained offline."""
+result. Everything starts from values trained offline.
+
+In all functions `s` is the state of one chunk (`architecture.Mix`), `stack` that of many, `columns` the bytes of a
+lane, t a column, and k a bit of a byte, 0 for the highest.
+"""
 
 from __future__ import annotations
 

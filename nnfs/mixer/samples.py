@@ -9,7 +9,8 @@ of values bit by bit turns it into a probability per bit. These meet bit histori
 domain, as in `mixing`. Least squares and cascaded experts follow OptimFROG, paq8px and GLICBAWLS (Meyer 2001), in
 integers.
 
-Units: predictions and errors are Q6 (1/64 of a step of the sample).
+Units: predictions and errors are Q6 (1/64 of a step of the sample). In all functions `s` is the state of a chunk
+(`samplestate.Samples`), p the number of a sample, and k a bit of it, 0 for the highest.
 """
 
 from __future__ import annotations

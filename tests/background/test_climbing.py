@@ -1,4 +1,4 @@
-"""The background's way up the ladder: quick codecs at once, slow ones later, and within a budget."""
+"""The background climbs from rung to rung: quick codecs at once, slow ones later, and within a budget."""
 
 from __future__ import annotations
 

@@ -45,7 +45,8 @@ def shipped() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("tools/bench_fit", description=__doc__, formatter_class=raw)
     parser.add_argument("paths", nargs="+", metavar="PATH")
     parser.add_argument("--seconds", type=int, default=1200, help="about how long to fit (default %(default)s)")
     parser.add_argument("--base", help="the model to start from (default: the one that is shipped)")
