@@ -302,7 +302,7 @@ static int batch_fits(const Network *net, const State *s, const Batch *b, i64 co
     return 1;
 }
 
-// How many lanes, from the first on, belong to chunks that have not ended before `column`
+// The number of lanes, from the first on, that belong to chunks that have not ended before `column`
 static i64 live_lanes(const Batch *b, i64 column) {
     i64 k = 0;
     while (k < b->count && length_of(b->pasts + k) > column) k++;

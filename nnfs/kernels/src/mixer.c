@@ -1,7 +1,7 @@
 // Context mixing: the integers of nnfs.mixer.mixing, which explains them; here in the order that hides memory's latency.
 //
 // All lanes of a column are prepared together: hashes first, while the lines that they name are fetched; then matches,
-// then the lines are looked at. What a column needs and nothing later does lies in one `Lane` of work space.
+// then the lines are looked at. Values that only the current column needs lie in one `Lane` of work space.
 #include "simd.h"
 
 static const u64 HASH_A = 0x2545F4914F6CDD1DULL, HASH_B = 0x1B873593CC9E2D51ULL, HASH_C = 0x3C6EF372FE94F82BULL;

@@ -1,7 +1,7 @@
 // The network's step: embeddings, attention, feed-forward part and frequencies of some columns of some lanes.
 //
 // Integers as nnfs.model.fixedpoint defines them, the same as those of nnfs.model.forward. Rows do not depend on each
-// other. What follows a product (scale, clamp, square, residual) is done on its block of outputs while that lies in
+// other. The steps after a product (scale, clamp, square, residual) are done on a block of outputs while it lies in
 // the first cache.
 #include "simd.h"
 #include <math.h>
@@ -132,7 +132,7 @@ INLINE void block_of(const i8 *x, const u8 *weight, int inputs, i32 *block, cons
 }
 #endif
 
-// What follows a product, for `rows` rows of one block of outputs from `n` on
+// Finish a product (scale, clamp, square, residual) for `rows` rows of one block of outputs from `n` on
 INLINE void finish(const Product *p, int n, const i32 *block, int rows, const int kind, void *out, i64 stride) {
     const vi half_pre = set1((1 << p->pre) >> 1), half = set1(1 << (p->shift - 1));
     for (int v = 0; v < BLOCK_OUTPUTS; v += VL) {

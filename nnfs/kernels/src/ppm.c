@@ -41,7 +41,7 @@ typedef struct {
 static i64 symbols_for(i64 size) { return FIRST_STATES + STATES_A_BYTE * size; }
 static i64 contexts_for(i64 size) { return 2 + (ORDER + 1) * size; }
 
-// How much room a chunk of so many bytes takes, -1 for impossible ones
+// The bytes of memory for a chunk of `size` bytes, -1 for impossible sizes
 EXPORT i64 nnfs_ppm_size(i64 size) {
     if (size <= 0 || size > MOST_PPM) return -1;
     return (i64)sizeof(Model) + symbols_for(size) * (i64)sizeof(Symbol) + contexts_for(size) * (i64)sizeof(Context) + size + 64;
