@@ -2,18 +2,17 @@
 //
 // All lanes of a column are prepared together: hashes first, while the lines that they name are fetched; then matches,
 // then the lines are looked at. Values that only the current column needs lie in one `Lane` of work space.
+#include "rules.h"
 #include "simd.h"
 
-static const u64 HASH_A = 0x2545F4914F6CDD1DULL, HASH_B = 0x1B873593CC9E2D51ULL, HASH_C = 0x3C6EF372FE94F82BULL;
-enum { WORD_FACTOR = 0x2F0B4C47, VERIFIED = 40 };
-static const int LEAST[MATCHES] = {6, 16}; // bytes that a match model hashes
 static const u8 NOWHERE[64] ALIGNED = {0}; // a line of histories that have seen nothing
 
 typedef struct {
     i32 x[8][INPUTS] ALIGNED; // inputs of each bit
     i32 dot[8][SETS];         // what the sets of weights answered
     i32 set[8][SETS];
-    i32 total[8], slot[8][MATCHES], refined[8][2];
+    i32 total[8], slot[8][MATCHES];
+    u32 refined[8][2];
     u32 hashed[8];                 // where the second refining map of each bit begins
     u16 state[8][CONTEXTS];        // bit histories used, as places in `maps`
     i32 before;                    // the byte before
@@ -26,41 +25,9 @@ typedef struct {
     u32 found[MATCHES]; // places in `find`
 } Lane;
 
-INLINE u64 context_hash(u64 value, u64 index) {
-    i64 h = (i64)((value + index * HASH_B + 1) * HASH_A);
-    return (u64)(h ^ h >> 31) * HASH_B;
-}
-
 static void hash_contexts(const Mixer *s, const i64 *r, i64 base, i64 t, u64 *out) {
-    const u64 c8 = (u64)r[LAST], c1 = c8 & 255, word = (u64)r[WORD], before = (u64)r[WORD_BEFORE];
-    out[0] = 0;
-    out[1] = context_hash(c1, 1);
-    out[2] = context_hash(c8 & 0xFFFF, 2);
-    out[3] = context_hash(c8 & 0xFFFFFF, 3);
-    out[4] = context_hash(c8 & 0xFFFFFFFF, 4);
-    out[5] = context_hash(c8 & 0xFFFFFFFFFF, 5);
-    out[6] = context_hash(c8 & 0xFFFFFFFFFFFF, 6);
-    out[7] = context_hash(word * 256 + c1, 7);
-    out[8] = context_hash((word + before * 0x9E3779B1) * 256 + c1, 8);
-    out[9] = context_hash(c8 & 0xFFFF00, 9);
-    out[10] = context_hash(c8 & 0xE0E0E0E0E0E0, 10);
-    out[13] = context_hash(c8 & 0xFFFF0000, 13);
-    if (s->stride > 0) {
-        const u64 up = t >= s->stride ? s->plain[base + t - s->stride] : 0;
-        const u64 up2 = t >= 2 * s->stride ? s->plain[base + t - 2 * s->stride] : 0;
-        out[11] = context_hash(c1 << 8 | up, 11);
-        out[12] = context_hash((u64)(t % s->stride) << 16 | up << 8 | up2, 12);
-    } else {
-        const i64 column = t - r[LINE], at = r[LINE_BEFORE] + column;
-        const u64 above = at < r[LINE] ? s->plain[base + at] : 0;
-        out[11] = context_hash(above << 8 | c1, 11);
-        out[12] = context_hash(above << 8 | (u64)(column < 255 ? column : 255), 12);
-    }
-}
-
-INLINE u64 place_of(u64 hash, u64 c0) {
-    i64 h = (i64)((hash + c0 * HASH_C) * HASH_A);
-    return (u64)(h ^ h >> 32);
+    context_values(s, r, base, t, out);
+    for (int i = 1; i < CONTEXTS; i++) out[i] = context_hash(out[i], (u64)i);
 }
 
 // Have the lines fetched that the histories of a nibble may lie in: three of them, in one line of the cache
@@ -101,59 +68,14 @@ INLINE u8 *find_or_make(const Mixer *s, const u8 *asked, u8 check, const u8 *fou
     return worst;
 }
 
-INLINE u32 match_hash(const u8 *end, int least) {
-    u64 h = 0;
-    for (int i = 1; i <= least; i++) h = (h + end[-i] + 1) * WORD_FACTOR;
-    return (u32)(h * HASH_A >> 40) & ((1 << FIND_BITS) - 1);
-}
-
-INLINE i32 length_class(i64 n) {
-    if (n < 8) return (i32)n;
-    return 8 + (n >= 12) + (n >= 16) + (n >= 24) + (n >= 32) + (n >= 64) + (n >= 128) + (n >= 512);
-}
-
-// Keep or look for a match of model m before column t
-INLINE void match(const Mixer *s, Lane *l, i64 *r, i64 columns, i64 base, i64 t, int m) {
-    const u8 *plain = s->plain;
-    i64 point = r[POINT + 3 * m], length = r[LENGTH + 3 * m];
-    if (t > 0 && point > 0) { // the byte before was expected at `point`
-        const i64 misses = r[MISSES + 3 * m];
-        if (plain[point] == plain[base + t - 1]) {
-            length += length < 65535;
-            r[MISSES + 3 * m] = misses << 1 & 7;
-        } else {
-            length = 0;
-            r[MISSES + 3 * m] = (misses << 1 | 1) & 7;
-        }
-        point++;
-        if (point >= s->begin + s->size || (point >= s->begin && (point - s->begin) % columns >= t)) point = length = 0;
-    }
-    if (length < LEAST[m] && t >= LEAST[m]) {
-        const i64 candidate = (i64)s->find[((i64)m << FIND_BITS) + l->found[m]] - 1;
-        if (candidate > 0) {
-            i64 known = candidate >= s->begin ? (candidate - s->begin) % columns : candidate, found = 0;
-            known = known < t ? known : t;
-            known = known < VERIFIED ? known : VERIFIED;
-            while (found < known && plain[candidate - 1 - found] == plain[base + t - 1 - found]) found++;
-            if (found >= LEAST[m] && found > length) {
-                point = candidate, length = found;
-                r[MISSES + 3 * m] = 0;
-            }
-        }
-    }
-    r[POINT + 3 * m] = point, r[LENGTH + 3 * m] = point ? length : 0;
-    l->expected[m] = point ? plain[point] | 256 : 0;
-    l->matched[m] = length_class(r[LENGTH + 3 * m]) << 3 | (i32)r[MISSES + 3 * m];
-}
-
 // First half of preparing a lane for column t: what can be fetched ahead is asked for
 static void prepare(const Mixer *s, Lane *l, const i64 *r, i64 base, i64 t) {
     hash_contexts(s, r, base, t, l->hash);
     ask(s, l, 0, 1);
     l->before = (i32)(r[LAST] & 255);
     for (int m = 0; m < MATCHES; m++) {
-        if (t >= LEAST[m]) {
-            l->found[m] = match_hash(s->plain + base + t, LEAST[m]);
+        if (t >= least_of(m)) {
+            l->found[m] = match_hash(s->plain + base + t, least_of(m));
             prefetch(s->find + ((i64)m << FIND_BITS) + l->found[m]);
         }
         if (r[POINT + 3 * m] > 0) prefetch(s->plain + r[POINT + 3 * m]);
@@ -196,8 +118,7 @@ INLINE void dots(const i32 *x, const i32 *const *w, i32 *out) {
     }
 #endif
     for (int j = 0; j < SETS; j++) {
-        i64 d = sum[j] >> 16;
-        out[j] = (i32)(d > LIMIT ? LIMIT : d < -LIMIT ? -LIMIT : d);
+        out[j] = (i32)limited(sum[j] >> 16);
     }
 }
 
@@ -205,7 +126,7 @@ INLINE void dots(const i32 *x, const i32 *const *w, i32 *out) {
 // network: its own probability, or 0. Apart from `answer`: a vector that is read right after its parts were written waits.
 INLINE void look_up(const Mixer *s, Lane *l, int k, i32 c0, u32 network) {
     const Tables *tables = s->tables;
-    const int node = k < 4 ? c0 : (c0 & ((1 << (k - 4)) - 1)) | 1 << (k - 4);
+    const int node = node_of(k, c0);
     const u8 *const *line = l->line[k >> 2];
     i32 *x = l->x[k];
     u16 *used = l->state[k];
@@ -239,7 +160,7 @@ INLINE void look_up(const Mixer *s, Lane *l, int k, i32 c0, u32 network) {
     set[1] = 16 + c0;
     set[2] = 272 + (network ? (n < 15 ? n : 15) << 3 | k : l->before);
     set[3] = 528 + (hits << 3 | k);
-    l->hashed[k] = (256 + (u32)(((u64)l->before * 0x2F0B + (u64)c0 * 0x1C35) * 0x9E37 >> 8 & 4095)) * CERTAIN;
+    l->hashed[k] = refining_row(l->before, c0);
     prefetch(s->refine + l->hashed[k] + CERTAIN / 2);
 }
 
@@ -250,26 +171,8 @@ INLINE i32 answer(const Mixer *s, Lane *l, int k, i32 c0) {
     dots(l->x[k], w, l->dot[k]);
     i64 total = 0;
     for (int j = 0; j < SETS; j++) total += (i64)l->dot[k][j] * s->weights_last[SETS * c0 + j];
-    total >>= 16;
-    total = total > LIMIT ? LIMIT : total < -LIMIT ? -LIMIT : total;
-    l->total[k] = (i32)total;
-    const u32 place = (u32)(total + 2880), low = place / 180, part = place % 180;
-    const u32 first = (u32)c0 * CERTAIN, second = l->hashed[k];
-    l->refined[k][0] = (i32)(first + low + (part >= 90));
-    l->refined[k][1] = (i32)(second + low + (part >= 90));
-    const u32 *f = s->refine + first + low, *g = s->refine + second + low;
-    const u64 both = ((u64)(f[0] >> 10) + (g[0] >> 10)) * (180 - part) + ((u64)(f[1] >> 10) + (g[1] >> 10)) * part;
-    const i64 p = (2 * (i64)s->tables->squash[total + LIMIT] + (i64)(both / (180 * 64))) >> 2;
-    return (i32)(p < 1 ? 1 : p > 65535 ? 65535 : p);
-}
-
-// Move an entry of an adaptive map towards a bit
-INLINE void learn_entry(const i32 *reciprocal, u32 *entry, u32 bit, u32 limit) {
-    const u32 v = *entry, n = v & 1023;
-    i64 p = v >> 10;
-    p += ((((i64)bit << 22) - p) >> 3) * reciprocal[n] >> 13;
-    p = p < 0 ? 0 : p > 4194303 ? 4194303 : p;
-    *entry = (u32)p << 10 | (n + 1 < limit ? n + 1 : limit);
+    l->total[k] = (i32)limited(total >> 16);
+    return refine(s, l->total[k], c0, l->hashed[k], l->refined[k]);
 }
 
 INLINE void learn_bit(const Mixer *s, Lane *l, int k, i32 c0, u32 bit, i64 rate) {
@@ -293,30 +196,6 @@ INLINE void learn_bit(const Mixer *s, Lane *l, int k, i32 c0, u32 bit, i64 rate)
     for (int i = 0; i < 2; i++) learn_entry(tables->reciprocal, s->refine + l->refined[k][i], bit, (u32)s->refine_limit);
 }
 
-INLINE void learn_nibble(const u8 *next, u8 *line, int nibble) {
-    int node = 1;
-    for (int k = 3; k >= 0; k--) {
-        const int bit = nibble >> k & 1;
-        line[node] = next[line[node] * 2 + bit];
-        node = node << 1 | bit;
-    }
-}
-
-INLINE void advance(i64 *r, i64 t, u32 byte) {
-    r[LAST] = (i64)((u64)r[LAST] << 8 | byte);
-    const u32 letter = byte >= 65 && byte <= 90 ? byte + 32 : byte;
-    if (byte >= 128 || (letter >= 97 && letter <= 122)) {
-        r[WORD] = (i64)(((u64)r[WORD] + letter + 1) * WORD_FACTOR & 0x3FFFFFFFFFFF);
-    } else if (r[WORD]) {
-        r[WORD_BEFORE] = r[WORD];
-        r[WORD] = 0;
-    }
-    if (byte == 10) {
-        r[LINE_BEFORE] = r[LINE];
-        r[LINE] = t + 1;
-    }
-}
-
 // Enter the byte of a lane at column t, which is in `plain` now, into the tables
 static void learn_byte(const Mixer *s, Lane *l, i64 *r, i64 base, i64 t) {
     const u32 byte = s->plain[base + t];
@@ -326,12 +205,12 @@ static void learn_byte(const Mixer *s, Lane *l, i64 *r, i64 base, i64 t) {
         learn_nibble(next, find_or_make(s, l->asked[1][i], l->check[1][i], l->line[1][i]), byte & 15);
     }
     for (int m = 0; m < MATCHES; m++)
-        if (t >= LEAST[m]) s->find[((i64)m << FIND_BITS) + l->found[m]] = (i32)(base + t + 1);
+        if (t >= least_of(m)) s->find[((i64)m << FIND_BITS) + l->found[m]] = (i32)(base + t + 1);
     advance(r, t, byte);
 }
 
 static void learn_column(const Mixer *s, Lane *lanes, i64 columns, i64 active, i64 t) {
-    const i64 rate = s->rate + s->rate * 512 / (s->begin + t * s->lanes + 256); // three times as fast in the beginning
+    const i64 rate = rate_at(s, t);
     for (i64 lane = 0; lane < active; lane++) {
         const i64 base = s->begin + lane * columns;
         const i32 byte = s->plain[base + t] | 256;
@@ -355,7 +234,7 @@ static void mix_encode(Mixer *s, const u16 *network, u16 *out) {
             Lane *l = lanes + lane;
             i64 *r = s->record + lane * RECORD;
             const i64 base = s->begin + lane * columns, at = (t * s->lanes + lane) * 8;
-            for (int m = 0; m < MATCHES; m++) match(s, l, r, columns, base, t, m);
+            for (int m = 0; m < MATCHES; m++) match(s, l->found[m], r, columns, base, t, m, l->expected + m, l->matched + m);
             find_lines(s, l, 0);
             find_lines(s, l, 1);
             const i32 byte = s->plain[base + t] | 256;
@@ -378,7 +257,7 @@ static void mix_enter(Mixer *s) {
             ask(s, l, 0, 1);
             ask(s, l, 1, 16 | s->plain[t] >> 4);
             for (int m = 0; m < MATCHES; m++)
-                if (t >= LEAST[m]) l->found[m] = match_hash(s->plain + t, LEAST[m]);
+                if (t >= least_of(m)) l->found[m] = match_hash(s->plain + t, least_of(m));
             for (int i = 0; i < CONTEXTS; i++) l->line[0][i] = l->line[1][i] = NOWHERE;
             advance(record, t, s->plain[t]);
         }
@@ -407,11 +286,6 @@ INLINE u64 ones_of(const u32 *f, i32 c0, int k) {
     return sum_of(f + c0 * width - 256 + (width >> 1), width >> 1);
 }
 
-INLINE u32 share(u64 ones, u64 total) {
-    const u64 p = (ones << 16) / total;
-    return (u32)(p < 1 ? 1 : p > 65535 ? 65535 : p);
-}
-
 // The network's probabilities of 1 along some bytes: of row i into out[i]
 static void net_path(const u32 *frequencies, const u8 *bytes, i64 stride, i64 rows, u16 *out) {
     for (i64 i = 0; i < rows; i++, frequencies += 256, out += 8) {
@@ -423,19 +297,6 @@ static void net_path(const u32 *frequencies, const u8 *bytes, i64 stride, i64 ro
             total = byte >> (7 - k) & 1 ? ones : total - ones;
         }
     }
-}
-
-INLINE u32 decode_bit(Coder *coder, i64 which, i32 p) {
-    i64 x = coder->states[which];
-    const i64 low = x & 0xFFFF;
-    const u32 bit = low < p;
-    x = bit ? p * (x >> 16) + low : (65536 - p) * (x >> 16) + low - p;
-    if (x < (i64)1 << 32 && coder->cursor + 2 <= coder->size) {
-        x = x << 16 | (i64)coder->words[coder->cursor] << 8 | coder->words[coder->cursor + 1];
-        coder->cursor += 2;
-    }
-    coder->states[which] = x;
-    return bit;
 }
 
 // The weights and maps of the chunk that is next, into the second cache: the network's step threw them out
@@ -461,7 +322,10 @@ static void mix_decode(Mixer *s, i64 t, const u32 *frequencies, Coder *coder, co
         prepare(s, lanes + lane, s->record + lane * RECORD, s->begin + lane * columns, t);
     for (i64 lane = 0; lane < active; lane++) {
         i64 *r = s->record + lane * RECORD;
-        for (int m = 0; m < MATCHES; m++) match(s, lanes + lane, r, columns, s->begin + lane * columns, t, m);
+        for (int m = 0; m < MATCHES; m++) {
+            Lane *l = lanes + lane;
+            match(s, l->found[m], r, columns, s->begin + lane * columns, t, m, l->expected + m, l->matched + m);
+        }
         so_far[lane] = 1;
         if (frequencies) total[lane] = sum_of(frequencies + lane * 256, 256);
         find_lines(s, lanes + lane, 0);
