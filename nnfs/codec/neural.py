@@ -8,8 +8,7 @@ A batch is some chunks whose lanes are stepped side by side, the longest first, 
 left out. Encoding takes COLUMNS columns in one step, since all of them are known; decoding takes one. Else both run
 the same code (`Engine.forward`), and no row of a product depends on another, so batches of any size agree.
 
-A fitted model may bring a dictionary (`nnfs.model.dictionary`), which every chunk has as its past; the model's
-file holds it as 4 bytes, its length (little-endian), and a payload of codec 17.
+A fitted model may bring a dictionary (`nnfs.codec.storeddictionary`), which every chunk has as its past.
 """
 
 from __future__ import annotations
@@ -24,18 +23,19 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from nnfs.codec import bitstream, neuralnative, progress, rans, x86
+from nnfs.codec import bitstream, devicechoice, neuralnative, progress, rans, x86
 from nnfs.codec.base import NEURAL, nothing
-from nnfs.codec.cm import ContextMixing
+from nnfs.codec.neuraldevice import DeviceCoder, Job
 from nnfs.codec.neuralnative import NativeBatch
-from nnfs.errors import CodecError, ModelMissing
+from nnfs.codec.storeddictionary import dictionary_of
+from nnfs.errors import CodecError
 from nnfs.mixer.architecture import Mix
 from nnfs.mixer.compiling import njit
 from nnfs.mixer.native import Kernels, coder_of
 from nnfs.mixer.networkbits import net_path
 from nnfs.mixer.state import MixState
 from nnfs.model import features, selftest
-from nnfs.model.dictionary import LARGEST, Dictionary
+from nnfs.model.dictionary import Dictionary
 from nnfs.model.engines import Model, open_model
 from nnfs.model.features import learn_batch, predict_batch
 from nnfs.model.lanes import LANE, lanes_for
@@ -66,11 +66,14 @@ class Neural:
 
         Raises `CodecError` for one that does not compute exactly, `ModelMissing` for a model that cannot be run.
         """
-        self.device = selftest.usable(device)
-        self.model = open_model(weights, self.device)
         self.dictionary = dictionary_of(weights)
+        there = devicechoice.opened(weights, device, self.dictionary)
+        self.device = there[0] if there else selftest.usable(device)
+        self.gpu: DeviceCoder | None = there[1] if there else None
+        # beside a GPU's kernels, the CPU has the few chunks of so many lanes that no block of theirs holds them
+        self.model = open_model(weights, selftest.usable("cpu") if self.gpu else self.device)
         self.threads = threads
-        self.batch = threads * LANES * LANE  # plain bytes
+        self.batch = self.gpu.most() if self.gpu else threads * LANES * LANE  # plain bytes
 
     def encode(self, plain: bytes) -> bytes | None:
         return self.encode_many([plain])[0]
@@ -87,9 +90,10 @@ class Neural:
         work = [(i, len(plain), lanes_for(len(plain))) for i, plain in enumerate(plains) if 0 < len(plain) <= MAX_PLAIN]
 
         def run(batch: Items, between: Between) -> None:
-            made = self._encode([prepared(plains[i]) for i, _, _ in batch], between)
+            encode = self._encode_on_gpu if self._on_gpu([lanes for _, _, lanes in batch]) else self._encode
+            made = encode([prepared(plains[i]) for i, _, _ in batch], between)
             for (i, size, _), payload in zip(batch, made, strict=True):
-                payloads[i] = payload if len(payload) < size else None
+                payloads[i] = payload if payload and len(payload) < size else None
 
         self._run(run, work, between)
         return payloads
@@ -115,6 +119,15 @@ class Neural:
         self._run(run, work, between)
         return results
 
+    def _on_gpu(self, lanes: list[int]) -> bool:
+        return self.gpu is not None and max(lanes) <= self.gpu.most_lanes
+
+    def _encode_on_gpu(self, prepared: list[tuple[bytes, bool]], between: Between) -> list[bytes | None]:
+        """Do as `_encode`; None may stand for a payload that is no smaller than its chunk."""
+        assert self.gpu
+        streams = self.gpu.encode([(plain, lanes_for(len(plain))) for plain, _ in prepared], STATES, between)
+        return [stream and _head(*own) + stream for own, stream in zip(prepared, streams, strict=True)]
+
     def _encode(self, prepared: list[tuple[bytes, bool]], between: Between) -> list[bytes]:
         chunks = [plain for plain, _ in prepared]
         lanes = [lanes_for(len(c)) for c in chunks]
@@ -124,8 +137,7 @@ class Neural:
         for k, (plain, code) in enumerate(prepared):
             between()
             mix.start(0, plain, lanes[k], values=self.model.weights.start)
-            stream = bitstream.encode(mix, 0, paths[k], STATES)
-            payloads.append(bytes([lanes[k] - 1 | X86 * code | (STATES.bit_length() // 2) << 6]) + stream)
+            payloads.append(_head(plain, code) + bitstream.encode(mix, 0, paths[k], STATES))
         return payloads
 
     def _decode(self, payloads: list[tuple[bytes, int]], between: Between) -> list[bytes | CodecError]:
@@ -133,6 +145,9 @@ class Neural:
         sizes, lanes = [size for _, size in payloads], [own for own, _, _ in parsed]
         results: list[bytes | CodecError] = [CodecError("neural: not decoded")] * len(payloads)
         coders = _Coders([(states, stream) for _, states, stream in parsed], results)
+        if self.gpu and self._on_gpu(lanes):
+            coders.on_gpu(self.gpu, sizes, lanes, results, between)
+            return results
         mix = MixState(len(payloads), max(sizes), max(lanes), dictionary=self.dictionary)
         for k, size in enumerate(sizes):
             mix.start(k, size, lanes[k], values=self.model.weights.start)
@@ -158,14 +173,18 @@ class Neural:
         `between` is only ever called on this thread.
         """
         work.sort(key=lambda item: (-(-item[1] // item[2]), item[1]), reverse=True)
-        most = PRIMED_CHUNKS if self.dictionary else CHUNKS
-        shares = [_batches(work[i :: self.threads], most) for i in range(self.threads)]
-        batches = [batch for batches in itertools.zip_longest(*shares) for batch in batches if batch]
 
         def step() -> None:
             progress.beat()
             between()
 
+        if self.gpu:
+            if there := [item for item in work if self._on_gpu([item[2]])]:
+                run(there, step)
+            work = [item for item in work if not self._on_gpu([item[2]])]
+        most = PRIMED_CHUNKS if self.dictionary else CHUNKS
+        shares = [_batches(work[i :: self.threads], most) for i in range(self.threads)]
+        batches = [batch for batches in itertools.zip_longest(*shares) for batch in batches if batch]
         if len(batches) <= 1 or self.threads == 1:
             for batch in batches:
                 run(batch, step)
@@ -186,6 +205,11 @@ class Neural:
         finally:
             over.set()
             pool.shutdown(cancel_futures=True)
+
+
+def _head(plain: bytes, code: bool) -> bytes:
+    """Return the first byte of a chunk's payload."""
+    return bytes([lanes_for(len(plain)) - 1 | X86 * code | (STATES.bit_length() // 2) << 6])
 
 
 def _failed(future: Future[None]) -> bool:
@@ -220,28 +244,6 @@ def _parse(payload: bytes, size: int) -> tuple[int, int, bytes]:
     if lanes > size or states > lanes:
         raise CodecError("neural: impossible lane table")
     return lanes, states, payload[1:]
-
-
-def dictionary_of(weights: Weights) -> Dictionary | None:
-    """Return a model's dictionary, if it has one. Raises `ModelMissing` for one that cannot be read."""
-    if not weights.dictionary.size:
-        return None
-    stored = weights.dictionary.tobytes()
-    size = int.from_bytes(stored[:4], "little")
-    if not 0 < size <= LARGEST:
-        raise ModelMissing(f"the model has a dictionary of {size} bytes, this nnfs takes {LARGEST} at the most")
-    try:
-        return Dictionary(ContextMixing().decode(stored[4:], size))
-    except CodecError as error:
-        raise ModelMissing(f"the model's dictionary cannot be read: {error}") from error
-
-
-def stored_dictionary(plain: bytes) -> NDArray[np.uint8]:
-    """Return a dictionary as a model's file holds it. Raises `CodecError` when it does not get smaller."""
-    payload = ContextMixing().encode(plain)
-    if payload is None:
-        raise CodecError("a dictionary that does not get smaller")
-    return np.frombuffer(len(plain).to_bytes(4, "little") + payload, np.uint8)
 
 
 def prepared(plain: bytes) -> tuple[bytes, bool]:
@@ -361,6 +363,18 @@ class _Coders:
             for k, width in enumerate(self.widths)
         ]
         self.cursors[:, 0] = batch.decode(kernels, mix, own, [int(k) for k in self.alive], between)
+
+    def on_gpu(
+        self, gpu: DeviceCoder, sizes: list[int], lanes: list[int], results: list[bytes | CodecError], between: Between
+    ) -> None:
+        """Decode all columns of all chunks on a GPU, into `results`."""
+        jobs = [
+            Job(sizes[k], lanes[k], self.states[k, : self.widths[k]], self.words[self.bounds[k] : self.bounds[k + 1]])
+            for k in self.alive
+        ]
+        for k, (states, plain, cursor) in zip(self.alive, gpu.decode(jobs, between), strict=True):
+            self.states[k, : self.widths[k]], self.cursors[k] = states, cursor
+            results[k] = self.finish(k, plain)
 
     def finish(self, k: int, plain: bytes) -> bytes | CodecError:
         """Return `plain`, if the stream ends as it should."""

@@ -109,6 +109,12 @@ def encode(plain: npt.NDArray[np.uint8], lanes: int, probs: npt.NDArray[np.uint1
     else:
         words = np.empty(2 * 8 * plain.size + 2, np.uint8)  # a bit costs at most 16
         body = words[_encode(plain, lanes, probs, values, words) :].tobytes()
+    return stream(values, body)
+
+
+def stream(values: States, body: bytes) -> bytes:
+    """Return the stream of these states and words."""
+    states = values.size
     if states == 1:
         return _single(int(values[0]), body)
     wide = [int(x) >= 1 << 40 for x in values]

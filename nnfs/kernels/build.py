@@ -119,7 +119,7 @@ def compiler() -> list[str]:
 def build(variant: str = "") -> str:
     """Return the library of these sources and this compiler, compiled if need be. Raises `BuildFailed`."""
     command = compiler()
-    version = hashlib.blake2b(_run([*command, "--version"]).encode(), digest_size=6).hexdigest()
+    version = hashlib.blake2b(run([*command, "--version"]).encode(), digest_size=6).hexdigest()
     name = f"{PREFIX}{variant}{sources_digest()}-{version}{SUFFIX}"
     for folder in folders():
         if is_sound(path := os.path.join(folder, name)):
@@ -129,7 +129,7 @@ def build(variant: str = "") -> str:
         try:
             kernelcache.make_place(folder)
             with tempfile.TemporaryDirectory(prefix=".building-", dir=folder) as room:
-                _settle(compile_to(os.path.join(room, name), command, variant), os.path.join(folder, name))
+                settle(compile_to(os.path.join(room, name), command, variant), os.path.join(folder, name))
         except OSError as error:
             problem = error
             continue
@@ -151,7 +151,7 @@ def compile_to(path: str, command: list[str], variant: str = "", machine: str = 
         out = os.path.join(os.path.dirname(path), f"{level}.o")
         named = [f"-DLEVEL_{level.upper()}", f"-DLEVEL_SYMBOL=nnfs_level_{level}", f'-DLEVEL_NAME="{level}"']
         try:
-            _run([*flags, *(() if emulated else own), *named, "-c", os.path.join(SOURCES, "level.c"), "-o", out])
+            run([*flags, *(() if emulated else own), *named, "-c", os.path.join(SOURCES, "level.c"), "-o", out])
         except BuildFailed:
             if level == "portable":
                 raise
@@ -159,11 +159,12 @@ def compile_to(path: str, command: list[str], variant: str = "", machine: str = 
         objects.append(out)
         there.append(f"-DHAS_{level.upper()}=1")
     common = [os.path.join(SOURCES, name) for name in COMMON]
-    _run([*flags, *there, "-shared", *common, *objects, "-lm", "-o", path])
+    run([*flags, *there, "-shared", *common, *objects, "-lm", "-o", path])
     return path
 
 
-def _run(command: list[str]) -> str:
+def run(command: list[str]) -> str:
+    """Run a compiler and return what it prints. Raises `BuildFailed`."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -173,7 +174,7 @@ def _run(command: list[str]) -> str:
     return done.stdout
 
 
-def _settle(made: str, path: str) -> None:
+def settle(made: str, path: str) -> None:
     """Give a finished file its digest and its name: it survives a crash whole, or not at all."""
     with open(made, "r+b") as file:
         file.write(_digest(file.read()))

@@ -5,8 +5,9 @@ device "cpu" the same code runs without a graph, which is how it is tested where
 
 Products run on int8 units, attention in float32 (sums below 2^24, TF32 off). Sums of squares need 64 bits, all else 32.
 
-Only the network runs on the device. Features, mixing and entropy coding stay on the CPU (`nnfs.codec.neural`), in
-threads with a stream each, so that one batch's network and another's mixing overlap.
+It is used where the kernels that do all of the work on the device (`nnfs.codec.neuraldevice`) cannot be. Only the
+network runs on the device here. Features, mixing and entropy coding stay on the CPU (`nnfs.codec.neural`), in threads
+with a stream each, so that one batch's network and another's mixing overlap.
 
 Streams and graph have been written without a GPU at hand. `nnfs.model.selftest` runs them, against the digest that all
 engines must give, before anything is coded on a device; "auto" stays on the CPU when that fails.

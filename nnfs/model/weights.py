@@ -79,7 +79,9 @@ class Weights:
     attention_table: Int32  # (TABLE,): 2047 exp(-i/64)
     frequency_table: Int32  # (TABLE,): 2^20 exp(-i/64)
     start: StartValues = dataclasses.field(default_factory=lambda: startvalues.untrained(True))  # of the mixing stage
-    dictionary: UInt8 = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint8))  # see `nnfs.codec.neural`
+    dictionary: UInt8 = dataclasses.field(
+        default_factory=lambda: np.zeros(0, np.uint8)
+    )  # see `nnfs.codec.storeddictionary`
 
     def fingerprint(self) -> bytes:
         """Return the 64 bytes that name this model."""

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from nnfs.codec import bitstream
 from nnfs.codec.cm import ContextMixing
-from nnfs.codec.neural import Neural, stored_dictionary
+from nnfs.codec.neural import Neural
+from nnfs.codec.storeddictionary import stored_dictionary
 from nnfs.constants import DEFAULT_CHUNK_SIZE as CHUNK
 from nnfs.errors import CodecError, UsageError
 from nnfs.mixer.startvalues import STORED

@@ -8,7 +8,8 @@ from functools import cache
 import numpy as np
 import pytest
 
-from nnfs.codec.neural import Neural, dictionary_of, stored_dictionary
+from nnfs.codec.neural import Neural
+from nnfs.codec.storeddictionary import dictionary_of, stored_dictionary
 from nnfs.errors import ModelMissing
 from nnfs.model import selftest
 from nnfs.model.dictionary import LARGEST

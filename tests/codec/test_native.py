@@ -12,8 +12,9 @@ import pytest
 
 from nnfs.codec import neural, rans
 from nnfs.codec.cm import ContextMixing
-from nnfs.codec.neural import Neural, dictionary_of, stored_dictionary
+from nnfs.codec.neural import Neural
 from nnfs.codec.neuralnative import kernels_for
+from nnfs.codec.storeddictionary import dictionary_of, stored_dictionary
 from nnfs.errors import CodecError
 from nnfs.kernels.library import LEVELS
 from nnfs.mixer import native, samples, samplestate

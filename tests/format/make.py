@@ -19,6 +19,7 @@ import numpy as np
 
 from nnfs.codec import cm, cmlight, neural, ppm, x86
 from nnfs.codec.layout import Layout
+from nnfs.codec.storeddictionary import stored_dictionary
 from nnfs.codec.zstd import Zstd
 from nnfs.model import delta, selftest
 from nnfs.model.lanes import lanes_for
@@ -54,7 +55,7 @@ def fitted(base: bytes) -> bytes:
         return rng.integers(-9, 10, shape, np.int8)
 
     changes: Tensors = {
-        "dictionary": neural.stored_dictionary(sample(400, 7)),
+        "dictionary": stored_dictionary(sample(400, 7)),
         "biases": (whole.biases * 3 // 4).astype(np.int32),
         "left.layers.0.up": small(128, 3),
         "right.layers.0.up": small(3, 64),

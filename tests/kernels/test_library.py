@@ -46,7 +46,7 @@ def test_what_was_compiled_is_found_without_a_compiler(
     path = build.build()
     assert os.path.dirname(path) == str(fresh)
     assert os.listdir(fresh) == [os.path.basename(path)]
-    monkeypatch.setattr(build, "_run", lambda command: pytest.fail(f"ran {command}"))
+    monkeypatch.setattr(build, "run", lambda command: pytest.fail(f"ran {command}"))
     assert build.found() == path
     there = native.library()
     assert there is not None

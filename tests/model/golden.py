@@ -62,7 +62,8 @@ def dictionary() -> str:
     """The digest of the payloads of chunks of 1 and 5 lanes, with a dictionary that is not quite the same."""
     import dataclasses
 
-    from nnfs.codec.neural import Neural, stored_dictionary
+    from nnfs.codec.neural import Neural
+    from nnfs.codec.storeddictionary import stored_dictionary
     from nnfs.model import selftest
 
     weights = dataclasses.replace(selftest.weights(), dictionary=stored_dictionary(sample(9000, 3)[:-99] + bytes(99)))

@@ -4,6 +4,16 @@
 // structure was made (nnfs_network_fits, nnfs_mixer_fits); what comes from a payload is checked where it is used.
 #ifndef NNFS_H
 #define NNFS_H
+#ifdef __CUDACC_RTC__ // which has no headers
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef signed char i8;
+typedef short i16;
+typedef int i32;
+typedef long long i64;
+#else
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -16,8 +26,13 @@ typedef int8_t i8;
 typedef int16_t i16;
 typedef int32_t i32;
 typedef int64_t i64;
+#endif
 
+#ifdef __CUDACC__
+#define INLINE static __device__ __forceinline__
+#else
 #define INLINE static inline __attribute__((always_inline))
+#endif
 #define ALIGNED __attribute__((aligned(64)))
 
 // Answers of entry points
@@ -101,6 +116,7 @@ typedef struct { // chunks whose lanes are stepped side by side, the longest lan
     i32 *bucket;
 } Batch;
 
+#ifndef __CUDACC__ // a GPU has the structures and the rules, and functions of its own
 void features_predict(const Past *, i64 column, int ngram_bits, i32 *row, i32 *ngram, u8 *candidate, i32 *bucket);
 void features_learn(Past *, i64 column);
 i32 features_rows(void);   // of the table of embeddings
@@ -119,5 +135,6 @@ typedef struct {
     void (*light_encode)(Light *, u16 *out, u32 *counts);
     void (*light_decode)(Light *, Coder *);
 } Level;
+#endif
 
 #endif

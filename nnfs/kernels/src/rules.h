@@ -139,7 +139,7 @@ INLINE u64 context_hash(u64 value, u64 index) {
     return (u64)(h ^ h >> 31) * HASH_B;
 }
 
-// What each context is, before it is hashed; the first has nothing to hash
+// Each context, before it is hashed; the first has nothing to hash
 INLINE void context_values(const Mixer *s, const i64 *r, i64 base, i64 t, u64 *out) {
     const u64 c8 = (u64)r[LAST], c1 = c8 & 255, word = (u64)r[WORD], before = (u64)r[WORD_BEFORE];
     out[0] = 0;
