@@ -174,12 +174,15 @@ INLINE void light_run(Light *s, u16 *out, Coder *coder, u32 *counts) {
         i32 c0 = 1;
         for (int k = 0; k < 8; k++) {
             if (k == 0 || k == 4) light_lines(s, &l, (u64)c0);
+            if (k == 0 && !coder) light_ask(s, l.hash, 16 | s->plain[t] >> 4);
             const int expects = expected >> (8 - k) == c0;
             u32 *entry = s->match_map + (matched << 1 | (expected >> (7 - k) & 1));
             i32 state[LIGHT_CONTEXTS], node = k < 4 ? c0 : (c0 & ((1 << (k - 4)) - 1)) | 1 << (k - 4);
             const i32 p = light_predict(s, &l, k, c0, node, c1, state, expects, matched >> 3, *entry);
             u32 bit;
+            const i32 likely = c0 << 1 | (p >= 32768);
             if (coder) {
+                if (k == 3) light_ask(s, l.hash, (u64)likely); // while the bit is found
                 const u64 low = x & 0xFFFF, own = low < (u64)p;
                 x = own ? (u64)p * (x >> 16) + low : (u64)(65536 - p) * (x >> 16) + low - (u64)p;
                 if (x < (u64)1 << 32 && cursor + 2 <= coder->size) {
@@ -196,7 +199,7 @@ INLINE void light_run(Light *s, u16 *out, Coder *coder, u32 *counts) {
             light_learn(s, &l, bit, rate, node, state);
             if (expects) learn_entry(s->tables->reciprocal, entry, bit, 1023);
             c0 = c0 << 1 | (i32)bit;
-            if (k == 3) light_ask(s, l.hash, (u64)c0);
+            if (k == 3 && coder && c0 != likely) light_ask(s, l.hash, (u64)c0);
         }
         s->plain[t] = (u8)c0;
         advance(r, t, (u32)c0 & 255);
