@@ -60,8 +60,19 @@ def test_all_folders_are_read(tmp_path: Path) -> None:
     for name in ("nnfs/store/a.py", "tests/a.py", "tools/lib/a.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("# What is this.\n")
+    (tmp_path / "nnfs/kernels/src").mkdir(parents=True)
+    (tmp_path / "nnfs/kernels/src/a.c").write_text(
+        "// It is there.\n// Who calls it waits.\nint x; // What is not alone\n"
+    )
     for name in ("README.md", "nnfs/codec/FORMAT.md"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("Who is this.\n")
     told = [line.partition(":")[0] for line in texts.complaints(tmp_path)]
-    assert told == ["nnfs/store/a.py", "tools/lib/a.py", "tests/a.py", "README.md", "nnfs/codec/FORMAT.md"]
+    assert told == [
+        "nnfs/store/a.py",
+        "tools/lib/a.py",
+        "tests/a.py",
+        "nnfs/kernels/src/a.c",
+        "README.md",
+        "nnfs/codec/FORMAT.md",
+    ]

@@ -19,6 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 WIDTH = 100
+C_SUFFIXES = (".c", ".h", ".cu")
 BEHIND = "\0"  # marks a comment behind code
 Text = tuple[int, str]  # its line, and its words in one line
 BARE = re.compile(r"(?:^|(?<=[.!?:;|]\s))[\"'(]*(?:What|Who|Whoever|Whatever|Whose)\b[^.?!]*(?:[.?!]|$)")
@@ -123,6 +124,10 @@ def complaints(root: Path) -> Iterator[str]:
         for path in sorted((root / folder).rglob("*.py")):
             source = path.read_text(encoding="utf-8")
             for line, fault in in_python(source):
+                yield f"{path.relative_to(root)}:{line}: {fault}"
+    for path in sorted((root / "nnfs" / "kernels").rglob("*")):
+        if path.suffix in C_SUFFIXES:
+            for line, fault in bare(comments(path.read_text(encoding="utf-8"), "//")):
                 yield f"{path.relative_to(root)}:{line}: {fault}"
     for path in (*root.glob("*.md"), *sorted((root / "nnfs").rglob("*.md"))):
         for line, fault in in_document(path.read_text(encoding="utf-8")):

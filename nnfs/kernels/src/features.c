@@ -1,4 +1,4 @@
-// What the network is told of a position before it predicts: the integers of nnfs.model.features, which explains them.
+// The features of a position, which the network gets before it predicts: the integers of nnfs.model.features, which explains them.
 #include "rules.h"
 
 // The features of one column of one chunk, (lanes, ...)

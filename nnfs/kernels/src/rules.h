@@ -1,5 +1,5 @@
-// The integers of features, mixer and coder that the processor's kernels and the GPU's (`../cuda`) share: what one lane,
-// one context or one bit does. Who does it when is theirs.
+// The integers of features, mixer and coder that the processor's kernels and the GPU's (`../cuda`) share: the steps of one
+// lane, one context or one bit. Their order and the threads that do them are chosen by the kernels.
 #ifndef RULES_H
 #define RULES_H
 #include "nnfs.h"
