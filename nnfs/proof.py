@@ -11,6 +11,7 @@ from typing import TypeGuard
 
 from xxhash import xxh3_64_intdigest
 
+FILE_PERSON = b"nnfs file 1"  # BLAKE2b's personal string of fingerprints of files
 WRONG_CONTENT = "its content does not have the BLAKE2b-512 of what was written"
 WRONG_CHECKSUM = "its stored bytes do not have their XXH3-64"
 
@@ -20,6 +21,11 @@ payload_checksum = xxh3_64_intdigest  # no function of ours: the search of a rep
 def content_hash(plain: bytes) -> bytes:
     """Return the BLAKE2b-512 of plain bytes, by which a block is found and proved."""
     return blake2b(plain).digest()
+
+
+def file_hash(chunk_size: int, size: int) -> blake2b:
+    """Return the hash of a file's fingerprint, to be updated with the BLAKE2b-512 of each chunk in order."""
+    return blake2b(chunk_size.to_bytes(4, "big") + size.to_bytes(8, "big"), person=FILE_PERSON)
 
 
 def has_content(plain: object, expected: bytes) -> TypeGuard[bytes]:

@@ -292,6 +292,17 @@ restore:
     _add_json(parser)
 
 
+def _add_moving(commands: Any) -> None:
+    parser = _command(commands, "export", "archive:export", "write a tree into a tar archive", """\
+  nnfs export /mnt/nn/logs /backup/logs.tar
+  nnfs export /mnt/nn - | ssh other nnfs import - /mnt/nn
+  nnfs export /mnt/nn - | zstd > /backup/nn.tar.zst
+""")  # fmt: skip
+    parser.add_argument("path", metavar="PATH", help="a file or a directory on a mount")
+    parser.add_argument("tar", metavar="TAR", help="the archive to write; it appears when it is complete. -: stdout")
+    _add_json(parser)
+
+
 def _add_helping(commands: Any) -> None:
     parser = _command(commands, "help", "help:show", "show the help of a command", """\
   nnfs help compact
@@ -316,6 +327,7 @@ def build_parser() -> Parser:
     _add_recompressing(commands)
     _add_choosing(commands)
     _add_maintaining(commands)
+    _add_moving(commands)
     _add_helping(commands)
     return parser
 

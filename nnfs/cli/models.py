@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from nnfs import names
 from nnfs.cli import client, progress, tables
+from nnfs.cli.ending import cleared_up
 from nnfs.cli.locate import Place, check_answers, locate
 from nnfs.errors import UsageError, WorkerError
 from nnfs.mount.table import resolve
@@ -131,7 +129,7 @@ def train(args: argparse.Namespace) -> int:
     below = int(client.ask(place.store, "stat", timeout=None, ino=progress.ino_of(place))["plain_bytes"])
     if not below:
         raise UsageError(f"there is nothing below {args.path} to learn from")
-    with _cleared_up(), tempfile.TemporaryDirectory(prefix="nnfs-train-") as folder:
+    with cleared_up(), tempfile.TemporaryDirectory(prefix="nnfs-train-") as folder:
         delta = os.path.join(folder, "delta.safetensors")
         found = _fitted(place.path, delta, args.seconds)
         fit = _measured(found, below)
@@ -151,20 +149,6 @@ def train(args: argparse.Namespace) -> int:
     elif task is not None and task["state"] == "done":
         print(progress.summary(task, place))
     return progress.end_of(task) if task is not None else 0
-
-
-@contextlib.contextmanager
-def _cleared_up() -> Iterator[None]:
-    """Let SIGTERM end the body as ^C does: its child process ends, and its files are removed."""
-
-    def end(number: int, _frame: object) -> NoReturn:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _say(fit: Fit, found: dict[str, Any], kept: bool, place: Place) -> None:

@@ -66,7 +66,7 @@ def run(place: Place, command: str, *, wait: bool, json: bool, **request: Any) -
     return end_of(task)
 
 
-def follow(place: Place, number: int, show: _Show | None = None) -> Task:
+def follow(place: Place, number: int, show: Show | None = None) -> Task:
     """Show a task's progress until it has ended, and return the task. ^C leaves it running. Raises `DaemonError`.
 
     Without `show`: as a bar on a terminal, else as lines, on standard error.
@@ -75,11 +75,11 @@ def follow(place: Place, number: int, show: _Show | None = None) -> Task:
         return _follow(place, number, show)
 
 
-def _follow(place: Place, number: int, show: _Show | None) -> Task:
+def _follow(place: Place, number: int, show: Show | None) -> Task:
     paused = client.ask(place.store, "status").get("compaction", {}).get("paused")
     if paused:
         names.say(f"work is paused; nnfs resume {shell(place)} lets it go on")
-    show = show or (_Bar() if sys.stderr.isatty() else _Lines())
+    show = show or display()
     pause, task = FIRST_POLL_S, Task()
     try:
         while True:
@@ -227,7 +227,14 @@ def title(task: Task) -> str:
     return f"{task['kind']} {task['phase'] or task['state']}" if task["state"] in RUNNING else str(task["kind"])
 
 
-class _Show(Protocol):
+def display() -> Show:
+    """Return a bar for a terminal, else lines for a log, on standard error."""
+    return _Bar() if sys.stderr.isatty() else _Lines()
+
+
+class Show(Protocol):
+    """A display of a task that is called with its state from time to time, and closed at its end."""
+
     def __call__(self, task: Task) -> None: ...
 
     def close(self) -> None: ...

@@ -45,6 +45,10 @@ class Usage:
         self._read.discard(ino)
         return was_read
 
+    def reads(self, ino: int) -> bool:
+        """Return whether an open handle of a file reads it, other than with O_NOATIME."""
+        return ino in self._read
+
     def used(self, ino: int) -> None:
         """Note that a file is being read."""
         self._last.pop(ino, None)

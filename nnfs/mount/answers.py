@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 import nnfs
-from nnfs.errors import NnfsError
-from nnfs.fs import diskusage, report
+from nnfs.errors import NnfsError, UsageError
+from nnfs.fs import diskusage, extents, report
 from nnfs.fs.backup import backup
 from nnfs.mount import logs, metrics, reloading
 from nnfs.mount.control import Handler
@@ -37,6 +37,7 @@ class Answers:
         self.handlers: dict[str, Handler] = {
             "df": self._df, "status": self._status, "stat": self._stat, "backup": self._backup, "ping": self._ping,
             "metrics": self._metrics, "du": self._du, "counters": self._counters, "set": self._set,
+            "extents": self._extents,
         }  # fmt: skip
 
     def figures_from_thread(self, token: trio.lowlevel.TrioToken) -> Figures:
@@ -104,6 +105,20 @@ class Answers:
     def _du_now(self, ino: int, depth: int) -> list[dict[str, Any]]:
         with self._daemon.store.read() as snapshot:
             return diskusage.usage(snapshot, ino, depth)
+
+    async def _extents(self, request: dict[str, Any]) -> dict[str, Any]:
+        ino, first = int(request["ino"]), int(request.get("first", 0))
+        if self._daemon.data.has(ino):
+            await self._daemon.committer.sync()
+        try:
+            return await trio.to_thread.run_sync(self._extents_now, ino, first)
+        except UsageError:  # the inode itself is not committed yet
+            await self._daemon.committer.sync()
+            return await trio.to_thread.run_sync(self._extents_now, ino, first)
+
+    def _extents_now(self, ino: int, first: int) -> dict[str, Any]:
+        with self._daemon.store.read() as snapshot:
+            return extents.extents(snapshot, ino, self._daemon.store.superblock.chunk_size, first)
 
     async def _backup(self, request: dict[str, Any]) -> dict[str, Any]:
         await self._daemon.committer.save()

@@ -298,7 +298,8 @@ class Operations(GuardedOperations):
     @guard
     async def read(self, fh: int, offset: int, size: int) -> bytes:
         inode = self.fs.inode(fh)
-        self._accessed(inode)
+        if self.times.usage.reads(fh):  # not if all handles are O_NOATIME, or only write
+            self._accessed(inode)
         data = await self.reader.read(inode, offset, size)
         _count(self.meter.read, len(data))
         return cast(bytes, data)  # pyfuse3 takes any buffer
