@@ -18,6 +18,7 @@
     |       |-- RecordDamaged   EIO     7   one record: names table and key
     |       |-- BlockDamaged    EIO     7   one block: payload, header or hash
     |       `-- FreeListDamaged EIO     7   the engine's list of free pages
+    |-- ArchiveDamaged          EIO     7   a tar archive that is cut off or damaged, or something else
     |-- OutOfSpace              ENOSPC  8   the store's filesystem, or what is kept on it, is exhausted; or EDQUOT
     |-- MountError              EIO     9   the kernel refused the mount, or FUSE is missing
     |-- CodecError              EIO     10  a payload that its codec refuses
@@ -139,6 +140,12 @@ class BlockDamaged(StoreDamaged):
 
 class FreeListDamaged(StoreDamaged):
     """The list of free pages is damaged: space is lost, but no data."""
+
+
+class ArchiveDamaged(NnfsError):
+    """A tar archive is cut off or damaged, or it is something else."""
+
+    exit_code = 7
 
 
 class OutOfSpace(NnfsError):

@@ -1,10 +1,11 @@
-"""`nnfs export`: a tree of a mount as a tar archive."""
+"""`nnfs export` and `nnfs import`: a tree of a mount as a tar archive, and back."""
 
 from __future__ import annotations
 
 import argparse
 import ctypes
 import os
+import stat
 import sys
 import time
 from pathlib import Path
@@ -100,6 +101,44 @@ def _exported(place: Place, out: Output) -> Report:
         return Exporter(out, chunk_size, extents, meter).run(place.path)
     finally:
         meter.close()
+
+
+def import_(args: argparse.Namespace) -> int:
+    """Extract an archive into a directory of a mount."""
+    place = locate(args.path, follow=True)
+    if not place.is_inside or not place.path.is_dir():
+        raise UsageError(f"{args.path} is not a directory on a mount: give one to extract into")
+    if os.statvfs(place.path).f_flag & os.ST_RDONLY:
+        raise UsageError(f"the mount of {args.path} is read-only")
+    with cleared_up():
+        if args.tar == STREAM:
+            if sys.stdin.isatty():
+                raise UsageError("the archive is not read from a terminal: name a file, or use a pipe")
+            return _summed(_imported(place, sys.stdin.fileno(), args), args)
+        check_answers(args.tar)
+        with open(args.tar, "rb", buffering=0) as file:
+            return _summed(_imported(place, file.fileno(), args), args)
+
+
+def _imported(place: Place, descriptor: int, args: argparse.Namespace) -> Report:
+    from nnfs.cli.tar.extract import Importer
+    from nnfs.cli.tar.reader import Reader
+    from nnfs.cli.tar.restore import Rights
+    from nnfs.cli.tar.walk import allow_depth
+
+    allow_depth()
+    status = os.fstat(descriptor)
+    meter = Meter("import", status.st_size if stat.S_ISREG(status.st_mode) else 0)
+    top = os.open(place.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        rights = Rights(root=os.geteuid() == 0, umask=args.umask, numeric=args.numeric_owner)
+        report = Importer(Reader(descriptor, meter), top, rights).run()
+        _write_back(place.path)
+        os.fsync(top)  # commits everything
+    finally:
+        os.close(top)
+        meter.close()
+    return report
 
 
 def _write_back(path: Path) -> None:

@@ -302,6 +302,15 @@ def _add_moving(commands: Any) -> None:
     parser.add_argument("tar", metavar="TAR", help="the archive to write; it appears when it is complete. -: stdout")
     _add_json(parser)
 
+    parser = _command(commands, "import", "archive:import_", "extract a tar archive into a directory of a mount", """\
+  nnfs import /backup/logs.tar /mnt/nn/logs
+  zstdcat /backup/nn.tar.zst | nnfs import - /mnt/nn
+""")  # fmt: skip
+    parser.add_argument("tar", metavar="TAR", help="the archive, of nnfs export, GNU tar, bsdtar, ... -: stdin")
+    parser.add_argument("path", metavar="PATH", help="a directory on a mount")
+    parser.add_argument("--numeric-owner", action="store_true", help="owners by number, even if their names are known")
+    _add_json(parser)
+
 
 def _add_helping(commands: Any) -> None:
     parser = _command(commands, "help", "help:show", "show the help of a command", """\
@@ -353,6 +362,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     umask = os.umask(0o077)  # stores, backups, logs, models are for their owner
     try:
         args = parsed(build_parser(), argv)
+        args.umask = umask
         module, _, name = args.run.partition(":")
         run = getattr(importlib.import_module(module), name)
         status: int = run(args)

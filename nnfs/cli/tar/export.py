@@ -25,7 +25,7 @@ TRIES = 4  # while a file changes
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _ACLS = {b"system.posix_acl_access": member.ACCESS, b"system.posix_acl_default": member.DEFAULT}
-_OWN = (os.fsencode(POLICY_XATTR), os.fsencode(MODEL_XATTR))
+OWN_XATTRS = (os.fsencode(POLICY_XATTR), os.fsencode(MODEL_XATTR))
 VIRTUAL = os.fsencode(VIRTUAL_XATTRS)
 _FINGERPRINT = VIRTUAL_XATTRS + "fingerprint"
 _KINDS = {
@@ -224,7 +224,7 @@ def add_attributes(one: Member, where: int | bytes) -> None:
     follow = isinstance(where, int)
     for text in os.listxattr(where, follow_symlinks=follow):
         name = os.fsencode(text)
-        if name.startswith(VIRTUAL) and name not in _OWN:
+        if name.startswith(VIRTUAL) and name not in OWN_XATTRS:
             continue
         try:
             value = os.getxattr(where, name, follow_symlinks=follow)

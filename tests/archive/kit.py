@@ -69,14 +69,15 @@ def make_names(base: Path, attribute: bytes = b"user.%3D=%25=x") -> None:
 
 
 def times(base: Path) -> dict[bytes, tuple[int, int]]:
-    """The atime and mtime of everything, in nanoseconds."""
+    """The atime and mtime of everything, in nanoseconds; of directories, which this lists, the mtime alone."""
     root = os.fsencode(base)
     found = {}
     for folder, folders, files in os.walk(root):
         for name in (*folders, *files, b"."):
             path = os.path.join(folder, name)
             status = os.lstat(path)
-            found[os.path.relpath(path, root)] = status.st_atime_ns, status.st_mtime_ns
+            atime = 0 if stat.S_ISDIR(status.st_mode) else status.st_atime_ns
+            found[os.path.relpath(path, root)] = atime, status.st_mtime_ns
     return found
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.tar import kit
+from tests.archive import kit
 from tests.harness import WAIT_S, Mount, command, environment, nnfs, work_dir
 
 pytestmark = pytest.mark.nnfs_only("a command of nnfs")
