@@ -111,7 +111,8 @@ class Neural:
                 results[i] = error
 
         def run(batch: Items, between: Between) -> None:
-            made = self._decode([payloads[i] for i, _, _ in batch], between)
+            each = self.threads // min(len(work), self.threads)  # threads that have no chunk help with the others'
+            made = self._decode([payloads[i] for i, _, _ in batch], between, each)
             for (i, _, _), result in zip(batch, made, strict=True):
                 code = payloads[i][0][0] & X86
                 results[i] = x86.relative(result) if code and isinstance(result, bytes) else result
@@ -140,7 +141,10 @@ class Neural:
             payloads.append(_head(plain, code) + bitstream.encode(mix, 0, paths[k], STATES))
         return payloads
 
-    def _decode(self, payloads: list[tuple[bytes, int]], between: Between) -> list[bytes | CodecError]:
+    def _decode(
+        self, payloads: list[tuple[bytes, int]], between: Between, threads: int = 1
+    ) -> list[bytes | CodecError]:
+        """Decode a batch. `threads`: how many may work on it."""
         parsed = [_parse(payload, size) for payload, size in payloads]
         sizes, lanes = [size for _, size in payloads], [own for own, _, _ in parsed]
         results: list[bytes | CodecError] = [CodecError("neural: not decoded")] * len(payloads)
@@ -155,7 +159,7 @@ class Neural:
         past = features.Batch(mix.stack.plain, sizes, lanes, bits, self.dictionary)
         kernels = neuralnative.kernels_for(self.model, lanes)
         if kernels and isinstance(self.model, NativeModel):
-            coders.all_columns(kernels, NativeBatch(self.model, past, 1), mix, between)
+            coders.all_columns(kernels, NativeBatch(self.model, past, 1), mix, between, threads)
         else:
             engine = self.model.engine(sum(lanes))
             room = features.room(1, engine.lanes)
@@ -356,13 +360,13 @@ class _Coders:
             *(field[0] for field in room), past.ngram_bits, *mix.stack,
         )  # fmt: skip
 
-    def all_columns(self, kernels: Kernels, batch: NativeBatch, mix: MixState, between: Between) -> None:
+    def all_columns(self, kernels: Kernels, batch: NativeBatch, mix: MixState, between: Between, threads: int) -> None:
         """Decode all columns of all chunks in native code."""
         own = [
             coder_of(self.states[k, :width], self.words[self.bounds[k] : self.bounds[k + 1]], self.cursors[k])
             for k, width in enumerate(self.widths)
         ]
-        self.cursors[:, 0] = batch.decode(kernels, mix, own, [int(k) for k in self.alive], between)
+        self.cursors[:, 0] = batch.decode(kernels, mix, own, [int(k) for k in self.alive], between, threads)
 
     def on_gpu(
         self, gpu: DeviceCoder, sizes: list[int], lanes: list[int], results: list[bytes | CodecError], between: Between

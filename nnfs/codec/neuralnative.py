@@ -5,8 +5,10 @@ Features, network, mixer and coder keep their state where numba's kernels have i
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -62,7 +64,7 @@ class NativeBatch:
             *(address(field) for field in self._room),
         )  # fmt: skip
 
-    def _call(self, name: str, *numbers: int) -> None:
+    def _call(self, name: str, *numbers: int | None) -> None:
         call = getattr(self.model.library.calls, name)
         if call(self.model.level, self.model.network, self.engine.state, self.batch, *numbers):
             raise CodecError("neural: an impossible batch")
@@ -85,9 +87,12 @@ class NativeBatch:
 
     def decode(
         self, kernels: mixer.Kernels, mix: MixState, coders: list[native.Coder], alive: list[int],
-        between: Callable[[], None],
+        between: Callable[[], None], threads: int,
     ) -> list[int]:  # fmt: skip
-        """Decode the chunks `alive` into `plain` of `mix`, and return where each chunk's coder stands then."""
+        """Decode the chunks `alive` into `plain` of `mix`, and return where each chunk's coder stands then.
+
+        A single chunk is decoded by as many threads as there are, see `team.h`.
+        """
         count = len(coders)
         own = (native.Mixer * count)(*(kernels.mixer(mix, k) for k in range(count)))
         their = (native.Coder * count)(*coders)
@@ -98,10 +103,32 @@ class NativeBatch:
         self.batch.alive = address(living)
         end = int(self.past.lengths[alive].max(initial=0))
         step = max(1, CALL // int(self.past.first[-1]))
-        for t in range(0, end, step):
-            between()
-            self._call("nnfs_decode_columns", t, min(t + step, end))
+        with self._team(min(threads, native.MOST_TEAM) if alive == [0] and count == 1 else 1, end) as team:
+            for t in range(0, end, step):
+                between()
+                self._call("nnfs_decode_columns", t, min(t + step, end), team, 0)
         return [coder.cursor for coder in their]
+
+    @contextlib.contextmanager
+    def _team(self, members: int, columns: int) -> Iterator[int | None]:
+        """Have other threads work on all columns; yield the team of them and the caller, None for the caller alone."""
+        calls = self.model.library.calls
+        helpers: list[threading.Thread] = []
+        room = native.room(calls.nnfs_team_size())
+        try:
+            with contextlib.suppress(RuntimeError):  # no more threads: the others' work is done by those that are there
+                calls.nnfs_team(address(room), members)
+                for me in range(1, members):
+                    arguments = ("nnfs_decode_columns", 0, columns, address(room), me)
+                    helper = threading.Thread(target=self._call, args=arguments, name="helper", daemon=True)
+                    helper.start()
+                    helpers.append(helper)
+            yield address(room) if helpers else None
+        finally:
+            if helpers:
+                calls.nnfs_team(address(room), 0)
+                for helper in helpers:
+                    helper.join()
 
 
 def columns_for(lanes: int) -> int:

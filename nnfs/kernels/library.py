@@ -27,6 +27,7 @@ NONE = "none"
 LEVELS = ("amx", "vnni", "avxvnni", "avx2", "neon", "portable")  # in the order of preference and of `dispatch.c`
 NGRAM_TABLES = 5
 HUGE = 1 << 21  # bytes of a huge page
+MOST_TEAM = 4  # threads that step one chunk together, see team.h
 
 _PTR, _I32, _I64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
 
@@ -150,7 +151,9 @@ _ENTRY_POINTS: tuple[tuple[str, Any, tuple[Any, ...]], ...] = (
     ("nnfs_light_decode", _INT, (_INT, ctypes.POINTER(Light), ctypes.POINTER(Coder))),
     ("nnfs_rans_encode", _I64, (_PTR, _I64, _I64, _PTR, _PTR, _I64, _PTR)),
     ("nnfs_encode_columns", _INT, (_INT, _NETWORK, _STATE, _BATCH, _I64, _I64, _I64)),
-    ("nnfs_decode_columns", _INT, (_INT, _NETWORK, _STATE, _BATCH, _I64, _I64)),
+    ("nnfs_team_size", _I64, ()),
+    ("nnfs_team", _INT, (_PTR, _I64)),
+    ("nnfs_decode_columns", _INT, (_INT, _NETWORK, _STATE, _BATCH, _I64, _I64, _PTR, _I64)),
     ("nnfs_features_enter", _INT, (_PAST,)),
     ("nnfs_ppm_size", _I64, (_I64,)),
     ("nnfs_ppm_encode", _I64, (_PTR, _I64, _PTR, _I64, _PTR, _I64)),

@@ -1,5 +1,5 @@
 // The entry points, and which levels this processor has.
-#include "nnfs.h"
+#include "team.h"
 #if defined __x86_64__
 #include <cpuid.h>
 #include <sys/syscall.h>
@@ -168,7 +168,9 @@ EXPORT int nnfs_forward(int which, const Network *net, State *s, const Features 
     if (!in_range(f->rows, count, INPUT_FIELDS, rows) || !in_range(f->ngrams, count, NGRAM_TABLES, grams) ||
         !in_range(f->bucket, count, CANDIDATES, biases))
         return BAD_ARGUMENT;
-    level->step(net, s, f, lanes, columns);
+    Member alone = {0};
+    level->step(net, s, f, lanes, columns, s->known, &alone);
+    s->known += columns;
     return OK;
 }
 
@@ -219,7 +221,8 @@ EXPORT int nnfs_mix_decode(int which, Mixer *s, Coder *coder, i64 from, i64 to) 
     if (!mixer_fits(s) || !coder_fits(coder)) return BAD_ARGUMENT;
     const i64 columns = (s->size + s->lanes - 1) / s->lanes;
     if (from < 0 || to > columns) return BAD_ARGUMENT;
-    for (i64 t = from; t < to; t++) level->mix_decode(s, t, 0, coder, 0);
+    Member alone = {0};
+    for (i64 t = from; t < to; t++) level->mix_decode(s, t, 0, coder, 0, &alone);
     return OK;
 }
 
@@ -324,13 +327,15 @@ EXPORT int nnfs_encode_columns(int which, const Network *net, State *s, Batch *b
     if (!level) return NO_LEVEL;
     if (columns <= 0 || !batch_fits(net, s, b, columns) || from < 0 || to > length_of(b->pasts)) return BAD_ARGUMENT;
     const Features f = {b->row, b->ngram, b->candidate, b->bucket};
+    Member alone = {0};
     for (i64 t = from; t < to; t += columns) {
         const i64 count = to - t < columns ? to - t : columns, live = live_lanes(b, t);
         for (i64 i = 0; i < count; i++) {
             predict_all(net, b, t + i, i, live);
             for (i64 k = 0; k < b->count && length_of(b->pasts + k) > t + i; k++) features_learn(b->pasts + k, t + i);
         }
-        level->step(net, s, &f, live, count);
+        level->step(net, s, &f, live, count, s->known, &alone);
+        s->known += count;
         for (i64 i = 0; i < count; i++)
             for (i64 k = 0; k < b->count && length_of(b->pasts + k) > t + i; k++) {
                 const Past *p = b->pasts + k;
@@ -342,11 +347,47 @@ EXPORT int nnfs_encode_columns(int which, const Network *net, State *s, Batch *b
     return OK;
 }
 
-// Decode columns `from` to `to` - 1 of all chunks that are alive. Between two calls `row` and its like are kept.
-EXPORT int nnfs_decode_columns(int which, const Network *net, State *s, Batch *b, i64 from, i64 to) {
+// The features of column `t` of all chunks that have one, once the column before it is learned
+static void follow(const Network *net, const Batch *b, i64 t, i64 live) {
+    for (i64 k = 0; t && k < b->count && length_of(b->pasts + k) > t; k++)
+        if (b->alive[k]) features_learn(b->pasts + k, t - 1);
+    predict_all(net, b, t, 0, live);
+}
+
+// Mix and decode column `t` of all chunks that are alive
+static void decode_column(const Level *level, const State *s, const Batch *b, i64 t, Member *m) {
+    for (i64 k = 0, next; k < b->count && length_of(b->pasts + k) > t; k = next) {
+        for (next = k + 1; next < b->count && !b->alive[next]; next++) {}
+        if (!b->alive[k]) continue;
+        const Mixer *after = next < b->count && length_of(b->pasts + next) > t ? b->mixers + next : 0;
+        level->mix_decode(b->mixers + k, t, s->out + b->first[k] * 256, b->coders + k, after, m);
+    }
+}
+
+EXPORT i64 nnfs_team_size(void) { return sizeof(Team); }
+
+// Say to a team, or to memory that is to be one, how many it has; 0: it is over, and `nnfs_decode_columns` returns to all
+// members but the first.
+EXPORT int nnfs_team(Team *team, i64 members) {
+    if (members < 0 || members > MOST_TEAM) return BAD_ARGUMENT;
+    if (members) {
+        memset(team, 0, sizeof *team);
+        team->members = members;
+        return OK;
+    }
+    __atomic_store_n(&team->over, 1, __ATOMIC_SEQ_CST);
+    wake(&team->over);
+    return OK;
+}
+
+// Decode columns `from` to `to` - 1, which follow those of the last call, of all chunks that are alive. With a team, of one
+// chunk: its member `me` does its share. The first mixes, and may come back in several calls; the others return after
+// the last column, or when the team is over.
+EXPORT int nnfs_decode_columns(int which, const Network *net, State *s, Batch *b, i64 from, i64 to, Team *team, i64 me) {
     const Level *level = level_of(which);
     if (!level) return NO_LEVEL;
     if (!batch_fits(net, s, b, 1) || from < 0 || to > length_of(b->pasts)) return BAD_ARGUMENT;
+    if (team && (me < 0 || me >= team->members || b->count != 1 || !b->alive[0])) return BAD_ARGUMENT;
     for (i64 k = 0; k < b->count; k++) {
         const Mixer *m = b->mixers + k;
         const Past *p = b->pasts + k;
@@ -354,19 +395,18 @@ EXPORT int nnfs_decode_columns(int which, const Network *net, State *s, Batch *b
         if (b->alive[k] && !coder_fits(b->coders + k)) return BAD_ARGUMENT;
     }
     const Features f = {b->row, b->ngram, b->candidate, b->bucket};
-    for (i64 t = from; t < to; t++) {
+    Member m = join(team, me);
+    for (i64 t = from, first, end; t < to && !is_over(&m); t++) {
         const i64 live = live_lanes(b, t);
-        if (t == 0) predict_all(net, b, 0, 0, live);
-        level->step(net, s, &f, live, 1);
-        for (i64 k = 0, next; k < b->count && length_of(b->pasts + k) > t; k = next) {
-            for (next = k + 1; next < b->count && !b->alive[next]; next++) {}
-            if (!b->alive[k]) continue;
-            const Mixer *after = next < b->count && length_of(b->pasts + next) > t ? b->mixers + next : 0;
-            level->mix_decode(b->mixers + k, t, s->out + b->first[k] * 256, b->coders + k, after);
-            features_learn(b->pasts + k, t);
-        }
-        predict_all(net, b, t + 1, 0, live);
+        begin_phase(&m, 1);
+        while (claim(&m, &first, &end)) follow(net, b, t, live); // by another member, while the first learns in the mixer
+        settle(&m);
+        level->step(net, s, &f, live, 1, t, &m);
+        begin_phase(&m, 1);
+        if (m.me == 0) decode_column(level, s, b, t, &m);
+        settle(&m);
     }
+    leave(&m);
     return OK;
 }
 

@@ -4,6 +4,7 @@
 // then the lines are looked at. Values that only the current column needs lie in one `Lane` of work space.
 #include "rules.h"
 #include "simd.h"
+#include "team.h"
 
 static const u8 NOWHERE[64] ALIGNED = {0}; // a line of histories that have seen nothing
 
@@ -312,8 +313,8 @@ static void fetch_next(const Mixer *next, int k) {
         for (i64 i = 0; i < next->lanes * RECORD * 8; i += 64) prefetch_far((const char *)next->record + i);
 }
 
-// Decode column t of a chunk into its `plain` and learn it; frequencies (lanes, 256): the network's, or none
-static void mix_decode(Mixer *s, i64 t, const u32 *frequencies, Coder *coder, const Mixer *next) {
+// Decode column t of a chunk into its `plain`, tell the team, and learn it; frequencies (lanes, 256): the network's, or none
+static void mix_decode(Mixer *s, i64 t, const u32 *frequencies, Coder *coder, const Mixer *next, Member *m) {
     const i64 columns = (s->size + s->lanes - 1) / s->lanes, active = (s->size - t + columns - 1) / columns;
     Lane lanes[MOST_CHUNK_LANES];
     i32 so_far[MOST_CHUNK_LANES], p[MOST_CHUNK_LANES];
@@ -352,5 +353,6 @@ static void mix_decode(Mixer *s, i64 t, const u32 *frequencies, Coder *coder, co
         }
     }
     for (i64 lane = 0; lane < active; lane++) s->plain[s->begin + lane * columns + t] = (u8)so_far[lane];
+    publish(m, 1);
     learn_column(s, lanes, columns, active, t);
 }

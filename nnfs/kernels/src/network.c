@@ -4,6 +4,7 @@
 // other. The steps after a product (scale, clamp, square, residual) are done on a block of outputs while it lies in
 // the first cache.
 #include "simd.h"
+#include "team.h"
 #include <math.h>
 
 enum { ACT_LIMIT = 127, RESIDUAL_LIMIT = (1 << 18) - 1, HIDDEN_LIMIT = 255, SQUARE_SHIFT = 9, EMBEDDING_SHIFT = 4 };
@@ -156,8 +157,8 @@ INLINE void finish(const Product *p, int n, const i32 *block, int rows, const in
     }
 }
 
-// (rows, inputs) int8 . packed weights, and what follows, into `out` (rows, outputs)
-INLINE void product_as(const Product *p, const i8 *x, int rows, void *out, const int kind) {
+// (rows, inputs) int8 . packed weights, and what follows, into `out` (rows, outputs): outputs `from` to `to` - 1
+INLINE void product_as(const Product *p, const i8 *x, int rows, void *out, const int from, const int to, const int kind) {
     const int inputs = p->inputs, outputs = p->outputs;
     const int size = kind == ACT || kind == SQUARE ? 1 : 4;
     i32 block[ROWS * 32] ALIGNED;
@@ -165,7 +166,7 @@ INLINE void product_as(const Product *p, const i8 *x, int rows, void *out, const
     const int whole = rows / ROWS * ROWS, rest = rows - whole, upper = rest > 16 ? 16 : rest;
     if (whole) {
         configure(16, 16);
-        for (int n = 0; n < outputs; n += BLOCK_OUTPUTS)
+        for (int n = from; n < to; n += BLOCK_OUTPUTS)
             for (int r = 0; r < whole; r += ROWS) {
                 tile(x + (i64)r * inputs, inputs, p->weight + (i64)n * inputs, inputs, block, 1);
                 finish(p, n, block, ROWS, kind, (char *)out + (i64)r * outputs * size, outputs);
@@ -173,13 +174,13 @@ INLINE void product_as(const Product *p, const i8 *x, int rows, void *out, const
     }
     if (rest) {
         configure(upper, rest - upper);
-        for (int n = 0; n < outputs; n += BLOCK_OUTPUTS) {
+        for (int n = from; n < to; n += BLOCK_OUTPUTS) {
             tile(x + (i64)whole * inputs, inputs, p->weight + (i64)n * inputs, inputs, block, rest > upper);
             finish(p, n, block, rest, kind, (char *)out + (i64)whole * outputs * size, outputs);
         }
     }
 #else
-    for (int n = 0; n < outputs; n += BLOCK_OUTPUTS) {
+    for (int n = from; n < to; n += BLOCK_OUTPUTS) {
         const u8 *weight = p->weight + (i64)n * inputs;
         int r = 0;
         for (; r + ROWS <= rows; r += ROWS) {
@@ -194,12 +195,18 @@ INLINE void product_as(const Product *p, const i8 *x, int rows, void *out, const
 #endif
 }
 
-static void product(const Product *p, const i8 *x, i64 rows, void *out, int kind) {
-    if (kind == ACT) product_as(p, x, (int)rows, out, ACT);
-    else if (kind == RESIDUAL) product_as(p, x, (int)rows, out, RESIDUAL);
-    else if (kind == SQUARE) product_as(p, x, (int)rows, out, SQUARE);
-    else if (kind == DOWN) product_as(p, x, (int)rows, out, DOWN);
-    else product_as(p, x, (int)rows, out, LOGITS);
+static void product(Member *m, const Product *p, const i8 *x, i64 rows, void *out, int kind) {
+    i64 from, to;
+    begin_phase(m, p->outputs / BLOCK_OUTPUTS);
+    while (claim(m, &from, &to)) {
+        const int begin = (int)from * BLOCK_OUTPUTS, end = (int)to * BLOCK_OUTPUTS;
+        if (kind == ACT) product_as(p, x, (int)rows, out, begin, end, ACT);
+        else if (kind == RESIDUAL) product_as(p, x, (int)rows, out, begin, end, RESIDUAL);
+        else if (kind == SQUARE) product_as(p, x, (int)rows, out, begin, end, SQUARE);
+        else if (kind == DOWN) product_as(p, x, (int)rows, out, begin, end, DOWN);
+        else product_as(p, x, (int)rows, out, begin, end, LOGITS);
+    }
+    settle(m);
 }
 
 // ----------------------------------------------------------------------------------------------- norm and embedding
@@ -265,8 +272,12 @@ static void norm_row(const i32 *x, int width, i64 numerator, i8 *u) {
     }
 }
 
-static void norm(const Network *net, const i32 *x, i64 rows, i8 *u) {
-    for (i64 r = 0; r < rows; r++) norm_row(x + r * net->width, net->width, net->numerator, u + r * net->width);
+static void norm(Member *m, const Network *net, const i32 *x, i64 rows, i8 *u) {
+    i64 from, to;
+    begin_phase(m, rows);
+    while (claim(m, &from, &to))
+        for (i64 r = from; r < to; r++) norm_row(x + r * net->width, net->width, net->numerator, u + r * net->width);
+    settle(m);
 }
 
 static void fetch_embedding(const Network *net, const Features *f, i64 r) {
@@ -276,12 +287,12 @@ static void fetch_embedding(const Network *net, const Features *f, i64 r) {
         prefetch(net->ngrams[k] + (i64)f->ngrams[r * NGRAM_TABLES + k] * net->ngram_widths[k]);
 }
 
-// Sum the embeddings of every row into the residual stream
-static void embed(const Network *net, const Features *f, i64 rows, i32 *x, i8 *u) {
+// Sum the embeddings of some rows into the residual stream
+static void embed(const Network *net, const Features *f, i64 from, i64 end, i32 *x, i8 *u) {
     const int width = net->width;
     i16 sum[MOST_WIDTH] ALIGNED;
-    for (i64 r = 0; r < rows; r++) {
-        if (r + 2 < rows) fetch_embedding(net, f, r + 2);
+    for (i64 r = from; r < end; r++) {
+        if (r + 2 < end) fetch_embedding(net, f, r + 2);
         int at = 0;
         for (int k = 0; k < NGRAM_TABLES; k++) {
             const i8 *row = net->ngrams[k] + (i64)f->ngrams[r * NGRAM_TABLES + k] * net->ngram_widths[k];
@@ -392,27 +403,29 @@ static void attend_row(const Network *net, const i32 *rings, const i8 *act, cons
     }
 }
 
-// Attention of all rows of one layer
-static void attend(const Network *net, State *s, i64 layer, i64 lanes, i64 columns) {
+// Attention of all rows of one layer, for some lanes; `known` columns came before
+static void attend(const Network *net, State *s, i64 layer, i64 from, i64 end, i64 lanes, i64 columns, i64 known) {
     const i64 lane_size = (i64)net->kv_heads * KEYS, wide = (net->heads + 2 * net->kv_heads) * HEAD;
     const i32 *rings = net->rings + layer * net->heads * 2 * WINDOW;
-    for (i64 lane = 0; lane < lanes; lane++) {
+    for (i64 lane = from; lane < end; lane++) {
         u8 *keys = s->keys + (layer * s->lanes + lane) * lane_size;
         i8 *values = s->values + (layer * s->lanes + lane) * lane_size;
-        if (lane + 1 < lanes)
+        if (lane + 1 < end)
             for (i64 i = 0; i < lane_size; i += 64) prefetch(keys + lane_size + i), prefetch(values + lane_size + i);
         for (i64 t = 0; t < columns; t++) {
             i64 r = t * lanes + lane;
-            keep_row(net, s->act + r * wide, keys, values, s->known + t);
-            attend_row(net, rings, s->act + r * wide, keys, values, s->known + t, s->attended + r * net->heads * HEAD);
+            keep_row(net, s->act + r * wide, keys, values, known + t);
+            attend_row(net, rings, s->act + r * wide, keys, values, known + t, s->attended + r * net->heads * HEAD);
         }
     }
 }
 
 // ------------------------------------------------------------------------------------------------------------ step
 // Logits with the candidates' biases to frequencies
-static void frequencies(const Network *net, const Features *f, i32 *logits, i64 rows, u32 *out) {
-    for (i64 r = 0; r < rows; r++, logits += 256, out += 256) {
+static void frequencies(const Network *net, const Features *f, i64 from, i64 to, i32 *all_logits, u32 *all) {
+    for (i64 r = from; r < to; r++) {
+        i32 *logits = all_logits + r * 256;
+        u32 *out = all + r * 256;
         for (int k = 0; k < CANDIDATES; k++)
             logits[f->candidate[r * CANDIDATES + k]] += net->biases[f->bucket[r * CANDIDATES + k]];
         vi top = load(logits);
@@ -425,25 +438,32 @@ static void frequencies(const Network *net, const Features *f, i32 *logits, i64 
     }
 }
 
-static void step(const Network *net, State *s, const Features *f, i64 lanes, i64 columns) {
+// One step of the network; `known` columns came before. The members of a team call it alike.
+static void step(const Network *net, State *s, const Features *f, i64 lanes, i64 columns, i64 known, Member *m) {
     const i64 rows = lanes * columns, width = net->width;
-    embed(net, f, rows, s->x, s->u);
+    i64 from, to;
+    begin_phase(m, rows);
+    while (claim(m, &from, &to)) embed(net, f, from, to, s->x, s->u);
+    settle(m);
     for (i64 k = 0; k < net->layers; k++) {
         const Product *p = net->products + 4 * k;
-        product(p, s->u, rows, s->act, ACT);
-        attend(net, s, k, lanes, columns);
-        product(p + 1, s->attended, rows, s->x, RESIDUAL);
-        norm(net, s->x, rows, s->u);
+        product(m, p, s->u, rows, s->act, ACT);
+        begin_phase(m, lanes);
+        while (claim(m, &from, &to)) attend(net, s, k, from, to, lanes, columns, known);
+        settle(m);
+        product(m, p + 1, s->attended, rows, s->x, RESIDUAL);
+        norm(m, net, s->x, rows, s->u);
         for (i64 r = 0; r < rows; r += FEED) {
             i64 count = rows - r < FEED ? rows - r : FEED;
-            product(p + 2, s->u + r * width, count, s->part, SQUARE);
-            product(p + 3, s->part, count, s->x + r * width, DOWN);
+            product(m, p + 2, s->u + r * width, count, s->part, SQUARE);
+            product(m, p + 3, s->part, count, s->x + r * width, DOWN);
         }
-        norm(net, s->x, rows, s->u);
+        norm(m, net, s->x, rows, s->u);
     }
-    product(net->products + 4 * net->layers, s->u, rows, s->logits, LOGITS);
-    frequencies(net, f, s->logits, rows, s->out);
-    s->known += columns;
+    product(m, net->products + 4 * net->layers, s->u, rows, s->logits, LOGITS);
+    begin_phase(m, rows);
+    while (claim(m, &from, &to)) frequencies(net, f, from, to, s->logits, s->out);
+    settle(m);
 #ifdef LEVEL_AMX
     _tile_release();
 #endif

@@ -123,14 +123,15 @@ i32 features_rows(void);   // of the table of embeddings
 i32 features_biases(void); // of the vector of output biases
 
 // ------------------------------------------------------------------------------------------------------- the levels
+typedef struct Member Member; // see team.h
 typedef struct {
     const char *name;
     u8 weight_offset, key_offset; // are exclusive-ored to each packed weight, and to each key
-    void (*step)(const Network *, State *, const Features *, i64 lanes, i64 columns);
+    void (*step)(const Network *, State *, const Features *, i64 lanes, i64 columns, i64 known, Member *);
     void (*net_path)(const u32 *frequencies, const u8 *bytes, i64 stride, i64 rows, u16 *out);
     void (*mix_encode)(Mixer *, const u16 *network, u16 *out);
     void (*mix_enter)(Mixer *);
-    void (*mix_decode)(Mixer *, i64 column, const u32 *frequencies, Coder *, const Mixer *next);
+    void (*mix_decode)(Mixer *, i64 column, const u32 *frequencies, Coder *, const Mixer *next, Member *);
     void (*samples)(Samples *, u16 *out, Coder *);
     void (*light_encode)(Light *, u16 *out, u32 *counts);
     void (*light_decode)(Light *, Coder *);
