@@ -36,7 +36,8 @@ class Product(ctypes.Structure):
     """`Product` of nnfs.h."""
 
     _fields_ = (
-        ("weight", _PTR), ("multiplier", _PTR), ("outputs", _I32), ("inputs", _I32), ("pre", _I32), ("shift", _I32),
+        ("weight", _PTR), ("rows", _PTR), ("multiplier", _PTR),
+        ("outputs", _I32), ("inputs", _I32), ("pre", _I32), ("shift", _I32),
     )  # fmt: skip
 
 

@@ -64,7 +64,7 @@ class DeviceModel:
         for offset, array in self._arrays:
             device.put(base + offset, array)
         own = (native.Product * len(placed))(
-            *(native.Product(base + w, base + m, *p.weight.shape, p.pre, p.shift) for p, w, m in placed)
+            *(native.Product(base + w, None, base + m, *p.weight.shape, p.pre, p.shift) for p, w, m in placed)
         )
         device.put(base + records, own)
         inputs, *ngrams, biases, attention, frequency, rings = (base + offset for offset in offsets)

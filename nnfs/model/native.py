@@ -58,8 +58,9 @@ class NativeModel:
         self._kept: Arrays = []
         offset = there.calls.nnfs_offset(chosen)
         products = [p for layer in weights.layers for p in (layer.qkv, layer.out, layer.up, layer.down)]
+        downs = {id(layer.down) for layer in weights.layers}  # most of their inputs are 0
         self._products = (native.Product * (len(products) + 1))(
-            *(self._product(p, offset) for p in [*products, weights.head])
+            *(self._product(p, offset, id(p) in downs) for p in [*products, weights.head])
         )
         widths = (ctypes.c_int32 * (native.NGRAM_TABLES + 1))(*a.ngram_widths)
         tables = (ctypes.c_void_p * native.NGRAM_TABLES)(*map(self._keep, weights.ngrams))
@@ -79,9 +80,16 @@ class NativeModel:
         self._kept.append(kept)
         return address(kept)
 
-    def _product(self, p: Product, offset: int) -> native.Product:
-        weight = packed(p.weight, offset)
-        return native.Product(self._keep(weight), self._keep(p.multiplier), *p.weight.shape, p.pre, p.shift)
+    def _product(self, p: Product, offset: int, sparse: bool) -> native.Product:
+        """`sparse`: for inputs that are mostly 0."""
+        weight, rows = packed(p.weight, offset), None
+        if sparse:
+            rows = native.room(p.weight.size).view(np.int8)
+            rows[:] = p.weight.T.reshape(-1)
+        return native.Product(
+            self._keep(weight), None if rows is None else self._keep(rows), self._keep(p.multiplier),
+            *p.weight.shape, p.pre, p.shift,
+        )  # fmt: skip
 
     def engine(self, lanes: int, columns: int = 1) -> NativeEngine:
         return NativeEngine(self, lanes, columns)

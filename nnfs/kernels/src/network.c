@@ -13,7 +13,7 @@ enum { ACT, RESIDUAL, SQUARE, DOWN, LOGITS }; // what becomes of a product's sum
 
 // -------------------------------------------------------------------------------------------------------- products
 #if defined LEVEL_AMX
-enum { ROWS = 32 };
+enum { ROWS = 32, SPARSE = 0 };
 #ifdef NNFS_EMULATE
 typedef struct { i8 b[16][64]; int rows; } Tile;
 static __thread Tile tiles[8];
@@ -87,13 +87,13 @@ INLINE void tile(const i8 *x, i64 stride, const u8 *weight, int inputs, i32 *blo
 }
 #else
 #if defined WIDE_VNNI
-enum { ROWS = 8, VECTORS = 2 }; // of a tile: its sums fill half of the registers
+enum { ROWS = 8, VECTORS = 2, SPARSE = 40 }; // of a tile: its sums fill half of the registers; see `is_sparse`
 #elif defined LEVEL_AVXVNNI
-enum { ROWS = 6, VECTORS = 2 };
+enum { ROWS = 6, VECTORS = 2, SPARSE = 28 };
 #elif defined LEVEL_NEON
-enum { ROWS = 6, VECTORS = 4 };
+enum { ROWS = 6, VECTORS = 4, SPARSE = 28 };
 #else
-enum { ROWS = 4, VECTORS = 2 };
+enum { ROWS = 4, VECTORS = 2, SPARSE = 50 };
 #endif
 
 // The sums of `rows` rows for VL VECTORS outputs, into a block with 32 integers a row
@@ -116,16 +116,22 @@ INLINE void tile(const i8 *x, i64 stride, const u8 *weight, int inputs, const i3
         for (int v = 0; v < VECTORS; v++) store(block + 32 * r + VL * v, sums[r][v]);
 }
 
-// All rows of a tile, with the outputs of one block
-INLINE void block_of(const i8 *x, const u8 *weight, int inputs, i32 *block, const int rows, const int positive) {
-    i32 first[ROWS] = {0};
-#if WEIGHT_OFFSET // 128 was added to each weight: it comes off again
+// Where the sums of some rows begin: where 128 was added to each weight, it comes off again
+INLINE void firsts(const i8 *x, int inputs, int rows, i32 *first) {
+#if WEIGHT_OFFSET
     for (int r = 0; r < rows; r++) {
         vi ones = (vi){0} + 0x01010101, total = {0};
         for (int k = 0; k < inputs; k += 4 * VL) total = dot(total, ones, load(x + (i64)r * inputs + k));
         first[r] = -128 * hsum(total);
     }
+#else
+    (void)x, (void)inputs;
+    memset(first, 0, (size_t)rows * sizeof *first);
 #endif
+}
+
+// All rows of a tile, with the outputs of one block
+INLINE void block_of(const i8 *x, const u8 *weight, int inputs, const i32 *first, i32 *block, const int rows, const int positive) {
     for (int n = 0; n < BLOCK_OUTPUTS; n += VL * VECTORS) {
         const u8 *own = weight + (n / PACKED) * PACKED * inputs + n % PACKED * QUAD;
         tile(x, inputs, own, inputs, first, block + n, rows, positive);
@@ -180,25 +186,101 @@ INLINE void product_as(const Product *p, const i8 *x, int rows, void *out, const
         }
     }
 #else
-    for (int n = from; n < to; n += BLOCK_OUTPUTS) {
-        const u8 *weight = p->weight + (i64)n * inputs;
-        int r = 0;
-        for (; r + ROWS <= rows; r += ROWS) {
-            block_of(x + (i64)r * inputs, weight, inputs, block, ROWS, kind == DOWN);
-            finish(p, n, block, ROWS, kind, (char *)out + (i64)r * outputs * size, outputs);
-        }
-        for (; r < rows; r++) {
-            block_of(x + (i64)r * inputs, weight, inputs, block, 1, kind == DOWN);
-            finish(p, n, block, 1, kind, (char *)out + (i64)r * outputs * size, outputs);
+    i32 first[FEED];
+    for (int begin = 0; begin < rows; begin += FEED) {
+        const int end = rows - begin < FEED ? rows : begin + FEED;
+        firsts(x + (i64)begin * inputs, inputs, end - begin, first);
+        for (int n = from; n < to; n += BLOCK_OUTPUTS) {
+            const u8 *weight = p->weight + (i64)n * inputs;
+            int r = begin;
+            for (; r + ROWS <= end; r += ROWS) {
+                block_of(x + (i64)r * inputs, weight, inputs, first + r - begin, block, ROWS, kind == DOWN);
+                finish(p, n, block, ROWS, kind, (char *)out + (i64)r * outputs * size, outputs);
+            }
+            for (; r + ROWS / 2 <= end; r += ROWS / 2) {
+                block_of(x + (i64)r * inputs, weight, inputs, first + r - begin, block, ROWS / 2, kind == DOWN);
+                finish(p, n, block, ROWS / 2, kind, (char *)out + (i64)r * outputs * size, outputs);
+            }
+            for (; r < end; r++) {
+                block_of(x + (i64)r * inputs, weight, inputs, first + r - begin, block, 1, kind == DOWN);
+                finish(p, n, block, 1, kind, (char *)out + (i64)r * outputs * size, outputs);
+            }
         }
     }
 #endif
 }
 
+// Tell whether so few inputs are not 0 that one row after the other, without the others, is quicker: SPARSE percent
+static int is_sparse(const Product *p, const i8 *x, i64 rows) {
+    if (!p->rows || !SPARSE) return 0;
+    i64 count = 0;
+    for (i64 i = 0; i < rows * p->inputs; i += 32) count += __builtin_popcount(nonzero(x + i));
+    return 100 * count < SPARSE * rows * p->inputs;
+}
+
+enum { FOURS = VL >= 8 ? VL / 4 : 1 }; // four vectors of sums that one pass makes
+// Sums of 4 VL `fours` outputs: of `count` groups of four inputs, whose activations are those in `x`
+INLINE void sparse_sums(const i8 *rows, const i32 *offsets, const i32 *x, int count, i32 *out, const int fours) {
+    vi sums[FOURS][4] = {{{0}}};
+    for (int g = 0; g < count; g++) {
+        const i8 *a = rows + offsets[4 * g], *b = rows + offsets[4 * g + 1], *c = rows + offsets[4 * g + 2], *d = rows + offsets[4 * g + 3];
+        const vi four = set1(x[g]);
+        for (int f = 0; f < fours; f++) {
+            vi q[4];
+            interleave(a + 4 * VL * f, b + 4 * VL * f, c + 4 * VL * f, d + 4 * VL * f, q);
+            for (int j = 0; j < 4; j++) sums[f][j] = dot_small(sums[f][j], four, q[j]);
+        }
+    }
+    for (int f = 0; f < fours; f++) {
+        in_order(sums[f]);
+        for (int j = 0; j < 4; j++) store(out + 4 * VL * f + VL * j, sums[f][j]);
+    }
+}
+
+// Gather the inputs that are not 0, and where their weights begin; return how many. No branch would be foretold here.
+INLINE int choose(const i8 *x, int inputs, int outputs, i32 *offsets, i8 *chosen) {
+    int count = 0;
+#if !defined NNFS_EMULATE && VL == 16
+    __m512i at = _mm512_mullo_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0), _mm512_set1_epi32(outputs));
+    for (int k = 0; k < inputs; k += 16, at = _mm512_add_epi32(at, _mm512_set1_epi32(16 * outputs))) {
+        const __m512i v = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(x + k)));
+        const __mmask16 there = _mm512_test_epi32_mask(v, v);
+        _mm512_storeu_si512(offsets + count, _mm512_maskz_compress_epi32(there, at));
+        store8(chosen + count, (vi)_mm512_maskz_compress_epi32(there, v));
+        count += __builtin_popcount(there);
+    }
+#else
+    for (int k = 0; k < inputs; k++) {
+        offsets[count] = k * outputs, chosen[count] = x[k];
+        count += x[k] != 0;
+    }
+#endif
+    return count;
+}
+
+// One row of a product with DOWN behind it, from those of its inputs that are not 0
+static void sparse_row(const Product *p, const i8 *x, i32 *out) {
+    const int outputs = p->outputs;
+    i32 offsets[MOST_WIDTH + 16], fours[MOST_WIDTH / 4 + 4], sums[MOST_WIDTH] ALIGNED;
+    int count = choose(x, p->inputs, outputs, offsets, (i8 *)fours), n = 0;
+    memset((i8 *)fours + count, 0, 4);
+    memset(offsets + count, 0, 4 * sizeof *offsets);
+    for (; n + 4 * VL * FOURS <= outputs; n += 4 * VL * FOURS) sparse_sums(p->rows + n, offsets, fours, (count + 3) / 4, sums + n, FOURS);
+    for (; n < outputs; n += 4 * VL) sparse_sums(p->rows + n, offsets, fours, (count + 3) / 4, sums + n, 1);
+    for (n = 0; n < outputs; n += BLOCK_OUTPUTS) finish(p, n, sums + n, 1, DOWN, out, outputs);
+}
+
 static void product(Member *m, const Product *p, const i8 *x, i64 rows, void *out, int kind) {
+    const i64 tasks = p->outputs / BLOCK_OUTPUTS;
     i64 from, to;
-    begin_phase(m, p->outputs / BLOCK_OUTPUTS);
+    int sparse = kind == DOWN ? -1 : 0; // -1: not known. Who has a work item may look: until it is done the inputs stay
+    begin_phase(m, tasks);
     while (claim(m, &from, &to)) {
+        if (sparse < 0) sparse = is_sparse(p, x, rows);
+        if (sparse) {
+            for (i64 r = rows * from / tasks; r < rows * to / tasks; r++) sparse_row(p, x + r * p->inputs, (i32 *)out + r * p->outputs);
+            continue;
+        }
         const int begin = (int)from * BLOCK_OUTPUTS, end = (int)to * BLOCK_OUTPUTS;
         if (kind == ACT) product_as(p, x, (int)rows, out, begin, end, ACT);
         else if (kind == RESIDUAL) product_as(p, x, (int)rows, out, begin, end, RESIDUAL);

@@ -46,6 +46,7 @@ enum { MOST_PRODUCTS = 4 * 64 + 1, MOST_WIDTH = 1040, MOST_LANES = 1 << 16 };
 
 typedef struct {
     const u8 *weight; // packed int8; exclusive-ored with `Level.weight_offset`
+    const i8 *rows;   // the same as (inputs, outputs), for a product whose inputs are 0 to 127 and mostly 0; else none
     const i32 *multiplier;
     i32 outputs, inputs, pre, shift;
 } Product;

@@ -116,6 +116,58 @@ INLINE vi dot_signed(vi sums, vi a, vi b) {
 #endif
 #endif
 
+// The bytes at a, b, c and d, 4 VL of each, four by four: q[j] has those of VL outputs, in an order that `in_order` undoes
+INLINE void interleave(const i8 *a, const i8 *b, const i8 *c, const i8 *d, vi *q) {
+#if !defined NNFS_EMULATE && VL == 16
+    const __m512i p = _mm512_loadu_si512(a), r = _mm512_loadu_si512(b), s = _mm512_loadu_si512(c), t = _mm512_loadu_si512(d);
+    const __m512i low = _mm512_unpacklo_epi8(p, r), high = _mm512_unpackhi_epi8(p, r);
+    const __m512i other_low = _mm512_unpacklo_epi8(s, t), other_high = _mm512_unpackhi_epi8(s, t);
+    q[0] = (vi)_mm512_unpacklo_epi16(low, other_low), q[1] = (vi)_mm512_unpackhi_epi16(low, other_low);
+    q[2] = (vi)_mm512_unpacklo_epi16(high, other_high), q[3] = (vi)_mm512_unpackhi_epi16(high, other_high);
+#elif !defined NNFS_EMULATE && VL == 8
+    const __m256i p = M(load(a)), r = M(load(b)), s = M(load(c)), t = M(load(d));
+    const __m256i low = _mm256_unpacklo_epi8(p, r), high = _mm256_unpackhi_epi8(p, r);
+    const __m256i other_low = _mm256_unpacklo_epi8(s, t), other_high = _mm256_unpackhi_epi8(s, t);
+    q[0] = (vi)_mm256_unpacklo_epi16(low, other_low), q[1] = (vi)_mm256_unpackhi_epi16(low, other_low);
+    q[2] = (vi)_mm256_unpacklo_epi16(high, other_high), q[3] = (vi)_mm256_unpackhi_epi16(high, other_high);
+#elif !defined NNFS_EMULATE && defined LEVEL_NEON
+    const int8x16x2_t p = vzipq_s8(vld1q_s8(a), vld1q_s8(b)), r = vzipq_s8(vld1q_s8(c), vld1q_s8(d));
+    for (int k = 0; k < 2; k++) {
+        const int16x8x2_t four = vzipq_s16(vreinterpretq_s16_s8(p.val[k]), vreinterpretq_s16_s8(r.val[k]));
+        q[2 * k] = (vi)four.val[0], q[2 * k + 1] = (vi)four.val[1];
+    }
+#else
+    const i8 *from[4] = {a, b, c, d};
+    for (int k = 0; k < 16 * VL; k++) ((i8 *)q)[k] = from[k % 4][k / 4];
+#endif
+}
+
+INLINE void in_order(vi *q) { // unpacking works on each 16 bytes of a vector
+#if !defined NNFS_EMULATE && VL == 16
+    const __m512i a = _mm512_shuffle_i32x4(M(q[0]), M(q[1]), 0x44), b = _mm512_shuffle_i32x4(M(q[0]), M(q[1]), 0xEE);
+    const __m512i c = _mm512_shuffle_i32x4(M(q[2]), M(q[3]), 0x44), d = _mm512_shuffle_i32x4(M(q[2]), M(q[3]), 0xEE);
+    q[0] = (vi)_mm512_shuffle_i32x4(a, c, 0x88), q[1] = (vi)_mm512_shuffle_i32x4(a, c, 0xDD);
+    q[2] = (vi)_mm512_shuffle_i32x4(b, d, 0x88), q[3] = (vi)_mm512_shuffle_i32x4(b, d, 0xDD);
+#elif !defined NNFS_EMULATE && VL == 8
+    const __m256i a = M(q[0]), b = M(q[1]), c = M(q[2]), d = M(q[3]);
+    q[0] = (vi)_mm256_permute2x128_si256(a, b, 0x20), q[1] = (vi)_mm256_permute2x128_si256(c, d, 0x20);
+    q[2] = (vi)_mm256_permute2x128_si256(a, b, 0x31), q[3] = (vi)_mm256_permute2x128_si256(c, d, 0x31);
+#else
+    (void)q;
+#endif
+}
+
+// A bit for each of 32 bytes that is not 0
+INLINE u32 nonzero(const i8 *p) {
+#if !defined NNFS_EMULATE && VL >= 8
+    return ~(u32)_mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_loadu_si256((const __m256i *)(const void *)p), _mm256_setzero_si256()));
+#else
+    u32 bits = 0;
+    for (int k = 0; k < 32; k++) bits |= (u32)(p[k] != 0) << k;
+    return bits;
+#endif
+}
+
 // A stored key or weight with the activations that it meets
 INLINE vi dot_stored(vi sums, vi stored, vi activation) {
 #if KEY_OFFSET
