@@ -60,7 +60,7 @@ def run(place: Place, command: str, *, wait: bool, json: bool, **request: Any) -
         names.say(f"task {number} {state} (nnfs status {shell(place)})")
     task = follow(place, number, show=_Objects() if json and not request.get("dry_run") else None)
     if json:
-        tables.printed_json(task)
+        tables.printed_json(task, in_one_line=not request.get("dry_run"))
     elif task["state"] == "done":
         print(summary(task, place))
     return end_of(task)

@@ -81,7 +81,7 @@ def test_waiting_tells_what_was_done(kind: str, store: Path, run: Run) -> None:
     assert "400 KiB became 100 KiB, 300 KiB saved" in out
     assert daemon.asked("job") == [{"job": 3}] * 3
     with FakeDaemon(store, **{kind: {"job": 3}}, job=list(steps)):
-        assert json.loads(run(kind, store, "--wait", "--json")[1]) == steps[-1]
+        assert json.loads(run(kind, store, "--wait", "--json")[1].splitlines()[-1]) == steps[-1]
 
 
 def test_chunks_that_failed_and_stores_that_grow_are_told(store: Path, run: Run) -> None:
@@ -158,7 +158,7 @@ def test_a_job_that_fails(fields: dict[str, Any], status: int, message: str, sto
     with FakeDaemon(store, compact={"job": 3}, job=job(**fields)):
         found, out, _ = run("compact", store, "--wait", "--json")
     assert found == status
-    assert json.loads(out)["state"] == fields["state"]
+    assert json.loads(out.splitlines()[-1])["state"] == fields["state"]
 
 
 def test_a_job_that_is_forgotten(store: Path, run: Run) -> None:

@@ -141,7 +141,7 @@ def test_damage_lists_name_files_of_any_name(store: Path, mnt: Path, run: Run) -
     done = job(kind="scrub", state="done", done_chunks=1, result={"damaged": found})
     with FakeDaemon(store, scrub={"job": 3}, job=done):
         status, out, _ = run("scrub", mnt, "--wait")
-        answer = json.loads(run("scrub", mnt, "--wait", "--json")[1])
+        answer = json.loads(run("scrub", mnt, "--wait", "--json")[1].splitlines()[-1])
     assert status == 7
     assert f"damaged: {names.printable(f'{mnt}/{WORST}')} from byte 131072 on: why (block 5)" in out.splitlines()
     assert [bytes.fromhex(one) for one in answer["result"]["damaged"][0]["files_hex"]] == [os.fsencode(file)]

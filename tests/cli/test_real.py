@@ -17,8 +17,9 @@ LIMIT_S = 3600.0  # workers import, compile and test themselves, and share the m
 
 
 def told(*args: object) -> dict[str, Any]:
-    """The JSON that a command prints."""
-    answer: dict[str, Any] = json.loads(nnfs(*map(str, args), "--json", timeout=LIMIT_S).stdout)
+    """The JSON that a command prints; of one that waits, its last line."""
+    out = nnfs(*map(str, args), "--json", timeout=LIMIT_S).stdout
+    answer: dict[str, Any] = json.loads(out.splitlines()[-1] if "--wait" in args else out)
     return answer
 
 

@@ -372,11 +372,13 @@ EXPORT int nnfs_team(Team *team, i64 members) {
     if (members < 0 || members > MOST_TEAM) return BAD_ARGUMENT;
     if (members) {
         memset(team, 0, sizeof *team);
-        team->members = members;
+        team->members = members, team->away = 1;
         return OK;
     }
     __atomic_store_n(&team->over, 1, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&team->away, 0, __ATOMIC_SEQ_CST);
     wake(&team->over);
+    wake(&team->away);
     return OK;
 }
 

@@ -21,8 +21,8 @@
 #endif
 
 enum { MOST_TEAM = 4 };
-enum { FIRST_SPINS = 50000, OTHERS_SPIN = 200000 }; // nanoseconds before one sleeps. The mixer takes 20,000, alone
-enum { LEAST_REST = 1, MOST_REST = 1024, CALM = 20, CALMER = 8 }; // milliseconds; CALM and CALMER rests without a stall make rests short again
+enum { FIRST_SPINS = 300000, OTHERS_SPIN = 1000000 }; // nanoseconds before one sleeps. The mixer takes 20,000, alone
+enum { LEAST_REST = 1, MOST_REST = 128, CALM = 20, CALMER = 8 }; // milliseconds; CALM and CALMER rests without a stall make rests short again
 
 typedef struct {
     i64 phase, goal; // phases begun; work items up to the end of this one
@@ -32,6 +32,7 @@ typedef struct {
 typedef struct Team {
     i64 members ALIGNED;
     u32 over;                                // no more work: whoever rests returns
+    u32 away ALIGNED;                        // the first is between two calls
     i64 done ALIGNED;                        // work items, of all phases
     u32 waits ALIGNED;                       // the first sleeps until `done` moves
     u32 resting[MOST_TEAM];                  // milliseconds that a member is told to rest
@@ -155,17 +156,25 @@ INLINE void settle(Member *m) {
         if (spins % 64) continue;
         const i64 now = nanoseconds();
         if (!since) since = now;
-        if (now - since < (m->me ? OTHERS_SPIN : FIRST_SPINS)) continue;
-        stall(m);
+        const int is_between = m->me && read32(&t->away); // that the first is not there is no stall
+        if (now - since < (m->me && !is_between ? OTHERS_SPIN : FIRST_SPINS)) continue;
+        if (is_between) sleep_on(&t->away, 1, 100);
+        else stall(m);
         since = 0;
     }
 }
 
 INLINE Member join(Team *t, i64 me) {
+    if (t && !me) {
+        __atomic_store_n(&t->away, 0, __ATOMIC_SEQ_CST);
+        wake(&t->away);
+    }
     return t ? (Member){t, me, t->walks[me].phase, t->walks[me].goal, 0, 0} : (Member){0};
 }
 
 INLINE void leave(const Member *m) {
-    if (m->team) m->team->walks[m->me].phase = m->phase, m->team->walks[m->me].goal = m->goal;
+    if (!m->team) return;
+    m->team->walks[m->me].phase = m->phase, m->team->walks[m->me].goal = m->goal;
+    if (!m->me) __atomic_store_n(&m->team->away, 1, __ATOMIC_SEQ_CST);
 }
 #endif
