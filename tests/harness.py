@@ -75,7 +75,7 @@ def umount(path: Path, flags: int = 0) -> None:
 
 
 def umount_held_by_none(path: Path) -> None:
-    """umount(2) of a mount that is in nobody's use. The OSError names who holds it.
+    """umount(2) of a mount that is in nobody's use, if nobody else was faster. The OSError names who holds it.
 
     EBUSY alone does not say that somebody does: whatever reads /proc/PID/fd or walks the tree takes a reference for a
     moment, and the kernel drops some of its own in its own time. It counts where a process can be named.
@@ -86,8 +86,8 @@ def umount_held_by_none(path: Path) -> None:
             umount(path)
         except OSError as error:
             found = holders(path) if error.errno == errno.EBUSY else []
-            if error.errno == errno.EBUSY and not found:
-                return False
+            if (error.errno == errno.EBUSY and not found) or (error.errno == errno.EINVAL and not mounted_at(path)):
+                return error.errno == errno.EINVAL  # the guard was faster
             for line in found:
                 error.add_note(f"held by {line}")
             raise

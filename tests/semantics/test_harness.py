@@ -130,6 +130,12 @@ def test_the_guard_ends_what_hangs() -> None:
     assert gone(mount)
 
 
+def test_a_mount_that_the_guard_has_taken_off_meanwhile(tmp_path: Path) -> None:
+    harness.umount_held_by_none(tmp_path)
+    with pytest.raises(OSError, match="No such file"):
+        harness.umount_held_by_none(tmp_path / "none")
+
+
 def test_the_guard_has_stacks_written_before_it_kills() -> None:
     mount = Mount(argv=lingers)
     mount.__enter__()
