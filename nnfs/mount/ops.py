@@ -30,6 +30,7 @@ from nnfs.fs.xattrs import Xattrs
 from nnfs.mount.fingerprint import fingerprint
 from nnfs.mount.guard import GuardedOperations, guard
 from nnfs.mount.meter import SUM, Counts
+from nnfs.proof import MAX_CHUNKS
 from nnfs.store import schema
 from nnfs.store.schema import Dentry, Inode
 
@@ -342,6 +343,8 @@ class Operations(GuardedOperations):
         if self.data.has(inode):
             await self.committer.sync()
         if name == virtual.FINGERPRINT:
+            if self.fs.inode(inode).size > MAX_CHUNKS * self.data.chunk_size:  # a hole may have any size
+                raise FUSEError(errno.ENODATA)
             return (await fingerprint(self.fs.store, self.fs, self.reader, inode)).hex().encode()
         return await trio.to_thread.run_sync(virtual.SLOW[name], self.fs.store, inode)
 

@@ -14,6 +14,7 @@ import pytest
 
 from nnfs.errors import TimedOut
 from nnfs.mount import fingerprint as under_test
+from nnfs.proof import MAX_CHUNKS
 from tests.caches import sync_fs
 from tests.harness import Mount, nnfs
 
@@ -47,6 +48,13 @@ def test_holes_and_zeros_are_the_same(mnt: Path) -> None:
         file.truncate(3 * CHUNK + 5)
     (mnt / "zeros").write_bytes(bytes(3 * CHUNK + 5))
     assert told(mnt / "hole") == told(mnt / "zeros") == expected(bytes(3 * CHUNK + 5))
+
+
+def test_a_hole_of_any_size_does_not_keep_the_daemon_busy(mnt: Path) -> None:
+    with (mnt / "f").open("wb") as file:
+        file.truncate(MAX_CHUNKS * CHUNK + 1)
+    with pytest.raises(OSError, match="No data"):
+        told(mnt / "f")
 
 
 def test_content_counts_and_not_the_way_to_it(mnt: Path) -> None:

@@ -12,13 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nnfs.cli.tar import acltext, member, walk
-from nnfs.cli.tar.fingerprint import MAX_CHUNKS, Passing
+from nnfs.cli.tar.fingerprint import Passing
 from nnfs.cli.tar.member import Extents, Member
 from nnfs.cli.tar.output import Output
 from nnfs.cli.tar.report import Report
 from nnfs.cli.tar.walk import Found
 from nnfs.constants import MODEL_XATTR, POLICY_XATTR, VIRTUAL_XATTRS
 from nnfs.errors import NnfsError
+from nnfs.proof import MAX_CHUNKS
 
 PIECE = 1 << 20  # bytes that are read at a time; a smaller file is read before its header is written
 TRIES = 4  # while a file changes

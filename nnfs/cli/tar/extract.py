@@ -8,13 +8,14 @@ import secrets
 from collections.abc import Callable
 
 from nnfs.cli.tar import member
-from nnfs.cli.tar.fingerprint import MAX_CHUNKS, Passing
+from nnfs.cli.tar.fingerprint import Passing
 from nnfs.cli.tar.folders import Folders, Parts, parts_of
 from nnfs.cli.tar.member import Member
 from nnfs.cli.tar.reader import Reader
 from nnfs.cli.tar.report import Report
 from nnfs.cli.tar.restore import Rights, has_default_acl, is_directory
 from nnfs.errors import ArchiveDamaged, OutOfSpace
+from nnfs.proof import MAX_CHUNKS
 
 PIECE = 1 << 20
 WRONG = "its content does not have the fingerprint of the archive"

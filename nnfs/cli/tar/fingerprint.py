@@ -6,7 +6,6 @@ from hashlib import blake2b
 
 from nnfs.proof import content_hash, file_hash
 
-MAX_CHUNKS = 1 << 26  # of a file with a fingerprint: those of 8 TiB of holes, by 128 KiB, are hashed in 5 s
 _AT_ONCE = 1 << 14  # hashes of holes
 
 
