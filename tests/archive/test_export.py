@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import stat
 import subprocess
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.archive import kit
-from tests.harness import WAIT_S, Mount, command, environment, nnfs, work_dir
+from tests.harness import WAIT_S, Mount, command, environment, nnfs
 
 pytestmark = pytest.mark.nnfs_only("a command of nnfs")
 CHUNK = 16384
-
-
-@pytest.fixture
-def out() -> Iterator[Path]:
-    """A directory that is not on the mount."""
-    path = work_dir()
-    yield path
-    shutil.rmtree(path)
 
 
 @pytest.mark.parametrize("program", kit.PROGRAMS)

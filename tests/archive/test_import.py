@@ -5,11 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
-import shutil
 import stat
 import subprocess
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,19 +16,11 @@ from nnfs.cli.tar import member
 from nnfs.cli.tar.member import Member
 from tests.archive import kit
 from tests.caches import sync_fs
-from tests.harness import WAIT_S, Mount, command, environment, nnfs, work_dir
+from tests.harness import WAIT_S, Mount, command, environment, nnfs
 from tests.semantics.kit import acl
 
 pytestmark = pytest.mark.nnfs_only("a command of nnfs")
 CHUNK = 16384
-
-
-@pytest.fixture
-def out() -> Iterator[Path]:
-    """A directory that is not on the mount."""
-    path = work_dir()
-    yield path
-    shutil.rmtree(path)
 
 
 def archive(out: Path, *members: tuple[Member, bytes], end: bool = True) -> Path:
