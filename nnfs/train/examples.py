@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
@@ -18,6 +19,8 @@ from nnfs.model.lanes import lanes_for
 PAD = -100  # the target of a position that does not count (the value that torch's cross_entropy ignores)
 PIECES = 8  # rows taken from one long chunk: its features cost as much, however few rows are used
 POOL = 256  # rows that are shuffled together
+MANY_LANES = 1 / 3  # share of the rows whose chunks are cut as for a GPU or for a reader that waits: into many lanes
+SHORTEST_LANE, LONGEST_LANE = 64, 4096  # bytes of such a lane
 
 
 class Source(Protocol):
@@ -61,13 +64,18 @@ class Packer:
         self.used = 0
 
     def add(self, chunk: bytes, rng: random.Random | None, lanes: int | None = None) -> Iterator[Rows]:
-        """Add a chunk and yield the rows that are full. With `rng` it takes PIECES pieces of long lanes, else all."""
+        """Add a chunk, cut into `lanes` or as the store cuts it, and yield the rows that are full.
+
+        With `rng` it takes about PIECES rows: pieces of long lanes, or as many short ones; else all of the chunk.
+        """
         plain = np.frombuffer(prepared(chunk)[0], np.uint8).copy()
         lanes = lanes or lanes_for(len(plain))
         all_features = features.of_chunk(plain, lanes, self.ngram_bits, self.dictionary)
         length = len(all_features.rows)
-        if length < self.time or rng is None:
+        if rng is None:
             pieces = [(lane, start) for lane in range(lanes) for start in range(0, length, self.time)]
+        elif length < self.time:
+            pieces = [(lane, 0) for lane in rng.sample(range(lanes), min(lanes, -(-PIECES * self.time // length)))]
         else:
             pieces = [
                 (rng.randrange(lanes), rng.randrange(-self.time // 4, length - self.time + 1))
@@ -110,6 +118,17 @@ class Packer:
             yield self._flush()
 
 
+def many_lanes(size: int, rng: random.Random) -> int | None:
+    """Return, for `MANY_LANES` of the chunks, a number of lanes of 64 to 4,096 bytes; None: as the store cuts them.
+
+    The length of a lane is spread evenly over its logarithm. A chunk of `size` bytes gets two lanes at least.
+    """
+    longest = min(LONGEST_LANE, size // 2)
+    if longest < SHORTEST_LANE or rng.random() >= MANY_LANES:
+        return None
+    return -(-size // round(SHORTEST_LANE * math.pow(longest / SHORTEST_LANE, rng.random())))
+
+
 def stacked(rows: list[Rows]) -> Rows:
     """Return the rows as one batch."""
     return Rows(*(np.stack(fields) for fields in zip(*rows, strict=True)))
@@ -126,7 +145,7 @@ def batches(source: Source, batch: int, time: int, ngram_bits: int, seed: str) -
             chunk, kind = source.sample(rng)
             if chunk:
                 before = len(pool)
-                pool.extend(packer.add(chunk, rng))
+                pool.extend(packer.add(chunk, rng, many_lanes(len(chunk), rng)))
                 seen[kind] = seen.get(kind, 0) + (len(pool) - before) * time
         chosen = []
         for _ in range(batch):

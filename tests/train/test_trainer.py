@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from nnfs.model.forward import Reference  # noqa: E402
 from nnfs.model.weights import load_weights  # noqa: E402
 from nnfs.train import export as exporting  # noqa: E402
 from nnfs.train.corpus import ENTRY, Corpus  # noqa: E402
-from nnfs.train.examples import PAD, Packer, batches  # noqa: E402
+from nnfs.train.examples import PAD, PIECES, Packer, batches, many_lanes  # noqa: E402
 from nnfs.train.quantise import quantised  # noqa: E402
 from nnfs.train.trainer import Plan, rate_at, train  # noqa: E402
 
@@ -100,6 +101,24 @@ def test_rows_hold_every_byte_once_with_its_features() -> None:
     assert np.array_equal(rows[0].rows, expected.rows[:256, 0])
     for row in rows:
         assert (row.start <= np.arange(256)).all()
+
+
+def test_short_lanes_share_a_row() -> None:
+    chunk = (TEXT * 9)[:8192]
+    rows = list(Packer(256, 8).add(chunk, random.Random(1), lanes=128))
+    assert len(rows) == PIECES
+    assert all(sorted(set(row.start)) == [0, 64, 128, 192] for row in rows)
+
+
+def test_a_third_of_the_chunks_have_many_lanes() -> None:
+    rng = random.Random(1)
+    lengths = [131072 / lanes for _ in range(3000) if (lanes := many_lanes(131072, rng))]
+    assert 0.3 < len(lengths) / 3000 < 0.37
+    assert min(lengths) < 80
+    assert max(lengths) > 3500
+    assert max(lengths) <= 4096
+    assert all(many_lanes(127, rng) is None for _ in range(20))
+    assert all((many_lanes(129, rng) or 3) in (2, 3) for _ in range(20))
 
 
 def test_batches_are_the_same_for_the_same_seed(corpus: str) -> None:
