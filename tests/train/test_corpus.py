@@ -66,6 +66,9 @@ def raw(tmp_path: Path) -> Path:
         ("index.html", "<html><p>Файл не может быть прочитан, если он открыт".encode() * 50, "lang-ru"),
         ("zh.md", "该命令显示文件的内容,如果没有给出文件名".encode() * 50, "lang-zh"),
         ("README", prose(2, 5000), "mail-md"),
+        ("tale.txt", b"He said that she had seen his brother, who was with her when it was too late. " * 60, "novel"),
+        ("page.txt", b"The house is a [[building]] that is used by [[people]] for the [[night]].\n" * 60, "wiki"),
+        ("uk.txt", "Це файл, який не існує, і його неможливо відкрити".encode() * 50, "lang-uk"),
         (".gitignore", b"*.o\n*.so\nbuild/\n" * 8, "small"),
         ("package.json", b'{"name": "left", "version": "1.0.0"}\n' * 4, "small"),
         ("big.json", b'{"name": "left", "version": "1.0.0"}\n' * 400, "json"),
@@ -126,7 +129,8 @@ def test_every_table_speaks_of_known_kinds() -> None:
 def test_languages() -> None:
     assert language(prose(1, 2000)) == "en"
     assert language("Le fichier est dans le dossier et vous avez une erreur pour les données".encode() * 3) == "fr"
-    assert language("Це файл, який не існує, і його неможливо відкрити".encode() * 9) == "other"
+    assert language("Це файл, який не існує, і його неможливо відкрити".encode() * 9) == "uk"
+    assert language("Гэты файл не існуе, і яго немагчыма адкрыць, ён выдалены ўчора".encode() * 9) == "other"
     assert language("これはファイルです".encode() * 9) == "ja"
     assert language(b"") is None
     assert language(b"alpha 1 beta 2 gamma 3 delta 4 " * 90) is None
