@@ -86,6 +86,12 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--save-every", type=int, default=200, metavar="STEPS")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument(
+        "--from", dest="start", default="", metavar="FILE", help="the model file that a new run goes on from"
+    )
+    parser.add_argument(
+        "--engine", default="", choices=("fused", "torch"), help="the passes (the quickest that there is)"
+    )
     parser.set_defaults(run=_network)
 
 

@@ -34,7 +34,7 @@ from nnfs.model.fixedpoint import (
 )
 from nnfs.train.examples import Packer, Rows, stacked
 from nnfs.train.network import Network
-from nnfs.train.trainer import loss, tensors
+from nnfs.train.passes import loss, tensors
 
 TIME = 1024  # positions of a row
 BATCH = 2  # rows of one step: as many bytes in steps of half the size learn more

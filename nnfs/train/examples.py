@@ -17,8 +17,8 @@ from nnfs.model.dictionary import Dictionary
 from nnfs.model.lanes import lanes_for
 
 PAD = -100  # the target of a position that does not count (the value that torch's cross_entropy ignores)
-PIECES = 8  # rows taken from one long chunk: its features cost as much, however few rows are used
-POOL = 256  # rows that are shuffled together
+PIECES = 32  # rows taken from one long chunk: its features cost as much, however few rows are used
+POOL = 1024  # rows that are shuffled together
 MANY_LANES = 1 / 3  # share of the rows whose chunks are cut as for a GPU or for a reader that waits: into many lanes
 SHORTEST_LANE, LONGEST_LANE = 64, 4096  # bytes of such a lane
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F  # noqa: N812 (the customary name)
 from torch import Tensor, nn
 
 from nnfs.model.architecture import BIASES, BYTES, INPUT_ROWS, NGRAMS, Architecture
-from nnfs.model.fixedpoint import ACT_UNIT, EMBEDDING_LIMIT, HIDDEN_UNIT, SCORE_UNIT, SQUARE_UNIT
+from nnfs.model.fixedpoint import ACT_UNIT, HIDDEN_UNIT, SCORE_UNIT, SQUARE_UNIT
 
 
 def rounded(x: Tensor, low: float, high: float) -> Tensor:
@@ -138,10 +138,3 @@ class Network(nn.Module):
         first = start.view(batch, time // window, window, 1).clamp_min(0)
         unseen = key[None, :, None, :] < first
         return torch.zeros((), device=start.device).masked_fill(unseen, float("-inf"))[:, :, None, None]
-
-    @torch.no_grad()
-    def keep_in_range(self) -> None:
-        """Clamp the parameters that are stored with fixed units."""
-        self.inputs.clamp_(-EMBEDDING_LIMIT, EMBEDDING_LIMIT)
-        for table in self.ngrams:
-            table.clamp_(-EMBEDDING_LIMIT, EMBEDDING_LIMIT)

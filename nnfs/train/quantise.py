@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from decimal import Decimal, localcontext
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -52,6 +52,37 @@ def quantised(network: Network) -> stored.Weights:
         exp_table(ATTENTION_TOP),
         exp_table(FREQUENCY_TOP),
     )
+
+
+def restored(w: stored.Weights) -> Network:
+    """Return a network that learns, with the weights of a model: what `quantised` makes of it is that model again."""
+    network = Network(w.architecture)
+    queries = w.architecture.heads * w.architecture.head
+    with torch.no_grad():
+        network.inputs.copy_(_float(w.inputs, EMBEDDING_UNIT))
+        for table, integers in zip(network.ngrams, w.ngrams, strict=True):
+            table.copy_(_float(integers, EMBEDDING_UNIT))
+        for layer, of_layer in zip(cast("list[Layer]", list(network.layers)), w.layers, strict=True):
+            qkv = _real(of_layer.qkv, ACT_UNIT, ACT_UNIT)
+            layer.query.weight.copy_(qkv[:queries])
+            layer.key_value.weight.copy_(qkv[queries:])
+            layer.out.weight.copy_(_real(of_layer.out, ACT_UNIT, RESIDUAL_UNIT))
+            layer.up.weight.copy_(_real(of_layer.up, ACT_UNIT, HIDDEN_UNIT))
+            layer.down.weight.copy_(_real(of_layer.down, SQUARE_UNIT, RESIDUAL_UNIT))
+            layer.distance.copy_(_float(of_layer.distance, SCORE_UNIT))
+        network.head.weight.copy_(_real(w.head, ACT_UNIT, LOGIT_UNIT))
+        network.biases.copy_(_float(w.biases, LOGIT_UNIT))
+    return network
+
+
+def _float(integers: NDArray[Any], unit: float) -> Tensor:
+    return torch.from_numpy(integers.astype(np.float64) / unit)
+
+
+def _real(product: stored.Product, unit_in: float, unit_out: float) -> Tensor:
+    """Return the weights of a product as floats: the inverse of `_product`, up to the rounding of multipliers."""
+    scale = product.multiplier * 2.0 ** -(product.shift + product.pre) * unit_in / unit_out
+    return torch.from_numpy(product.weight * scale[:, None])
 
 
 def exp_table(top: int) -> NDArray[np.int32]:

@@ -6,9 +6,11 @@ batch fit the caches, and no thread waits for another inside an operator. Each s
 its rows to its own buffers; then each updates the parameters that it owns with everyone's gradients. On CUDA one
 process does it all.
 
-Products learn by Muon (Jordan et al. 2024), everything else by AdamW. The rate warms up, stays, and falls to nothing
-over the last `cooldown` of the run (warm-up, stable, decay: Hu et al. 2024), so a run can be prolonged from any
-checkpoint taken before the fall.
+The rate warms up, stays, and falls to nothing over the last `cooldown` of the run (warm-up, stable, decay: Hu et al.
+2024), so a run can be prolonged from any checkpoint taken before the fall. A run that starts from a model file has its
+weights as floats again, and optimizers that know nothing yet: they warm up with the rate.
+
+While the file `pause` exists in a run's folder, it waits, at the latest after one forward and backward pass.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import queue
 import threading
@@ -26,18 +29,22 @@ from typing import Any
 import numpy as np
 import torch
 import torch.multiprocessing as mp
-import torch.nn.functional as F  # noqa: N812 (the customary name)
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nnfs.errors import UsageError
 from nnfs.model.architecture import Architecture
+from nnfs.model.weights import load_weights
+from nnfs.train import fused
 from nnfs.train.corpus import Corpus
-from nnfs.train.examples import PAD, PIECES, Rows, batches
+from nnfs.train.examples import PIECES, batches
 from nnfs.train.network import Network
+from nnfs.train.optimizers import Optimizers, Shared
+from nnfs.train.passes import Passes, best_engine, passes_of, tensors
+from nnfs.train.quantise import restored
 
-MUON_RATE, MUON_DECAY = 0.02, 0.02
-RATES = {"inputs": 2e-3, "ngrams": 2e-3, "head": 2e-3, "biases": 5e-3, "distance": 5e-3}
+PAUSE = "pause"  # the file in a run's folder that makes it wait
 # For the processes: large tensors from the heap, not fresh pages each time; nobody spins while another works.
 QUIET = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 33),
@@ -63,6 +70,8 @@ class Plan:
     rate: float = 1.0  # factor of all rates
     save_every: int = 400  # steps
     device: str = "cpu"
+    start: str = ""  # the model file that a new run goes on from; none: random weights
+    engine: str = ""  # of `passes.ENGINES`; none: the best that there is
 
 
 def rate_at(plan: Plan, step: int) -> float:
@@ -71,106 +80,60 @@ def rate_at(plan: Plan, step: int) -> float:
     return plan.rate * min(1.0, (step + 1) / 100, max(plan.steps - step, 0) / fall)
 
 
-def is_product(name: str) -> bool:
-    """Return whether Muon learns the parameter."""
-    return name.startswith("layers.") and name.endswith(".weight")
+def save(shared: Shared, path: Path, about: dict[str, str]) -> None:
+    """Write a checkpoint, in one piece or not at all."""
+    tensors = {f"p.{n}": p for n, p in shared.parameters.items()}
+    tensors |= {f"m.{n}": p for n, p in shared.first.items()} | {f"v.{n}": p for n, p in shared.second.items()}
+    part = path.with_suffix(".part")
+    save_file({n: t.clone() for n, t in tensors.items()}, part, about | {"step": str(int(shared.step))})
+    os.replace(part, path)
 
 
-def owner_of(name: str, processes: int) -> int:
-    """Return the rank of the process that updates a parameter: the n-gram tables are most of AdamW's work."""
-    return processes - 1 if name.startswith("ngrams.") else 0
-
-
-class Shared:
-    """Parameters, gradients and optimizer states of a run: on a CPU in memory that all its processes see."""
-
-    def __init__(self, network: Network, processes: int) -> None:
-        def shared(tensor: Tensor) -> Tensor:
-            return tensor.share_memory_() if processes > 1 else tensor
-
-        def zeros(tensor: Tensor) -> Tensor:
-            return shared(torch.zeros_like(tensor))
-
-        self.parameters = {name: shared(p.detach()) for name, p in network.named_parameters()}
-        self.gradients = [{n: zeros(p) for n, p in self.parameters.items()} for _ in range(processes)]
-        self.first = {n: zeros(p) for n, p in self.parameters.items()}
-        self.second = {n: zeros(p) for n, p in self.parameters.items() if not is_product(n)}
-        self.step = shared(torch.zeros((), dtype=torch.int64))
-
-    def save(self, path: Path, about: dict[str, str]) -> None:
-        tensors = {f"p.{n}": p for n, p in self.parameters.items()}
-        tensors |= {f"m.{n}": p for n, p in self.first.items()} | {f"v.{n}": p for n, p in self.second.items()}
-        part = path.with_suffix(".part")
-        save_file({n: t.clone() for n, t in tensors.items()}, part, about | {"step": str(int(self.step))})
-        os.replace(part, path)
-
-    def load(self, path: Path) -> None:
-        from safetensors import safe_open
-
-        with safe_open(path, "pt") as file:
-            self.step.fill_(int(file.metadata()["step"]))
-        for name, tensor in load_file(path).items():
-            kind, name = name.split(".", 1)
-            {"p": self.parameters, "m": self.first, "v": self.second}[kind][name].copy_(tensor)
-
-
-class Optimizers:
-    """Muon and AdamW over the parameters that one process owns."""
-
-    def __init__(self, shared: Shared, network: Network, rank: int, processes: int) -> None:
-        own = {n: p for n, p in network.named_parameters() if owner_of(n, processes) == rank}
-        self.own, self.shared = own, shared
-        self.optimizers: list[torch.optim.Optimizer] = []
-        products = [p for n, p in own.items() if is_product(n)]
-        if products:
-            muon = torch.optim.Muon(products, lr=MUON_RATE, weight_decay=MUON_DECAY, momentum=0.95)
-            for name, p in own.items():
-                if is_product(name):
-                    muon.state[p] = {"momentum_buffer": shared.first[name]}
-            self.optimizers.append(muon)
-        groups = [{"params": [p], "lr": RATES[_group(n)]} for n, p in own.items() if not is_product(n)]
-        adam = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
-        for name, p in own.items():
-            if not is_product(name):
-                step = shared.step.to(torch.float32).clone()
-                adam.state[p] = {"step": step, "exp_avg": shared.first[name], "exp_avg_sq": shared.second[name]}
-        self.optimizers.append(adam)
-        self.rates = [[group["lr"] for group in o.param_groups] for o in self.optimizers]
-
-    def step(self, factor: float) -> None:
-        for name, p in self.own.items():
-            for other in self.shared.gradients:
-                if p.grad is not None and other[name] is not p.grad:
-                    p.grad.add_(other[name])
-        for optimizer, rates in zip(self.optimizers, self.rates, strict=True):
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * factor
-            optimizer.step()
-
-
-def _group(name: str) -> str:
-    return next(key for key in RATES if key in name)
+def load(shared: Shared, path: Path) -> None:
+    """Take a checkpoint's values."""
+    with safe_open(path, "pt") as file:
+        shared.step.fill_(int(file.metadata()["step"]))
+    for name, tensor in load_file(path).items():
+        kind, name = name.split(".", 1)
+        {"p": shared.parameters, "m": shared.first, "v": shared.second}[kind][name].copy_(tensor)
 
 
 def train(plan: Plan, architecture: Architecture) -> Path:
-    """Run `plan`, resuming from its last checkpoint. Returns the checkpoint's path."""
+    """Run `plan`, resuming from its last checkpoint. Returns the checkpoint's path.
+
+    Raises `UsageError` for a plan that cannot be run, `ModelMissing` for a model to start from that is none.
+    """
     out = Path(plan.out)
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(plan.seed)
     if plan.device != "cpu" and plan.processes != 1:
         raise UsageError("a GPU is trained on by one process: say --processes 1")
     os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
-    shared = Shared(Network(architecture).to(plan.device), plan.processes)
+    network = begin(plan, architecture).to(plan.device)
+    engine = plan.engine or best_engine(network, plan.device)
+    if engine == "fused":
+        fused.library()  # compiled once, before the processes start
+    shared = Shared(network, plan.processes)
     checkpoint = out / "checkpoint.safetensors"
     if checkpoint.exists():
-        shared.load(checkpoint)
+        load(shared, checkpoint)
     barrier = mp.get_context("spawn").Barrier(plan.processes)
-    arguments = (plan, architecture, shared, barrier, checkpoint)
+    arguments = (dataclasses.replace(plan, engine=engine), network.a, shared, barrier, checkpoint)
     if plan.processes == 1:
         work(0, *arguments)
     else:
         mp.spawn(work, arguments, nprocs=plan.processes)
     return checkpoint
+
+
+def begin(plan: Plan, architecture: Architecture) -> Network:
+    """Return the network that a new run starts with: a random one, or that of a model file."""
+    if not plan.start:
+        return Network(architecture)
+    try:
+        return restored(load_weights(Path(plan.start).read_bytes()))
+    except OSError as error:
+        raise UsageError(f"{plan.start}: {error.strerror}") from error
 
 
 def work(rank: int, plan: Plan, architecture: Architecture, shared: Shared, barrier: Any, checkpoint: Path) -> None:
@@ -180,48 +143,42 @@ def work(rank: int, plan: Plan, architecture: Architecture, shared: Shared, barr
     network = Network(architecture).to(plan.device)
     for name, p in network.named_parameters():
         p.data, p.grad = shared.parameters[name], shared.gradients[rank][name]
-    optimizers = Optimizers(shared, network, rank, plan.processes)
-    loss_of = torch.compile(lambda *b: loss(network, *b), dynamic=False)
+    optimizers = Optimizers(shared, network, rank, native=plan.engine == "fused")
+    passes = passes_of(plan.engine, network, plan.time)
     start = int(shared.step)
     feed = Feeder(plan, architecture, f"{plan.seed} {rank} {start}")
     log = Log(checkpoint.parent / f"log-{rank}.jsonl")
+    about = {"architecture": architecture.to_json(), "plan": json.dumps(dataclasses.asdict(plan))}
     for step in range(start, plan.steps):
-        total = torch.zeros(())
-        seen: dict[str, int] = {}
-        for _ in range(plan.passes):
-            batch, kinds = feed.get()
-            for kind, count in kinds.items():
-                seen[kind] = seen.get(kind, 0) + count
-            value = loss_of(*batch) / (plan.passes * plan.processes)
-            value.backward()
-            total += value.detach().cpu() * plan.processes
-        log.add(step, float(total) / np.log(2), seen)
+        bits, seen = _learn(plan, passes, feed)
+        log.add(step, bits, seen)
         barrier.wait()
         optimizers.step(rate_at(plan, step))
-        with torch.no_grad():
-            network.keep_in_range()
         barrier.wait()
-        for p in network.parameters():
-            if p.grad is not None:
-                p.grad.zero_()
         if rank == 0:
             shared.step.fill_(step + 1)
             if (step + 1) % plan.save_every == 0 or step + 1 == plan.steps:
-                about = {"architecture": architecture.to_json(), "plan": json.dumps(dataclasses.asdict(plan))}
-                shared.save(checkpoint, about)
+                save(shared, checkpoint, about)
                 if (step + 1) % (plan.save_every * 5) == 0:
                     with contextlib.suppress(FileExistsError):
                         os.link(checkpoint, checkpoint.with_name(f"checkpoint-{step + 1}.safetensors"))
-        barrier.wait()
     feed.close()
 
 
-def loss(
-    network: Network, rows: Tensor, ngrams: Tensor, candidates: Tensor, buckets: Tensor, start: Tensor, target: Tensor
-) -> Tensor:
-    """Return the mean cross-entropy in nats over the positions that count."""
-    logits = network(rows, ngrams, candidates, buckets, start)
-    return F.cross_entropy(logits.view(-1, 256), target.view(-1), ignore_index=PAD)
+def _learn(plan: Plan, passes: Passes, feed: Feeder) -> tuple[float, dict[str, int]]:
+    """Add the gradients of one process's share of a step. Returns bits per byte, and the bytes seen of every kind."""
+    total, seen = 0.0, dict[str, int]()
+    pause = Path(plan.out) / PAUSE
+    passes.round()
+    for _ in range(plan.passes):
+        while pause.exists():
+            time.sleep(0.2)
+        batch, kinds = feed.get()
+        for kind, count in kinds.items():
+            seen[kind] = seen.get(kind, 0) + count
+        total += passes.learn(batch, 1 / (plan.passes * plan.processes)) / plan.passes
+    passes.take()
+    return total / math.log(2), seen
 
 
 class Feeder:
@@ -249,11 +206,6 @@ class Feeder:
         with contextlib.suppress(queue.Empty):
             while True:
                 self._queue.get_nowait()
-
-
-def tensors(rows: Rows, device: str = "cpu") -> list[Tensor]:
-    """Return the fields of a batch as tensors."""
-    return [torch.from_numpy(field).to(device) for field in rows]
 
 
 class Log:

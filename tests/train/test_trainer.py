@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from pathlib import Path
@@ -18,12 +19,14 @@ from nnfs.errors import UsageError  # noqa: E402
 from nnfs.model import features  # noqa: E402
 from nnfs.model.architecture import Architecture  # noqa: E402
 from nnfs.model.forward import Reference  # noqa: E402
-from nnfs.model.weights import load_weights  # noqa: E402
+from nnfs.model.weights import load_weights, save_weights  # noqa: E402
 from nnfs.train import export as exporting  # noqa: E402
+from nnfs.train import trainer  # noqa: E402
 from nnfs.train.corpus import ENTRY, Corpus  # noqa: E402
 from nnfs.train.examples import PAD, PIECES, Packer, batches, many_lanes  # noqa: E402
-from nnfs.train.quantise import quantised  # noqa: E402
-from nnfs.train.trainer import Plan, rate_at, train  # noqa: E402
+from nnfs.train.quantise import quantised, restored  # noqa: E402
+from nnfs.train.trainer import PAUSE, Plan, begin, rate_at, train  # noqa: E402
+from nnfs.workers.catalogue import PRESETS  # noqa: E402
 
 TINY = Architecture(layers=1, heads=4, kv_heads=1, hidden=64, width=64, ngram_bits=8, ngram_widths=(16, 16, 16, 8, 8))
 TEXT = b"".join(b"line %d of the only file there is\n" % n for n in range(400))
@@ -80,6 +83,51 @@ def test_the_exported_network_predicts_as_the_trained_one(corpus: str, tmp_path:
         logits = network(rows, ngrams, candidates.long(), buckets, torch.zeros(4, 256, dtype=torch.int32))
     difference = (p.log() - torch.log_softmax(logits.double(), -1)).abs()
     assert float((difference * p).sum(-1).mean()) < 0.05  # nats: rounding, not another network
+
+
+def test_a_model_becomes_the_network_that_it_was_made_of() -> None:
+    torch.manual_seed(4)
+    weights = quantised(Network(TINY))
+    again = quantised(restored(weights))
+    assert again.fingerprint() == weights.fingerprint()
+
+
+def test_the_shipped_model_can_be_trained_on() -> None:
+    weights = load_weights(Path(PRESETS, "default.safetensors").read_bytes())
+    again = quantised(restored(weights))
+    for mine, theirs in zip((*again.layers, again), (*weights.layers, weights), strict=True):
+        names = ("head",) if mine is again else ("qkv", "out", "up", "down")
+        for name in names:
+            assert (getattr(mine, name).weight == getattr(theirs, name).weight).all()
+            assert (getattr(mine, name).multiplier == getattr(theirs, name).multiplier).all()
+    assert (again.inputs == weights.inputs).all()
+
+
+def test_starts_from_a_model(corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda f, **_: f)
+    torch.manual_seed(4)
+    model = tmp_path / "model.safetensors"
+    save_weights(quantised(Network(TINY)), str(model), {})
+    begun = begin(dataclasses.replace(plan(corpus, tmp_path, 1), start=str(model)), Architecture())
+    assert begun.a == TINY
+    with pytest.raises(UsageError, match="No such file"):
+        begin(dataclasses.replace(plan(corpus, tmp_path, 1), start=str(tmp_path / "none")), TINY)
+
+
+def test_waits_while_it_is_paused(corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda f, **_: f)
+    pause, naps = tmp_path / PAUSE, list[float]()
+    pause.touch()
+
+    def nap(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 3:
+            pause.unlink()
+
+    monkeypatch.setattr(trainer.time, "sleep", nap)
+    train(plan(corpus, tmp_path, 1), TINY)
+    assert len(naps) == 3
+    assert max(naps) < 1
 
 
 def test_a_gpu_wants_one_process(corpus: str, tmp_path: Path) -> None:
