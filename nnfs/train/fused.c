@@ -82,8 +82,7 @@ INLINE void turn(bf16 *to, long stride, const bf16 *from, long from_stride) {
     }
 }
 
-INLINE vf exponential(vf x) { // of x <= 0; relative error below 4e-6
-    x = _mm512_max_ps(_mm512_mul_ps(x, set1(1.44269504f)), set1(-126));
+INLINE vf power(vf x) { // 2^x for -126 <= x <= 0, relative error below 4e-6
     vf n = whole(x), f = _mm512_sub_ps(x, n);
     vf p = _mm512_fmadd_ps(set1(0.00133335581f), f, set1(0.00961812910f));
     p = _mm512_fmadd_ps(p, f, set1(0.0555041087f));
@@ -92,6 +91,14 @@ INLINE vf exponential(vf x) { // of x <= 0; relative error below 4e-6
     p = _mm512_fmadd_ps(p, f, set1(1));
     return _mm512_scalef_ps(p, n);
 }
+INLINE vf coarse_power(vf x) { // the same, relative error below 2e-4: a tenth of what bf16 rounds away
+    vf n = whole(x), f = _mm512_sub_ps(x, n);
+    vf p = _mm512_fmadd_ps(set1(0.0558263180f), f, set1(0.240152695f));
+    p = _mm512_fmadd_ps(p, f, set1(0.693153073f));
+    p = _mm512_fmadd_ps(p, f, set1(1));
+    return _mm512_scalef_ps(p, n);
+}
+#define LOG2E 1.44269504f
 
 // x = the sums of the rows of `table` that `index` (n, count) names, and beside one another rows of `tables`.
 static void embed(float *x, const float *table, const int32_t *index, long count, const float *const *tables,
@@ -145,7 +152,8 @@ static double entropy(float *sums, bf16 *gradients, const float *scale, const in
         float top = _mm512_reduce_max_ps(most), wanted = row[target[t]];
         vf sum = _mm512_setzero_ps();
         for (long i = 0; i < 256; i += 16) {
-            vf e = exponential(_mm512_sub_ps(_mm512_loadu_ps(row + i), set1(top)));
+            vf x = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(row + i), set1(top)), set1(LOG2E));
+            vf e = power(_mm512_max_ps(x, set1(-126)));
             _mm512_storeu_ps(row + i, e);
             sum = _mm512_add_ps(sum, e);
         }
@@ -247,30 +255,41 @@ INLINE void strip_sum(float out[16][HEAD], const bf16 p[16][STRIP], const uint32
 }
 
 // The softmax of a row of scores. `reach`: the biases of the strip's keys. `unseen`: how many keys at its begin are of
-// another lane.
-INLINE void softmax(vf p[6], const float *scores, const float *reach, long unseen, float unit) {
+// another lane. All in powers of two. Returns log2 of the sum that divides.
+INLINE float softmax(vf p[6], const float *scores, const float *reach, long unseen, float unit) {
     vf most = set1(MASKED);
     const __m512i ascending = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     for (int i = 0; i < 6; i++) {
         __mmask16 seen = _mm512_cmpge_epi32_mask(ascending, _mm512_set1_epi32((int)(unseen - i * 16)));
-        vf s = _mm512_fmadd_ps(_mm512_loadu_ps(scores + i * 16), set1(unit), _mm512_loadu_ps(reach + i * 16));
+        vf s = _mm512_fmadd_ps(_mm512_load_ps(scores + i * 16), set1(unit), _mm512_loadu_ps(reach + i * 16));
         p[i] = _mm512_mask_mov_ps(set1(MASKED), seen, s);
         most = _mm512_max_ps(most, p[i]);
     }
-    vf top = set1(_mm512_reduce_max_ps(most)), sum = _mm512_setzero_ps();
+    float highest = _mm512_reduce_max_ps(most);
+    vf top = set1(highest), sum = _mm512_setzero_ps();
     for (int i = 0; i < 6; i++) {
-        vf x = _mm512_sub_ps(p[i], top);
-        p[i] = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, set1(-80), _CMP_GT_OQ), exponential(x));
+        p[i] = coarse_power(_mm512_max_ps(_mm512_sub_ps(p[i], top), set1(-126)));
         sum = _mm512_add_ps(sum, p[i]);
     }
-    vf factor = set1(1 / _mm512_reduce_add_ps(sum));
-    for (int i = 0; i < 6; i++) p[i] = _mm512_mul_ps(p[i], factor);
+    float total = _mm512_reduce_add_ps(sum);
+    for (int i = 0; i < 6; i++) p[i] = _mm512_mul_ps(p[i], set1(1 / total));
+    return highest + log2f(total);
+}
+
+// The same once more, of one row of scores whose sum is known. Keys that are not seen have 2^-126.
+INLINE void softmax_again(vf p[6], const float *scores, const float *reach, long unseen, float unit, float sum) {
+    const __m512i ascending = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    for (int i = 0; i < 6; i++) {
+        __mmask16 seen = _mm512_cmpge_epi32_mask(ascending, _mm512_set1_epi32((int)(unseen - i * 16)));
+        vf s = _mm512_fmadd_ps(_mm512_load_ps(scores + i * 16), set1(unit), _mm512_sub_ps(_mm512_loadu_ps(reach + i * 16), set1(sum)));
+        p[i] = coarse_power(_mm512_max_ps(_mm512_mask_mov_ps(set1(-126), seen, s), set1(-126)));
+    }
 }
 
 // The biases of head h against the strip, one after another: of key c of the query at distance d from the strip's begin
-// it is reach[95 - d + c]
+// it is reach[95 - d + c]; in powers of two
 static void reach_of(float reach[128], const float *bias) {
-    for (int i = 0; i < 128; i++) reach[i] = 95 - i >= 0 && 95 - i < WINDOW ? bias[95 - i] : MASKED;
+    for (int i = 0; i < 128; i++) reach[i] = 95 - i >= 0 && 95 - i < WINDOW ? bias[95 - i] * LOG2E : MASKED;
 }
 
 INLINE long strip_of(long a) { return ((a + 2) & ~1L) + (BEFORE - 6); } // the operand's tile where the strip of a begins
@@ -288,9 +307,9 @@ static void operands(Operand *o, uint8_t *room, const Attention *s, const bf16 *
     }
 }
 
-// One row of positions. qkv (time, (heads + 2 kv_heads) HEAD) integers; start (time,); y (time, heads HEAD) integers.
-// room: 4 kv_heads attention_room(time) bytes.
-static void attend(const Attention *s, const bf16 *qkv, const int32_t *start, bf16 *y, uint8_t *room) {
+// One row of positions. qkv (time, (heads + 2 kv_heads) HEAD) integers; start (time,); y (time, heads HEAD) integers;
+// sums (heads, time): log2 of what the weights were divided by. room: 4 kv_heads attention_room(time) bytes.
+static void attend(const Attention *s, const bf16 *qkv, const int32_t *start, bf16 *y, float *sums, uint8_t *room) {
     long stride = (s->heads + 2 * s->kv_heads) * HEAD, width = s->heads * HEAD, size = 2 * s->kv_heads * attention_room(s->time);
     Operand k[8], v[8];
     operands(k, room, s, qkv + width, stride);
@@ -306,7 +325,7 @@ static void attend(const Attention *s, const bf16 *qkv, const int32_t *start, bf
             for (long i = 0; i < 16; i++) {
                 vf row[6];
                 long t = a * TILE + i;
-                softmax(row, scores[i], reach + 95 - (t - origin), start[t] - origin, s->unit);
+                sums[h * s->time + t] = softmax(row, scores[i], reach + 95 - (t - origin), start[t] - origin, s->unit * LOG2E);
                 for (int c = 0; c < 6; c++) narrow(&p[i][c * 16], row[c]);
             }
             strip_sum(out, p, v[g].pairs, first);
@@ -359,8 +378,8 @@ static void give_back(const float *sums, const bf16 *at, bf16 *to, long stride, 
 // (heads, WINDOW) is added to. room: 4 kv_heads attention_room(time) + 2 attention_sums(time) bytes.
 static long attention_sums(long time) { return (time / TILE + BEFORE + 2) * 2048L; }
 
-static void attend_back(const Attention *s, const bf16 *qkv, const int32_t *start, const bf16 *y, bf16 *dy, bf16 *dqkv,
-                        float *dbias, uint8_t *room) {
+static void attend_back(const Attention *s, const bf16 *qkv, const int32_t *start, const bf16 *y, const float *sums, bf16 *dy,
+                        bf16 *dqkv, float *dbias, uint8_t *room) {
     long stride = (s->heads + 2 * s->kv_heads) * HEAD, width = s->heads * HEAD, size = 2 * s->kv_heads * attention_room(s->time);
     long group = s->heads / s->kv_heads, tiles = s->time / TILE;
     Operand k[8], v[8];
@@ -389,7 +408,8 @@ static void attend_back(const Attention *s, const bf16 *qkv, const int32_t *star
                         vf p[2][6], d[2][6];
                         for (int odd = 0; odd < 2; odd++) {
                             long t = a * TILE + i + odd, shift = 95 - (t - origin);
-                            softmax(p[odd], scores[i + odd], reach[h] + shift, start[t] - origin, s->unit);
+                            softmax_again(p[odd], scores[i + odd], reach[h] + shift, start[t] - origin, s->unit * LOG2E,
+                                          sums[h * s->time + t]);
                             vf along = _mm512_setzero_ps();
                             for (int c = 0; c < 6; c++) along = _mm512_fmadd_ps(p[odd][c], _mm512_load_ps(&dp[i + odd][c * 16]), along);
                             vf mean = set1(_mm512_reduce_add_ps(along));
@@ -669,6 +689,7 @@ typedef struct { // what a layer's backward pass wants of its forward pass, for 
     bf16 *u, *u2, *qkv, *y, *squares; // integers
     uint8_t *hidden;
     float *r, *r2; // what the norms multiplied by
+    float *sums; // (rows, heads, time), see `attend`
 } Kept;
 
 typedef struct { // gradients of a span
@@ -698,7 +719,7 @@ EXPORT void forward(const Shape *s, const Layer *l, const Kept *k, const int32_t
     for (long t = 0; t < n; t += BLOCK) product(k->u, t, width, l->qkv->forward, l->qkv->outputs, to_integers, &qkv);
     for (long row = 0; row < s->rows; row++) {
         long at = row * s->time;
-        attend(&attention, k->qkv + at * l->qkv->outputs, start + at, k->y + at * inner, s->room);
+        attend(&attention, k->qkv + at * l->qkv->outputs, start + at, k->y + at * inner, k->sums + at * s->heads, s->room);
     }
     Target middle = {.x = k->middle, .before = k->x, .scale = l->out->scale, .width = width};
     Target up = {.low = k->squares, .hidden = k->hidden, .scale = l->up->scale, .width = s->hidden,
@@ -733,7 +754,7 @@ EXPORT void backward(const Shape *s, const Layer *l, const Kept *k, const Gradie
     learn(l->out, g->middle, k->y, n, s->room);
     for (long row = 0; row < s->rows; row++) {
         long at = row * s->time, outputs = l->qkv->outputs;
-        attend_back(&attention, k->qkv + at * outputs, start + at, k->y + at * inner, g->dy + at * inner, g->dqkv + at * outputs,
+        attend_back(&attention, k->qkv + at * outputs, start + at, k->y + at * inner, k->sums + at * s->heads, g->dy + at * inner, g->dqkv + at * outputs,
                     l->distance_gradient, s->room);
     }
     learn(l->qkv, g->dqkv, k->u, n, s->room);

@@ -59,7 +59,9 @@ class _Layer(ctypes.Structure):
 
 
 class _Kept(ctypes.Structure):
-    _fields_ = tuple((name, _P) for name in ("x", "middle", "u", "u2", "qkv", "y", "squares", "hidden", "r", "r2"))
+    _fields_ = tuple(
+        (name, _P) for name in ("x", "middle", "u", "u2", "qkv", "y", "squares", "hidden", "r", "r2", "sums")
+    )
 
 
 class _Gradients(ctypes.Structure):
@@ -213,7 +215,7 @@ class Fused:
         return _Kept(
             self._array(n, a.width), self._array(n, a.width), self._low(n, a.width), self._low(n, a.width),
             self._low(n, inner + 2 * a.kv_heads * a.head), self._low(n, inner), self._low(n, a.hidden),
-            self._array(n, a.hidden, dtype=torch.uint8), self._array(n), self._array(n),
+            self._array(n, a.hidden, dtype=torch.uint8), self._array(n), self._array(n), self._array(n, a.heads),
         )  # fmt: skip
 
     @torch.no_grad()

@@ -26,7 +26,7 @@ WORDS = ("one", "two", "three", "and", "a", "\n", "0x17", "äöü", "return")
 
 def network_of(architecture: Architecture) -> Any:
     torch.manual_seed(5)
-    network = Network(architecture)
+    network: Any = Network(architecture)
     with torch.no_grad():
         for layer in network.layers:
             layer.distance.normal_(0, 0.5)
@@ -51,7 +51,8 @@ def test_gradients_are_autograds(architecture: Architecture, time: int, lanes: i
     network = network_of(architecture)
     batch = batch_of(architecture, time, 2, lanes)
     wanted = loss(network, *batch)
-    (wanted * 0.5).backward()
+    value: Any = wanted * 0.5
+    value.backward()
     gradients = {name: p.grad.clone() for name, p in network.named_parameters()}
     for p in network.parameters():
         p.grad.zero_()

@@ -21,7 +21,6 @@ from nnfs.model.architecture import Architecture  # noqa: E402
 from nnfs.model.forward import Reference  # noqa: E402
 from nnfs.model.weights import load_weights, save_weights  # noqa: E402
 from nnfs.train import export as exporting  # noqa: E402
-from nnfs.train import trainer  # noqa: E402
 from nnfs.train.corpus import ENTRY, Corpus  # noqa: E402
 from nnfs.train.examples import PAD, PIECES, Packer, batches, many_lanes  # noqa: E402
 from nnfs.train.quantise import quantised, restored  # noqa: E402
@@ -124,7 +123,7 @@ def test_waits_while_it_is_paused(corpus: str, tmp_path: Path, monkeypatch: pyte
         if len(naps) == 3:
             pause.unlink()
 
-    monkeypatch.setattr(trainer.time, "sleep", nap)
+    monkeypatch.setattr("nnfs.train.trainer.time.sleep", nap)
     train(plan(corpus, tmp_path, 1), TINY)
     assert len(naps) == 3
     assert max(naps) < 1
