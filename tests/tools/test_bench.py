@@ -21,7 +21,7 @@ from tests.harness import REPO
 sys.path.insert(0, str(REPO / "tools" / "lib"))
 
 from bench import __main__ as command
-from bench import child, coding, corpus, fit, machine, runs, tables, whole
+from bench import child, coding, corpus, fit, machine, runs, tables, training, whole
 from bench.codec.sample import pieces
 from bench.table import (
     Answer,
@@ -279,6 +279,8 @@ def files(tmp_path: Path) -> Path:
 
 
 def test_every_case_can_be_handed_to_a_process(files: Path, tmp_path: Path) -> None:
+    with tarfile.open(files / training.ARCHIVE, "w:xz") as tar:
+        tar.add(files / "enwik", "train/text")
     setting = Setting(tmp_path, files, ("avx2", "portable"), 2)
     assert len({one.name for one in tables.TABLES}) == len(tables.TABLES)
     for quick in (True, False):

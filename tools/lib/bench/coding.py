@@ -12,6 +12,7 @@ from bench.corpus import CHUNK, CONTENT
 from bench.table import Case, Column, Line, Missing, Setting, Table, Task
 
 THREADS = (1, 2)
+BY_LEVEL = (("neural", "text"), ("cm", "text"))  # what is measured at all levels, not only at the best
 CHUNKS = 16  # for each thread: fewer leave lanes of a batch empty
 QUICK_CHUNK = 32 << 10  # bytes of the chunks of --quick, and of slow levels
 SLOW = ("portable", "none")  # levels that are measured only where they are named
@@ -60,9 +61,10 @@ def speeds(task: Task) -> Iterator[Line]:
 def speed_cases(setting: Setting) -> list[Case]:
     cases = []
     for codec, contents in (("neural", ("text",)), ("cm", tuple(CONTENT)), ("cm-light", ("text",)), ("ppm", ("text",))):
-        levels = ("",) if codec == "ppm" else setting.levels or ("",)  # ppm: one code for all levels
         for content in contents:
-            for level in levels:
+            # ppm has one code for all levels; of cm's, one kind of content tells what a level is worth
+            every = setting.levels if codec != "ppm" else ()
+            for level in (every if (codec, content) in BY_LEVEL else every[:1]) or ("",):
                 size = QUICK_CHUNK if setting.is_quick or level in SLOW else CHUNK
                 for threads in THREADS:
                     cut = setting.corpus.chunks(content, CHUNKS * threads, size)
