@@ -3,6 +3,9 @@
 // `network.py` is the definition: these functions compute what it computes, in float32, with bf16 where it has bf16, but
 // each product is finished (scaled, rounded, squared, added) while its sums are in the cache, and attention never leaves
 // it. A bf16 is held as uint16_t; integers of int8 are held as bf16, exactly. Widths are multiples of 32, positions of 64.
+//
+// Arrays of bf16 and of bytes are stored in columns of 32: [width / 32][n positions][32], so that a tile's rows lie one
+// after another, a head is one such column, and what is read next is near. Arrays of float32 are (n, width).
 #define _GNU_SOURCE
 #include <immintrin.h>
 #include <math.h>
@@ -71,14 +74,14 @@ INLINE void store_pairs(uint32_t *to, const __m512i r[16]) {
     }
 }
 
-// 16 rows of 32 as 32 rows of 16 at `to`, `stride` apart: the first factor of a product over positions.
-INLINE void turn(bf16 *to, long stride, const bf16 *from, long from_stride) {
+// 16 rows of 32 as 32 rows of 16 at `to`, 32 apart: the first factor of a product over positions.
+INLINE void turn(bf16 *to, const bf16 *from) {
     __m512i r[16];
-    for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_si512(from + i * from_stride);
+    for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_si512(from + i * 32);
     transpose(r); // r[pair of d][position]: words of two d
     for (int i = 0; i < 16; i++) {
-        _mm256_storeu_si256((__m256i *)(to + 2 * i * stride), _mm512_cvtepi32_epi16(r[i]));
-        _mm256_storeu_si256((__m256i *)(to + (2 * i + 1) * stride), _mm512_cvtepi32_epi16(_mm512_srli_epi32(r[i], 16)));
+        _mm256_storeu_si256((__m256i *)(to + 2 * i * 32), _mm512_cvtepi32_epi16(r[i]));
+        _mm256_storeu_si256((__m256i *)(to + (2 * i + 1) * 32), _mm512_cvtepi32_epi16(_mm512_srli_epi32(r[i], 16)));
     }
 }
 
@@ -134,14 +137,14 @@ EXPORT void embed_back(const float *dx, float *table, const int32_t *index, long
 }
 
 // The cross-entropy of rows of sums, those whose target is 0..255, in nats; its gradient times `factor` in `gradients`.
-static double entropy(float *sums, bf16 *gradients, const float *scale, const int64_t *candidates, const int32_t *buckets,
+static double entropy(float *sums, bf16 *gradients, long column, const float *scale, const int64_t *candidates, const int32_t *buckets,
                       long count, const float *biases, float *dbiases, const int64_t *target, long n, float factor) {
     double loss = 0;
     for (long t = 0; t < n; t++) {
-        bf16 *p = gradients + t * 256;
+        bf16 *p = gradients + t * 32;
         float *row = sums + t * 256;
         if (target[t] < 0) {
-            memset(p, 0, 256 * sizeof *p);
+            for (long i = 0; i < 8; i++) memset(p + i * column, 0, 32 * sizeof *p);
             continue;
         }
         for (long i = 0; i < 256; i += 16) _mm512_storeu_ps(row + i, _mm512_mul_ps(_mm512_loadu_ps(row + i), _mm512_loadu_ps(scale + i)));
@@ -164,7 +167,7 @@ static double entropy(float *sums, bf16 *gradients, const float *scale, const in
         row[target[t]] -= factor;
         for (long k = 0; k < count; k++)
             if (buckets[t * count + k] > 0) dbiases[buckets[t * count + k]] += row[candidates[t * count + k]];
-        for (long i = 0; i < 256; i += 16) narrow(p + i, _mm512_loadu_ps(row + i));
+        for (long i = 0; i < 256; i += 16) narrow(p + i / 32 * column + i % 32, _mm512_loadu_ps(row + i));
     }
     return loss;
 }
@@ -201,9 +204,10 @@ EXPORT void adam(float *p, float *m, float *v, float *const *gradients, long cou
 
 enum { HEAD = 32, WINDOW = 64, TILE = 16, STRIP = 96, BEFORE = 6 };
 #define MASKED -1e30f
+#define LEAST -90 // log2 of a weight that is none: denormal numbers, which take a hundred times as long, are far
 
 typedef struct {
-    long time, heads, kv_heads;
+    long time, heads, kv_heads, column; // column: values of one column of 32, of all rows of positions
     float unit; // of scores
     const float *bias; // (heads, WINDOW) by distance
 } Attention;
@@ -215,18 +219,18 @@ typedef struct { // the operands of one key-value head: 1 KB for each 16 keys
 
 static long attention_room(long time) { return (time / TILE + BEFORE + 2) * 1024L; } // bytes of one operand
 
-// Lay out the 16 rows at `from` (`stride` apart, 32 wide) as tile `tile` of an operand.
-INLINE void lay_out(Operand o, long tile, const bf16 *from, long stride) {
+// Lay out the 16 rows at `from` as tile `tile` of an operand.
+INLINE void lay_out(Operand o, long tile, const bf16 *from) {
     __m512i r[16];
-    for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_si512(from + i * stride);
+    for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_si512(from + i * HEAD);
     store_pairs(o.pairs + (tile >> 1) * 512 + (tile & 1) * 128, r);
     transpose(r);
     for (int i = 0; i < 16; i++) _mm512_storeu_si512(o.transposed + tile * 256 + i * 16, r[i]);
 }
 
-// scores = Q K^T of the 16 rows of q (`stride` apart) and the strip's tiles that are not empty
-INLINE void strip_product(float scores[16][STRIP], const bf16 *q, long stride, const uint32_t *transposed, long first) {
-    _tile_loadd(0, q, stride * sizeof *q);
+// scores = Q K^T of 16 rows of q and the strip
+INLINE void strip_product(float scores[16][STRIP], const bf16 *q, const uint32_t *transposed, long first) {
+    _tile_loadd(0, q, 64);
     for (long j = 0; j < 6; j += 2) {
         _tile_loadd(1, transposed + (first + j) * 256, 64);
         _tile_loadd(2, transposed + (first + j + 1) * 256, 64);
@@ -268,7 +272,7 @@ INLINE float softmax(vf p[6], const float *scores, const float *reach, long unse
     float highest = _mm512_reduce_max_ps(most);
     vf top = set1(highest), sum = _mm512_setzero_ps();
     for (int i = 0; i < 6; i++) {
-        p[i] = coarse_power(_mm512_max_ps(_mm512_sub_ps(p[i], top), set1(-126)));
+        p[i] = coarse_power(_mm512_max_ps(_mm512_sub_ps(p[i], top), set1(LEAST)));
         sum = _mm512_add_ps(sum, p[i]);
     }
     float total = _mm512_reduce_add_ps(sum);
@@ -276,13 +280,13 @@ INLINE float softmax(vf p[6], const float *scores, const float *reach, long unse
     return highest + log2f(total);
 }
 
-// The same once more, of one row of scores whose sum is known. Keys that are not seen have 2^-126.
+// The same once more, of one row of scores whose sum is known. Keys that are not seen have 2^LEAST.
 INLINE void softmax_again(vf p[6], const float *scores, const float *reach, long unseen, float unit, float sum) {
     const __m512i ascending = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     for (int i = 0; i < 6; i++) {
         __mmask16 seen = _mm512_cmpge_epi32_mask(ascending, _mm512_set1_epi32((int)(unseen - i * 16)));
         vf s = _mm512_fmadd_ps(_mm512_load_ps(scores + i * 16), set1(unit), _mm512_sub_ps(_mm512_loadu_ps(reach + i * 16), set1(sum)));
-        p[i] = coarse_power(_mm512_max_ps(_mm512_mask_mov_ps(set1(-126), seen, s), set1(-126)));
+        p[i] = coarse_power(_mm512_max_ps(_mm512_mask_mov_ps(set1(LEAST), seen, s), set1(LEAST)));
     }
 }
 
@@ -294,7 +298,7 @@ static void reach_of(float reach[128], const float *bias) {
 
 INLINE long strip_of(long a) { return ((a + 2) & ~1L) + (BEFORE - 6); } // the operand's tile where the strip of a begins
 
-static void operands(Operand *o, uint8_t *room, const Attention *s, const bf16 *first, long stride) {
+static void operands(Operand *o, uint8_t *room, const Attention *s, const bf16 *first) {
     long size = attention_room(s->time);
     for (long g = 0; g < s->kv_heads; g++) {
         o[g].transposed = (uint32_t *)(room + 2 * g * size);
@@ -303,17 +307,18 @@ static void operands(Operand *o, uint8_t *room, const Attention *s, const bf16 *
         memset(o[g].pairs, 0, BEFORE * 1024);
         memset(o[g].transposed + (s->time / TILE + BEFORE) * 256, 0, 2048);
         memset(o[g].pairs + (s->time / TILE + BEFORE) * 256, 0, 2048);
-        for (long j = 0; j < s->time / TILE; j++) lay_out(o[g], j + BEFORE, first + j * TILE * stride + g * HEAD, stride);
+        for (long j = 0; j < s->time / TILE; j++) lay_out(o[g], j + BEFORE, first + g * s->column + j * TILE * HEAD);
     }
 }
 
-// One row of positions. qkv (time, (heads + 2 kv_heads) HEAD) integers; start (time,); y (time, heads HEAD) integers;
+// One row of positions. qkv: integers, a column for each head, then those of keys and of values; start (time,); y: a
+// column of integers for each head;
 // sums (heads, time): log2 of what the weights were divided by. room: 4 kv_heads attention_room(time) bytes.
-static void attend(const Attention *s, const bf16 *qkv, const int32_t *start, bf16 *y, float *sums, uint8_t *room) {
-    long stride = (s->heads + 2 * s->kv_heads) * HEAD, width = s->heads * HEAD, size = 2 * s->kv_heads * attention_room(s->time);
+static __attribute__((noinline)) void attend(const Attention *s, const bf16 *qkv, const int32_t *start, bf16 *y, float *sums, uint8_t *room) {
+    long size = 2 * s->kv_heads * attention_room(s->time);
     Operand k[8], v[8];
-    operands(k, room, s, qkv + width, stride);
-    operands(v, room + size, s, qkv + width + s->kv_heads * HEAD, stride);
+    operands(k, room, s, qkv + s->heads * s->column);
+    operands(v, room + size, s, qkv + (s->heads + s->kv_heads) * s->column);
     float scores[16][STRIP] __attribute__((aligned(64))), out[16][HEAD] __attribute__((aligned(64))), reach[128];
     bf16 p[16][STRIP] __attribute__((aligned(64)));
     for (long h = 0; h < s->heads; h++) {
@@ -321,7 +326,7 @@ static void attend(const Attention *s, const bf16 *qkv, const int32_t *start, bf
         reach_of(reach, s->bias + h * WINDOW);
         for (long a = 0; a < s->time / TILE; a++) {
             long first = strip_of(a), origin = (first - BEFORE) * TILE;
-            strip_product(scores, qkv + a * TILE * stride + h * HEAD, stride, k[g].transposed, first);
+            strip_product(scores, qkv + h * s->column + a * TILE * HEAD, k[g].transposed, first);
             for (long i = 0; i < 16; i++) {
                 vf row[6];
                 long t = a * TILE + i;
@@ -331,7 +336,7 @@ static void attend(const Attention *s, const bf16 *qkv, const int32_t *start, bf
             strip_sum(out, p, v[g].pairs, first);
             for (long i = 0; i < 16; i++)
                 for (int c = 0; c < HEAD; c += 16)
-                    narrow(y + (a * TILE + i) * width + h * HEAD + c, clamp(whole(_mm512_load_ps(&out[i][c])), -LIMIT, LIMIT));
+                    narrow(y + h * s->column + (a * TILE + i) * HEAD + c, clamp(whole(_mm512_load_ps(&out[i][c])), -LIMIT, LIMIT));
         }
     }
 }
@@ -360,33 +365,33 @@ INLINE void join(uint32_t *to, const vf even[6], const vf odd[6]) {
 }
 
 // sums (tiles, 32 d, 16 keys) -> gradients of the integers at `to`, which stand at `at`
-static void give_back(const float *sums, const bf16 *at, bf16 *to, long stride, long tiles, float factor) {
+static void give_back(const float *sums, const bf16 *at, bf16 *to, long tiles, float factor) {
     for (long j = 0; j < tiles; j++)
         for (int half = 0; half < 2; half++) {
             __m512i r[16];
             for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_si512(sums + j * 512 + half * 256 + i * 16);
             transpose(r);
             for (int i = 0; i < 16; i++) {
-                long place = (j * TILE + i) * stride + half * 16;
+                long place = (j * TILE + i) * HEAD + half * 16;
                 vf d = _mm512_mul_ps(_mm512_castsi512_ps(r[i]), set1(factor));
                 narrow(to + place, _mm512_maskz_mov_ps(inside(wide(at + place)), d));
             }
         }
 }
 
-// The gradient of `attend`: dy (time, heads HEAD), of which what is at a limit of y is ignored; dqkv like qkv; dbias
+// The gradient of `attend`: dy, like y, of which what is at a limit of y is ignored; dqkv like qkv; dbias
 // (heads, WINDOW) is added to. room: 4 kv_heads attention_room(time) + 2 attention_sums(time) bytes.
 static long attention_sums(long time) { return (time / TILE + BEFORE + 2) * 2048L; }
 
-static void attend_back(const Attention *s, const bf16 *qkv, const int32_t *start, const bf16 *y, const float *sums, bf16 *dy,
+static __attribute__((noinline)) void attend_back(const Attention *s, const bf16 *qkv, const int32_t *start, const bf16 *y, const float *sums, bf16 *dy,
                         bf16 *dqkv, float *dbias, uint8_t *room) {
-    long stride = (s->heads + 2 * s->kv_heads) * HEAD, width = s->heads * HEAD, size = 2 * s->kv_heads * attention_room(s->time);
-    long group = s->heads / s->kv_heads, tiles = s->time / TILE;
+    long size = 2 * s->kv_heads * attention_room(s->time), group = s->heads / s->kv_heads, tiles = s->time / TILE;
     Operand k[8], v[8];
-    for (long i = 0; i < s->time * width; i += 16)
-        narrow(dy + i, _mm512_maskz_mov_ps(inside(wide(y + i)), wide(dy + i)));
-    operands(k, room, s, qkv + width, stride);
-    operands(v, room + size, s, qkv + width + s->kv_heads * HEAD, stride);
+    for (long h = 0; h < s->heads; h++)
+        for (long i = h * s->column; i < h * s->column + s->time * HEAD; i += 16)
+            narrow(dy + i, _mm512_maskz_mov_ps(inside(wide(y + i)), wide(dy + i)));
+    operands(k, room, s, qkv + s->heads * s->column);
+    operands(v, room + size, s, qkv + (s->heads + s->kv_heads) * s->column);
     float *dk = (float *)(room + 2 * size), *dv = (float *)(room + 2 * size + attention_sums(s->time));
     static __thread float scores[16][STRIP] __attribute__((aligned(64))), dp[16][STRIP] __attribute__((aligned(64)));
     static __thread float out[16][HEAD] __attribute__((aligned(64)));
@@ -402,8 +407,8 @@ static void attend_back(const Attention *s, const bf16 *qkv, const int32_t *star
                 long first = strip_of(a), origin = (first - BEFORE) * TILE;
                 for (long side = 0; side < 2; side++) {
                     long h = pair + side;
-                    strip_product(scores, qkv + a * TILE * stride + h * HEAD, stride, k[g].transposed, first);
-                    strip_product(dp, dy + a * TILE * width + h * HEAD, width, v[g].transposed, first);
+                    strip_product(scores, qkv + h * s->column + a * TILE * HEAD, k[g].transposed, first);
+                    strip_product(dp, dy + h * s->column + a * TILE * HEAD, v[g].transposed, first);
                     for (long i = 0; i < 16; i += 2) {
                         vf p[2][6], d[2][6];
                         for (int odd = 0; odd < 2; odd++) {
@@ -426,22 +431,22 @@ static void attend_back(const Attention *s, const bf16 *qkv, const int32_t *star
                     strip_sum(out, ds, k[g].pairs, first);
                     for (long i = 0; i < 16; i++)
                         for (int c = 0; c < HEAD; c += 16) {
-                            long place = (a * TILE + i) * stride + h * HEAD + c;
+                            long place = h * s->column + (a * TILE + i) * HEAD + c;
                             vf value = _mm512_mul_ps(_mm512_load_ps(&out[i][c]), set1(s->unit));
                             narrow(dqkv + place, _mm512_maskz_mov_ps(inside(wide(qkv + place)), value));
                         }
                 }
                 for (int side = 0; side < 2; side++)
-                    turn(&turned[0][side * 16], 32, qkv + a * TILE * stride + (pair + side) * HEAD, stride);
+                    turn(&turned[0][side * 16], qkv + (pair + side) * s->column + a * TILE * HEAD);
                 strip_add(dk + first * 512, turned, ds_pairs);
                 for (int side = 0; side < 2; side++)
-                    turn(&turned[0][side * 16], 32, dy + a * TILE * width + (pair + side) * HEAD, width);
+                    turn(&turned[0][side * 16], dy + (pair + side) * s->column + a * TILE * HEAD);
                 strip_add(dv + first * 512, turned, p_pairs);
             }
-        long at = width + g * HEAD;
-        give_back(dk + BEFORE * 512, qkv + at, dqkv + at, stride, tiles, s->unit);
-        at += s->kv_heads * HEAD;
-        give_back(dv + BEFORE * 512, qkv + at, dqkv + at, stride, tiles, 1);
+        long at = (s->heads + g) * s->column;
+        give_back(dk + BEFORE * 512, qkv + at, dqkv + at, tiles, s->unit);
+        at += s->kv_heads * s->column;
+        give_back(dv + BEFORE * 512, qkv + at, dqkv + at, tiles, 1);
     }
     for (long h = 0; h < s->heads; h++)
         for (int i = 32; i < 96; i++) dbias[h * WINDOW + 95 - i] += dreach[h][i];
@@ -456,7 +461,7 @@ typedef struct { // the weights of products that have their inputs in common
     long outputs, inputs;
     uint32_t *forward, *back; // packed: integers by inputs; what gradients pass through, by outputs
     float *scale; // (outputs,): what the sums are worth
-    float *sums; // gradient of the weights, in blocks: [32 of the narrow side][32 of the wide side][4 tiles]
+    float *sums; // gradient of the weights, in blocks: [32 of the wide side][32 of the narrow side][4 tiles]
     long wide_outputs; // whether the outputs are the wide side
 } Product;
 
@@ -465,24 +470,25 @@ typedef struct {
     const float *before, *scale;
     bf16 *low;
     uint8_t *hidden;
-    long width;
+    long width; // of x, before
+    long n; // positions of low, hidden
     float factor;
 } Target;
 
 typedef void Ending(const Target *to, const float c[32][32], long row, long column);
 
-INLINE void multiply(const bf16 *a, long stride, const uint32_t *b, long steps, float c[32][32]) {
+INLINE void multiply(const bf16 *a, long column, const uint32_t *b, long steps, float c[32][32]) {
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
     for (long s = 0; s < steps; s++) {
-        _tile_loadd(4, a + s * 32, stride * 2);
+        _tile_loadd(4, a + s * column, 64);
         _tile_loadd(6, b + s * 512, 64);
         _tile_dpbf16ps(0, 4, 6);
         _tile_loadd(7, b + s * 512 + 256, 64);
         _tile_dpbf16ps(1, 4, 7);
-        _tile_loadd(5, a + 16 * stride + s * 32, stride * 2);
+        _tile_loadd(5, a + s * column + 512, 64);
         _tile_dpbf16ps(2, 5, 6);
         _tile_dpbf16ps(3, 5, 7);
     }
@@ -492,12 +498,12 @@ INLINE void multiply(const bf16 *a, long stride, const uint32_t *b, long steps, 
     _tile_stored(3, &c[16][16], 128);
 }
 
-// Multiply BLOCK rows, `row` the first of them, by all `columns` columns of a packed factor.
-INLINE void product(const bf16 *a, long row, long inputs, const uint32_t *packed, long columns, Ending ending, const Target *to) {
+// Multiply BLOCK of n rows, `row` the first of them, by all `columns` columns of a packed factor.
+INLINE void product(const bf16 *a, long n, long row, long inputs, const uint32_t *packed, long columns, Ending ending, const Target *to) {
     float c[32][32] __attribute__((aligned(64)));
     for (long column = 0; column < columns; column += 32)
         for (long i = row; i < row + BLOCK; i += 32) {
-            multiply(a + i * inputs, inputs, packed + column * inputs / 2, inputs / 32, c);
+            multiply(a + i * 32, n * 32, packed + column * inputs / 2, inputs / 32, c);
             ending(to, c, i, column);
         }
 }
@@ -505,23 +511,26 @@ INLINE void product(const bf16 *a, long row, long inputs, const uint32_t *packed
 #define EACH(i, j) for (long i = 0; i < 32; i++) for (long j = 0; j < 32; j += 16)
 
 INLINE void to_integers(const Target *to, const float c[32][32], long row, long column) {
-    EACH(i, j) narrow(to->low + (row + i) * to->width + column + j,
+    bf16 *low = to->low + column * to->n + row * 32;
+    EACH(i, j) narrow(low + i * 32 + j,
                       clamp(whole(_mm512_mul_ps(_mm512_load_ps(&c[i][j]), _mm512_loadu_ps(to->scale + column + j))), -LIMIT, LIMIT));
 }
 INLINE void to_squares(const Target *to, const float c[32][32], long row, long column) {
+    bf16 *low = to->low + column * to->n + row * 32;
+    uint8_t *hidden = to->hidden + column * to->n + row * 32;
     EACH(i, j) {
-        long at = (row + i) * to->width + column + j;
         vf h = clamp(whole(_mm512_mul_ps(_mm512_load_ps(&c[i][j]), _mm512_loadu_ps(to->scale + column + j))), 0, 255);
-        _mm_storeu_si128((__m128i *)(to->hidden + at), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(h)));
-        narrow(to->low + at, whole(_mm512_mul_ps(_mm512_mul_ps(h, h), set1(to->factor))));
+        _mm_storeu_si128((__m128i *)(hidden + i * 32 + j), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(h)));
+        narrow(low + i * 32 + j, whole(_mm512_mul_ps(_mm512_mul_ps(h, h), set1(to->factor))));
     }
 }
 INLINE void from_squares(const Target *to, const float c[32][32], long row, long column) { // gradients
+    bf16 *low = to->low + column * to->n + row * 32;
+    const uint8_t *hidden = to->hidden + column * to->n + row * 32;
     EACH(i, j) {
-        long at = (row + i) * to->width + column + j;
-        __m512i h = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(to->hidden + at)));
+        __m512i h = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(hidden + i * 32 + j)));
         vf g = _mm512_mul_ps(_mm512_mul_ps(_mm512_load_ps(&c[i][j]), _mm512_cvtepi32_ps(h)), set1(to->factor));
-        narrow(to->low + at, _mm512_maskz_mov_ps(_mm512_cmplt_epi32_mask(h, _mm512_set1_epi32(255)), g));
+        narrow(low + i * 32 + j, _mm512_maskz_mov_ps(_mm512_cmplt_epi32_mask(h, _mm512_set1_epi32(255)), g));
     }
 }
 INLINE void to_stream(const Target *to, const float c[32][32], long row, long column) {
@@ -532,7 +541,7 @@ INLINE void to_stream(const Target *to, const float c[32][32], long row, long co
     }
 }
 INLINE void to_bf16(const Target *to, const float c[32][32], long row, long column) {
-    EACH(i, j) narrow(to->low + (row + i) * to->width + column + j, _mm512_load_ps(&c[i][j]));
+    EACH(i, j) narrow(to->low + column * to->n + (row + i) * 32 + j, _mm512_load_ps(&c[i][j]));
 }
 INLINE void to_block(const Target *to, const float c[32][32], long row, long column) {
     EACH(i, j) _mm512_storeu_ps(to->x + (row % BLOCK + i) * to->width + column + j, _mm512_load_ps(&c[i][j]));
@@ -568,33 +577,33 @@ EXPORT void quantise(const Product *w, const float *weights, long begin, long ro
     }
 }
 
-// Add to `w->sums` what `n` positions give: narrow (n, 32 a) by wide (n, 32 b). room: 2 n (32 a) + 64 n bytes.
+// Add to `w->sums` what n positions give. room: n (2 a + 64) bytes for a narrow side of `a` values.
 static void learn(const Product *w, const bf16 *gradient, const bf16 *inputs, long n, uint8_t *room) {
     const bf16 *narrow_side = w->wide_outputs ? inputs : gradient, *wide_side = w->wide_outputs ? gradient : inputs;
     long a = w->wide_outputs ? w->inputs : w->outputs, b = w->wide_outputs ? w->outputs : w->inputs;
     enum { SPAN = 512 }; // positions: 32 columns of the wide side are half of the first cache then
     bf16 *turned = (bf16 *)room; // [32 of a][32 of the positions][half of a's][16][32]: tiles of 1 KB
     uint32_t *panel = (uint32_t *)(room + 2 * n * a);
-    for (long t = 0; t < n; t += 16)
-        for (long i = 0; i < a; i += 32)
-            turn(turned + (i / 32 * (n / 32) + t / 32) * 1024 + (t / 16 & 1) * 16, 32, narrow_side + t * a + i, a);
-    for (long j = 0; j < b; j += 32) {
-        for (long t = 0; t < n; t += 16) {
-            __m512i r[16];
-            for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_si512(wide_side + (t + i) * b + j);
-            store_pairs(panel + t / 32 * 512 + (t / 16 & 1) * 128, r);
-        }
+    for (long i = 0; i < a; i += 32)
+        for (long t = 0; t < n; t += 16) turn(turned + i * n + t / 32 * 1024 + (t / 16 & 1) * 16, narrow_side + i * n + t * 32);
+    for (long j = 0; j < b; j += 32)
         for (long s = 0; s < n; s += SPAN) {
             long steps = (n - s < SPAN ? n - s : SPAN) / 32;
+            for (long t = 0; t < steps * 32; t += 16) {
+                __m512i r[16];
+                for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_si512(wide_side + j * n + (s + t + i) * 32);
+                store_pairs(panel + t / 32 * 512 + (t / 16 & 1) * 128, r);
+            }
             for (long i = 0; i < a; i += 32) {
-                float *c = w->sums + i * b + j * 32;
-                const bf16 *first = turned + (i / 32 * (n / 32) + s / 32) * 1024;
-                const uint32_t *second = panel + s / 32 * 512;
+                float *c = w->sums + j * a + i * 32;
+                const bf16 *first = turned + i * n + s * 32;
+                const uint32_t *second = panel;
                 _tile_loadd(0, c, 64);
                 _tile_loadd(1, c + 256, 64);
                 _tile_loadd(2, c + 512, 64);
                 _tile_loadd(3, c + 768, 64);
                 for (long k = 0; k < steps; k++) {
+                    for (int q = 0; q < 4; q++) _mm_prefetch((const char *)(c + 1024 + (k & 15) * 64 + q * 16), _MM_HINT_T0);
                     _tile_loadd(4, first + k * 1024, 64);
                     _tile_loadd(6, second + k * 512, 64);
                     _tile_dpbf16ps(0, 4, 6);
@@ -610,16 +619,15 @@ static void learn(const Product *w, const bf16 *gradient, const bf16 *inputs, lo
                 _tile_stored(3, c + 768, 64);
             }
         }
-    }
 }
 
 // gradient (rows, inputs) of outputs `begin` on += the sums * factor; the sums become 0.
 EXPORT void take(const Product *w, float *gradient, long begin, long rows, float factor) {
-    long b = w->wide_outputs ? w->outputs : w->inputs;
+    long side = w->wide_outputs ? w->inputs : w->outputs;
     for (long o = begin; o < begin + rows; o += 16)
         for (long i = 0; i < w->inputs; i += 16) {
             long a = w->wide_outputs ? i : o, z = w->wide_outputs ? o : i; // of the narrow side, of the wide side
-            float *c = w->sums + a / 32 * 32 * b + z / 32 * 1024 + (a / 16 & 1) * 512 + (z / 16 & 1) * 256;
+            float *c = w->sums + z / 32 * 32 * side + a / 32 * 1024 + (a / 16 & 1) * 512 + (z / 16 & 1) * 256;
             __m512i r[16];
             for (int k = 0; k < 16; k++) r[k] = _mm512_loadu_si512(c + k * 16), _mm512_storeu_si512(c + k * 16, _mm512_setzero_si512());
             if (w->wide_outputs) transpose(r);
@@ -632,9 +640,9 @@ EXPORT void take(const Product *w, float *gradient, long begin, long rows, float
 
 // ---- Norms ----
 
-// u = the RMSNorm of x as integers, r = what it multiplied by: `n` rows from `row` on.
-static void normed(const float *x, bf16 *u, float *r, long row, long n, long width, float unit) {
-    for (long t = row; t < row + n; t++) {
+// u = the RMSNorm of x as integers, r = what it multiplied by: `count` of n rows from `row` on.
+static void normed(const float *x, bf16 *u, float *r, long n, long row, long count, long width, float unit) {
+    for (long t = row; t < row + count; t++) {
         vf squares = _mm512_setzero_ps();
         for (long i = 0; i < width; i += 16) {
             vf v = _mm512_loadu_ps(x + t * width + i);
@@ -643,32 +651,31 @@ static void normed(const float *x, bf16 *u, float *r, long row, long n, long wid
         r[t] = 1 / sqrtf(_mm512_reduce_add_ps(squares) / width + 1e-6f);
         for (long i = 0; i < width; i += 16) {
             vf v = _mm512_mul_ps(_mm512_loadu_ps(x + t * width + i), set1(r[t] * unit));
-            narrow(u + t * width + i, clamp(whole(v), -LIMIT, LIMIT));
+            narrow(u + (i & ~31L) * n + t * 32 + (i & 31), clamp(whole(v), -LIMIT, LIMIT));
         }
     }
 }
 
-// dx += the gradient of a norm of which `du` (n, width) is that of the integers; low = dx as bf16.
-static void normed_back(float *dx, const float *x, const bf16 *u, const float *r, const float *du, bf16 *low, long row, long n,
-                        long width, float unit) {
-    for (long t = row; t < row + n; t++, du += width) {
+// dx += the gradient of a norm of which `du` (count, width) is that of the integers; low = dx as bf16.
+static void normed_back(float *dx, const float *x, const bf16 *u, const float *r, float *du, bf16 *low, long n, long row,
+                        long count, long width, float unit) {
+    for (long t = row; t < row + count; t++, du += width) {
         vf along = _mm512_setzero_ps();
         long at = t * width;
         for (long i = 0; i < width; i += 16) {
-            vf d = _mm512_maskz_loadu_ps(inside(wide(u + at + i)), du + i);
+            vf d = _mm512_maskz_loadu_ps(inside(wide(u + (i & ~31L) * n + t * 32 + (i & 31))), du + i);
+            _mm512_storeu_ps(du + i, d);
             along = _mm512_fmadd_ps(d, _mm512_loadu_ps(x + at + i), along);
         }
         float mean = _mm512_reduce_add_ps(along) * r[t] * r[t] / width;
         for (long i = 0; i < width; i += 16) {
-            vf d = _mm512_maskz_loadu_ps(inside(wide(u + at + i)), du + i);
-            d = _mm512_fnmadd_ps(_mm512_loadu_ps(x + at + i), set1(mean), d);
+            vf d = _mm512_fnmadd_ps(_mm512_loadu_ps(x + at + i), set1(mean), _mm512_loadu_ps(du + i));
             d = _mm512_fmadd_ps(d, set1(r[t] * unit), _mm512_loadu_ps(dx + at + i));
             _mm512_storeu_ps(dx + at + i, d);
-            narrow(low + at + i, d);
+            narrow(low + (i & ~31L) * n + t * 32 + (i & 31), d);
         }
     }
 }
-
 
 // ---- The network ----
 
@@ -707,30 +714,30 @@ EXPORT long room_of(const Shape *s) {
 EXPORT void embed_span(const Shape *s, const Kept *first, const float *table, const int32_t *index, long count,
                        const float *const *tables, const int32_t *ngrams, const long *widths, long tables_count) {
     embed(first->x, table, index, count, tables, ngrams, widths, tables_count, s->rows * s->time, s->width);
-    normed(first->x, first->u, first->r, 0, s->rows * s->time, s->width, s->act);
+    normed(first->x, first->u, first->r, s->rows * s->time, 0, s->rows * s->time, s->width, s->act);
 }
 
 // From `k->x`, `k->u` to the next layer's `x`, `u`, `r`. start (rows, time).
 EXPORT void forward(const Shape *s, const Layer *l, const Kept *k, const int32_t *start, float *x, bf16 *u, float *r) {
     long n = s->rows * s->time, width = s->width, inner = s->heads * HEAD;
-    Attention attention = {s->time, s->heads, s->kv_heads, 1 / s->score_unit, l->distance};
+    Attention attention = {s->time, s->heads, s->kv_heads, n * HEAD, 1 / s->score_unit, l->distance};
     configure();
-    Target qkv = {.low = k->qkv, .scale = l->qkv->scale, .width = l->qkv->outputs};
-    for (long t = 0; t < n; t += BLOCK) product(k->u, t, width, l->qkv->forward, l->qkv->outputs, to_integers, &qkv);
+    Target qkv = {.low = k->qkv, .scale = l->qkv->scale, .n = n};
+    for (long t = 0; t < n; t += BLOCK) product(k->u, n, t, width, l->qkv->forward, l->qkv->outputs, to_integers, &qkv);
     for (long row = 0; row < s->rows; row++) {
         long at = row * s->time;
-        attend(&attention, k->qkv + at * l->qkv->outputs, start + at, k->y + at * inner, k->sums + at * s->heads, s->room);
+        attend(&attention, k->qkv + at * HEAD, start + at, k->y + at * HEAD, k->sums + at * s->heads, s->room);
     }
     Target middle = {.x = k->middle, .before = k->x, .scale = l->out->scale, .width = width};
-    Target up = {.low = k->squares, .hidden = k->hidden, .scale = l->up->scale, .width = s->hidden,
+    Target up = {.low = k->squares, .hidden = k->hidden, .scale = l->up->scale, .n = n,
                  .factor = s->square_unit / (s->hidden_unit * s->hidden_unit)};
     Target down = {.x = x, .before = k->middle, .scale = l->down->scale, .width = width};
     for (long t = 0; t < n; t += BLOCK) {
-        product(k->y, t, inner, l->out->forward, width, to_stream, &middle);
-        normed(k->middle, k->u2, k->r2, t, BLOCK, width, s->act);
-        product(k->u2, t, width, l->up->forward, s->hidden, to_squares, &up);
-        product(k->squares, t, s->hidden, l->down->forward, width, to_stream, &down);
-        normed(x, u, r, t, BLOCK, width, s->act);
+        product(k->y, n, t, inner, l->out->forward, width, to_stream, &middle);
+        normed(k->middle, k->u2, k->r2, n, t, BLOCK, width, s->act);
+        product(k->u2, n, t, width, l->up->forward, s->hidden, to_squares, &up);
+        product(k->squares, n, t, s->hidden, l->down->forward, width, to_stream, &down);
+        normed(x, u, r, n, t, BLOCK, width, s->act);
     }
     _tile_release();
 }
@@ -739,28 +746,28 @@ EXPORT void forward(const Shape *s, const Layer *l, const Kept *k, const int32_t
 EXPORT void backward(const Shape *s, const Layer *l, const Kept *k, const Gradients *g, const int32_t *start) {
     long n = s->rows * s->time, width = s->width, inner = s->heads * HEAD;
     float block[BLOCK * MOST_WIDTH] __attribute__((aligned(64)));
-    Attention attention = {s->time, s->heads, s->kv_heads, 1 / s->score_unit, l->distance};
+    Attention attention = {s->time, s->heads, s->kv_heads, n * HEAD, 1 / s->score_unit, l->distance};
     configure();
     learn(l->down, g->low, k->squares, n, s->room);
-    Target wide_part = {.low = g->wide, .hidden = k->hidden, .width = s->hidden, .factor = 2 * s->square_unit / s->hidden_unit};
-    Target rows = {.x = block, .width = width}, dy = {.low = g->dy, .width = inner};
+    Target wide_part = {.low = g->wide, .hidden = k->hidden, .n = n, .factor = 2 * s->square_unit / s->hidden_unit};
+    Target rows = {.x = block, .width = width}, dy = {.low = g->dy, .n = n};
     for (long t = 0; t < n; t += BLOCK) {
-        product(g->low, t, width, l->down->back, s->hidden, from_squares, &wide_part);
-        product(g->wide, t, s->hidden, l->up->back, width, to_block, &rows);
-        normed_back(g->dx, k->middle, k->u2, k->r2, block, g->middle, t, BLOCK, width, s->act);
-        product(g->middle, t, width, l->out->back, inner, to_bf16, &dy);
+        product(g->low, n, t, width, l->down->back, s->hidden, from_squares, &wide_part);
+        product(g->wide, n, t, s->hidden, l->up->back, width, to_block, &rows);
+        normed_back(g->dx, k->middle, k->u2, k->r2, block, g->middle, n, t, BLOCK, width, s->act);
+        product(g->middle, n, t, width, l->out->back, inner, to_bf16, &dy);
     }
     learn(l->up, g->wide, k->u2, n, s->room);
     learn(l->out, g->middle, k->y, n, s->room);
     for (long row = 0; row < s->rows; row++) {
-        long at = row * s->time, outputs = l->qkv->outputs;
-        attend_back(&attention, k->qkv + at * outputs, start + at, k->y + at * inner, k->sums + at * s->heads, g->dy + at * inner, g->dqkv + at * outputs,
+        long at = row * s->time, place = at * HEAD;
+        attend_back(&attention, k->qkv + place, start + at, k->y + place, k->sums + at * s->heads, g->dy + place, g->dqkv + place,
                     l->distance_gradient, s->room);
     }
     learn(l->qkv, g->dqkv, k->u, n, s->room);
     for (long t = 0; t < n; t += BLOCK) {
-        product(g->dqkv, t, l->qkv->outputs, l->qkv->back, width, to_block, &rows);
-        normed_back(g->dx, k->x, k->u, k->r, block, g->low, t, BLOCK, width, s->act);
+        product(g->dqkv, n, t, l->qkv->outputs, l->qkv->back, width, to_block, &rows);
+        normed_back(g->dx, k->x, k->u, k->r, block, g->low, n, t, BLOCK, width, s->act);
     }
     _tile_release();
 }
@@ -777,11 +784,11 @@ EXPORT double head(const Shape *s, const Product *w, const float *x, const bf16 
     Target logits = {.x = block, .width = 256}, rows = {.x = block, .width = s->width};
     memset(g->dx, 0, n * s->width * sizeof *g->dx);
     for (long t = 0; t < n; t += BLOCK) {
-        product(u, t, s->width, w->forward, 256, to_block, &logits);
-        loss += entropy(block, g->wide + t * 256, w->scale, candidates + t * count, buckets + t * count, count, biases, dbiases,
+        product(u, n, t, s->width, w->forward, 256, to_block, &logits);
+        loss += entropy(block, g->wide + t * 32, n * 32, w->scale, candidates + t * count, buckets + t * count, count, biases, dbiases,
                         target + t, BLOCK, factor);
-        product(g->wide, t, 256, w->back, s->width, to_block, &rows);
-        normed_back(g->dx, x, u, r, block, g->low, t, BLOCK, s->width, s->act);
+        product(g->wide, n, t, 256, w->back, s->width, to_block, &rows);
+        normed_back(g->dx, x, u, r, block, g->low, n, t, BLOCK, s->width, s->act);
     }
     learn(w, g->wide, u, n, s->room);
     _tile_release();
