@@ -199,10 +199,10 @@ EXPORT void adam(float *p, float *m, float *v, float *const *gradients, long cou
 // ---- Attention ----
 //
 // A query sees the keys of distance 0..63 in its lane. In tiles of 16 positions, query tile a sees the key tiles a - 4 to
-// a: computed are six, from the even one at or before a - 4 on ("the strip", 96 keys), so that pairs of tiles are whole
-// steps of 32. Before a row of positions lie 6 tiles of zeros.
+// a: these five are "the band". Products take "the strip", six from the even one at or before a - 4 on (96 keys), so that
+// pairs of tiles are whole steps of 32; the sixth has weights of 0. Before a row of positions lie 6 tiles of zeros.
 
-enum { HEAD = 32, WINDOW = 64, TILE = 16, STRIP = 96, BEFORE = 6 };
+enum { HEAD = 32, WINDOW = 64, TILE = 16, STRIP = 96, BAND = 5, BEFORE = 6 };
 #define MASKED -1e30f
 #define LEAST -90 // log2 of a weight that is none: denormal numbers, which take a hundred times as long, are far
 
@@ -258,12 +258,12 @@ INLINE void strip_sum(float out[16][HEAD], const bf16 p[16][STRIP], const uint32
     _tile_stored(4, &out[0][16], HEAD * 4);
 }
 
-// The softmax of a row of scores. `reach`: the biases of the strip's keys. `unseen`: how many keys at its begin are of
+// The softmax of a row of scores. `reach`: the biases of the band's keys. `unseen`: how many keys at its begin are of
 // another lane. All in powers of two. Returns log2 of the sum that divides.
-INLINE float softmax(vf p[6], const float *scores, const float *reach, long unseen, float unit) {
+INLINE float softmax(vf p[BAND], const float *scores, const float *reach, long unseen, float unit) {
     vf most = set1(MASKED);
     const __m512i ascending = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    for (int i = 0; i < 6; i++) {
+    for (int i = 0; i < BAND; i++) {
         __mmask16 seen = _mm512_cmpge_epi32_mask(ascending, _mm512_set1_epi32((int)(unseen - i * 16)));
         vf s = _mm512_fmadd_ps(_mm512_load_ps(scores + i * 16), set1(unit), _mm512_loadu_ps(reach + i * 16));
         p[i] = _mm512_mask_mov_ps(set1(MASKED), seen, s);
@@ -271,19 +271,19 @@ INLINE float softmax(vf p[6], const float *scores, const float *reach, long unse
     }
     float highest = _mm512_reduce_max_ps(most);
     vf top = set1(highest), sum = _mm512_setzero_ps();
-    for (int i = 0; i < 6; i++) {
+    for (int i = 0; i < BAND; i++) {
         p[i] = coarse_power(_mm512_max_ps(_mm512_sub_ps(p[i], top), set1(LEAST)));
         sum = _mm512_add_ps(sum, p[i]);
     }
     float total = _mm512_reduce_add_ps(sum);
-    for (int i = 0; i < 6; i++) p[i] = _mm512_mul_ps(p[i], set1(1 / total));
+    for (int i = 0; i < BAND; i++) p[i] = _mm512_mul_ps(p[i], set1(1 / total));
     return highest + log2f(total);
 }
 
 // The same once more, of one row of scores whose sum is known. Keys that are not seen have 2^LEAST.
-INLINE void softmax_again(vf p[6], const float *scores, const float *reach, long unseen, float unit, float sum) {
+INLINE void softmax_again(vf p[BAND], const float *scores, const float *reach, long unseen, float unit, float sum) {
     const __m512i ascending = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    for (int i = 0; i < 6; i++) {
+    for (int i = 0; i < BAND; i++) {
         __mmask16 seen = _mm512_cmpge_epi32_mask(ascending, _mm512_set1_epi32((int)(unseen - i * 16)));
         vf s = _mm512_fmadd_ps(_mm512_load_ps(scores + i * 16), set1(unit), _mm512_sub_ps(_mm512_loadu_ps(reach + i * 16), set1(sum)));
         p[i] = coarse_power(_mm512_max_ps(_mm512_mask_mov_ps(set1(LEAST), seen, s), set1(LEAST)));
@@ -325,13 +325,14 @@ static __attribute__((noinline)) void attend(const Attention *s, const bf16 *qkv
         long g = h / (s->heads / s->kv_heads);
         reach_of(reach, s->bias + h * WINDOW);
         for (long a = 0; a < s->time / TILE; a++) {
-            long first = strip_of(a), origin = (first - BEFORE) * TILE;
+            long first = strip_of(a), origin = (first - BEFORE) * TILE, band = (a & 1) * TILE;
             strip_product(scores, qkv + h * s->column + a * TILE * HEAD, k[g].transposed, first);
             for (long i = 0; i < 16; i++) {
-                vf row[6];
-                long t = a * TILE + i;
-                sums[h * s->time + t] = softmax(row, scores[i], reach + 95 - (t - origin), start[t] - origin, s->unit * LOG2E);
-                for (int c = 0; c < 6; c++) narrow(&p[i][c * 16], row[c]);
+                vf row[BAND];
+                long t = a * TILE + i, shift = 95 - (t - origin) + band;
+                sums[h * s->time + t] = softmax(row, scores[i] + band, reach + shift, start[t] - origin - band, s->unit * LOG2E);
+                for (int c = 0; c < BAND; c++) narrow(&p[i][band + c * 16], row[c]);
+                narrow(&p[i][80 - 5 * band], _mm512_setzero_ps());
             }
             strip_sum(out, p, v[g].pairs, first);
             for (long i = 0; i < 16; i++)
@@ -356,12 +357,13 @@ INLINE void strip_add(float *sums, const bf16 turned[HEAD][32], const uint32_t p
     }
 }
 
-INLINE void join(uint32_t *to, const vf even[6], const vf odd[6]) {
-    for (int c = 0; c < 6; c++) {
+INLINE void join(uint32_t *to, const vf even[BAND], const vf odd[BAND], long band, long rest) {
+    for (int c = 0; c < BAND; c++) {
         __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(even[c]));
         __m512i high = _mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(odd[c])), 16);
-        _mm512_storeu_si512(to + c * 16, _mm512_or_si512(low, high));
+        _mm512_storeu_si512(to + band + c * 16, _mm512_or_si512(low, high));
     }
+    _mm512_storeu_si512(to + rest, _mm512_setzero_si512());
 }
 
 // sums (tiles, 32 d, 16 keys) -> gradients of the integers at `to`, which stand at `at`
@@ -404,29 +406,31 @@ static __attribute__((noinline)) void attend_back(const Attention *s, const bf16
         memset(dk, 0, 2 * attention_sums(s->time));
         for (long pair = g * group; pair < (g + 1) * group; pair += 2)
             for (long a = 0; a < tiles; a++) {
-                long first = strip_of(a), origin = (first - BEFORE) * TILE;
+                long first = strip_of(a), origin = (first - BEFORE) * TILE, band = (a & 1) * TILE, rest = 80 - 5 * band;
                 for (long side = 0; side < 2; side++) {
                     long h = pair + side;
                     strip_product(scores, qkv + h * s->column + a * TILE * HEAD, k[g].transposed, first);
                     strip_product(dp, dy + h * s->column + a * TILE * HEAD, v[g].transposed, first);
                     for (long i = 0; i < 16; i += 2) {
-                        vf p[2][6], d[2][6];
+                        vf p[2][BAND], d[2][BAND];
                         for (int odd = 0; odd < 2; odd++) {
-                            long t = a * TILE + i + odd, shift = 95 - (t - origin);
-                            softmax_again(p[odd], scores[i + odd], reach[h] + shift, start[t] - origin, s->unit * LOG2E,
-                                          sums[h * s->time + t]);
+                            long t = a * TILE + i + odd, shift = 95 - (t - origin) + band;
+                            const float *given = &dp[i + odd][band];
+                            softmax_again(p[odd], scores[i + odd] + band, reach[h] + shift, start[t] - origin - band,
+                                          s->unit * LOG2E, sums[h * s->time + t]);
                             vf along = _mm512_setzero_ps();
-                            for (int c = 0; c < 6; c++) along = _mm512_fmadd_ps(p[odd][c], _mm512_load_ps(&dp[i + odd][c * 16]), along);
+                            for (int c = 0; c < BAND; c++) along = _mm512_fmadd_ps(p[odd][c], _mm512_load_ps(given + c * 16), along);
                             vf mean = set1(_mm512_reduce_add_ps(along));
-                            for (int c = 0; c < 6; c++) {
-                                d[odd][c] = _mm512_mul_ps(p[odd][c], _mm512_sub_ps(_mm512_load_ps(&dp[i + odd][c * 16]), mean));
+                            for (int c = 0; c < BAND; c++) {
+                                d[odd][c] = _mm512_mul_ps(p[odd][c], _mm512_sub_ps(_mm512_load_ps(given + c * 16), mean));
                                 float *to = &dreach[h][shift + c * 16];
                                 _mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), d[odd][c]));
-                                narrow(&ds[i + odd][c * 16], d[odd][c]);
+                                narrow(&ds[i + odd][band + c * 16], d[odd][c]);
                             }
+                            narrow(&ds[i + odd][rest], _mm512_setzero_ps());
                         }
-                        join(p_pairs[side * 8 + i / 2], p[0], p[1]);
-                        join(ds_pairs[side * 8 + i / 2], d[0], d[1]);
+                        join(p_pairs[side * 8 + i / 2], p[0], p[1], band, rest);
+                        join(ds_pairs[side * 8 + i / 2], d[0], d[1], band, rest);
                     }
                     strip_sum(out, ds, k[g].pairs, first);
                     for (long i = 0; i < 16; i++)
@@ -518,10 +522,17 @@ INLINE void to_integers(const Target *to, const float c[32][32], long row, long 
 INLINE void to_squares(const Target *to, const float c[32][32], long row, long column) {
     bf16 *low = to->low + column * to->n + row * 32;
     uint8_t *hidden = to->hidden + column * to->n + row * 32;
-    EACH(i, j) {
-        vf h = clamp(whole(_mm512_mul_ps(_mm512_load_ps(&c[i][j]), _mm512_loadu_ps(to->scale + column + j))), 0, 255);
-        _mm_storeu_si128((__m128i *)(hidden + i * 32 + j), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(h)));
-        narrow(low + i * 32 + j, whole(_mm512_mul_ps(_mm512_mul_ps(h, h), set1(to->factor))));
+    const vf rounding = set1(12582912); // 1.5 * 2^23: a sum with it has no fraction
+    for (long i = 0; i < 32; i++, low += 32, hidden += 32) {
+        vf square[2];
+        for (int k = 0; k < 2; k++) {
+            vf x = _mm512_mul_ps(_mm512_load_ps(&c[i][k * 16]), _mm512_loadu_ps(to->scale + column + k * 16));
+            __m512i h = _mm512_min_epi32(_mm512_max_epi32(_mm512_cvtps_epi32(x), _mm512_setzero_si512()), _mm512_set1_epi32(255));
+            _mm_storeu_si128((__m128i *)(hidden + k * 16), _mm512_cvtepi32_epi8(h));
+            vf f = _mm512_cvtepi32_ps(h);
+            square[k] = _mm512_sub_ps(_mm512_fmadd_ps(_mm512_mul_ps(f, f), set1(to->factor), rounding), rounding);
+        }
+        _mm512_storeu_si512(low, (__m512i)_mm512_cvtne2ps_pbh(square[1], square[0]));
     }
 }
 INLINE void from_squares(const Target *to, const float c[32][32], long row, long column) { // gradients
