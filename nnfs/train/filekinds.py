@@ -28,9 +28,9 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "prose": Kind(8.0, 0.12, longest=2 << 20),
-    "novel": Kind(5.0, 1.0, keep=2.0, longest=4 << 20),  # English that tells a story
-    "wiki": Kind(3.5, 1.0, keep=2.0, longest=2 << 20),
+    "prose": Kind(9.5, 0.12, longest=2 << 20),
+    "novel": Kind(3.5, 1.0, keep=2.0, longest=4 << 20),  # English that tells a story
+    "wiki": Kind(2.5, 1.0, keep=2.0, longest=2 << 20),
     "markup": Kind(3.0),
     "man": Kind(1.5, 0.15),
     "lang-de": Kind(6.0, 0.12, longest=2 << 20),
@@ -48,7 +48,7 @@ KINDS = {
     "rust": Kind(2.5, 0.10),
     "java": Kind(0.8, 0.15),
     "script": Kind(0.7, 0.08),
-    "mail-md": Kind(6.5, 0.04),
+    "mail-md": Kind(7.5, 0.04),
     "small": Kind(7.0, 0.04),
     "log": Kind(2.5, 1.0, keep=2.0, longest=4 << 20),
     "json": Kind(2.2, 0.30, keep=2.0, longest=2 << 20),
@@ -91,7 +91,7 @@ _README = re.compile(
     r"(readme|changelog|changes|news|todo|authors|contributing|hacking|install|history|faq|release)", re.IGNORECASE
 )
 _SCRIPT = re.compile(r"(gnu)?makefile|rakefile|gemfile|dockerfile|configure|cmakelists\.txt", re.IGNORECASE)
-_WIKI = re.compile(rb"\[\[[^]\[\n]{2,90}\]\]|^==+ ?\w[^=\n]*==+ *$", re.MULTILINE)
+_WIKI = re.compile(rb"\[\[(?=[^]\n]*[ :|A-Z\x80-\xff])[^]\[\n]{2,90}\]\]|^==+ ?\w[^=\n]*==+ *$", re.MULTILINE)
 _DOTFILE = re.compile(
     r"\.(git|docker|npm|eslint|prettier|editor|babel|hg|bzr|clang|rspec|travis|jshint|coverage|nyc)[a-z-]*"
 )
@@ -182,6 +182,8 @@ def _refine(kind: str, name: str, size: int, head: bytes) -> str:
         b"docbook" in head[:1500].lower() or b"<article" in head or b"<chapter" in head or b"<para>" in head
     ):
         kind = "markup"
+    if kind == "csv" and language(head):  # a table of texts
+        kind = "prose"
     if kind in _TRANSLATED:
         spoken = language(head)
         if spoken not in (None, "en"):

@@ -33,7 +33,7 @@ _CYRILLIC, _UKRAINIAN = re.compile("[\u0400-\u04ff]"), re.compile("[іїєґІЇ
 _NEITHER = re.compile("[ўјљњћџђѝЎЈЉЊЋЏЂ]")  # letters of other languages than Russian and Ukrainian
 _FOREIGN = re.compile("[\u0370-\u03ff\u0530-\u0eff\u1000-\u137f\uac00-\ud7af\u3040-\u30ff]")
 _TELLING = frozenset(["he", "she", "his", "her", "him", "had", "was", "were", "said", "would", "could"])
-MIN_TELLING = 0.065  # of all words; novels have 0.08 to 0.12, lives in an encyclopaedia 0.04, manuals 0.01
+MIN_TELLING = 0.048  # of all words; novels have 0.05 to 0.13, lives in an encyclopaedia 0.04, manuals 0.01
 MIN_WORDS = 6  # common words wanted as evidence
 MIN_SHARE = 0.09  # of all words; running English has 0.15 to 0.25, code with comments 0.02 to 0.08
 
