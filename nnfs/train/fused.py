@@ -34,7 +34,8 @@ FLAGS = (
     "-mamx-bf16",
 )  # fmt: skip
 NEEDED = {"amx_bf16", "amx_tile", "avx512_bf16", "avx512bw", "avx512dq", "avx512vl"}
-KEPT_HEAD, KEPT_GROUP = 32, 4  # the sizes that `fused.c` is written for
+KEPT_HEAD, KEPT_GROUP, MOST_HEADS, MOST_WIDTH = 32, 4, 16, 1024  # the sizes that `fused.c` is written for
+BLOCK = 64  # positions that are computed side by side
 _L, _F, _P = ctypes.c_long, ctypes.c_float, ctypes.c_void_p
 
 
@@ -85,6 +86,8 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
 def is_available(a: Architecture) -> bool:
     """Return whether this processor has what `fused.c` needs, and the network the sizes that it is written for."""
     if platform.machine() != "x86_64" or a.head != KEPT_HEAD or a.window != 64 or a.heads != a.kv_heads * KEPT_GROUP:
+        return False
+    if a.heads > MOST_HEADS or max(a.width, a.hidden, a.heads * a.head) > MOST_WIDTH:
         return False
     if a.width % 32 or a.hidden % 32 or any(width % 16 for width in a.ngram_widths):
         return False
@@ -170,6 +173,8 @@ class Fused:
     def __init__(self, network: Network, time: int, rows: int = 1) -> None:
         """`rows`: how many are computed side by side, as many as fit the caches."""
         a = network.a
+        if time % BLOCK:
+            raise ValueError(f"rows of {time} positions: a multiple of {BLOCK} is needed")
         self.network, self.rows, self.time = network, rows, time
         self._alive: list[Tensor] = []
         self.layers = [self._layer(layer) for layer in cast("list[Layer]", list(network.layers))]

@@ -127,4 +127,5 @@ def test_native_adam_is_torchs(processes: int) -> None:
 def test_what_it_is_not_written_for_is_refused() -> None:
     assert not fused.is_available(Architecture(head=16))
     assert not fused.is_available(Architecture(window=32))
+    assert not fused.is_available(Architecture(heads=32, kv_heads=8))
     assert not fused.is_available(Architecture(ngram_widths=(72, 56, 56, 40, 32)))
