@@ -479,83 +479,90 @@ typedef struct {
     float factor;
 } Target;
 
-typedef void Ending(const Target *to, const float c[32][32], long row, long column);
+// Finishes row i of the 32 by 32 sums c of a block that begins at `row` and `column`.
+typedef void Ending(const Target *to, const float c[32][32], long row, long column, long i);
 
-INLINE void multiply(const bf16 *a, long column, const uint32_t *b, long steps, float c[32][32]) {
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-    for (long s = 0; s < steps; s++) {
-        _tile_loadd(4, a + s * column, 64);
-        _tile_loadd(6, b + s * 512, 64);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(7, b + s * 512 + 256, 64);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_loadd(5, a + s * column + 512, 64);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
-    }
-    _tile_stored(0, &c[0][0], 128);
-    _tile_stored(1, &c[0][16], 128);
-    _tile_stored(2, &c[16][0], 128);
-    _tile_stored(3, &c[16][16], 128);
-}
-
-// Multiply BLOCK of n rows, `row` the first of them, by all `columns` columns of a packed factor.
+// Multiply BLOCK of n rows, `row` the first of them, by all `columns` columns of a packed factor. A block of sums is
+// finished, piece by piece, while the tiles of the next one are multiplied.
 INLINE void product(const bf16 *a, long n, long row, long inputs, const uint32_t *packed, long columns, Ending ending, const Target *to) {
-    float c[32][32] __attribute__((aligned(64)));
-    for (long column = 0; column < columns; column += 32)
-        for (long i = row; i < row + BLOCK; i += 32) {
-            multiply(a + i * 32, n * 32, packed + column * inputs / 2, inputs / 32, c);
-            ending(to, c, i, column);
+    float sums[2][32][32] __attribute__((aligned(64)));
+    long steps = inputs / 32, blocks = columns / 32 * (BLOCK / 32);
+    for (long block = 0; block <= blocks; block++) {
+        const float(*finished)[32] = sums[(block & 1) ^ 1];
+        long before = row + (block - 1) % (BLOCK / 32) * 32, column = (block - 1) / (BLOCK / 32) * 32;
+        if (block == blocks) {
+            for (long i = 0; i < 32; i++) ending(to, finished, before, column, i);
+            break;
         }
+        const bf16 *first = a + (row + block % (BLOCK / 32) * 32) * 32;
+        const uint32_t *second = packed + block / (BLOCK / 32) * 32 * inputs / 2;
+        float(*c)[32] = sums[block & 1];
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+        for (long s = 0; s < steps; s++) {
+            _tile_loadd(4, first + s * n * 32, 64);
+            _tile_loadd(6, second + s * 512, 64);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_loadd(7, second + s * 512 + 256, 64);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_loadd(5, first + s * n * 32 + 512, 64);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+            if (block)
+                for (long i = s * 32 / steps; i < (s + 1) * 32 / steps; i++) ending(to, finished, before, column, i);
+        }
+        _tile_stored(0, &c[0][0], 128);
+        _tile_stored(1, &c[0][16], 128);
+        _tile_stored(2, &c[16][0], 128);
+        _tile_stored(3, &c[16][16], 128);
+    }
 }
 
-#define EACH(i, j) for (long i = 0; i < 32; i++) for (long j = 0; j < 32; j += 16)
-
-INLINE void to_integers(const Target *to, const float c[32][32], long row, long column) {
-    bf16 *low = to->low + column * to->n + row * 32;
-    EACH(i, j) narrow(low + i * 32 + j,
-                      clamp(whole(_mm512_mul_ps(_mm512_load_ps(&c[i][j]), _mm512_loadu_ps(to->scale + column + j))), -LIMIT, LIMIT));
+INLINE vf scaled(const Target *to, const float *c, long column) {
+    return _mm512_mul_ps(_mm512_load_ps(c), _mm512_loadu_ps(to->scale + column));
 }
-INLINE void to_squares(const Target *to, const float c[32][32], long row, long column) {
-    bf16 *low = to->low + column * to->n + row * 32;
-    uint8_t *hidden = to->hidden + column * to->n + row * 32;
+INLINE void narrow_both(bf16 *to, vf first, vf second) { _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(second, first)); }
+
+INLINE void to_integers(const Target *to, const float c[32][32], long row, long column, long i) {
+    narrow_both(to->low + column * to->n + (row + i) * 32, clamp(whole(scaled(to, c[i], column)), -LIMIT, LIMIT),
+                clamp(whole(scaled(to, &c[i][16], column + 16)), -LIMIT, LIMIT));
+}
+INLINE void to_squares(const Target *to, const float c[32][32], long row, long column, long i) {
     const vf rounding = set1(12582912); // 1.5 * 2^23: a sum with it has no fraction
-    for (long i = 0; i < 32; i++, low += 32, hidden += 32) {
-        vf square[2];
-        for (int k = 0; k < 2; k++) {
-            vf x = _mm512_mul_ps(_mm512_load_ps(&c[i][k * 16]), _mm512_loadu_ps(to->scale + column + k * 16));
-            __m512i h = _mm512_min_epi32(_mm512_max_epi32(_mm512_cvtps_epi32(x), _mm512_setzero_si512()), _mm512_set1_epi32(255));
-            _mm_storeu_si128((__m128i *)(hidden + k * 16), _mm512_cvtepi32_epi8(h));
-            vf f = _mm512_cvtepi32_ps(h);
-            square[k] = _mm512_sub_ps(_mm512_fmadd_ps(_mm512_mul_ps(f, f), set1(to->factor), rounding), rounding);
-        }
-        _mm512_storeu_si512(low, (__m512i)_mm512_cvtne2ps_pbh(square[1], square[0]));
+    long place = column * to->n + (row + i) * 32;
+    vf square[2];
+    for (int k = 0; k < 2; k++) {
+        __m512i h = _mm512_cvtps_epi32(scaled(to, &c[i][k * 16], column + k * 16));
+        h = _mm512_min_epi32(_mm512_max_epi32(h, _mm512_setzero_si512()), _mm512_set1_epi32(255));
+        _mm_storeu_si128((__m128i *)(to->hidden + place + k * 16), _mm512_cvtepi32_epi8(h));
+        vf f = _mm512_cvtepi32_ps(h);
+        square[k] = _mm512_sub_ps(_mm512_fmadd_ps(_mm512_mul_ps(f, f), set1(to->factor), rounding), rounding);
     }
+    narrow_both(to->low + place, square[0], square[1]);
 }
-INLINE void from_squares(const Target *to, const float c[32][32], long row, long column) { // gradients
-    bf16 *low = to->low + column * to->n + row * 32;
-    const uint8_t *hidden = to->hidden + column * to->n + row * 32;
-    EACH(i, j) {
-        __m512i h = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(hidden + i * 32 + j)));
-        vf g = _mm512_mul_ps(_mm512_mul_ps(_mm512_load_ps(&c[i][j]), _mm512_cvtepi32_ps(h)), set1(to->factor));
-        narrow(low + i * 32 + j, _mm512_maskz_mov_ps(_mm512_cmplt_epi32_mask(h, _mm512_set1_epi32(255)), g));
+INLINE void from_squares(const Target *to, const float c[32][32], long row, long column, long i) { // gradients
+    long place = column * to->n + (row + i) * 32;
+    vf g[2];
+    for (int k = 0; k < 2; k++) {
+        __m512i h = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(to->hidden + place + k * 16)));
+        g[k] = _mm512_mul_ps(_mm512_load_ps(&c[i][k * 16]), _mm512_cvtepi32_ps(h));
+        g[k] = _mm512_maskz_mul_ps(_mm512_cmplt_epi32_mask(h, _mm512_set1_epi32(255)), g[k], set1(to->factor));
     }
+    narrow_both(to->low + place, g[0], g[1]);
 }
-INLINE void to_stream(const Target *to, const float c[32][32], long row, long column) {
-    EACH(i, j) {
-        long at = (row + i) * to->width + column + j;
-        _mm512_storeu_ps(to->x + at, _mm512_fmadd_ps(_mm512_load_ps(&c[i][j]), _mm512_loadu_ps(to->scale + column + j),
-                                                     _mm512_loadu_ps(to->before + at)));
-    }
+INLINE void to_stream(const Target *to, const float c[32][32], long row, long column, long i) {
+    for (long k = 0, at = (row + i) * to->width + column; k < 32; k += 16)
+        _mm512_storeu_ps(to->x + at + k, _mm512_add_ps(scaled(to, &c[i][k], column + k), _mm512_loadu_ps(to->before + at + k)));
 }
-INLINE void to_bf16(const Target *to, const float c[32][32], long row, long column) {
-    EACH(i, j) narrow(to->low + column * to->n + (row + i) * 32 + j, _mm512_load_ps(&c[i][j]));
+INLINE void to_bf16(const Target *to, const float c[32][32], long row, long column, long i) {
+    narrow_both(to->low + column * to->n + (row + i) * 32, _mm512_load_ps(c[i]), _mm512_load_ps(&c[i][16]));
 }
-INLINE void to_block(const Target *to, const float c[32][32], long row, long column) {
-    EACH(i, j) _mm512_storeu_ps(to->x + (row % BLOCK + i) * to->width + column + j, _mm512_load_ps(&c[i][j]));
+INLINE void to_block(const Target *to, const float c[32][32], long row, long column, long i) {
+    float *x = to->x + (row % BLOCK + i) * to->width + column;
+    _mm512_storeu_ps(x, _mm512_load_ps(c[i]));
+    _mm512_storeu_ps(x + 16, _mm512_load_ps(&c[i][16]));
 }
 
 // Round the weights (rows, inputs) of outputs `begin` on as inference does, and pack them. unit: of the inputs; worth:
