@@ -110,9 +110,9 @@ def _status_text(answer: dict[str, Any], place: Place) -> str:
     rest.pop("data_file", None)
     lost = rest.pop("lost", "")
     scrubbed, speeds = rest.pop("scrubbed", None), rest.pop("speeds", [])
-    compaction, thaw = rest.pop("compaction", None), rest.pop("thaw_seconds_per_mib", {})
+    recompression, thaw = rest.pop("compaction", None), rest.pop("thaw_seconds_per_mib", {})
     workers, damaged, tasks, out = (rest.pop(name, []) for name in ("workers", "damaged", "jobs", "codecs_out"))
-    paused = bool(compaction and compaction.get("paused"))
+    paused = bool(recompression and recompression.get("paused"))
     running = [task for task in tasks if task["state"] == "running"]
     lines = [("now", _task_line(task, paused)) for task in running] or [("now", "paused" if paused else "idle")]
     lines = tables.flat(rest) if rest.get("mounted") is False else [*lines, *tables.flat(rest)]
@@ -121,9 +121,9 @@ def _status_text(answer: dict[str, Any], place: Place) -> str:
         lines.insert(0, ("LOST", f"the data file {lost}: before the unmount, {saving} saves what it holds"))
     if scrubbed is not None:
         lines.append(("scrubbed", _scrubbed(scrubbed)))
-    if compaction is not None:
-        lines += tables.flat(compaction, "compaction ")
-        lines += [(f"ahead: {row['codec']}", _ahead(row)) for row in compaction.get("rungs", [])]
+    if recompression is not None:
+        lines += tables.flat(recompression, "recompression ")
+        lines += [(f"ahead: {row['codec']}", _ahead(row)) for row in recompression.get("rungs", [])]
     lines += [("thaw", f"{seconds:.2f} s per MiB ({codec})") for codec, seconds in thaw.items()]
     lines += [(f"codec {one['codec']}", f"cannot run: {one['why']}; {one['cure']}") for one in out]
     lines += [("speed", _speed(speed)) for speed in speeds]

@@ -14,7 +14,7 @@ from functools import cache
 import numpy as np
 
 from nnfs.codec import rans
-from nnfs.codec.neuraldevice import DeviceCoder, Job
+from nnfs.codec.neuraldevice import DeviceCoder, Coding
 from nnfs.constants import PRODUCT_VARIABLE
 from nnfs.errors import BuildFailed, CodecError
 from nnfs.kernels import compiled, driver
@@ -44,14 +44,14 @@ def digest(coder: DeviceCoder) -> str:
     found = hashlib.blake2b(digest_size=16)
     for states in sorted({states for _, _, states in PLACES}):
         chunks = [(sample(size), lanes) for size, lanes, own in PLACES if own == states]
-        jobs = []
+        codings = []
         for (plain, lanes), made in zip(chunks, coder.encode(chunks, states), strict=True):
             if made is None:
                 raise CodecError("a chunk of the test does not get smaller")
             found.update(made)
             values, words, _ = rans.start(made, states)
-            jobs.append(Job(len(plain), lanes, values, words))
-        if [plain for _, plain, _ in coder.decode(jobs)] != [plain for plain, _ in chunks]:
+            codings.append(Coding(len(plain), lanes, values, words))
+        if [plain for _, plain, _ in coder.decode(codings)] != [plain for plain, _ in chunks]:
             raise CodecError("the GPU does not read what it wrote")
     return found.hexdigest()
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from nnfs.codec import bitstream, devicechoice, neuralnative, progress, rans, x86
 from nnfs.codec.base import NEURAL, nothing
-from nnfs.codec.neuraldevice import DeviceCoder, Job
+from nnfs.codec.neuraldevice import DeviceCoder, Coding
 from nnfs.codec.neuralnative import NativeBatch
 from nnfs.codec.storeddictionary import dictionary_of
 from nnfs.errors import CodecError
@@ -372,11 +372,13 @@ class _Coders:
         self, gpu: DeviceCoder, sizes: list[int], lanes: list[int], results: list[bytes | CodecError], between: Between
     ) -> None:
         """Decode all columns of all chunks on a GPU, into `results`."""
-        jobs = [
-            Job(sizes[k], lanes[k], self.states[k, : self.widths[k]], self.words[self.bounds[k] : self.bounds[k + 1]])
+        codings = [
+            Coding(
+                sizes[k], lanes[k], self.states[k, : self.widths[k]], self.words[self.bounds[k] : self.bounds[k + 1]]
+            )
             for k in self.alive
         ]
-        for k, (states, plain, cursor) in zip(self.alive, gpu.decode(jobs, between), strict=True):
+        for k, (states, plain, cursor) in zip(self.alive, gpu.decode(codings, between), strict=True):
             self.states[k, : self.widths[k]], self.cursors[k] = states, cursor
             results[k] = self.finish(k, plain)
 

@@ -39,8 +39,8 @@ SHARE = 0.8  # of the free memory that a batch may take
 Between = Callable[[], None]
 
 
-class Job(NamedTuple):
-    """A chunk to code."""
+class Coding(NamedTuple):
+    """A chunk to encode or decode, and the coder as it begins."""
 
     size: int
     lanes: int
@@ -148,52 +148,56 @@ class DeviceCoder:
     def encode(self, chunks: list[tuple[bytes, int]], states: int, between: Between = nothing) -> list[bytes | None]:
         """Return the stream of each (plain, lanes), None for one that does not get smaller."""
         begin = rans.LOW if states > 1 else 0
-        jobs = [
-            Job(len(plain), lanes, np.full(states, begin, np.int64), np.frombuffer(plain, np.uint8))
+        codings = [
+            Coding(len(plain), lanes, np.full(states, begin, np.int64), np.frombuffer(plain, np.uint8))
             for plain, lanes in chunks
         ]
-        return [rans.stream(found[0], found[1]) if found else None for found in self._all(jobs, between, encoding=True)]
+        return [
+            rans.stream(found[0], found[1]) if found else None for found in self._all(codings, between, encoding=True)
+        ]
 
-    def decode(self, jobs: list[Job], between: Between = nothing) -> list[tuple[NDArray[np.int64], bytes, int]]:
-        """Return for each job the coder's states, the bytes, and where the coder stands in the end."""
-        return [found for found in self._all(jobs, between, encoding=False) if found]
+    def decode(self, codings: list[Coding], between: Between = nothing) -> list[tuple[NDArray[np.int64], bytes, int]]:
+        """Return for each coding the coder's states, the bytes, and where the coder stands in the end."""
+        return [found for found in self._all(codings, between, encoding=False) if found]
 
     def _all(
-        self, jobs: list[Job], between: Between, *, encoding: bool
+        self, codings: list[Coding], between: Between, *, encoding: bool
     ) -> list[tuple[NDArray[np.int64], bytes, int] | None]:
-        """Code jobs in batches that fit the memory, the longest lanes first."""
-        results: list[tuple[NDArray[np.int64], bytes, int] | None] = [None] * len(jobs)
-        order = sorted(range(len(jobs)), key=lambda i: -(-jobs[i].size // jobs[i].lanes), reverse=True)
+        """Code codings in batches that fit the memory, the longest lanes first."""
+        results: list[tuple[NDArray[np.int64], bytes, int] | None] = [None] * len(codings)
+        order = sorted(range(len(codings)), key=lambda i: -(-codings[i].size // codings[i].lanes), reverse=True)
         with self.device.lock:
             self.device.activate()
             while order:
                 room, count = int(self.device.free() * SHARE), 0
                 while count < len(order):
-                    job = jobs[order[count]]
-                    room -= self.bytes_of(job.size, job.lanes, encoding=encoding)
+                    coding = codings[order[count]]
+                    room -= self.bytes_of(coding.size, coding.lanes, encoding=encoding)
                     if room < 0 and count:
                         break
                     count += 1
-                batch = [jobs[i] for i in order[:count]]
+                batch = [codings[i] for i in order[:count]]
                 for i, found in zip(order, self._batch(batch, between, encoding=encoding), strict=False):
                     results[i] = found
                 del order[:count]
         return results
 
     def _batch(
-        self, jobs: list[Job], between: Between, *, encoding: bool
+        self, codings: list[Coding], between: Between, *, encoding: bool
     ) -> list[tuple[NDArray[np.int64], bytes, int] | None]:
-        rows = self.rows or self.launches.rows_for(sum(job.lanes for job in jobs), max(job.lanes for job in jobs))
-        groups, firsts = seated([job.lanes for job in jobs], rows)
+        rows = self.rows or self.launches.rows_for(
+            sum(coding.lanes for coding in codings), max(coding.lanes for coding in codings)
+        )
+        groups, firsts = seated([coding.lanes for coding in codings], rows)
         blocks = len(groups) - 1
         layouts = [
             self._layout(
                 j.size, j.lanes, j.size + j.size // 4 + 64 if encoding else max(1, j.words.size), encoding=encoding
             )
-            for j in jobs
+            for j in codings
         ]
         past = blocks * rows * self._keys
-        head = rounded(4 * len(groups)) + rounded(ctypes.sizeof(Chunk) * len(jobs)) + 2 * rounded(past)
+        head = rounded(4 * len(groups)) + rounded(ctypes.sizeof(Chunk) * len(codings)) + 2 * rounded(past)
         with self.device.memory(head + sum(layout.size for layout in layouts)) as memory:
             keys = memory.address
             values = keys + rounded(past)
@@ -202,14 +206,14 @@ class DeviceCoder:
             records = table + rounded(4 * len(groups))
             self.device.put(table, np.array(groups, np.int32))
             at = memory.address + head
-            chunks = (Chunk * len(jobs))()
-            for k, (job, layout) in enumerate(zip(jobs, layouts, strict=True)):
-                self._fill(chunks[k], job, layout, at, encoding=encoding)
+            chunks = (Chunk * len(codings))()
+            for k, (coding, layout) in enumerate(zip(codings, layouts, strict=True)):
+                self._fill(chunks[k], coding, layout, at, encoding=encoding)
                 chunks[k].first = firsts[k]
                 at += layout.size
             self.device.put(records, chunks)
             work = Work(self._model.network, records, table, keys, values, 0, 0, encoding)
-            end = max(-(-job.size // job.lanes) for job in jobs)
+            end = max(-(-coding.size // coding.lanes) for coding in codings)
             for t in range(0, end, COLUMNS):
                 between()
                 work.begin, work.end = t, min(t + COLUMNS, end)
@@ -217,43 +221,45 @@ class DeviceCoder:
                 self.device.wait()
             if encoding:
                 between()
-                self.launches.streams(records, len(jobs))
+                self.launches.streams(records, len(codings))
                 self.device.wait()
             self.device.get(records, chunks)
-            return [self._taken(chunk, job, encoding=encoding) for chunk, job in zip(chunks, jobs, strict=True)]
+            return [
+                self._taken(chunk, coding, encoding=encoding) for chunk, coding in zip(chunks, codings, strict=True)
+            ]
 
-    def _fill(self, chunk: Chunk, job: Job, layout: _Layout, at: int, *, encoding: bool) -> None:
+    def _fill(self, chunk: Chunk, coding: Coding, layout: _Layout, at: int, *, encoding: bool) -> None:
         """Lay a chunk out at `at`."""
         device, where = self.device, {name: at + offset for name, offset in layout.at.items()}
         device.copy(at, self._memory.address + rounded(tables().nbytes), self._prepared)
         device.zero(at + self._prepared, where["states"] - at - self._prepared)
-        device.put(where["states"], job.states)
-        if not encoding and job.words.size:
-            device.put(where["words"], job.words)
+        device.put(where["states"], coding.states)
+        if not encoding and coding.words.size:
+            device.put(where["words"], coding.words)
         begin, plain = layout.begin, where["plain"]
         if self.dictionary:
             device.put(plain, np.ascontiguousarray(self.dictionary.plain))
         if encoding:
-            device.put(plain + begin, job.words)
+            device.put(plain + begin, coding.words)
         else:
-            device.zero(plain + begin, job.size)
-        rate, last, limit, refined = self.weights.start.rates(job.lanes)
+            device.zero(plain + begin, coding.size)
+        rate, last, limit, refined = self.weights.start.rates(coding.lanes)
         start = {name: at + offset for name, offset in self._starts.items()}
         chunk.past = native.Past(
-            plain, job.size, job.lanes, begin, layout.bits, where["orders"], 1 << layout.bits, where["starts"],
+            plain, coding.size, coding.lanes, begin, layout.bits, where["orders"], 1 << layout.bits, where["starts"],
             where["lane"],
         )  # fmt: skip
         chunk.mixer = native.Mixer(
-            self._memory.address, job.size, job.lanes, 0, begin, 1 << layout.lines, rate, last, limit, refined,
+            self._memory.address, coding.size, coding.lanes, 0, begin, 1 << layout.lines, rate, last, limit, refined,
             plain, where["table"], start["maps"], start["match_maps"], start["weights"], start["weights_last"],
             start["refine"], where["find"], where["record"],
         )  # fmt: skip
-        room = where["plain"] - where["words"] if encoding else job.words.size
-        chunk.coder = native.Coder(where["states"], job.states.size, where["words"], room, 0)
+        room = where["plain"] - where["words"] if encoding else coding.words.size
+        chunk.coder = native.Coder(where["states"], coding.states.size, where["words"], room, 0)
         chunk.probability = where["probability"]
 
-    def _taken(self, chunk: Chunk, job: Job, *, encoding: bool) -> tuple[NDArray[np.int64], bytes, int] | None:
-        states, cursor = np.zeros(job.states.size, np.int64), int(chunk.coder.cursor)
+    def _taken(self, chunk: Chunk, coding: Coding, *, encoding: bool) -> tuple[NDArray[np.int64], bytes, int] | None:
+        states, cursor = np.zeros(coding.states.size, np.int64), int(chunk.coder.cursor)
         if cursor < 0:
             return None
         self.device.get(chunk.coder.states, states)
@@ -261,7 +267,7 @@ class DeviceCoder:
             content = np.zeros(int(chunk.coder.size) - cursor, np.uint8)
             origin = chunk.coder.words + cursor
         else:
-            content = np.zeros(job.size, np.uint8)
+            content = np.zeros(coding.size, np.uint8)
             origin = chunk.past.plain + chunk.past.begin
         if content.size:
             self.device.get(origin, content)

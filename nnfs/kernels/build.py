@@ -129,7 +129,7 @@ def build(variant: str = "") -> str:
         try:
             kernelcache.make_place(folder)
             with tempfile.TemporaryDirectory(prefix=".building-", dir=folder) as room:
-                settle(compile_to(os.path.join(room, name), command, variant), os.path.join(folder, name))
+                install(compile_to(os.path.join(room, name), command, variant), os.path.join(folder, name))
         except OSError as error:
             problem = error
             continue
@@ -174,7 +174,7 @@ def run(command: list[str]) -> str:
     return done.stdout
 
 
-def settle(made: str, path: str) -> None:
+def install(made: str, path: str) -> None:
     """Give a finished file its digest and its name: it survives a crash whole, or not at all."""
     with open(made, "r+b") as file:
         file.write(_digest(file.read()))

@@ -143,7 +143,7 @@ def _keep(name: str, image: bytes) -> None:
                 made = os.path.join(room, name)
                 with open(made, "wb") as file:
                     file.write(image)
-                build.settle(made, os.path.join(folder, name))
+                build.install(made, os.path.join(folder, name))
             return
         except OSError as error:
             log.info("compiled kernels cannot be kept in %s: %s", folder, error)

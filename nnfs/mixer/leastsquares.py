@@ -2,8 +2,10 @@
 """Recursive least squares in integers: covariances with exponential forgetting, solved by L D L^T.
 
 Fixed point throughout, 64 bits: covariances are scaled to at most 2^37 before they are factored, L has 24 bits after
-the point, weights 20. By Cauchy and Schwarz |sum L_ik L_jk d_k| <= sqrt(R_ii R_jj), so no product exceeds 2^62. The
-diagonal is raised by 2^-19 of its largest element, which bounds the condition."""
+the point, weights 20. By Cauchy and Schwarz |sum L_ik L_jk d_k| <= sqrt(R_ii R_jj), so no product of the factors
+exceeds 2^62. The weights may overflow where targets are far above the regressors; they wrap, and the format needs that
+(FORMAT.md, 9.3). The diagonal is raised by 2^-19 of its largest element, which bounds the condition.
+"""
 
 from __future__ import annotations
 

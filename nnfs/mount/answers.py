@@ -75,14 +75,14 @@ class Answers:
             reloading.change(self._daemon, words)
         return {"options": reloading.current(self._daemon)}
 
-    async def _settled(self) -> None:
+    async def _committed(self) -> None:
         try:
             await self._daemon.committer.sync()
         except NnfsError as error:
             log.debug("answering from the last commit: %s", error)
 
     async def _df(self, request: dict[str, Any]) -> dict[str, Any]:
-        await self._settled()
+        await self._committed()
         if not self._daemon.read_only and self._daemon.committer.failure is None:
             await self._daemon.committer.punch()  # space that was freed is not occupied
         answer = await trio.to_thread.run_sync(report.df_report, self._daemon.store)
@@ -91,7 +91,7 @@ class Answers:
         return {**answer, "thawed_bytes": self._daemon.thawed.bytes, **background}
 
     async def _stat(self, request: dict[str, Any]) -> dict[str, Any]:
-        await self._settled()
+        await self._committed()
         return await trio.to_thread.run_sync(self._stat_now, int(request["ino"]))
 
     def _stat_now(self, ino: int) -> dict[str, Any]:
@@ -99,7 +99,7 @@ class Answers:
             return report.stat_report(snapshot, ino)
 
     async def _du(self, request: dict[str, Any]) -> dict[str, Any]:
-        await self._settled()
+        await self._committed()
         return {"directories": await trio.to_thread.run_sync(self._du_now, int(request["ino"]), int(request["depth"]))}
 
     def _du_now(self, ino: int, depth: int) -> list[dict[str, Any]]:

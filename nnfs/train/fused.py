@@ -112,7 +112,7 @@ def library() -> Any:
                 with tempfile.TemporaryDirectory(prefix=".building-", dir=folder) as room:
                     made = os.path.join(room, "train.so")
                     build.run([*build.compiler(), *FLAGS, SOURCE, "-lm", "-o", made])
-                    build.settle(made, path)
+                    build.install(made, path)
         except OSError:
             continue
         found = ctypes.CDLL(path)

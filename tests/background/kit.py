@@ -228,7 +228,7 @@ class Chaos(Mount):
 
 @contextmanager
 def restless(store: Path | None = None, *, chunk_size: int | None = 16384, kill: int = 30) -> Iterator[Chaos]:
-    """A mount on which everything is compacted, thawed and scrubbed all the time, by workers that die."""
+    """A mount on which everything is recompressed, thawed and scrubbed all the time, by workers that die."""
     with Chaos(store, mode="all", options=RESTLESS, chunk_size=chunk_size, kill=str(kill)) as mount:
         yield mount
         mount.unmount()

@@ -204,7 +204,7 @@ async def test_failures_are_told_once_and_take_no_memory(
     ("cold", "gain"),
     [((), None), ((("neural", 1000, 200), ("cm", 1000, 200)), 2000), ((("cm", 100, 90),), 0), ((("cm", 99, 0),), 4000)],
 )
-def test_the_gain_of_a_store_that_this_mount_has_not_compacted(cold: Any, gain: int | None) -> None:
+def test_the_gain_of_a_store_that_this_mount_has_not_recompressed(cold: Any, gain: int | None) -> None:
     from nnfs.background.service import Service
 
     tiers = Service.__new__(Service)

@@ -216,7 +216,7 @@ async def test_a_worker_that_hangs_costs_its_reader_some_patience_and_no_error(s
 
 
 async def test_what_waits_has_patience_while_workers_get_on(start: Start, gate: Gate) -> None:
-    """Any of those that read: what a worker for compaction does brings no reader on."""
+    """Any of those that read: what a worker for recompression does brings no reader on."""
     async with start() as volume:
         held, other = await volume.add(b"held", gate.chunk), await volume.add(b"other", b"goes first")
         pool, went_on, cold = volume.pool, list[int](), volume.cold

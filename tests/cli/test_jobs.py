@@ -92,7 +92,7 @@ def test_chunks_that_failed_and_stores_that_grow_are_told(store: Path, run: Run)
     assert "failed: 2 chunks" in out
 
 
-def test_a_compaction_that_did_nothing_says_so(store: Path, run: Run) -> None:
+def test_a_recompression_that_did_nothing_says_so(store: Path, run: Run) -> None:
     with FakeDaemon(store, compact={"job": 3}, job=job(**{**DONE, "stored_before": 0, "cold_chunks": 0})):
         assert "nothing became cold" in run("compact", store, "--wait")[1]
     nothing = job(state="done", note="nothing is due: it is too young")

@@ -113,16 +113,16 @@ def test_status_of_a_mount_has_the_counts(mount: Mount, run: Run) -> None:
     assert answer["device_errs"] == ""
 
 
-def test_status_shows_compaction_workers_and_damage(store: Path, run: Run) -> None:
+def test_status_shows_recompression_workers_and_damage(store: Path, run: Run) -> None:
     with FakeDaemon(store, status=STATUS):
         status, out, _ = run("status", store)
         assert json.loads(run("status", store, "--json")[1]) == {"store": str(store), "mounted": True, **STATUS}
     assert status == 0
     found = lines_of(out)
-    assert found["compaction state"] == "running"
-    assert found["compaction rate"] == "100 KiB/s"
-    assert found["compaction saved"] == "1.00 MiB"
-    assert found["compaction last error"] == "-"
+    assert found["recompression state"] == "running"
+    assert found["recompression rate"] == "100 KiB/s"
+    assert found["recompression saved"] == "1.00 MiB"
+    assert found["recompression last error"] == "-"
     assert found["ahead: cm"] == "2.00 TiB of content, about 512 GiB less, 5 d 0 s"
     assert found["thaw"] == "4.00 s per MiB (cm)"
     assert "13.10 s per MiB (neural)" in out

@@ -14,7 +14,7 @@ import pytest
 from nnfs.codec import bitstream, devicechoice, neural, neuraldevice, rans
 from nnfs.codec.base import NEURAL
 from nnfs.codec.neural import Neural
-from nnfs.codec.neuraldevice import DeviceCoder, Job
+from nnfs.codec.neuraldevice import DeviceCoder, Coding
 from nnfs.errors import BuildFailed, CodecError
 from nnfs.kernels import compiled, driver, hosted
 from nnfs.kernels.driver import Device, Driver
@@ -87,13 +87,13 @@ def streams(states: int) -> list[bytes]:
 
 def decoded(coder: DeviceCoder, made: list[bytes], chunks: list[tuple[bytes, int]], states: int) -> list[bytes]:
     """Decode streams, which end as they were begun."""
-    jobs = []
+    codings = []
     for stream, (plain, lanes) in zip(made, chunks, strict=True):
         values, words, _ = rans.start(stream, states)
-        jobs.append(Job(len(plain), lanes, values, words))
-    found = coder.decode(jobs)
-    for (values, _, cursor), job in zip(found, jobs, strict=True):
-        rans.finish(values, job.words, np.array([cursor]))
+        codings.append(Coding(len(plain), lanes, values, words))
+    found = coder.decode(codings)
+    for (values, _, cursor), coding in zip(found, codings, strict=True):
+        rans.finish(values, coding.words, np.array([cursor]))
     return [plain for _, plain, _ in found]
 
 
@@ -162,11 +162,13 @@ def test_memory_decides_how_many_chunks_go_at_once(gpu: Device, path: str, monke
 
 def test_damage_does_not_leave_its_memory(gpu: Device) -> None:
     coder, rng = DeviceCoder(gpu, selftest.weights(), b""), random.Random(5)
-    jobs = []
+    codings = []
     for _ in range(8):
         values = np.array([rng.getrandbits(47)], np.int64)
-        jobs.append(Job(rng.randrange(8, 90), 8, values, np.frombuffer(rng.randbytes(rng.randrange(60)), np.uint8)))
-    assert [len(plain) for _, plain, _ in coder.decode(jobs)] == [job.size for job in jobs]
+        codings.append(
+            Coding(rng.randrange(8, 90), 8, values, np.frombuffer(rng.randbytes(rng.randrange(60)), np.uint8))
+        )
+    assert [len(plain) for _, plain, _ in coder.decode(codings)] == [coding.size for coding in codings]
     coder.free()
 
 
@@ -185,7 +187,7 @@ def test_the_digest_is_that_of_the_cpu(gpu: Device) -> None:
             self.plains = [plain for plain, _ in chunks]
             return wanted(selftest.weights(), chunks, states)
 
-        def decode(self, jobs: list[Job]) -> list[tuple[None, bytes, int]]:
+        def decode(self, codings: list[Coding]) -> list[tuple[None, bytes, int]]:
             return [(None, plain, 0) for plain in self.plains]
 
     assert devicechoice.digest(Cpu()) == devicechoice.DIGEST  # type: ignore[arg-type]
@@ -212,11 +214,11 @@ def test_the_codec_uses_the_gpu_for_what_it_can_hold() -> None:
     plains = [sample(900, 1), b"", sample(20000, 2)[:200], random.Random(2).randbytes(300), b"\xe8\x05\0\0\0" * 60]
     payloads = here.encode_many(plains)
     assert there.encode_many(plains) == payloads
-    jobs = [(payload or b"", len(plain)) for payload, plain in zip(payloads, plains, strict=True)]
-    jobs.append((b"\x1f" + b"abc" * 30, 64))  # 32 lanes: more than a block here has rows, so the CPU takes it
-    jobs.append((b"\x07" + b"abc" * 30, 64))
-    results = list(map(str, there.decode_many(jobs)))
-    assert results == list(map(str, here.decode_many(jobs)))
+    codings = [(payload or b"", len(plain)) for payload, plain in zip(payloads, plains, strict=True)]
+    codings.append((b"\x1f" + b"abc" * 30, 64))  # 32 lanes: more than a block here has rows, so the CPU takes it
+    codings.append((b"\x07" + b"abc" * 30, 64))
+    results = list(map(str, there.decode_many(codings)))
+    assert results == list(map(str, here.decode_many(codings)))
     assert there.gpu.most_lanes < 32
 
 

@@ -55,7 +55,7 @@ def test_a_model_that_does_not_fit_is_told(small_disk: Path) -> None:
             assert path.read_bytes() == data
 
 
-def test_a_full_disk_is_compacted(small_disk: Path) -> None:
+def test_a_full_disk_is_recompressed(small_disk: Path) -> None:
     with Chaos(small_disk / "store", mode="none", options=(*COLD, "neural=off")) as mount:
         mount.deadline()
         mount.expect_log("full|space")

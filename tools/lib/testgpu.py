@@ -16,7 +16,7 @@ from pathlib import Path
 
 from nnfs.codec import devicechoice, neural, rans
 from nnfs.codec.neural import STATES, Neural
-from nnfs.codec.neuraldevice import DeviceCoder, Job
+from nnfs.codec.neuraldevice import DeviceCoder, Coding
 from nnfs.errors import BuildFailed, CodecError
 from nnfs.kernels import compiled, driver, hosted
 from nnfs.kernels.driver import Device, Driver
@@ -73,12 +73,15 @@ def compare(coder: DeviceCoder, weights: Weights, plains: Sequence[bytes]) -> bo
     chunks = [neural.prepared(plain)[0] for plain in plains]
     made = coder.encode([(plain, lanes_for(len(plain))) for plain in chunks], STATES)
     same = [found is None or found == payload[1:] for found, payload in zip(made, want, strict=True) if payload]
-    jobs = []
+    codings = []
     for payload, plain in zip(want, chunks, strict=True):
         if payload:
             values, words, _ = rans.start(payload[1:], STATES)
-            jobs.append((plain, Job(len(plain), lanes_for(len(plain)), values, words)))
-    read = [got == plain for (_, got, _), (plain, _) in zip(coder.decode([job for _, job in jobs]), jobs, strict=True)]
+            codings.append((plain, Coding(len(plain), lanes_for(len(plain)), values, words)))
+    read = [
+        got == plain
+        for (_, got, _), (plain, _) in zip(coder.decode([coding for _, coding in codings]), codings, strict=True)
+    ]
     print(
         f"  {sum(same)} of {len(same)} payloads are the CPU's, {sum(read)} of {len(read)} of the CPU's are read right"
     )
@@ -92,16 +95,16 @@ def speed(coder: DeviceCoder, lanes: int, size: int) -> bool:
     start = time.monotonic()
     streams = coder.encode([(plain, own) for plain in plains], STATES)
     encode = time.monotonic() - start
-    jobs = []
+    codings = []
     for plain, stream in zip(plains, streams, strict=True):
         if stream is not None:
             values, words, _ = rans.start(stream, STATES)
-            jobs.append((plain, Job(len(plain), own, values, words)))
+            codings.append((plain, Coding(len(plain), own, values, words)))
     start = time.monotonic()
-    found = coder.decode([job for _, job in jobs])
+    found = coder.decode([coding for _, coding in codings])
     decode = time.monotonic() - start
-    right = all(got == plain for (_, got, _), (plain, _) in zip(found, jobs, strict=True))
-    total, read = sum(map(len, plains)) / 1e6, sum(len(plain) for plain, _ in jobs) / 1e6
+    right = all(got == plain for (_, got, _), (plain, _) in zip(found, codings, strict=True))
+    total, read = sum(map(len, plains)) / 1e6, sum(len(plain) for plain, _ in codings) / 1e6
     print(
         f"  {lanes:5} lanes, {len(plains):4} chunks of {len(plains[0]):,}: encode {total / encode:9.3f} MB/s,"
         f" decode {read / decode:9.3f} MB/s ({decode:.3f} s){'' if right else '  WRONG'}"

@@ -125,7 +125,7 @@ def complaints(root: Path) -> Iterator[str]:
             source = path.read_text(encoding="utf-8")
             for line, fault in in_python(source):
                 yield f"{path.relative_to(root)}:{line}: {fault}"
-    for path in sorted((root / "nnfs" / "kernels").rglob("*")):
+    for path in sorted((root / "nnfs").rglob("*")):
         if path.suffix in C_SUFFIXES:
             for line, fault in bare(comments(path.read_text(encoding="utf-8"), "//")):
                 yield f"{path.relative_to(root)}:{line}: {fault}"

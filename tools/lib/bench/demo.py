@@ -1,7 +1,7 @@
 """tools/demo: a folder through the whole of nnfs, from cp to a cold read, and the table of the savings.
 
 Two stores are made, one after the other: with the neural codec, and (--both) with the classical cold codec only. Sizes
-of files are compared with zstd -19 and xz on the same chunks; sizes of stores with the same store before compaction,
+of files are compared with zstd -19 and xz on the same chunks; sizes of stores with the same store before that,
 when everything was zstd -3.
 """
 

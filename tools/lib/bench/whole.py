@@ -33,7 +33,7 @@ def cold_cases(setting: Setting) -> list[Case]:
 
 
 def cold(task: Task) -> Iterator[Line]:
-    """Measure compaction of a mount and cold reading with tar, beside the codec alone on the same chunks."""
+    """Measure recompression of a mount and cold reading with tar, beside the codec alone on the same chunks."""
     from bench import demo
     from bench.codec.sample import pieces
 
@@ -56,7 +56,7 @@ def cold(task: Task) -> Iterator[Line]:
         )  # not to /dev/null: tar knows it
         tar_s = time.perf_counter() - begin
     for label, seconds, alone_s in (
-        ("compaction beside encoding and decoding", compact_s, told["encode_s"] + told["decode_s"]),
+        ("recompression beside encoding and decoding", compact_s, told["encode_s"] + told["decode_s"]),
         ("tar of the cold tree beside decoding", tar_s, told["decode_s"]),
     ):
         mount, alone = (told["plain"] / each / 1000 for each in (seconds, alone_s))
@@ -87,7 +87,7 @@ def store_cases(setting: Setting) -> list[Case]:
 
 
 def store(task: Task) -> Iterator[Line]:
-    """Measure a whole store, compacted and read back, with the network and without it."""
+    """Measure a whole store, recompressed and read back, with the network and without it."""
     from bench import demo
 
     source, work, limit = Path(task["corpus"]), Path(task["work"]), task["limit"]
