@@ -14,7 +14,7 @@ from functools import cache
 import numpy as np
 
 from nnfs.codec import rans
-from nnfs.codec.neuraldevice import DeviceCoder, Coding
+from nnfs.codec.neuraldevice import Coding, DeviceCoder
 from nnfs.constants import PRODUCT_VARIABLE
 from nnfs.errors import BuildFailed, CodecError
 from nnfs.kernels import compiled, driver

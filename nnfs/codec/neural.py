@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from nnfs.codec import bitstream, devicechoice, neuralnative, progress, rans, x86
 from nnfs.codec.base import NEURAL, nothing
-from nnfs.codec.neuraldevice import DeviceCoder, Coding
+from nnfs.codec.neuraldevice import Coding, DeviceCoder
 from nnfs.codec.neuralnative import NativeBatch
 from nnfs.codec.storeddictionary import dictionary_of
 from nnfs.errors import CodecError

@@ -14,7 +14,7 @@ import pytest
 from nnfs.codec import bitstream, devicechoice, neural, neuraldevice, rans
 from nnfs.codec.base import NEURAL
 from nnfs.codec.neural import Neural
-from nnfs.codec.neuraldevice import DeviceCoder, Coding
+from nnfs.codec.neuraldevice import Coding, DeviceCoder
 from nnfs.errors import BuildFailed, CodecError
 from nnfs.kernels import compiled, driver, hosted
 from nnfs.kernels.driver import Device, Driver

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from nnfs.codec import devicechoice, neural, rans
 from nnfs.codec.neural import STATES, Neural
-from nnfs.codec.neuraldevice import DeviceCoder, Coding
+from nnfs.codec.neuraldevice import Coding, DeviceCoder
 from nnfs.errors import BuildFailed, CodecError
 from nnfs.kernels import compiled, driver, hosted
 from nnfs.kernels.driver import Device, Driver
