@@ -338,9 +338,10 @@ class Batch:
 
     def follow(self, column: int, out: Features, columns: int) -> None:
         """Write the features of `columns` columns that are known already, and learn each."""
-        for t in range(columns):
-            self.predict(column + t, out, t)
-            self.learn(column + t)
+        follow_batch(
+            self.plain, self.sizes, self.lanes, self.first, self.bits, self.orders, self.starts, self.lane, column,
+            self.begin, columns, out.rows, out.ngrams, out.candidates, out.buckets, self.ngram_bits,
+        )  # fmt: skip
 
 
 @njit(cache=True, nogil=True)
@@ -369,6 +370,20 @@ def learn_batch(  # type: ignore[no-untyped-def]
             own = slice(first[k], first[k + 1])
             whole = plain[k, : begin + sizes[k]]
             learn(whole, lanes[k], length, orders[k], starts[k], lane_state[own], column, begin, bits[k])
+
+
+@njit(cache=True, nogil=True)
+def follow_batch(  # type: ignore[no-untyped-def]
+    plain, sizes, lanes, first, bits, orders, starts, lane_state, column, begin, columns, rows, ngrams, candidates,
+    buckets, ngram_bits
+) -> None:  # fmt: skip
+    """Do as `Batch.follow`: a call for each column takes longer than its features do."""
+    for t in range(columns):
+        predict_batch(
+            plain, sizes, lanes, first, bits, orders, lane_state, column + t, begin, rows[t], ngrams[t], candidates[t],
+            buckets[t], ngram_bits,
+        )  # fmt: skip
+        learn_batch(plain, sizes, lanes, first, bits, orders, starts, lane_state, column + t, begin)
 
 
 def of_chunk(plain: NDArray[np.uint8], lanes: int, ngram_bits: int, dictionary: Dictionary | None = None) -> Features:
