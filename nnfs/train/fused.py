@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-call"
-"""The forward and backward pass of the network on one core with AMX, by `fused.c`.
+"""The forward and backward pass of the network on one core with AMX, by native code (`src`).
 
 `nnfs.train.network` is the definition; this computes the same loss and the same gradients without autograd, up to the
 rounding of bf16: products are finished while their sums are in the cache, attention never leaves it, and what the
@@ -27,14 +27,15 @@ from nnfs.model.architecture import BYTES, Architecture
 from nnfs.model.fixedpoint import ACT_UNIT, HIDDEN_UNIT, SCORE_UNIT, SQUARE_UNIT
 from nnfs.train.network import Layer, Network, Product
 
-SOURCE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "fused.c")
+SOURCES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "src")
 FLAGS = (
     "-std=gnu11", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-fno-math-errno", "-ffp-contract=fast", "-Wall",
     "-Wextra", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16", "-mfma", "-mbmi2", "-mamx-tile",
     "-mamx-bf16",
 )  # fmt: skip
 NEEDED = {"amx_bf16", "amx_tile", "avx512_bf16", "avx512bw", "avx512dq", "avx512vl"}
-KEPT_HEAD, KEPT_GROUP, MOST_HEADS, MOST_WIDTH = 32, 4, 16, 1024  # the sizes that `fused.c` is written for
+PREFIX = "train-"  # of the library's name
+KEPT_HEAD, KEPT_GROUP, MOST_HEADS, MOST_WIDTH = 32, 4, 16, 1024  # the sizes that `src` is written for
 BLOCK = 64  # positions that are computed side by side
 _L, _F, _P = ctypes.c_long, ctypes.c_float, ctypes.c_void_p
 
@@ -84,7 +85,7 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
 
 
 def is_available(a: Architecture) -> bool:
-    """Return whether this processor has what `fused.c` needs, and the network the sizes that it is written for."""
+    """Return whether this processor has what `src` needs, and the network the sizes that it is for."""
     if platform.machine() != "x86_64" or a.head != KEPT_HEAD or a.window != 64 or a.heads != a.kv_heads * KEPT_GROUP:
         return False
     if a.heads > MOST_HEADS or max(a.width, a.hidden, a.heads * a.head) > MOST_WIDTH:
@@ -101,17 +102,20 @@ def is_available(a: Architecture) -> bool:
 
 @cache
 def library() -> Any:
-    """Return the compiled `fused.c`, compiled first if need be. Raises `BuildFailed`."""
-    with open(SOURCE, "rb") as file:
-        digest = hashlib.blake2b(file.read() + repr(FLAGS).encode(), digest_size=10).hexdigest()
+    """Return the compiled passes, compiled first if need be. Raises `BuildFailed`."""
+    digest = hashlib.blake2b(repr(FLAGS).encode(), digest_size=10)
+    for name in sorted(os.listdir(SOURCES)):
+        with open(os.path.join(SOURCES, name), "rb") as file:
+            digest.update(hashlib.blake2b(file.read()).digest())
+    name = f"{PREFIX}{digest.hexdigest()}{build.SUFFIX}"
     for folder in build.folders():
-        path = os.path.join(folder, f"train-{digest}{build.SUFFIX}")
+        path = os.path.join(folder, name)
         try:
             if not build.is_sound(path):
                 kernelcache.make_place(folder)
                 with tempfile.TemporaryDirectory(prefix=".building-", dir=folder) as room:
-                    made = os.path.join(room, "train.so")
-                    build.run([*build.compiler(), *FLAGS, SOURCE, "-lm", "-o", made])
+                    made = os.path.join(room, name)
+                    build.run([*build.compiler(), *FLAGS, os.path.join(SOURCES, "passes.c"), "-lm", "-o", made])
                     build.install(made, path)
         except OSError:
             continue
