@@ -4,63 +4,16 @@ from __future__ import annotations
 
 import re
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench import fs
-from bench.coding import SETS, coded, coding
+from bench import coldtier, fs
+from bench.coding import SETS
+from bench.coldtier import COMPACTIONS, PATIENT, TREE
 from bench.table import Case, Column, Line, Setting, Table, Task
 from bench.targets import NNFS, Failed, Nnfs, Null, Target, command
 
-TREE = ("enwik", "lang", "mail-md", "small")  # text: the network codes all of it
 STORED = ("enwik", "lang", "mail-md", "small", "logs", "data")
-PATIENT = 1e6  # seconds: the measurement has its own limit
-COMPACTIONS = {  # by the codec that is to win: the mount's options, and those of `nnfs compact`
-    "neural": ("compact=off,policy=cold", ["--all"]),
-    "cm": ("compact=off,policy=cold,neural=off", ["--all"]),
-    "ppm": ("compact=off,policy=cold", ["--all", "--quick"]),
-}
-
-
-def cold_cases(setting: Setting) -> list[Case]:
-    limit = 60_000 if setting.is_quick else 1_000_000
-    common = {"corpus": str(setting.corpus.path(".")), "threads": setting.threads}
-    limits = {
-        codec: 8 * limit if codec == "ppm" else limit for codec in COMPACTIONS
-    }  # longer than workers take to start
-    return [Case((codec,), {"codec": codec, "limit": limits[codec], **common}) for codec in COMPACTIONS]
-
-
-def cold(task: Task) -> Iterator[Line]:
-    """Measure recompression of a mount and cold reading with tar, beside the codec alone on the same chunks."""
-    from bench import demo
-    from bench.codec.sample import pieces
-
-    work, source, limit = Path(task["work"]), Path(task["corpus"]), task["limit"]
-    tree = work / "tree"
-    demo.copy(source, {name: demo.chosen(source / name, limit, 1) for name in TREE}, tree, limit)
-    told = coded(coding(task["codec"], pieces(tree, 128 << 10, None), task["threads"]))
-    options, words = COMPACTIONS[task["codec"]]
-    target = Nnfs(work, options)
-    with target.fresh():
-        command(["cp", "-a", str(tree), str(target.root)])
-        target.sync()
-        begin = time.perf_counter()
-        command([*NNFS, "compact", str(target.root), "--wait", *words], PATIENT)
-        compact_s = time.perf_counter() - begin
-        target.cool()
-        begin = time.perf_counter()
-        command(
-            ["sh", "-c", 'tar -cf - -C "$0" . | wc -c', str(target.root)], PATIENT
-        )  # not to /dev/null: tar knows it
-        tar_s = time.perf_counter() - begin
-    for label, seconds, alone_s in (
-        ("recompression beside encoding and decoding", compact_s, told["encode_s"] + told["decode_s"]),
-        ("tar of the cold tree beside decoding", tar_s, told["decode_s"]),
-    ):
-        mount, alone = (told["plain"] / each / 1000 for each in (seconds, alone_s))
-        yield Line((label,), {"mount": mount, "codec": alone, "share": 100 * mount / alone})
 
 
 def fs_cases(setting: Setting) -> list[Case]:
@@ -144,20 +97,7 @@ def coverage(_task: Task) -> Iterator[Line]:
 
 
 TABLES = (
-    Table(
-        "cold",
-        "The cold tier through a mount",
-        "About 1 MB each of four sets of text, for ppm 8 MB (--quick: 60 and 480 KB); the workers' start counts. The "
-        "codec alone: the same chunks in one process, as many threads as cores, all at once.",
-        ("codec", ""),
-        (
-            Column("mount", "through the mount, KB/s"),
-            Column("codec", "codec alone, KB/s"),
-            Column("share", "share, %", 0),
-        ),
-        cold_cases,
-        cold,
-    ),
+    coldtier.TABLE,
     Table(
         "fs",
         "Speed of the filesystem",
