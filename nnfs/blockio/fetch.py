@@ -17,6 +17,7 @@ from nnfs.blockio.patience import Patience
 from nnfs.blockio.repairsearch import Repairs
 from nnfs.blockio.thawcache import Thawed
 from nnfs.codec import FIRST_COLD
+from nnfs.codec.base import PPM
 from nnfs.errors import BlockDamaged, CodecError, ModelMissing, NnfsError, again, kept
 from nnfs.store.blocks import load_block
 from nnfs.store.env import Store
@@ -179,7 +180,7 @@ class Fetcher:
         self.patience.go_on()
         if pending.urgent and self._on_cold_read is not None:
             self._on_cold_read(number, stored.block)
-        if self.thawed is not None:  # the readers that waited have their answer already
+        if self.thawed is not None and stored.block.codec != PPM:  # the readers that waited have their answer already
             try:
                 await trio.to_thread.run_sync(self.thawed.put, number, result, limiter=self._copying)
             except Exception as error:  # noqa: BLE001 - no copy, no harm: this task must not end the mount

@@ -1,30 +1,36 @@
 """Read-ahead: blocks are fetched before anybody asks, since workers decode many in little more time than one.
 
-The next chunks of a file that is read from its beginning on are fetched, and for a tree of small files those stored
-nearby: numbers are given to blocks in the order in which files are stored, so the files of a directory lie together, in
-whatever order they are read.
+The next chunks of a file that is read from its beginning on are fetched, and where files are read in the order in which
+their directory was listed, the next files (`listings.py`). For small files in any other order, those stored nearby are:
+numbers are given to blocks in the order in which files are stored, so the files of a directory lie together.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 from collections.abc import Callable
 
 from nnfs.blockio.fetch import Fetcher
 from nnfs.blockio.interfaces import Files
+from nnfs.blockio.listings import Listings
 from nnfs.codec import FIRST_COLD
-from nnfs.errors import StoreDamaged
+from nnfs.errors import NnfsError, StoreDamaged
 from nnfs.store.blocks import load_block
 from nnfs.store.env import Store
 from nnfs.store.schema import Block, Inode
+from nnfs.store.txn import Snapshot
 
 log = logging.getLogger(__name__)
 
 TOGETHER = 1024  # block numbers: reads that lie no farther apart belong to one reader of a tree
 NEAR = 64  # block numbers: blocks that are fetched around another lie no farther off
 FEWEST, MOST = 8, 64  # blocks fetched at a time: twice as many when they were wanted, half as many when not
-CHUNKS_AHEAD = 16  # of one file, at most
+CHUNKS_AHEAD = 32  # of one file, at most: what two threads of the network step together
+CACHE_SHARE = 4  # of the cache of decoded blocks, what is fetched ahead may fill one part in so many
+FILES_AT_ONCE = 64  # files that are looked up at a time
+COLD_FILES = 256  # files read since the last cold one, after which no file is looked up
 AROUND_BYTES = 512 << 10  # plain bytes of small files that are fetched around others at a time
 FILES = 256  # whose readers are remembered
 
@@ -35,11 +41,16 @@ class ReadAhead:
     def __init__(self, store: Store, files: Files, fetcher: Fetcher, most: int = CHUNKS_AHEAD) -> None:
         self._store, self._files, self._fetcher = store, files, fetcher
         self._chunk_size = store.superblock.chunk_size
-        self._sequences, self._around = Sequences(most), Around()
+        self._most_bytes = fetcher.cache.limit // CACHE_SHARE
+        self._sequences, self._around = Sequences(min(most, max(2, self._most_bytes // self._chunk_size))), Around()
+        self.listings = Listings()
+        self._looks = 0  # files whose followers will be looked up: where all is hot, that is not worth its time
 
     def after_read(self, inode: Inode, offset: int, end: int) -> None:
-        """Fetch the next chunks of a file of which [offset, end) was read."""
+        """Fetch the next chunks of a file of which [offset, end) was read, and the files that will be read next."""
         self._try(self._fetch_next, inode, offset, end)
+        if offset == 0:
+            self._try(self._fetch_following, inode.ino)
 
     def after_look_up(self, number: int) -> None:
         """Fetch more around a block that a reader asks for, if it was fetched around another one."""
@@ -48,6 +59,7 @@ class ReadAhead:
 
     def after_cold_read(self, number: int, block: Block) -> None:
         """Fetch blocks around one that had to be decoded for a reader, if it is all of a small file."""
+        self._looks = COLD_FILES
         if block.plain < self._chunk_size:
             self._try(self._fetch_around, number)
 
@@ -58,6 +70,38 @@ class ReadAhead:
         if until > last:
             numbers = self._files.block_numbers(inode, last + 1, until)
             self._fetcher.begin([number for number in numbers if number and not self._fetcher.is_here(number)])
+
+    def _fetch_following(self, ino: int) -> None:
+        found = self.listings.read(ino)
+        self._looks -= 1
+        if found is None or self._looks < 0:
+            return
+        listing, most = found[0], min(found[1], self._most_bytes)
+        if listing.ahead > most // 2:
+            return
+        numbers: list[int] = []
+        with self._store.read() as snapshot:
+            for place in range(listing.begun, min(listing.begun + FILES_AT_ONCE, len(listing.files))):
+                with contextlib.suppress(NnfsError):  # it is gone, or damaged
+                    file = self._files.inode(listing.files[place])
+                    room = most - listing.ahead
+                    size = min(file.size, -(-room // self._chunk_size) * self._chunk_size)
+                    listing.fetched(place, size)
+                    if file.count and size:
+                        mine = self._files.block_numbers(file, 0, (size - 1) // self._chunk_size)
+                        numbers += [number for number in mine if number and self._is_cold(snapshot, number)]
+                if listing.ahead >= most:
+                    break
+        if numbers:
+            self._looks = COLD_FILES
+            self._fetcher.begin(numbers)
+
+    def _is_cold(self, snapshot: Snapshot, number: int) -> bool:
+        """Return whether a block is cold, and not fetched yet."""
+        if self._fetcher.is_here(number):
+            return False
+        block = load_block(snapshot, number)
+        return block is not None and block.codec >= FIRST_COLD
 
     def _fetch_around(self, number: int) -> None:
         after, before, count = self._around.read(number)

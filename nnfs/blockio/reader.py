@@ -25,6 +25,7 @@ class Reader:
     def __init__(self, files: Files, data: DirtyData, fetcher: Fetcher, ahead: ReadAhead) -> None:
         self._files, self._data, self._fetcher, self._ahead = files, data, fetcher, ahead
         self.cache, self.damaged, self.thawed = fetcher.cache, fetcher.damaged, fetcher.thawed
+        self.listings = ahead.listings
         self.waiting = 0  # reads that are being answered
 
     def start(self, nursery: Nursery) -> None:

@@ -257,12 +257,16 @@ class Operations(GuardedOperations):
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         await self._prove(fh)
         self._accessed(self.fs.inode(fh))
+        if start_id == 0:
+            self.reader.listings.begin(fh)
         for cookie, name, found in self.names.entries(fh, start_id):
             entry = _unknown(found) if isinstance(found, Dentry) else self.attributes(found)
             if not pyfuse3.readdir_reply(token, name, entry, cookie):
                 break
             if name not in (b".", b".."):
                 self.fs.remember(found.ino)
+                if isinstance(found, Inode) and stat.S_ISREG(found.mode):
+                    self.reader.listings.listed(fh, found.ino)
 
     @guard
     async def releasedir(self, fh: int) -> None:
