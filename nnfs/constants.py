@@ -21,6 +21,7 @@ POLICY_XATTR, MODEL_XATTR = "user.nnfs.policy", "user.nnfs.model"
 STORE_XATTR = "user.nnfs.store"
 
 PRODUCT_VARIABLE = "NNFS_PRODUCT"  # the environment variable that forces a product: see `nnfs.model.engines`
+OTHER_ENGINE = "another"  # its value in the reference worker: the engines that other workers would not take
 
 MNT_FORCE, MNT_DETACH = 1, 2  # flags of umount2(2)
 

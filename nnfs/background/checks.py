@@ -1,12 +1,19 @@
-"""Checks of new payloads by another engine: one of each batch, and none of a batch is stored before that agrees."""
+"""Checks of new payloads by another engine: one of each batch, and none of a batch is stored before that agrees.
+
+The other engine is slow, and has one thread. So batches grow as long as it agrees: an engine that errs is found by the
+first payloads, and has to be looked for again and again, but not all the time.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-BATCH = 4 << 20  # plain bytes, a worker's batch: one chunk of it is decoded by another engine, too,
-SMALL = 16 << 10  # a small one where there is one: that engine is slow
+BATCH, BATCH_MOST = (
+    4 << 20,
+    64 << 20,
+)  # plain bytes of the first batch, and of the longest: one chunk of each is checked
+SMALL = 16 << 10  # bytes of a chunk that is checked before its time, since it takes the other engine less
 
 
 class Proof(NamedTuple):
@@ -21,6 +28,7 @@ class Checks:
     """Checks of one codec by the reference engine. A batch is the payloads that are proved between two checks."""
 
     unchecked: int = BATCH  # plain bytes since a check began
+    size: int = BATCH  # plain bytes of the batch: twice as many after each check that has gone well
     begun: int = 0
     open: set[int] = field(default_factory=set)  # batches of which no check has gone well yet
     again: list[int] = field(default_factory=list)  # batches whose check had no result: another payload is needed
@@ -31,8 +39,13 @@ class Checks:
         if self.again:
             return self.again.pop(), True
         self.unchecked += plain
-        is_due = self.unchecked >= (BATCH // 2 if plain <= SMALL else BATCH)
+        is_due = self.unchecked >= (self.size // 2 if plain <= SMALL else self.size)
         if is_due:
             self.unchecked, self.begun = 0, self.begun + 1
             self.open.add(self.begun)
         return self.begun, is_due
+
+    def agreed(self, batch: int) -> None:
+        """Note that the other engine decodes a payload of a batch."""
+        self.open.discard(batch)
+        self.size = min(BATCH_MOST, 2 * self.size)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import trio
 
@@ -16,17 +16,28 @@ from nnfs.background.interfaces import Parts
 from nnfs.background.modelchanges import ModelChanges
 from nnfs.blockio.cold import BACKGROUND
 from nnfs.codec.base import FIRST_COLD, NEURAL
+from nnfs.codec.compressible import compressible
 from nnfs.constants import Policy
+from nnfs.errors import NnfsError, again, kept
 from nnfs.fs.candidates import Candidate
 from nnfs.fs.policy import Rules
 from nnfs.store.blocks import Swap, load_block
 from nnfs.store.env import Store
 from nnfs.store.schema import Block
+from nnfs.store.txn import Snapshot
 from nnfs.workers.ladder import decode_hot
 
 T = TypeVar("T")
 
 LOOKING, DECODING, ENCODING, PROVING, THAWING = "looking", "decoding", "encoding", "proving", "thawing"  # phases
+
+
+class Looked(NamedTuple):
+    """A block as it is stored, and its verified plain bytes; for a cold one, which a worker decodes, its payload."""
+
+    block: Block
+    data: bytes
+    is_compressible: bool
 
 
 class ChunkRecompression:
@@ -36,9 +47,12 @@ class ChunkRecompression:
         self._store, self._cold, self._models, self._encoder = parts.store, parts.cold, models, encoder
 
     async def recompressed(
-        self, flight: Flight, candidate: Candidate, rules: Rules, way: Way, *, retired: bool
-    ) -> Ready | None:
+        self, flight: Flight, candidate: Candidate, rules: Rules, way: Way, looked: Looked | NnfsError | None,
+        *, retired: bool,
+    ) -> Ready | None:  # fmt: skip
         """Return a chunk's new payload, proved; a result without a payload where none is worth the swap.
+
+        `looked` is what `look` has returned for it.
 
         Returns None when the chunk has changed meanwhile, or when a slower codec is still to try it.
         With `retired` its model is retired, so it gets another payload even if that is larger.
@@ -50,20 +64,21 @@ class ChunkRecompression:
             return Ready(Swap(candidate.number, block.payload, owner, codec_id, model, data), block, proof)
 
         with flight.stage(DECODING if block.codec >= FIRST_COLD else LOOKING):
-            found = await self._plain(candidate, flight.worker)
+            plain = await self._plain(candidate.number, looked, flight.worker)
         if block.codec >= FIRST_COLD:
             way(f"decode {codec.NAMES[block.codec]}")
         way("look")
-        if found is None or found[1] != block.payload:
+        if plain is None or not isinstance(looked, Looked) or looked.block.payload != block.payload:
             return None  # somebody was faster
-        plain = found[0]
         if flight.aim.thaw or rules.policy is Policy.HOT:
             return ready(*await self.hot(plain))
-        with flight.stage(ENCODING):
-            best = await self._encoder.encode(
-                plain, block, rules, everything=flight.aim.everything, only=0 if retired else flight.aim.rung,
-                leave=retired, worker=flight.worker, note=way,
-            )  # fmt: skip
+        best = None
+        if looked.is_compressible:
+            with flight.stage(ENCODING):
+                best = await self._encoder.encode(
+                    plain, block, rules, everything=flight.aim.everything, only=0 if retired else flight.aim.rung,
+                    leave=retired, worker=flight.worker, note=way,
+                )  # fmt: skip
         if best is None and not retired:
             slowest = self._encoder.top(rules, everything=flight.aim.everything)
             return None if flight.aim.rung and flight.aim.rung < slowest else ready()
@@ -79,26 +94,28 @@ class ChunkRecompression:
 
     async def encoded_size(self, candidate: Candidate, rules: Rules, aim: Aim, worker: str) -> int | None:
         """Return the bytes that a chunk would take after a task with this aim, None when the chunk is gone."""
-        found = await self._plain(candidate, worker)
-        if found is None:
+        (looked,) = await self.look([candidate])
+        plain = await self._plain(candidate.number, looked, worker)
+        if plain is None or not isinstance(looked, Looked):
             return None
-        block = candidate.block
-        best = await self._encoder.encode(
-            found[0], block, rules, everything=aim.everything, only=aim.rung, worker=worker
-        )
+        block, best = candidate.block, None
+        if looked.is_compressible:
+            best = await self._encoder.encode(
+                plain, block, rules, everything=aim.everything, only=aim.rung, worker=worker
+            )
         return block.stored if best is None else len(best.data)
 
-    async def _plain(self, candidate: Candidate, worker: str) -> tuple[bytes, int] | None:
-        """Return a chunk's verified plain bytes and the number of their payload, None when the chunk is gone."""
-        loaded = await self._in_thread(_load, self._store, candidate.number)
-        if loaded is None:
-            return None
-        block, payload = loaded
-        if block.codec >= FIRST_COLD:
-            plain = await self._cold.decode(candidate.number, block, payload, priority=BACKGROUND, worker=worker)
-        else:
-            plain = await self._in_thread(decode_hot, candidate.number, block, payload)
-        return plain, block.payload
+    async def look(self, candidates: Sequence[Candidate]) -> list[Looked | NnfsError | None]:
+        """Return for each chunk its block, None when that is gone, or the error that it met."""
+        return await self._in_thread(_look, self._store, [candidate.number for candidate in candidates])
+
+    async def _plain(self, number: int, looked: Looked | NnfsError | None, worker: str) -> bytes | None:
+        """Return a chunk's verified plain bytes, None when the chunk is gone. Raises the error that it met."""
+        if isinstance(looked, NnfsError):
+            raise again(looked)
+        if looked is None or looked.block.codec < FIRST_COLD:
+            return looked and looked.data
+        return await self._cold.decode(number, looked.block, looked.data, priority=BACKGROUND, worker=worker)
 
     async def hot(self, plain: bytes) -> tuple[int, int, bytes]:
         """Return codec, model and payload in the hot tier."""
@@ -109,10 +126,23 @@ class ChunkRecompression:
         return await trio.to_thread.run_sync(function, *args, limiter=self._encoder.threads)
 
 
-def _load(store: Store, number: int) -> tuple[Block, bytes] | None:
-    """Return a block's header and payload, None when it is gone. Raises `StoreDamaged`."""
+def _look(store: Store, numbers: Sequence[int]) -> list[Looked | NnfsError | None]:
     with store.read() as snapshot:
-        block = load_block(snapshot, number)
-        if block is None:
-            return None
-        return block, snapshot.payload(block.payload, block.stored)
+        found: list[Looked | NnfsError | None] = []
+        for number in numbers:
+            try:
+                found.append(_looked(number, snapshot))
+            except NnfsError as error:
+                found.append(kept(error))
+    return found
+
+
+def _looked(number: int, snapshot: Snapshot) -> Looked | None:
+    block = load_block(snapshot, number)
+    if block is None:
+        return None
+    payload = snapshot.payload(block.payload, block.stored)
+    if block.codec >= FIRST_COLD:
+        return Looked(block, payload, is_compressible=True)
+    plain = decode_hot(number, block, payload)
+    return Looked(block, plain, compressible(plain))

@@ -23,7 +23,7 @@ from nnfs.background.worth import least_saving
 from nnfs.blockio.cold import COMPACT, READ, REFERENCE, Cold
 from nnfs.codec import NAMES
 from nnfs.codec.base import CM, CM_LIGHT, NEURAL, PPM, RUNGS, rung
-from nnfs.codec.compressible import compressible, is_text
+from nnfs.codec.compressible import is_text
 from nnfs.config import Options
 from nnfs.constants import Policy
 from nnfs.errors import (
@@ -99,8 +99,6 @@ class ColdEncoder:
         Raises `CodecError`, `WorkerError`, `TimedOut`; `NoCodecRuns` when no codec can run; `EnginesDisagree` where the
         codec to be used is not trusted any more (the result of another codec would stay for good).
         """
-        if not await trio.to_thread.run_sync(compressible, plain, limiter=self.threads):
-            return None
         patient = everything or rules.policy is Policy.COLD
         found = await self._payloads(plain, block, rules, only, patient=patient, leave=leave, worker=worker, note=note)
         best = min(found, key=lambda one: len(one.data), default=None)
@@ -118,8 +116,9 @@ class ColdEncoder:
     ) -> list[Payload]:  # fmt: skip
         """Return a chunk's payloads by the codecs that may be used; by a quick one only if no slow one succeeded."""
         tried = set(RUNGS) if not only else {NEURAL, CM} if only == rung(NEURAL) else {RUNGS[only - 1]}
-        found, fingerprint = list[Payload](), self._network(rules)
-        if NEURAL in tried and fingerprint and (patient or await self.fast_enough(NEURAL)):
+        found = list[Payload]()
+        fingerprint = self._network(rules) if NEURAL in tried else b""
+        if fingerprint and (patient or await self.fast_enough(NEURAL)):
             found += await self._attempt(NEURAL, plain, fingerprint, worker, note)
         worth_cm = CM in tried and self._is_worth_cm(plain, block, found, leave=leave)
         if worth_cm and (patient or await self.fast_enough(CM)):
@@ -232,7 +231,7 @@ class ColdEncoder:
             note(f"prove {NAMES[payload.codec]}")
             if is_due:
                 await self._check(block, payload)
-                checks.open.discard(batch)
+                checks.agreed(batch)
         except BaseException as error:
             if isinstance(error, CodecUnavailable):  # no engine could prove its payloads
                 self.outages.failed(payload.codec, payload.model, error)
@@ -294,8 +293,9 @@ class ColdEncoder:
         model = self._network(Rules(Policy.AUTO)) if codec_id == NEURAL else NO_MODEL
         if self.outages.has(codec_id, model):
             return False
+        if self._speeds.get(key := (codec_id, kind), (math.inf,))[0] <= self._limit:
+            return True
         async with self._measuring:
-            key = codec_id, kind
             known, when, wait = self._speeds.get(key, (math.inf, -math.inf, MEASURE_AGAIN / 2))
             if known > self._limit and time.monotonic() - when >= wait:
                 try:

@@ -19,6 +19,7 @@ from nnfs.blockio.cold import COMPACT, READ
 from nnfs.config import Options, format_duration
 from nnfs.errors import NnfsError
 from nnfs.fs.candidates import Candidate, Piece
+from nnfs.fs.policy import Rules
 from nnfs.store.blocks import Swap
 from nnfs.store.schema import Block
 
@@ -86,9 +87,11 @@ class Flight:
     flushed: float
     plain: int = 0  # bytes under way
     chunks: int = 0
+    together: list[tuple[Candidate, Rules]] = field(default_factory=list)  # admitted, and not begun yet
     moved: trio.Event = field(default_factory=trio.Event)
     ready: list[Ready] = field(default_factory=list)
-    ready_bytes: int = 0
+    ready_bytes: int = 0  # plain
+    ready_stored: int = 0  # bytes of the payloads
     open: dict[int, int] = field(default_factory=dict)  # ino: chunks under way, 1 more until its last piece came
     shared: set[int] = field(default_factory=set)  # blocks of several chunks that were taken in hand
     failed: set[int] = field(default_factory=set)  # files of which a chunk could not be looked at
@@ -122,6 +125,7 @@ class Flight:
         taken = [one for one in self.ready if is_checked(one.proof)]
         self.ready = [one for one in self.ready if not is_checked(one.proof)]
         self.ready_bytes = sum(one.block.plain for one in self.ready)
+        self.ready_stored = sum(len(one.swap.data or b"") for one in self.ready)
         return taken
 
     def drop(self, ready: Iterable[Ready]) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,11 @@ class ModelReader:
         files = shipped_files()
         if not files:
             raise ModelMissing("no model is shipped with this nnfs")
-        return stated_fingerprint(os.fspath(files[0]))
+        try:
+            status = files[0].stat()
+        except OSError as error:
+            raise ModelMissing(f"{files[0]}: {error}") from error
+        return _stated(os.fspath(files[0]), status.st_mtime_ns, status.st_size, status.st_ino)
 
     def wanted(self, fingerprint: bytes) -> bytes:
         """Return the model to encode with where the rules name `fingerprint`: the default, unless the store has it.
@@ -168,6 +173,12 @@ def _whole(snapshot: Snapshot, number: int) -> bytes:
 def shipped_files() -> list[Path]:
     """Return the files of the models that come with nnfs, the default one first."""
     return [Path(PRESETS, name + SUFFIX) for name in presets()]
+
+
+@lru_cache(maxsize=4)
+def _stated(path: str, *_status: int) -> bytes:
+    """Return the fingerprint that a file states, read once as long as the file is the same: each chunk asks for it."""
+    return stated_fingerprint(path)
 
 
 def shipped(fingerprint: bytes) -> Path | None:

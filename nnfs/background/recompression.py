@@ -21,7 +21,15 @@ import trio
 import trio.lowlevel
 
 from nnfs.background.busy import Duty, wait_while_busy
-from nnfs.background.chunkrecompression import DECODING, ENCODING, PROVING, THAWING, ChunkRecompression
+from nnfs.background.chunkrecompression import (
+    DECODING,
+    ENCODING,
+    LOOKING,
+    PROVING,
+    THAWING,
+    ChunkRecompression,
+    Looked,
+)
 from nnfs.background.encoder import ColdEncoder
 from nnfs.background.expectation import Way, expect
 from nnfs.background.flight import Aim, Flight
@@ -55,15 +63,22 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 STARTING, MEASURING = "starting a worker", "measuring"
-WINDOW = 4 << 20  # plain bytes under way: two batches of a worker
-IN_FLIGHT = 400  # chunks under way; a worker takes 512
+PER_THREAD = 8 << 20  # plain bytes under way: four of the network's batches, since one is encoded, one is decoded, and
+WINDOW, WINDOW_MOST = 16 << 20, 64 << 20  # one of each must wait, or the worker takes what little there is
+UNCHECKED = 16 << 20  # bytes of payloads that wait for the reference
 LEAST = 8 << 10  # bytes that a chunk counts for at least in the window
+TOGETHER, MOST_TOGETHER = 128 << 10, 32  # plain bytes and number of small chunks that are looked at together
 WAIT_S = 1.0  # at most, until a task notices that it is cancelled
 FAILURES = 8  # failures of workers in a row after which the task fails
 CHUNK_FAILURES = 3  # failures of a payload after which background passes leave it alone until the next mount
 FAILURES_KEPT = 10_000  # payloads whose failures are remembered
 _NUMBERS = re.compile(r"\d+")
 _STAYS = "inode %d, chunk %d stays as it is: %s"
+
+
+def window(options: Options) -> int:
+    """Return the plain bytes that may be under way at a time."""
+    return min(max(WINDOW, PER_THREAD * (options.threads or cores())), WINDOW_MOST)
 
 
 async def nothing() -> None:
@@ -84,10 +99,11 @@ class Recompression:
         self._selection = Selection(parts.store, models.known, encoder, options, last_read)
         self._chunk_failures: Counter[int] = Counter()  # by payload
         self.duty = Duty(options.background(cores())[1])
+        self._window = window(options)
 
     def set_options(self, options: Options) -> None:
         """Take over other options, from the next walk on."""
-        self._options = options
+        self._options, self._window = options, window(options)
         self._selection.set_options(options)
 
     def forget_failures(self) -> None:
@@ -163,15 +179,34 @@ class Recompression:
                     if flight.has_taken(candidate):
                         flight.failed.add(piece.ino)  # the result is not known yet: the next pass looks again
                         continue
-                    await self._admit(flight, candidate)
+                    await self._admit(flight, candidate, nursery)
                     flight.open[piece.ino] += 1
-                    nursery.start_soon(self._one, flight, candidate, piece.rules)
+                    flight.together.append((candidate, piece.rules))
+                    if _are_many(flight.together):
+                        self._begin(flight, nursery)
                 if piece.last:
                     flight.ends[piece.ino] = piece
                     flight.close(piece.ino)
                 await self.swaps.flush(flight)
+        self._begin(flight, nursery)
         while flight.chunks:
             await self._wait(flight)
+
+    def _begin(self, flight: Flight, nursery: trio.Nursery) -> None:
+        """Begin with the chunks that were admitted."""
+        if flight.together:
+            nursery.start_soon(self._look, flight, flight.together, nursery)
+            flight.together = []
+
+    async def _look(self, flight: Flight, together: list[tuple[Candidate, Rules]], nursery: trio.Nursery) -> None:
+        """Load chunks, and start a task for each."""
+        looked: list[Looked | NnfsError | None] = [None] * len(together)
+        try:
+            with flight.stage(LOOKING):
+                looked = await self.chunks.look([candidate for candidate, _ in together])
+        finally:  # also when the task is cancelled: each of them notes its end
+            for (candidate, rules), found in zip(together, looked, strict=True):
+                nursery.start_soon(self._one, flight, candidate, rules, found)
 
     async def _wait(self, flight: Flight) -> None:
         """Wait until a chunk is done, or a flush is due. Raises `flight.error`."""
@@ -201,11 +236,13 @@ class Recompression:
         else:
             task.left.go(time.monotonic())
 
-    async def _admit(self, flight: Flight, candidate: Candidate) -> None:
+    async def _admit(self, flight: Flight, candidate: Candidate, nursery: trio.Nursery) -> None:
         """Wait until there is room for a chunk in the window, and the mount is not busy."""
         cost = max(LEAST, candidate.block.plain)
         await flight.task.checkpoint()
-        while flight.chunks and (flight.plain + cost > WINDOW or flight.chunks >= IN_FLIGHT):
+        if flight.plain + cost > self._window or (flight.task.number == 0 and (self._busy() or self.duty.is_over())):
+            self._begin(flight, nursery)  # this may take long
+        while flight.chunks and (flight.plain + cost > self._window or flight.ready_stored > UNCHECKED):
             await self._wait(flight)
         if flight.task.number == 0:
             await flight.between()
@@ -221,18 +258,20 @@ class Recompression:
         await flight.task.checkpoint()
         await self.swaps.flush(flight)
 
-    async def _one(self, flight: Flight, candidate: Candidate, rules: Rules) -> None:
+    async def _one(self, flight: Flight, candidate: Candidate, rules: Rules, looked: Looked | NnfsError | None) -> None:
         """Recompress one chunk, and note the result."""
         is_looked_at = False  # not when the task is cancelled in the middle of it
         way = Way(flight.task, candidate.block, thaw=flight.aim.thaw)
         try:
+            await trio.lowlevel.checkpoint_if_cancelled()
             result = await self.chunks.recompressed(
-                flight, candidate, rules, way, retired=candidate.block.model in self._selection.retired
+                flight, candidate, rules, way, looked, retired=candidate.block.model in self._selection.retired
             )
             flight.failures, flight.is_any_done, is_looked_at = 0, True, True
             if result is not None:
                 flight.ready.append(result)
                 flight.ready_bytes += candidate.block.plain
+                flight.ready_stored += len(result.swap.data or b"")
         except (BlockDamaged, RecordDamaged) as error:
             self._reads.damaged.add(candidate.number, str(error))
             flight.task.failed_chunks, is_looked_at = flight.task.failed_chunks + 1, True
@@ -295,6 +334,11 @@ class Recompression:
         """Return an estimate of the hot tier's bytes that would be saved, None while nothing has been compressed."""
         before, after = self.swaps.before, self.swaps.after
         return zstd_bytes * (before - after) // before if before else None
+
+
+def _are_many(together: list[tuple[Candidate, Rules]]) -> bool:
+    """Return whether these chunks are enough to be looked at together."""
+    return len(together) >= MOST_TOGETHER or sum(candidate.block.plain for candidate, _ in together) >= TOGETHER
 
 
 def _timed(function: Callable[[], T]) -> tuple[T, float]:

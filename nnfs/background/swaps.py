@@ -10,7 +10,7 @@ from nnfs.background.encoder import ColdEncoder
 from nnfs.background.flight import Flight, Ready
 from nnfs.background.interfaces import Commits
 from nnfs.codec.base import FIRST_COLD
-from nnfs.errors import OutOfSpace
+from nnfs.errors import EnginesDisagree, OutOfSpace
 from nnfs.fs import swapping
 
 FLUSH_BYTES, FLUSH_S = 4 << 20, 10.0  # plain bytes, seconds: then swaps are committed
@@ -28,11 +28,13 @@ class Swaps:
     async def flush(self, flight: Flight, *, force: bool = False) -> None:
         """Commit the swaps that are ready, and mark the files that are done."""
         many = flight.ready_bytes >= FLUSH_BYTES or len(flight.ready) >= FLUSH_CHUNKS
+        if many and flight.ready:
+            many = self._encoder.is_checked(flight.ready[0].proof)  # if it is not, nearly all wait for the reference
         if not (force or many or time.monotonic() - flight.flushed >= FLUSH_S):
             return
         flight.flushed = time.monotonic()
-        ready = flight.take(self._encoder.is_checked)
-        if force:  # the task is over, and the reference has not checked these
+        ready = [] if isinstance(flight.error, EnginesDisagree) else flight.take(self._encoder.is_checked)
+        if force:  # the task is over, and the reference has not checked these, or refutes them
             flight.drop(flight.ready)
             flight.ready.clear()
         if ready:

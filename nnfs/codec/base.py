@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from nnfs.errors import CodecError
+
+Result: TypeAlias = bytes | CodecError | None  # of one chunk; None: it does not become smaller
+Tell: TypeAlias = Callable[[int, Result], None]  # is given a chunk's place in its batch and its result
 
 RAW, ZSTD = 0, 1
 FIRST_COLD = 16  # ids from here on are cold codecs, slow to decode: their work is queued apart from the hot tier's
@@ -36,20 +39,29 @@ def nothing() -> None:
     """Do nothing: the `between` where nothing more urgent can come."""
 
 
+def untold(_place: int, _result: Result) -> None:
+    """Do nothing: the `tell` of a caller that waits for all results."""
+
+
 class ColdCodec(Codec, Protocol):
     """A codec that steps many chunks together. A chunk's result does not depend on its company.
 
     `between` is called several times a second while the codec works, or between chunks where it cannot be called
     within one. The function may use the same codec for something more urgent before it returns, so the state of a batch
     is kept with the batch; an exception that `between` raises ends the batch.
+
+    `tell` is called on the same thread for each chunk whose result is there before those of the whole batch. A codec
+    need not call it.
     """
 
     batch: int  # most plain bytes that are worth taking together on this device
 
-    def encode_many(self, plains: Sequence[bytes], between: Callable[[], None] = nothing) -> list[bytes | None]:
+    def encode_many(
+        self, plains: Sequence[bytes], between: Callable[[], None] = nothing, tell: Tell = untold
+    ) -> list[bytes | None]:
         """Return the payload of each chunk, None where it does not become smaller."""
 
     def decode_many(
-        self, payloads: Sequence[tuple[bytes, int]], between: Callable[[], None] = nothing
+        self, payloads: Sequence[tuple[bytes, int]], between: Callable[[], None] = nothing, tell: Tell = untold
     ) -> list[bytes | CodecError]:
         """Return the bytes of each (payload, plain length), or the error for that one."""

@@ -15,19 +15,18 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, ThreadPoolExecutor, wait
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nnfs.codec import bitstream, devicechoice, neuralnative, progress, rans, x86
-from nnfs.codec.base import NEURAL, nothing
+from nnfs.codec.base import NEURAL, Tell, nothing, untold
 from nnfs.codec.neuraldevice import Coding, DeviceCoder
 from nnfs.codec.neuralnative import NativeBatch
 from nnfs.codec.storeddictionary import dictionary_of
+from nnfs.codec.threads import on_threads
 from nnfs.errors import CodecError
 from nnfs.mixer.architecture import Mix
 from nnfs.mixer.compiling import njit
@@ -47,7 +46,6 @@ STATES = 1  # of the coder; 4, 16 or 64 cost 5 bytes each, for decoders that run
 MAX_PLAIN = 1 << 22  # bytes of a chunk
 COLUMNS = 8  # columns of one step of the encoder: with two threads 1.0 to 1.3 times as fast as 32, which leave caches
 LANES = 128  # lanes of one batch: products large enough to be fast
-BETWEEN_S = 0.1  # between two calls of `between` while threads work
 CHUNKS = 64  # chunks of one batch: each has tables of 1 to 8 MB
 PRIMED_CHUNKS = 16  # with a dictionary, which always takes 12 MB
 
@@ -84,7 +82,9 @@ class Neural:
             raise result
         return result
 
-    def encode_many(self, plains: Sequence[bytes], between: Between = nothing) -> list[bytes | None]:
+    def encode_many(
+        self, plains: Sequence[bytes], between: Between = nothing, tell: Tell = untold
+    ) -> list[bytes | None]:
         """Return the payload of each chunk, None for one that would not get smaller."""
         payloads: list[bytes | None] = [None] * len(plains)
         work = [(i, len(plain), lanes_for(len(plain))) for i, plain in enumerate(plains) if 0 < len(plain) <= MAX_PLAIN]
@@ -95,11 +95,11 @@ class Neural:
             for (i, size, _), payload in zip(batch, made, strict=True):
                 payloads[i] = payload if payload and len(payload) < size else None
 
-        self._run(run, work, between)
+        self._run(run, work, between, lambda i: tell(i, payloads[i]))
         return payloads
 
     def decode_many(
-        self, payloads: Sequence[tuple[bytes, int]], between: Between = nothing
+        self, payloads: Sequence[tuple[bytes, int]], between: Between = nothing, tell: Tell = untold
     ) -> list[bytes | CodecError]:
         """Return the bytes of each (payload, plain length), or the `CodecError` that says why not."""
         results: list[bytes | CodecError] = [b""] * len(payloads)
@@ -117,7 +117,7 @@ class Neural:
                 code = payloads[i][0][0] & X86
                 results[i] = x86.relative(result) if code and isinstance(result, bytes) else result
 
-        self._run(run, work, between)
+        self._run(run, work, between, lambda i: tell(i, results[i]))
         return results
 
     def _on_gpu(self, lanes: list[int]) -> bool:
@@ -171,10 +171,12 @@ class Neural:
             results[k] = coders.finish(k, mix.stack.plain[k, past.begin : past.begin + sizes[k]].tobytes())
         return results
 
-    def _run(self, run: Callable[[Items, Between], None], work: Items, between: Between) -> None:
+    def _run(
+        self, run: Callable[[Items, Between], None], work: Items, between: Between, finished: Callable[[int], None]
+    ) -> None:
         """Call `run` with batches of (index, size, lanes), the longest lanes first, on all threads.
 
-        `between` is only ever called on this thread.
+        `between`, and `finished` with the index of each item that is done, are only ever called on this thread.
         """
         work.sort(key=lambda item: (-(-item[1] // item[2]), item[1]), reverse=True)
 
@@ -182,42 +184,30 @@ class Neural:
             progress.beat()
             between()
 
+        def run_here(batch: Items) -> None:
+            run(batch, step)
+            for i, _, _ in batch:
+                finished(i)
+
         if self.gpu:
             if there := [item for item in work if self._on_gpu([item[2]])]:
-                run(there, step)
+                run_here(there)
             work = [item for item in work if not self._on_gpu([item[2]])]
         most = PRIMED_CHUNKS if self.dictionary else CHUNKS
         shares = [_batches(work[i :: self.threads], most) for i in range(self.threads)]
         batches = [batch for batches in itertools.zip_longest(*shares) for batch in batches if batch]
         if len(batches) <= 1 or self.threads == 1:
             for batch in batches:
-                run(batch, step)
-            return
-        pool, over = ThreadPoolExecutor(self.threads), threading.Event()
-
-        def go_on() -> None:
-            progress.beat()
-            if over.is_set():
-                raise CancelledError
-
-        try:
-            futures = [pool.submit(run, batch, go_on) for batch in batches]
-            while wait(futures, BETWEEN_S, FIRST_EXCEPTION).not_done and not any(map(_failed, futures)):
-                between()
-            for future in filter(_failed, futures):
-                future.result()
-        finally:
-            over.set()
-            pool.shutdown(cancel_futures=True)
+                run_here(batch)
+        else:
+            with contextlib.closing(on_threads(self.threads, run, batches, between)) as done:
+                for i, _, _ in itertools.chain.from_iterable(done):
+                    finished(i)
 
 
 def _head(plain: bytes, code: bool) -> bytes:
     """Return the first byte of a chunk's payload."""
     return bytes([lanes_for(len(plain)) - 1 | X86 * code | (STATES.bit_length() // 2) << 6])
-
-
-def _failed(future: Future[None]) -> bool:
-    return future.done() and future.exception() is not None
 
 
 def _batches(work: Items, chunks: int) -> Iterator[Items]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nnfs.constants import OTHER_ENGINE, PRODUCT_VARIABLE
 from nnfs.errors import CodecError
 from nnfs.kernels import library as native
 from nnfs.kernels.library import Coder, Library, Mixer, Past, address
@@ -170,6 +172,8 @@ def kernels() -> Kernels | None:
 
     Raises `CodecError` for a forced level that fails it.
     """
+    if os.environ.get(PRODUCT_VARIABLE) == OTHER_ENGINE:
+        return None
     there = native.library()
 
     def is_sound(level: str) -> bool:

@@ -9,8 +9,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from nnfs.constants import PRODUCT_VARIABLE
+from nnfs.constants import OTHER_ENGINE, PRODUCT_VARIABLE
 from nnfs.errors import ModelMissing
+from nnfs.kernels import library
 from nnfs.model.features import Features
 from nnfs.model.weights import Weights
 
@@ -41,12 +42,12 @@ def open_model(weights: Weights, device: str = "cpu", product: str | None = None
     """Return the model on a device: "cpu", "cuda", "cuda:0".
 
     `product` forces a choice: on the CPU "native" (in C, `nnfs.kernels`), "vnni" (by numba, where the processor has the
-    instructions), "int8" or "float" (by torch, see `matmul.choose`). They differ in speed only: the first that is
-    there and has a kernel for the network's sizes is taken.
+    instructions), "int8" or "float" (by torch, see `matmul.choose`). They differ in speed only: the first that is there
+    and has a kernel for the network's sizes is taken. "another" is the second: "vnni" behind "native", else "float".
     Raises `CodecError` when the device is not there or does not compute exactly, `ModelMissing` for a model that
     it cannot run.
     """
-    product = product or os.environ.get(PRODUCT_VARIABLE) or None  # "native", "vnni", "int8" or "float"
+    product = product or os.environ.get(PRODUCT_VARIABLE) or None
     if device == "cpu":
         return _on_cpu(weights, product)
     from nnfs.model.cuda import CudaModel
@@ -65,14 +66,16 @@ def _on_cpu(weights: Weights, product: str | None) -> Model:
         with contextlib.suppress(ModelMissing):  # no kernel for these sizes: another engine has one
             if level:
                 return NativeModel(weights, level)
-    if product in (None, "vnni"):
+    if product == OTHER_ENGINE and library.library() is None:
+        product = "float"
+    if product in (None, OTHER_ENGINE, "vnni"):
         from nnfs.model import vnni
 
-        if product:
+        if product == "vnni":
             return vnni.VnniModel(weights)
         with contextlib.suppress(ModelMissing):
             if vnni.available():
                 return vnni.VnniModel(weights)
     from nnfs.model.cpu import CpuModel
 
-    return CpuModel(weights, product)
+    return CpuModel(weights, "float" if product == OTHER_ENGINE else product)

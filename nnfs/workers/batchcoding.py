@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 FIRST_BATCH = 1 << 20  # plain bytes in a batch, before the codec has said how many it wants
 WAITED_FOR = 2  # priorities below it are of work items that somebody waits for, or soon will
 BATCH_S = 10.0  # seconds that a batch of theirs may take: long ones hold up the next reader
+PATIENCE_S, PATIENCE_SHARE = 0.05, 0.01  # seconds, and share of the time that a batch takes, to wait for more requests
 LEAST_BATCH = 1 << 18  # plain bytes per thread: however slow the device, shorter ones are no quicker
 
 Results: TypeAlias = Sequence[bytes | CodecError | None]
@@ -33,6 +34,7 @@ class BatchCoder:
         self._served, self._most, self._threads = served, most, threads
         self._batches: dict[Kind, int] = {}  # most plain bytes at once
         self._paced: dict[Kind, int] = {}  # the same for requests that somebody waits for
+        self._seconds: dict[Kind, float] = {}  # that the last batch has taken
 
     def limit(self, request: Request) -> int:
         """Return the most plain bytes of a batch that begins with this request."""
@@ -40,15 +42,23 @@ class BatchCoder:
         most = min(self._most, self._batches.get(key, FIRST_BATCH))
         return min(most, self._paced.get(key, FIRST_BATCH)) if request.priority < WAITED_FOR else most
 
-    def code(self, batch: list[Request], between: Callable[[], None]) -> list[Answer]:
-        """Code requests as one batch, and return their answers. An exception that `between` raises ends the batch."""
+    def patience(self, request: Request) -> float:
+        """Return the seconds that a batch which nobody waits for may wait for its next request."""
+        return min(PATIENCE_S, PATIENCE_SHARE * self._seconds.get(_kind(request), PATIENCE_S / PATIENCE_SHARE))
+
+    def code(self, batch: list[Request], between: Callable[[], None], answer: Callable[[Answer], None]) -> None:
+        """Code requests as one batch, and give `answer` their answers, each as soon as it is there.
+
+        An exception that one of the two raises ends the batch.
+        """
         head = batch[0]
         progress.stage = Stage.OPENING
         try:
             if head.op == Op.LOAD:
                 self._served.load(head.model, head.data)
-                return [Answer(head.number, Status.OK)]
-            codec = self._served.find(head.codec, head.model)
+                codec = None
+            else:
+                codec = self._served.find(head.codec, head.model)
         except PeerGone:
             raise
         except Exception as error:
@@ -57,35 +67,57 @@ class BatchCoder:
                 name = self._served.names().get(head.codec, head.codec)
                 error = CodecError(f"codec {name} cannot be opened: {type(error).__name__}: {error}")
             refused = Status.BAD_PAYLOAD if head.op == Op.LOAD else Status.NO_CODEC
-            return [_failure(request, error, refused) for request in batch]
+            for request in batch:
+                answer(_failure(request, error, refused))
+            return
         finally:
             progress.stage = Stage.CODING
+        if codec is None:
+            answer(Answer(head.number, Status.OK))
+            return
         self._batches.setdefault(_kind(head), codec.batch)
         work: Callable[..., Results] = codec.encode_many if head.op == Op.ENCODE else codec.decode_many
         start = time.monotonic()
-        answers = self._attempt(batch, partial(work, between=between))
-        plain = sum(request.plain for request in batch)
-        self._paced[_kind(head)] = next_batch(plain, time.monotonic() - start, self._threads)
-        return answers
+        self._attempt(batch, partial(work, between=between), answer)
+        seconds, plain = time.monotonic() - start, sum(request.plain for request in batch)
+        self._seconds[_kind(head)] = seconds
+        self._paced[_kind(head)] = next_batch(plain, seconds, self._threads)
 
-    def _attempt(self, batch: list[Request], work: Callable[..., Results]) -> list[Answer]:
-        """Code a batch. If it fails as a whole, code its halves: bad data or lack of memory then fails few requests."""
+    def _attempt(self, batch: list[Request], work: Callable[..., Results], answer: Callable[[Answer], None]) -> None:
+        """Code a batch. If it fails as a whole, code what is left of it by halves.
+
+        Bad data or lack of memory then fails few requests.
+        """
+        left = dict(enumerate(batch))
+
+        def tell(place: int, result: bytes | CodecError | None) -> None:
+            request = left.get(place)
+            if request is not None:
+                found = _answer(request, result)
+                del left[place]
+                answer(found)
+
         try:
-            if batch[0].op == Op.ENCODE:
-                results = work([request.data for request in batch])
-            else:
-                results = work([(request.data, request.plain) for request in batch])
-            return [_answer(request, result) for request, result in zip(batch, results, strict=True)]
+            jobs = [request.data if request.op == Op.ENCODE else (request.data, request.plain) for request in batch]
+            results = work(jobs, tell=tell)
+            for place, result in zip(range(len(batch)), results, strict=True):
+                tell(place, result)
+            return
         except PeerGone:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
             if len(batch) == 1:
-                return [_failure(batch[0], error)]
-            half = len(batch) // 2
+                for request in left.values():
+                    answer(_failure(request, error))
+                return
             if _is_out_of_memory(error):
                 key = _kind(batch[0])
-                self._batches[key] = min(self._batches[key], max(request.plain for request in batch) * half)
-        return self._attempt(batch[:half], work) + self._attempt(batch[half:], work)
+                most = max(request.plain for request in batch) * (len(batch) // 2)
+                self._batches[key] = min(self._batches[key], most)
+        rest = list(left.values())
+        for half in (rest[: len(rest) // 2], rest[len(rest) // 2 :]):
+            if half:
+                self._attempt(half, work, answer)
 
 
 def _kind(request: Request) -> Kind:

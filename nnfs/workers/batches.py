@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
@@ -14,6 +15,7 @@ WAITED_FOR, WAITED_FOR_SOON = 0, 2  # ranks of decoding for readers
 NOT_WAITED_FOR = 4  # rank of decoding for nobody in particular; encoding for nobody is the next one
 CHECK_S = 0.25
 GATHER_S = 0.005  # to wait, after a request that finds the worker idle, for others to join its batch
+GATHER_MOST_S = 0.02  # until its batch begins, though others still come
 IDLE = 1 << 30  # a rank that everything is more urgent than
 
 
@@ -39,8 +41,11 @@ class RequestQueue:
     `threads` is the number of threads that work on one batch.
     """
 
-    def __init__(self, window: int, threads: int = 1) -> None:
-        self._window, self._threads = window, threads
+    def __init__(
+        self, window: int, threads: int = 1, patience: Callable[[Request], float] = lambda _: GATHER_S
+    ) -> None:
+        """`patience(request)`: seconds without another request after which its batch is worth beginning."""
+        self._window, self._threads, self._patience = window, threads, patience
         self._changed = threading.Condition()
         self._waiting: dict[int, deque[Request]] = {}
         self._count = 0
@@ -72,10 +77,8 @@ class RequestQueue:
         `wait`, none will come.
         """
         with self._changed:
-            if self.urgent >= below and wait and not self._closed:
-                self._changed.wait_for(lambda: self.urgent < below or self._closed)
-                while self._changed.wait(GATHER_S):  # eight chunks of one read came as a batch of one and one of seven
-                    pass
+            if wait:
+                self._gather(below, most)
             if self.urgent >= below:
                 return []
             line = self._waiting[self._turn()]
@@ -90,6 +93,32 @@ class RequestQueue:
             self._count -= len(batch)
             self._update_urgent()
             return batch
+
+    def _gather(self, below: int, most: Callable[[Request], int]) -> None:
+        """Wait for a request, and then for others that fit its batch, but not long.
+
+        Readers wait so only when the worker is idle. Batches that nobody waits for are worth more patience: the
+        network takes nearly as long for a small one as for a full one.
+        """
+        is_idle = self.urgent >= below
+        if is_idle:
+            self._changed.wait_for(lambda: self.urgent < below or self._closed)
+        until = time.monotonic() + GATHER_MOST_S
+        while not self._closed and self.urgent < below:
+            if self.urgent < NOT_WAITED_FOR:
+                # Eight chunks of one read came as a batch of one and one of seven.
+                if not is_idle or time.monotonic() >= until or not self._changed.wait(GATHER_S):
+                    return
+                continue
+            head = self._waiting[self.urgent][0]
+            if self._is_full(most(head)) or not self._changed.wait(self._patience(head)):
+                return
+            is_idle = True
+
+    def _is_full(self, most: int) -> bool:
+        """Return whether a batch that nobody waits for would be full."""
+        lines = (self._waiting.get(place, ()) for place in (NOT_WAITED_FOR, NOT_WAITED_FOR + 1))
+        return any(sum(max(1, request.plain) for request in line) >= most for line in lines)
 
     def _turn(self) -> int:
         """Return the rank whose turn it is: the most urgent one, but a long scrub must not hold up all encoding."""

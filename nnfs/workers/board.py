@@ -112,13 +112,14 @@ class Board:
             if end is not None:
                 heapq.heappush(self._deadlines, (end, pending.number, pending))
         pending.future.add_done_callback(lambda _: self._forget(pending))
-        self.wake()
+        self.wake(item.worker if timeout is None else "")
         return pending
 
-    def wake(self) -> None:
-        """Wake every holder."""
+    def wake(self, name: str = "") -> None:
+        """Wake every holder, or those of a worker: each takes the interpreter from the event loop for a while."""
         for holder in self.holders:
-            holder.wake()
+            if name in ("", holder.name):
+                holder.wake()
 
     def new_number(self) -> int:
         """Return a number that no work item has."""

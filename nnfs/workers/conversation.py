@@ -20,7 +20,7 @@ from functools import partial
 from nnfs.codec import progress
 from nnfs.errors import PeerGone, WireError
 from nnfs.workers.batchcoding import BatchCoder
-from nnfs.workers.batches import IDLE, NOT_WAITED_FOR, RequestQueue, rank
+from nnfs.workers.batches import GATHER_S, IDLE, NOT_WAITED_FOR, RequestQueue, rank
 from nnfs.workers.catalogue import Served
 from nnfs.workers.wire import (
     RECEIVE,
@@ -43,7 +43,7 @@ from nnfs.workers.wire import (
 
 log = logging.getLogger(__name__)
 
-WINDOW = 512  # requests that may wait: 64 MiB of chunks
+WINDOW = 1024  # requests that may wait; a client has no more bytes of them than it allows itself
 ALIVE_S = 1.0
 
 
@@ -57,7 +57,7 @@ class Conversation:
         self._served = served
         self._coder = BatchCoder(served, most, threads)
         self._at_end = at_end
-        self._queue = RequestQueue(WINDOW, threads)
+        self._queue = RequestQueue(WINDOW, threads, self._coder.patience)
         self._sending = threading.Lock()
         self._gone = False
         self._info = Info(pid=os.getpid(), window=WINDOW)
@@ -190,19 +190,43 @@ class Conversation:
         self._depth += 1
         self._works.set()
         start = time.monotonic()
+        outbox = _Outbox(self._send, batch, self._info)
         try:
-            answers = self._coder.code(batch, partial(self._between, rank(batch[0])))
+            self._coder.code(batch, partial(self._between, rank(batch[0])), outbox.add)
         finally:
             self._depth -= 1
             if self._depth == 0:
                 self._works.clear()
-        info = self._info
         if self._depth == 0:
-            info.busy_us += int((time.monotonic() - start) * 1e6)
-        info.done += len(answers)
-        info.failed += sum(answer.status > Status.NO_GAIN for answer in answers)
-        info.plain += sum(request.plain for request in batch)
-        self._send(*answers)
+            self._info.busy_us += int((time.monotonic() - start) * 1e6)
+        outbox.send()
+
+
+class _Outbox:
+    """The answers of a batch, sent as they come; those that nobody waits for, with others of the same milliseconds."""
+
+    def __init__(self, send: Callable[..., None], batch: list[Request], info: Info) -> None:
+        self._send, self._info = send, info
+        self._seconds = 0.0 if rank(batch[0]) < NOT_WAITED_FOR else GATHER_S
+        self._plain = {request.number: request.plain for request in batch}
+        self._answers: list[Answer] = []
+        self._sent = 0.0
+
+    def add(self, answer: Answer) -> None:
+        """Count an answer, and send it now or with the next ones."""
+        self._info.done += 1
+        self._info.failed += answer.status > Status.NO_GAIN
+        self._info.plain += self._plain.get(answer.number, 0)
+        self._answers.append(answer)
+        if time.monotonic() - self._sent >= self._seconds:
+            self.send()
+
+    def send(self) -> None:
+        """Send all answers."""
+        if self._answers:
+            answers, self._answers = self._answers, []
+            self._send(*answers)
+            self._sent = time.monotonic()
 
 
 def _cpu_of(thread: threading.Thread | None) -> float:

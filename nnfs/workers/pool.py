@@ -24,7 +24,7 @@ __all__ = [
     "reference_environment",
 ]  # fmt: skip
 
-LIMIT = 64 << 20  # bytes of work items that are neither urgent nor answered
+LIMIT = 160 << 20  # bytes of work items that are neither urgent nor answered: 64 MiB of recompression count twice
 BACKOFF_S = 0.1  # before the first restart, doubled by each further one
 
 

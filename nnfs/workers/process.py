@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from nnfs.constants import PRODUCT_VARIABLE
+from nnfs.constants import OTHER_ENGINE, PRODUCT_VARIABLE
 from nnfs.errors import WireError, WorkerError
 from nnfs.workers.startup import quiet_threads
 from nnfs.workers.wire import RECEIVE, Bye, Frames, Hello, Message, pack
@@ -33,7 +33,7 @@ class WorkerSpec:
     threads: int = 1
     batch: int | None = None  # most plain bytes at once, less than the codec would take
     warm: bool = False  # start with the pool, and be ready before the first work item
-    ahead: int = 256  # work items handed over before earlier ones are answered
+    ahead: int = 512  # work items handed over before earlier ones are answered
     start_s: float = 60.0  # without CPU time before it says hello, then it is taken for hung
     hang_s: float = 30.0  # in which nothing moves, with work to do, then it is taken for hung
     idle_s: float | None = None  # without work, before it is ended to free its memory
@@ -43,8 +43,8 @@ class WorkerSpec:
 
 
 def reference_environment() -> tuple[tuple[str, str], ...]:
-    """Return the environment variables of a reference worker: torch's float32 products if torch is installed."""
-    return ((PRODUCT_VARIABLE, "float"),) if importlib.util.find_spec("torch") else ()
+    """Return the environment variables of a reference worker, which has other engines than the other workers have."""
+    return ((PRODUCT_VARIABLE, OTHER_ENGINE),) if importlib.util.find_spec("numba") else ()
 
 
 class WorkerProcess:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 
 from nnfs.codec.progress import Stage
 from nnfs.errors import CodecError, CodecUnavailable, KillsWorkers, ModelMissing, WireError, WorkerError
-from nnfs.workers.batches import IDLE
+from nnfs.workers.batches import IDLE, NOT_WAITED_FOR
 from nnfs.workers.board import Board, Outcome, PendingItem
 from nnfs.workers.liveness import RunClock, Vitality, cpu_of, wants_cpu
 from nnfs.workers.process import WorkerProcess, WorkerSpec
@@ -45,7 +45,8 @@ from nnfs.workers.wire import (
 log = logging.getLogger(__name__)
 
 PINGS_BELOW = 0  # ranks that wait for no window
-URGENT_BELOW = 1  # ranks that may use the last quarter of the window: decoding that somebody waits for
+URGENT_BELOW = 1  # ranks that may use the last eighth of the window: decoding that somebody waits for
+AHEAD_BELOW = NOT_WAITED_FOR  # ranks that may use the eighth before: somebody will wait
 STRIKES = 2
 FAILED_STARTS = 3  # in a row, before the items that wait fail
 BACKOFF_MOST = 30.0  # seconds
@@ -83,6 +84,7 @@ class Supervisor:
         self._find_model = find_model
         self._backoff_s = backoff_s
         self._woken = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._is_woken = False  # and has not looked since
         self._dropped: deque[int] = deque()
         self._thread = threading.Thread(target=self._run, name=f"worker-{spec.name}", daemon=True)
         self._failed_starts = self._deaths_in_a_row = 0
@@ -113,7 +115,9 @@ class Supervisor:
         os.close(self._woken)
 
     def wake(self) -> None:
-        os.eventfd_write(self._woken, 1)
+        if not self._is_woken:
+            self._is_woken = True
+            os.eventfd_write(self._woken, 1)
 
     def drop(self, pending: PendingItem) -> None:
         self._dropped.append(pending.number)
@@ -160,6 +164,7 @@ class Supervisor:
             os.eventfd_read(self._woken)
         except BlockingIOError:
             pass
+        self._is_woken = False  # from here on others write again; what they have changed before is seen behind this
 
     def _rest(self) -> None:
         """Wait before the next start, the longer the more starts have failed."""
@@ -235,9 +240,7 @@ class Supervisor:
             return
         window = min(self._spec.ahead, self._info.window)
         while True:
-            room = window - len(self._outstanding)
-            below = IDLE if room > window // 4 else URGENT_BELOW if room > 0 else PINGS_BELOW
-            pending = self._board.claim(self._spec.name, self, below)
+            pending = self._board.claim(self._spec.name, self, self._below(window))
             if pending is None:
                 break
             if not self._outstanding:
@@ -249,6 +252,13 @@ class Supervisor:
                 Request(pending.number, item.op, item.codec, item.data, item.plain, item.model, item.priority, flags)
             )
         self._update(outstanding=len(self._outstanding))
+
+    def _below(self, window: int) -> int:
+        """Return the rank below which there is room for another item in the worker's window."""
+        room = window - len(self._outstanding)
+        if room > window // 4:
+            return IDLE
+        return AHEAD_BELOW if room > window // 8 else URGENT_BELOW if room > 0 else PINGS_BELOW
 
     def _send_model(self, process: WorkerProcess, model: bytes) -> None:
         """Send a model that the worker does not have. If it cannot be found, the worker's answer will tell."""
@@ -297,7 +307,8 @@ class Supervisor:
         pending = self._outstanding.get(answer.number)
         item = pending.item if pending else None
         self._throughput.answered(answer.number, item, is_coded=answer.status <= Status.NO_GAIN)
-        self._update(encoding=self._throughput.encoding, decoding=self._throughput.decoding)
+        if self.state.encoding is not self._throughput.encoding or self.state.decoding is not self._throughput.decoding:
+            self._update(encoding=self._throughput.encoding, decoding=self._throughput.decoding)
 
     def _by_the_reader(self, answer: Answer) -> bool:
         """Return whether an answer comes from the worker's reader: the main thread may hang all the same."""
@@ -317,9 +328,8 @@ class Supervisor:
         pending.holder = None
         outcome = _outcome(pending, answer)
         failed = isinstance(outcome, Exception) and answer.status != Status.CANCELLED
-        if isinstance(outcome, Info):
-            self._update(device=outcome.device)  # "auto" has become something by now
-        self._update(answered=self.state.answered + 1, failed=self.state.failed + failed)
+        device = outcome.device if isinstance(outcome, Info) else self.state.device  # "auto" has become something
+        self._update(answered=self.state.answered + 1, failed=self.state.failed + failed, device=device)
         self._board.finish(pending, outcome)
 
     @property

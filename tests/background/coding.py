@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from hashlib import md5
 from pathlib import Path
 
-from nnfs.codec.base import CM, CM_LIGHT, NEURAL, PPM, ColdCodec, nothing
+from nnfs.codec.base import CM, CM_LIGHT, NEURAL, PPM, ColdCodec, Tell, nothing, untold
 from nnfs.errors import CodecError, ModelMissing
 from nnfs.workers.wire import NO_MODEL
 
@@ -125,7 +125,9 @@ class Quick:
             raise CodecError(str(error)) from error
         return plain[:-1] + bytes([plain[-1] ^ 1]) if self._wrong else plain
 
-    def encode_many(self, plains: Sequence[bytes], between: Callable[[], None] = nothing) -> list[bytes | None]:
+    def encode_many(
+        self, plains: Sequence[bytes], between: Callable[[], None] = nothing, tell: Tell = untold
+    ) -> list[bytes | None]:
         found: list[bytes | None] = []
         if self._fail:
             raise CodecError("this worker encodes nothing")
@@ -137,7 +139,7 @@ class Quick:
         return found
 
     def decode_many(
-        self, payloads: Sequence[tuple[bytes, int]], between: Callable[[], None] = nothing
+        self, payloads: Sequence[tuple[bytes, int]], between: Callable[[], None] = nothing, tell: Tell = untold
     ) -> list[bytes | CodecError]:
         found: list[bytes | CodecError] = []
         with self._mortal([stored for stored, _ in payloads]):

@@ -27,6 +27,7 @@ from typing import Any
 import nnfs.model
 from nnfs.background import (
     busy,
+    chunkrecompression,
     encoder,
     modelchanges,
     modelreader,
@@ -121,7 +122,7 @@ def patch(mode: str) -> None:
         commit.BUSY_COMMITS, commit.KEEP_BUSY = 8, 64  # there are no pauses
         encoder.MIN_GAIN = encoder.MIN_GAIN_COLD = -100.0
         encoder.least_saving = lambda *_: -1e9  # type: ignore[attr-defined]
-        encoder.compressible = lambda plain: True  # type: ignore[attr-defined]
+        chunkrecompression.compressible = lambda plain: True  # type: ignore[attr-defined]
         service.Service._background = Everything().method()  # type: ignore[method-assign]
     tell_more()
     if takes := os.environ.get("CHAOS_TAKES"):

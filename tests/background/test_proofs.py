@@ -65,15 +65,15 @@ async def test_a_batch_waits_for_the_reference() -> None:
     assert under_test.is_checked(first[0])
 
 
-async def test_each_codec_is_checked_once_in_a_batch() -> None:
+async def test_each_codec_is_checked_once_in_a_batch_and_batches_grow() -> None:
     workers = Workers()
     under_test = coder(workers)
-    number = 3 * BATCH // len(PLAIN)
+    number = 15 * BATCH // len(PLAIN)
     for _ in range(number):
         for codec in (NEURAL, CM):
             assert under_test.is_checked(await under_test.prove(block(), payload(codec)))
     checked = Counter(job.codec for job in workers.jobs if job.worker == REFERENCE)
-    assert checked == {NEURAL: 3, CM: 3}
+    assert checked == {NEURAL: 4, CM: 4}
 
 
 @pytest.mark.parametrize("wrong", [b"something else", CodecError("a payload that is none")])

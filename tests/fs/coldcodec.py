@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 
-from nnfs.codec.base import ColdCodec, nothing
+from nnfs.codec.base import ColdCodec, Tell, nothing, untold
 from nnfs.errors import CodecError, ModelMissing
 
 HERE = "tests.fs.coldcodec"
@@ -28,11 +28,13 @@ class Backwards:
             raise CodecError("not that long")
         return payload[::-1].swapcase() if self.wrong else payload[::-1]
 
-    def encode_many(self, plains: Sequence[bytes], between: Callable[[], None] = nothing) -> list[bytes | None]:
+    def encode_many(
+        self, plains: Sequence[bytes], between: Callable[[], None] = nothing, tell: Tell = untold
+    ) -> list[bytes | None]:
         return [self.encode(plain) for plain in plains]
 
     def decode_many(
-        self, payloads: Sequence[tuple[bytes, int]], between: Callable[[], None] = nothing
+        self, payloads: Sequence[tuple[bytes, int]], between: Callable[[], None] = nothing, tell: Tell = untold
     ) -> list[bytes | CodecError]:
         return [self.decode(*item) for item in payloads]
 

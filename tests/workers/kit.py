@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from nnfs.codec import progress
-from nnfs.codec.base import ColdCodec, nothing
+from nnfs.codec.base import ColdCodec, Tell, nothing, untold
 from nnfs.errors import CodecError, ModelMissing
 
 FAKE = 200
@@ -109,15 +109,19 @@ class Reversing:
     def decode(self, stored: bytes, plain_length: int) -> bytes:
         raise NotImplementedError
 
-    def encode_many(self, plains: Sequence[bytes], between: Callable[[], None] = nothing) -> list[bytes | None]:
+    def encode_many(
+        self, plains: Sequence[bytes], between: Callable[[], None] = nothing, tell: Tell = untold
+    ) -> list[bytes | None]:
         payloads: list[bytes | None] = []
         for plain in plains:
             self.obey(plain, len(plains), between)
             payloads.append(None if plain.startswith(b"no-gain") else payload(plain))
+            if plain.startswith(b"told"):
+                tell(len(payloads) - 1, payloads[-1])
         return payloads
 
     def decode_many(
-        self, payloads: Sequence[tuple[bytes, int]], between: Callable[[], None] = nothing
+        self, payloads: Sequence[tuple[bytes, int]], between: Callable[[], None] = nothing, tell: Tell = untold
     ) -> list[bytes | CodecError]:
         plains: list[bytes | CodecError] = []
         for stored, _ in payloads:

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from nnfs.workers.batches import IDLE, RequestQueue
+from nnfs.workers.batches import GATHER_S, IDLE, RequestQueue
 from nnfs.workers.wire import ALONE, Op, Request
 
 
@@ -166,3 +166,26 @@ def test_nobody_who_waits_for_nothing_keeps_others_out() -> None:
         queue.add(Request(number, Op.DECODE, codec=16, plain=10, priority=2), wanted)
         taken += [request.number for request in queue.take(IDLE, lambda _: 100, wait=False)]
     assert 40 in taken
+
+
+def test_what_nobody_waits_for_gathers_to_a_full_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits as long as more comes, and until a reader does."""
+    coming = [Request(number, Op.DECODE, codec=16, plain=10, priority=2) for number in range(1, 20)]
+    queue = RequestQueue(100, patience=lambda _: 7.0)
+    waited: list[float | None] = []
+
+    def wait(seconds: float | None = None) -> bool:
+        waited.append(seconds)
+        if not coming:
+            return False
+        queue.add(coming.pop(0), wanted)
+        return True
+
+    monkeypatch.setattr(queue._changed, "wait", wait)
+    assert [request.number for request in queue.take(IDLE, lambda _: 100, wait=True)] == list(range(1, 11))
+    assert waited == [None] + [7.0] * 9
+    assert [request.number for request in queue.take(IDLE, lambda _: 100, wait=True)] == list(range(11, 20))
+    coming += [Request(30, Op.ENCODE, plain=10, priority=2), Request(31, Op.DECODE, plain=10, priority=0)]
+    waited.clear()
+    assert [request.number for request in queue.take(IDLE, lambda _: 100, wait=True)] == [31]
+    assert waited == [None, 7.0, GATHER_S]

@@ -137,3 +137,23 @@ def test_cancel(peer: Peer, gate: Gate) -> None:
     assert [(answer.number, answer.status) for answer in peer.answers(3)] == [
         (2, Status.CANCELLED), (1, Status.OK), (3, Status.OK),
     ]  # fmt: skip
+
+
+def test_a_result_is_answered_before_the_batch_is_done(peer: Peer, gate: Gate) -> None:
+    peer.hold(gate.chunk)
+    peer.send(encode(2, b"told:"), encode(3, b"until-decoded:"), encode(4, b"last"))
+    peer.ping()
+    gate.open()
+    assert [answer.number for answer in peer.answers(2)] == [1, 2]
+    peer.send(decode(5, b"now"))
+    assert [answer.number for answer in peer.answers(3)] == [5, 3, 4]
+
+
+def test_what_was_answered_is_not_coded_again(peer: Peer, gate: Gate) -> None:
+    peer.hold(gate.chunk)
+    peer.send(encode(2, b"told:"), encode(3, b"bug:"), encode(4, b"b"))
+    peer.ping()
+    gate.open()
+    answers = peer.answers(4)
+    assert [answer.number for answer in answers] == [1, 2, 3, 4]
+    assert [answer.status for answer in answers] == [Status.OK, Status.OK, Status.BUG, Status.OK]
