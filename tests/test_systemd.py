@@ -82,7 +82,9 @@ def copies(tmp_path: Path) -> Path:
 
 
 def test_all_units_are_there() -> None:
-    assert [unit.name for unit in UNITS] == ["nnfs-scrub@.service", "nnfs-scrub@.timer", "nnfs@.service"]
+    assert [unit.name for unit in UNITS] == [
+        "nnfs-scrub@.service", "nnfs-scrub@.timer", "nnfs-snapshot@.service", "nnfs-snapshot@.timer", "nnfs@.service",
+    ]  # fmt: skip
 
 
 def test_systemd_accepts_the_units(copies: Path) -> None:

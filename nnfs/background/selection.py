@@ -10,7 +10,7 @@ from nnfs.background.flight import Aim
 from nnfs.background.modelreader import ModelReader
 from nnfs.codec.base import FIRST_COLD, NEURAL, rung
 from nnfs.config import Options
-from nnfs.constants import Policy
+from nnfs.constants import ROOT_INO, Policy
 from nnfs.fs import policy
 from nnfs.fs.candidates import Ages, Look, Walk
 from nnfs.fs.policy import Rules
@@ -72,7 +72,8 @@ class Selection:
         def wanted(inode: Inode, rules: Rules, now: int) -> Look | None:
             return self._look(inode, rules, now, aim, top(rules))
 
-        return Walk(self._store, ino, rules, wanted, fits)
+        kept = ino == ROOT_INO and not aim.thaw and rules.policy is not Policy.NEVER
+        return Walk(self._store, ino, rules, wanted, fits, kept=kept)
 
     def _look(self, inode: Inode, rules: Rules, now: int, aim: Aim, top: int) -> Look | None:
         """Return how a task treats a file; `top` is the slowest rung that its chunks may get."""

@@ -28,6 +28,7 @@ from nnfs.errors import NnfsError, UsageError
 from nnfs.fs import policy
 from nnfs.fs.filesystem import Filesystem
 from nnfs.fs.xattrs import Xattrs
+from nnfs.store.moments import PAST
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +120,7 @@ class Service:
         return {"job": task.number, "joined": bool(task.joined), "waits_for": len(self.tasks.before(task))}
 
     async def _compact(self, request: Answer) -> Answer:
+        _check_live(request)
         ino, everything, parent = int(request["ino"]), bool(request.get("all")), int(request.get("parent") or 0)
         quick = bool(request.get("quick"))
         if request.get("dry_run"):
@@ -132,6 +134,7 @@ class Service:
         return self._add("compact", work, request, ino, everything, quick, parent)
 
     async def _thaw(self, request: Answer) -> Answer:
+        _check_live(request)
         self._writable()
         await self._commits.sync()
         ino, parent = int(request["ino"]), int(request.get("parent") or 0)
@@ -231,3 +234,9 @@ class Service:
         if gain is None and cold[1]:
             gain = hot[0] - hot[1] * cold[0] // cold[1]
         return None if gain is None else max(0, min(hot[0], gain))
+
+
+def _check_live(request: Answer) -> None:
+    """Raise `UsageError` for what lies in a snapshot: it is recompressed with the whole filesystem."""
+    if int(request["ino"]) >= PAST:
+        raise UsageError("a snapshot is not changed: give a path outside of it. The mount point stands for everything")

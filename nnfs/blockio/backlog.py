@@ -13,6 +13,7 @@ from nnfs.blockio.interfaces import Metadata
 from nnfs.errors import NnfsError, OutOfSpace, again
 
 RECORD_BYTES = 1024  # of memory that a changed inode or dentry takes, about
+KEPT_RECORDS = 64 + 2  # changed at most where a chunk is replaced that a snapshot holds: headers, map node, inode
 
 
 class Backlog:
@@ -55,10 +56,11 @@ class Backlog:
     @property
     def records(self) -> int:
         """Estimated number of records that the next commits change."""
-        return sum(
+        changed: int = sum(
             len(epoch.inodes) + len(epoch.dentries) + epoch.xattr_bytes // RECORD_BYTES + 4 * len(epoch.release)
             for epoch in self._epochs()
         )
+        return 2 * changed + KEPT_RECORDS * self.data.rewritten if self.meta.keeps else changed
 
     # -- how commits go
 

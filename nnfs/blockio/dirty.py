@@ -102,6 +102,7 @@ class Layer:
     chunks: dict[int, dict[int, DirtyChunk]] = field(default_factory=dict)
     cuts: dict[int, Cut] = field(default_factory=dict)
     size: int = 0  # bytes held by its chunks
+    rewritten: int = 0  # about how many of its chunks may take the place of others
 
     @property
     def empty(self) -> bool:
@@ -126,6 +127,11 @@ class DirtyData:
     def size(self) -> int:
         """Estimated bytes of memory held by dirty chunks of both layers."""
         return self.active.size + (self.frozen.size if self.frozen else 0)
+
+    @property
+    def rewritten(self) -> int:
+        """Estimated number of dirty chunks that may take the place of others, in both layers."""
+        return self.active.rewritten + (self.frozen.rewritten if self.frozen else 0)
 
     def has(self, ino: int) -> bool:
         """Return whether anything of an inode is dirty."""
@@ -166,6 +172,7 @@ class DirtyData:
                 chunk.write(start, piece)
             chunks[number] = chunk
             self.active.size += chunk.cost
+            self.active.rewritten += visible > 0
             return chunk
         before = chunk.cost
         if start == 0 and end >= max(visible, len(chunk.data)):
@@ -199,6 +206,7 @@ class DirtyData:
                     return
                 chunk = chunks[number] = DirtyChunk(bytearray(), [], whole=False, base_limit=self.chunk_size)
                 self.active.size += chunk.cost
+                self.active.rewritten += 1
             before = chunk.cost
             chunk.cut(rest)
             self.active.size += chunk.cost - before
@@ -282,6 +290,7 @@ class DirtyData:
                 if under is not None and not chunk.whole:
                     chunk = _stack(chunk, under)
                 below[number] = chunk
+        lower.rewritten += upper.rewritten
         lower.size = sum(chunk.cost for chunks in lower.chunks.values() for chunk in chunks.values())
 
     def committed(self) -> None:

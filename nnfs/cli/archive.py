@@ -81,7 +81,7 @@ def export(args: argparse.Namespace) -> int:
 def _exported(place: Place, out: Output) -> Report:
     from nnfs.cli.tar.export import Exporter
 
-    _write_back(place.path)
+    write_back(place.path)
     ino = progress.ino_of(place)
     chunk_size = int(client.ask(place.store, "extents", ino=ino)["chunk_size"])
     whole = client.ask(place.store, "du", timeout=None, ino=ino, depth=0)["directories"][-1]
@@ -133,7 +133,7 @@ def _imported(place: Place, descriptor: int, args: argparse.Namespace) -> Report
     try:
         rights = Rights(root=os.geteuid() == 0, umask=args.umask, numeric=args.numeric_owner)
         report = Importer(Reader(descriptor, meter), top, rights).run()
-        _write_back(place.path)
+        write_back(place.path)
         os.fsync(top)  # commits everything
     finally:
         os.close(top)
@@ -141,7 +141,7 @@ def _imported(place: Place, descriptor: int, args: argparse.Namespace) -> Report
     return report
 
 
-def _write_back(path: Path) -> None:
+def write_back(path: Path) -> None:
     """Have the kernel hand its dirty pages of a filesystem to the daemon: only that knows fingerprints and holes."""
     descriptor = os.open(path if path.is_dir() else path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

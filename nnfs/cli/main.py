@@ -11,7 +11,10 @@ from typing import Any
 
 import nnfs
 from nnfs import names
+from nnfs.cli import snapshotarguments
 from nnfs.cli.parser import FsckParser, Parser, parsed
+from nnfs.cli.parser import add_json as _add_json
+from nnfs.cli.parser import command as _command
 from nnfs.cli.values import absolute, byte_count, count, positive, seconds
 from nnfs.config import CONFIG_FILE, described
 from nnfs.constants import DEFAULT_CHUNK_SIZE, POLICIES
@@ -27,20 +30,6 @@ examples:
   nnfs umount /mnt/nn           unmount, and wait until everything is on disk
 `nnfs help COMMAND` explains a command.
 """
-
-
-def _command(commands: Any, name: str, run: str, summary: str, examples: str, *aliases: str) -> argparse.ArgumentParser:
-    module = "nnfs.cli." + run
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name, aliases=aliases, help=summary, description=summary[0].upper() + summary[1:] + ".",
-        epilog="examples:\n" + examples, formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    parser.set_defaults(run=module)
-    return parser
-
-
-def _add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON for programs")
 
 
 def _mount_epilog() -> str:
@@ -336,6 +325,7 @@ def build_parser() -> Parser:
     _add_recompressing(commands)
     _add_choosing(commands)
     _add_maintaining(commands)
+    snapshotarguments.add(commands)
     _add_moving(commands)
     _add_helping(commands)
     return parser

@@ -72,3 +72,19 @@ def parsed(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
     if rest:
         found.parser.unknown(rest)
     return found
+
+
+def command(commands: Any, name: str, run: str, summary: str, examples: str, *aliases: str) -> argparse.ArgumentParser:
+    """Add a command and return its parser. `run` is its module in `nnfs.cli` and its function."""
+    module = "nnfs.cli." + run
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, aliases=aliases, help=summary, description=summary[0].upper() + summary[1:] + ".",
+        epilog="examples:\n" + examples, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.set_defaults(run=module)
+    return parser
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add the option --json."""
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from nnfs.fs.filesystem import Filesystem
+from nnfs.fs.pasts import is_past
 from nnfs.fs.usage import Usage
 from nnfs.store.schema import Inode
 
@@ -27,6 +28,8 @@ class AccessTimes:
 
     def accessed(self, inode: Inode, *, may_store: bool) -> bool:
         """Note that a file or directory is being read. Return whether its atime has moved."""
+        if is_past(inode.ino):
+            return False
         self.usage.used(inode.ino)
         if not may_store or not (self.option == "strictatime" or (self.option == "relatime" and self._is_due(inode))):
             return False
@@ -37,12 +40,14 @@ class AccessTimes:
 
         An open for reading counts as the reading: the kernel reads its page cache without the daemon's knowing.
         """
+        if is_past(inode.ino):
+            return False
         self.usage.opened(inode.ino, reads=reads)
         return reads and self.accessed(inode, may_store=may_store)
 
     def closed(self, ino: int, *, may_store: bool) -> None:
         """Note the end of a handle. The last one moves the atime, so that the next mount knows of the reading."""
-        if self.usage.closed(ino) and self.option != "noatime" and may_store:
+        if not is_past(ino) and self.usage.closed(ino) and self.option != "noatime" and may_store:
             inode = self._fs.inode(ino)
             if inode.nlink and self._is_old(inode):
                 self._move(inode)

@@ -6,15 +6,18 @@ import copy
 import functools
 import logging
 import stat
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nnfs.errors import RecordDamaged, StoreDamaged, kept
 from nnfs.fs.epoch import Epoch
 from nnfs.fs.keysets import KeySet, KeySets, load_keys
+from nnfs.fs.metadata import write_metadata
 from nnfs.store import modelfiles, schema, sealing
 from nnfs.store.blocks import BlockWriter, ChunkChanges, Encoded
 from nnfs.store.env import Store
+from nnfs.store.keeper import Keeper
+from nnfs.store.moments import Moment
 from nnfs.store.schema import Block, Inode, MapNode, State
 from nnfs.store.txn import WriteTxn
 
@@ -36,19 +39,23 @@ class Applied:
     inodes: int = 0  # change of the number of inodes
     nodes: dict[int, dict[int, bool]] = field(default_factory=dict)  # ino: map nodes that came (True) or went
     loaded: dict[int, KeySet] = field(default_factory=dict)  # ino: all its map nodes before that
+    moments: tuple[Moment, ...] | None = None  # all snapshots, if they have changed
 
 
 class Work:
     """A commit in progress: its txn, epoch and blocks, for amendments too."""
 
     def __init__(
-        self, txn: WriteTxn, epoch: Epoch, blocks: BlockWriter, state: State, stored_below: int, nodes: KeySets,
+        self, txn: WriteTxn, epoch: Epoch, blocks: BlockWriter, state: State, store: Store, nodes: KeySets,
         budget: int,
     ) -> None:  # fmt: skip
         self.txn, self.epoch, self.blocks, self.state = txn, epoch, blocks, state
+        self.superblock = copy.copy(store.superblock)  # an amendment that changes it stores it
+        self.keeper = Keeper(txn, store.moments)
+        self._orphaned: dict[int, int | None] = {}
         self._nodes = nodes  # map nodes of files, as of the last commit
-        self._stored_below = stored_below
-        self._spares: set[int] = set()  # inode numbers that may be older and are used for the first time
+        self.stored_below = store.state.next_ino
+        self.spares: set[int] = set()  # inode numbers that may be older and are used for the first time
         self.done = Applied(state)
         self.budget = budget
 
@@ -100,16 +107,43 @@ class Work:
         node = MapNode.unpack(key, record) if record is not None else MapNode({})
         # Steps that can fail come first. New content is added before old is released: equal content keeps its block.
         added = {slot: self.blocks.add(content) for slot, content in sorted(slots.items()) if content is not None}
+        kept = self._keep_node(inode, key, record, [n for slot, n in node.blocks.items() if slot not in slots])
         for slot, content in slots.items():
             old = node.blocks.pop(slot, None)
             if old is not None:
-                self.unmap(inode, old)
+                self.unmap(inode, old, kept=kept)
             if content is not None:
                 node.blocks[slot] = added[slot]
                 inode.count += 1
                 inode.stored += len(content.payload)
                 self.done.state.logical += content.plain
         self.put_node(inode, key, record, node)
+
+    def _keep_node(self, inode: Inode, key: bytes, record: bytes | None, stays: Iterable[int]) -> bool:
+        """Keep a map node that is about to change, if a snapshot shares it. Return whether it is kept.
+
+        Blocks that the live node goes on to name get one reference more; those of the others move.
+        """
+        if record is None or not self.keeper.active:
+            return False
+        if not self.keeper.keep("map", key, record, self.orphaned(inode)):
+            return False
+        for number in stays:
+            try:
+                self.blocks.ref(number)
+            except StoreDamaged as error:
+                log.warning("inode %d: a block that a snapshot shares is damaged: %s", inode.ino, error)
+        return True
+
+    def orphaned(self, inode: Inode) -> int | None:
+        """Return the commit that took an inode's last name, None if it has one or loses it now."""
+        if inode.nlink:
+            return None
+        if inode.ino not in self._orphaned:
+            key = schema.KEY.pack(inode.ino)
+            record = self.txn.get("orphan", key)
+            self._orphaned[inode.ino] = None if record is None else schema.unpack_orphan(key, record)
+        return self._orphaned[inode.ino]
 
     def _check_absence(self, inode: Inode, number: int, key: bytes) -> None:
         """Raise `RecordDamaged` unless a missing map node is provably absent: its chunks would become holes."""
@@ -155,10 +189,10 @@ class Work:
     def _note_node(self, ino: int, key: bytes, *, present: bool) -> None:
         self.done.nodes.setdefault(ino, {})[schema.KEY2.unpack(key)[1]] = present
 
-    def unmap(self, inode: Inode, number: int) -> None:
+    def unmap(self, inode: Inode, number: int, *, kept: bool = False) -> None:
         inode.count -= 1
         try:
-            block = self.blocks.unref(number)
+            block = self.blocks.peek(number) if kept else self.blocks.unref(number)
         except StoreDamaged as error:
             # The new content is what matters; the count of a damaged block is fsck's to repair.
             log.warning("inode %d: replaced a chunk whose block is damaged: %s", inode.ino, error)
@@ -174,9 +208,12 @@ class Work:
             record = self.txn.get("map", key)
             if record is not None:
                 node = MapNode.unpack(key, record)
-                for slot in [slot for slot in node.blocks if slot >= first % span]:
-                    self.unmap(inode, node.blocks.pop(slot))
-                self.put_node(inode, key, record, node)
+                stays = [number for slot, number in node.blocks.items() if slot < first % span]
+                if len(stays) < len(node.blocks):
+                    kept = self._keep_node(inode, key, record, stays)
+                    for slot in [slot for slot in node.blocks if slot >= first % span]:
+                        self.unmap(inode, node.blocks.pop(slot), kept=kept)
+                    self.put_node(inode, key, record, node)
         low = schema.KEY2.pack(inode.ino, -(-first // span))
         nodes = list(self.txn.range("map", low, schema.KEY.pack(inode.ino + 1)))
         if spare and len(nodes) > RELEASE_NODES:
@@ -194,23 +231,27 @@ class Work:
         except StoreDamaged as error:
             log.warning("inode %d: removed a damaged map node, fsck will find its blocks: %s", inode.ino, error)
             return
+        kept = self._keep_node(inode, key, record, ())
         for number in node.blocks.values():
-            self.unmap(inode, number)
+            self.unmap(inode, number, kept=kept)
 
     def hand_over(self, inode: Inode, nodes: list[tuple[bytes, bytes]], spare: int) -> None:
         orphan = Inode(spare, stat.S_IFREG, 0, 0, inode.ctime)
         orphan.nlink, orphan.commit = 0, self.epoch.commit
-        before = inode.count
+        before, stored = inode.count, inode.stored
         for key, record, node in [(key, record, MapNode.unpack(key, record)) for key, record in nodes]:
+            if self.keeper.holder("map", record, self.orphaned(inode)) is not None:
+                self.release_node(inode, key, record)  # it goes to a snapshot, and no block is released
+                continue
             self.put_node(inode, key, record, MapNode({}))
             moved = schema.KEY2.pack(spare, schema.KEY2.unpack(key)[1])
             self.put_node(orphan, moved, None, node)
             inode.count -= len(node.blocks)
             orphan.count += len(node.blocks)
-        orphan.stored = inode.stored * orphan.count // max(1, before)  # about: exact would be asking every block
-        inode.stored -= orphan.stored
+        orphan.stored = stored * orphan.count // max(1, before)  # about: exact would be asking every block
+        inode.stored = max(0, inode.stored - orphan.stored)
         self.epoch.inodes[spare] = orphan
-        self._spares.add(spare)
+        self.spares.add(spare)
         self.epoch.orphans.add(spare)
         self.epoch.release.add(spare)
         self.done.inodes += 1
@@ -241,11 +282,22 @@ class Work:
         self.epoch.inodes.pop(ino, None)
         self.epoch.orphans.discard(ino)
         changed = self.epoch.xattrs.pop(ino, None)
+        if self.keeper.may_share(ino):
+            self._keep_released(inode)
         self.txn.delete("inode", key)
         self.txn.delete("orphan", key)
         if inode.xattrs or changed:  # removed in this very epoch: the store still has them
             self.txn.delete_prefix("xattr", key)
         self.done.inodes -= 1
+
+    def _keep_released(self, inode: Inode) -> None:
+        """Keep the inode and the attributes of what is about to be deleted."""
+        key, orphaned = schema.KEY.pack(inode.ino), self.orphaned(inode)
+        record = self.txn.get("inode", key)
+        if record is not None:
+            self.keeper.keep("inode", key, record, orphaned)
+        for name, value in list(self.txn.prefix("xattr", key)):
+            self.keeper.keep("xattr", name, value, orphaned)
 
     def _first_nodes(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
         nodes: list[tuple[bytes, bytes]] = []
@@ -254,42 +306,6 @@ class Work:
                 break
             nodes.append(item)
         return nodes
-
-    # -- metadata
-
-    def write_metadata(self) -> None:
-        txn, epoch, fresh = self.txn, self.epoch, schema.KEY.pack(self._stored_below)
-        for ino in epoch.inodes:
-            self._check_inode(ino)
-        inodes = [(schema.KEY.pack(ino), epoch.inodes[ino].pack()) for ino in sorted(epoch.inodes)]
-        txn.put_many("inode", inodes, fresh)
-        dentries = [(key, record) for key, record in epoch.dentries.items() if record is not None]
-        txn.put_many("dentry", dentries, fresh)
-        for key, record in epoch.dentries.items():
-            if record is None:
-                txn.delete("dentry", key)
-        for ino, names in epoch.xattrs.items():
-            for name, record in names.items():
-                key = schema.KEY.pack(ino) + name
-                if record is None:
-                    txn.delete("xattr", key)
-                else:
-                    txn.put("xattr", key, record)
-        for ino in epoch.orphans:
-            key = schema.KEY.pack(ino)
-            txn.put("orphan", key, schema.pack_orphan(key, epoch.commit))
-
-    def _check_inode(self, ino: int) -> None:
-        """Check an inode that is about to be replaced: if a stored one is not found, an old record may return."""
-        if ino >= self._stored_below or ino in self._spares:
-            return
-        key = schema.KEY.pack(ino)
-        try:
-            is_lost = self.txn.get("inode", key) is None
-        except StoreDamaged:
-            is_lost = True
-        if is_lost:
-            self.done.failed.setdefault(ino, RecordDamaged("inode", key, "missing"))
 
 
 Amendment = Callable[[Work], None]  # a change of the store that no request made; keeps its own errors to itself
@@ -324,7 +340,7 @@ def apply(
     with store.write() as txn:
         blocks = BlockWriter(txn, state, now, room, _readable(store, damaged))
         budget = RELEASE_NODES if budget is None else budget
-        work = Work(txn, epoch, blocks, state, store.state.next_ino, nodes or KeySets(), budget)
+        work = Work(txn, epoch, blocks, state, store, nodes or KeySets(), budget)
         for ino in sorted(chunks):
             if ino not in epoch.release:
                 work.change_chunks(ino, chunks[ino])
@@ -335,11 +351,13 @@ def apply(
                 work.done.unfinished.add(ino)
         for amend in amendments:
             amend(work)
-        work.write_metadata()
+        write_metadata(work)
         room = blocks.flush()
         state.inodes += work.done.inodes
         txn.put_state(state)
     store.state = state
+    if work.done.moments is not None:
+        store.moments, store.superblock = work.done.moments, work.superblock
     work.done.repaired = blocks.repaired
     return work.done, room
 

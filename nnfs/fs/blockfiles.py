@@ -7,8 +7,10 @@ import time
 from collections.abc import Collection
 
 from nnfs.errors import StoreDamaged
+from nnfs.fs.pastpaths import shown_path
 from nnfs.store import schema
 from nnfs.store.env import Store
+from nnfs.store.moments import INO_MASK, PAST
 from nnfs.store.schema import Dentry, Inode, MapNode
 from nnfs.store.txn import Snapshot
 
@@ -24,6 +26,7 @@ class BlockFiles:
         self._chunk_size = store.superblock.chunk_size
         self._places: dict[int, list[tuple[int, int]]] = {block: [] for block in blocks}  # (inode, chunk)
         self._files: set[int] = set()
+        self._sought: set[int] = set()  # those of snapshots under their own numbers
         self._names: dict[int, tuple[int, bytes]] = {}  # inode to directory and name
         self._scans = [("map", self._see_node), ("dentry", self._see_name)]
         self._at = b""
@@ -59,14 +62,15 @@ class BlockFiles:
             if places is not None and len(places) < PLACES:
                 places.append((ino, number * schema.NODE_SPAN + slot))
                 self._files.add(ino)
+                self._sought.add(ino & INO_MASK)
 
     def _see_name(self, key: bytes, record: bytes) -> None:
         try:
             dentry = Dentry.unpack(key, record)
         except StoreDamaged:
             return
-        if dentry.ino in self._files:
-            self._names[dentry.ino] = schema.KEY2.unpack(key)[0], dentry.name
+        if dentry.ino in self._sought:  # a name in the live tree, which comes first, is told before others
+            self._names.setdefault(dentry.ino, (schema.KEY2.unpack(key)[0] & INO_MASK, dentry.name))
 
     def paths(self) -> dict[int, list[str]]:
         """Return for each block "PATH at OFFSET" of its chunks; a file without a name is shown by its inode number."""
@@ -78,6 +82,8 @@ class BlockFiles:
         }
 
     def _path(self, snapshot: Snapshot, ino: int) -> str:
+        if ino >= PAST:
+            return shown_path(snapshot, ino, self._names)
         parts: list[bytes] = []
         seen: set[int] = set()
         while ino != schema.ROOT_INO:

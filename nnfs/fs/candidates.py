@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from nnfs.fs.policy import Rules, refine
 from nnfs.store import schema
 from nnfs.store.blocks import load_block
 from nnfs.store.env import Store
+from nnfs.store.moments import PAST, at
 from nnfs.store.schema import Block, Dentry, Inode, MapNode
 from nnfs.store.txn import Snapshot
 
@@ -109,12 +111,15 @@ Fits = Callable[[Block, Rules], bool]
 class Walk:
     """A walk over everything at or below an inode. `next` runs in a thread, one call after the other."""
 
-    def __init__(self, store: Store, root: int, rules: Rules, wanted: Wanted, fits: Fits) -> None:
+    def __init__(
+        self, store: Store, root: int, rules: Rules, wanted: Wanted, fits: Fits, *, kept: bool = False
+    ) -> None:  # fmt: skip
         self._store, self._wanted, self._fits = store, wanted, fits
         self._stack: list[tuple[int, Rules, bytes | None]] = []  # directories, and the last key read in each
         self._root: tuple[int, Rules] | None = (root, rules)
         self._files: list[_Reading] = []
         self._unmarked: list[Piece] = []
+        self._kept = (schema.KEY.pack(PAST), rules) if kept else None  # the next key of the snapshots' map nodes
         self._seen: set[int] = set()  # files of several names
 
     def next(self) -> list[Piece] | None:
@@ -133,10 +138,14 @@ class Walk:
                     self._visit(snapshot, ino, rules, inherited=True)
                 elif self._stack:
                     self._read_directory(snapshot, until)
+                elif self._kept is not None:
+                    found = list(self._read_kept(snapshot, *self._kept, until))
+                    pieces += found
+                    size += sum(candidate.block.plain for piece in found for candidate in piece.candidates)
                 else:
                     break
                 pieces, self._unmarked = pieces + self._unmarked, []
-            is_over = not (self._files or self._stack or self._root)
+            is_over = not (self._files or self._stack or self._root or self._kept)
         return None if is_over and not pieces else pieces
 
     def _read_directory(self, snapshot: Snapshot, until: float) -> None:
@@ -158,6 +167,31 @@ class Walk:
                         return
         except StoreDamaged:
             return
+
+    def _read_kept(self, snapshot: Snapshot, low: bytes, rules: Rules, until: float) -> Iterator[Piece]:
+        """Yield candidates of map nodes kept for snapshots, but for blocks that the live file has there, too."""
+        try:
+            for key, record in snapshot.range("map", low):
+                piece = Piece(schema.KEY2.unpack(key)[0], rules)
+                with contextlib.suppress(RecordDamaged):
+                    self._add_kept(snapshot, key, record, piece)
+                self._kept = key + b"\0", rules
+                if piece.candidates:
+                    yield piece
+                if piece.candidates or time.monotonic() > until:
+                    return
+        except StoreDamaged:
+            pass
+        self._kept = None
+
+    def _add_kept(self, snapshot: Snapshot, key: bytes, record: bytes, piece: Piece) -> None:
+        live = snapshot.get("map", at(0, key))
+        now = {} if live is None else MapNode.unpack(at(0, key), live).blocks
+        first = schema.KEY2.unpack(key)[1] * schema.NODE_SPAN
+        for slot, number in sorted(MapNode.unpack(key, record).blocks.items()):
+            block = load_block(snapshot, number) if now.get(slot) != number else None
+            if block is not None and self._fits(block, piece.rules):
+                piece.candidates.append(Candidate(piece.ino, first + slot, number, block))
 
     def _visit(self, snapshot: Snapshot, ino: int, rules: Rules, *, inherited: bool = False) -> None:
         try:

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nnfs.errors import RecordDamaged, UsageError
-from nnfs.fs.keysets import proved_records
-from nnfs.store import schema
+from nnfs.fs.trees import Tree, inode_in, proved, tree_of
 from nnfs.store.schema import Dentry, Inode
 from nnfs.store.txn import Snapshot
 
@@ -48,13 +47,14 @@ def usage(snapshot: Snapshot, root: int, depth: int) -> list[dict[str, Any]]:
     share counts for each. Damaged directories and inodes are counted and passed over. Raises `UsageError` if there is
     no such inode.
     """
-    top = _load(snapshot, root)
+    tree, root = tree_of(snapshot, root)
+    top = inode_in(tree, root)
     if top is None:
         raise UsageError(f"inode {root} is not in the store")
     if not stat.S_ISDIR(top.mode):
         return [_Directory(b"", 0, logical=_size(top), stored=top.stored).line()]
     lines: list[dict[str, Any]] = []
-    open_ = [_Directory(b"", 0, _names(snapshot, top))]
+    open_ = [_Directory(b"", 0, _names(tree, top))]
     seen = {root}
     while open_:
         here = open_[-1]
@@ -64,7 +64,7 @@ def usage(snapshot: Snapshot, root: int, depth: int) -> list[dict[str, Any]]:
             here.damaged += 1
             here.names = iter(())
             continue
-        inode = _sound(snapshot, dentry.ino) if dentry is not None else None
+        inode = _sound(tree, dentry.ino) if dentry is not None else None
         if dentry is None:
             open_.pop()
             if here.depth <= depth:
@@ -78,7 +78,7 @@ def usage(snapshot: Snapshot, root: int, depth: int) -> list[dict[str, Any]]:
         elif stat.S_ISDIR(inode.mode):
             seen.add(inode.ino)  # a damaged store may have loops
             path = os.path.join(here.path, dentry.name)
-            open_.append(_Directory(path, here.depth + 1, _names(snapshot, inode)))
+            open_.append(_Directory(path, here.depth + 1, _names(tree, inode)))
         else:
             if inode.nlink > 1:
                 seen.add(inode.ino)
@@ -88,19 +88,14 @@ def usage(snapshot: Snapshot, root: int, depth: int) -> list[dict[str, Any]]:
     return lines
 
 
-def _names(snapshot: Snapshot, inode: Inode) -> Iterator[Dentry]:
-    return (Dentry.unpack(key, record) for key, record in proved_records(snapshot, inode, "dentry"))
+def _names(tree: Tree, inode: Inode) -> Iterator[Dentry]:
+    return (Dentry.unpack(key, record) for key, record in proved(tree, inode, "dentry"))
 
 
-def _load(snapshot: Snapshot, ino: int) -> Inode | None:
-    record = snapshot.get("inode", schema.inode_key(ino))
-    return Inode.unpack(ino, record) if record is not None else None
-
-
-def _sound(snapshot: Snapshot, ino: int) -> Inode | None:
+def _sound(tree: Tree, ino: int) -> Inode | None:
     """Return an inode, None for one that is damaged or missing."""
     try:
-        return _load(snapshot, ino)
+        return inode_in(tree, ino)
     except RecordDamaged:
         return None
 

@@ -6,9 +6,9 @@ import stat
 from typing import Any
 
 from nnfs.errors import UsageError
-from nnfs.fs.keysets import proved_records
+from nnfs.fs.trees import inode_in, proved, tree_of
 from nnfs.store import schema
-from nnfs.store.schema import Inode, MapNode
+from nnfs.store.schema import MapNode
 from nnfs.store.txn import Snapshot
 
 LIMIT = 50_000  # extents in one answer
@@ -20,15 +20,15 @@ def extents(snapshot: Snapshot, ino: int, chunk_size: int, first: int = 0) -> di
     `extents` are pairs of offset and length in whole chunks, in order, cut at the end of the file; `next` is 0 after
     the last. Other inodes have none. Raises `UsageError` if there is no such inode, and `RecordDamaged`.
     """
-    record = snapshot.get("inode", schema.inode_key(ino))
-    if record is None:
+    tree, number = tree_of(snapshot, ino)
+    inode = inode_in(tree, number)
+    if inode is None:
         raise UsageError(f"inode {ino} is not in the store")
-    inode = Inode.unpack(ino, record)
     found: list[list[int]] = []
     answer = {"chunk_size": chunk_size, "size": inode.size, "extents": found, "next": 0}
     if not stat.S_ISREG(inode.mode):
         return answer
-    for key, node in proved_records(snapshot, inode, "map"):
+    for key, node in proved(tree, inode, "map"):
         number = schema.KEY2.unpack(key)[1]
         if (number + 1) * schema.NODE_SPAN <= first or answer["next"]:
             continue  # all records are visited: only together they prove that none is missing

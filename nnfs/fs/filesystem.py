@@ -13,8 +13,10 @@ from nnfs.errors import FsError, RecordDamaged
 from nnfs.fs.apply import Applied
 from nnfs.fs.epoch import Epoch
 from nnfs.fs.keysets import KeySet, KeySets, load_inode, load_keys, proved_records
+from nnfs.fs.pasts import PastLoading, Pasts, is_past
 from nnfs.store import schema, sealing
 from nnfs.store.env import Store
+from nnfs.store.moments import PAST
 from nnfs.store.schema import Dentry, Inode
 from nnfs.store.txn import Snapshot
 
@@ -42,9 +44,15 @@ class Filesystem:
         self._inodes: dict[int, Inode] = {}
         self._names = KeySets()  # cookies that directories have now
         self.nodes = KeySets()  # map nodes that files have at the last commit
+        self.pasts = Pasts(self.snapshot, store.moments, store.superblock)
         self._stored_below = self.state.next_ino  # inodes with lower numbers are in the store, if they are at all
         self._orphans: set[int] = set()  # without names, still looked up
         self.active.release.update(schema.KEY.unpack(key)[0] for key, _ in self.snapshot.range("orphan", b""))
+
+    @property
+    def keeps(self) -> bool:
+        """Whether commits keep what they change, for snapshots."""
+        return bool(self.pasts.moments)
 
     # -- inodes
 
@@ -56,6 +64,8 @@ class Filesystem:
         inode = self._inodes.get(ino)
         if inode is not None:
             return inode
+        if is_past(ino):
+            return self.pasts.inode(ino)
         record = self.snapshot.get("inode", schema.KEY.pack(ino))
         if record is None:
             if ino in self.lookups or ino == schema.ROOT_INO:
@@ -161,11 +171,17 @@ class Filesystem:
 
     def is_long_to_prove(self, directory: Inode) -> bool:
         """Return whether `names_of` would hold up all other requests: then use `loading` with a thread."""
+        if directory.ino >= PAST:
+            return self.pasts.is_long_to_prove(directory)
         return directory.count > PROVED_AT_ONCE and self._names.get(directory.ino) is None
 
     @contextmanager
-    def loading(self, ino: int) -> Iterator[Loading]:
+    def loading(self, ino: int) -> Iterator[Loading | PastLoading]:
         """Load a directory's names: call `scan` of the result in the body, in any thread."""
+        if ino >= PAST:
+            with self.pasts.loading(self.store, ino) as past:
+                yield past
+            return
         low, high = schema.KEY2.pack(ino, 0), schema.KEY2.pack(ino, MAX_COOKIE)
         changes = [
             (schema.KEY2.unpack(key)[1], epoch.dentries[key] is not None)
@@ -223,6 +239,8 @@ class Filesystem:
 
     def find_first(self, parent: Inode, name: bytes) -> tuple[bytes, bytes, Dentry] | None:
         """Return the entry if it is at the first place for its name, which proves itself. None proves nothing."""
+        if parent.ino >= PAST:
+            return self.pasts.find_first(parent, name)
         return self._at(schema.KEY2.pack(parent.ino, schema.cookie_of(name, self.store.superblock.seed)), name)
 
     def _at(self, key: bytes, name: bytes) -> tuple[bytes, bytes, Dentry] | None:
@@ -269,6 +287,8 @@ class Filesystem:
 
     def block_numbers(self, inode: Inode, first: int, last: int) -> list[int]:
         """Return the block numbers of committed chunks first..last, 0 for holes. Raises `RecordDamaged`."""
+        if inode.ino >= PAST:
+            return self.pasts.block_numbers(inode, first, last)
         numbers: list[int] = []
         span = schema.NODE_SPAN
         for node in range(first // span, last // span + 1):
@@ -311,6 +331,7 @@ class Filesystem:
         assert frozen is not None
         old, self.snapshot = self.snapshot, new
         old.close()
+        self.pasts.renew(new, self.pasts.moments if applied.moments is None else applied.moments)
         self.state.commit = frozen.commit
         self.state.next_number, self.state.logical = applied.state.next_number, applied.state.logical
         self.state.inodes += applied.inodes

@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from nnfs.errors import FsError, RecordDamaged, StoreDamaged
 from nnfs.fs import acl, policy
 from nnfs.fs.filesystem import Filesystem
+from nnfs.fs.pasts import HOME, HOME_NAME, is_past
 from nnfs.fs.xattrs import ACL_ACCESS, ACL_DEFAULT, Xattrs
 from nnfs.store import schema
+from nnfs.store.moments import PAST
 from nnfs.store.schema import Dentry, Inode
 
 log = logging.getLogger(__name__)
@@ -38,9 +40,13 @@ class Namespace:
         return inode
 
     def _parent(self, ino: int, name: bytes) -> Inode:
+        if is_past(ino):
+            raise FsError(errno.EROFS)
         if len(name) > schema.NAME_MAX:
             raise FsError(errno.ENAMETOOLONG)
         parent = self.directory(ino)
+        if ino == schema.ROOT_INO and name == HOME_NAME and self.fs.find(parent, name) is None:
+            raise FsError(errno.EBUSY)  # where the snapshots are
         if parent.nlink == 0:
             raise FsError(errno.ENOENT)  # removed while somebody stands in it
         return parent
@@ -69,7 +75,11 @@ class Namespace:
         parent = self.directory(parent_ino)
         if name == b"..":
             return self.fs.inode(parent.aux)
+        if is_past(parent_ino):
+            return self.fs.pasts.lookup(parent, name)
         found = self.fs.find(parent, name)
+        if found is None and parent_ino == schema.ROOT_INO and name == HOME_NAME:
+            return self.fs.inode(HOME)
         return None if found is None else self._target(found[2])
 
     def create(
@@ -122,6 +132,8 @@ class Namespace:
         """Add a name to an inode, as link(2) does."""
         inode = self.fs.inode(ino)
         parent = self._parent(parent_ino, name)
+        if is_past(ino):
+            raise FsError(errno.EXDEV)
         if stat.S_ISDIR(inode.mode):
             raise FsError(errno.EPERM)
         if inode.nlink == 0:
@@ -263,11 +275,17 @@ class Namespace:
         A damaged inode is replaced by its dentry.
         """
         directory = self.directory(ino)
-        self.fs.names_of(directory)  # proved before anything is shown
+        if not is_past(ino):
+            self.fs.names_of(directory)  # proved before anything is shown
+        elif ino >= PAST:
+            self.fs.pasts.names(directory)
         if after < DOT:
             yield DOT, b".", directory
         if after < DOTDOT:
             yield DOTDOT, b"..", self.fs.inode(directory.aux) if directory.nlink else directory
+        if is_past(ino):
+            yield from self.fs.pasts.entries(directory, max(after, DOTDOT))
+            return
         # A first reply of the kernel's 4 KiB holds some 25 entries; more are merged only when they are asked for.
         for cookie, key, record in self.fs.dentries(directory, max(after, DOTDOT), limit=64):
             dentry = Dentry.unpack(key, record)

@@ -11,7 +11,7 @@ from typing import Any
 
 from nnfs import codec
 from nnfs.errors import ModelMissing, RecordDamaged, StoreDamaged, UsageError
-from nnfs.fs.keysets import proved_records
+from nnfs.fs.trees import Tree, inode_in, map_nodes, proved, tree_of
 from nnfs.store import schema, sealing
 from nnfs.store.blocks import load_block
 from nnfs.store.env import Store
@@ -111,47 +111,50 @@ class _Tally:
             self.stored[kind] += block.stored
 
 
-def _load(snapshot: Snapshot, ino: int) -> Inode:
-    key = schema.inode_key(ino)
-    record = snapshot.get("inode", key)
-    if record is None:
+def _load(tree: Tree, ino: int) -> Inode:
+    inode = inode_in(tree, ino)
+    if inode is None:
         raise UsageError(f"inode {ino} is not in the store")
-    return Inode.unpack(ino, record)
+    return inode
 
 
-def _below(snapshot: Snapshot, root: int) -> Iterator[Inode]:
+def _below(tree: Tree, root: int) -> Iterator[Inode]:
     """Yield every inode below a directory once."""
     pending, seen = [root], {root}
     while pending:
-        for key, record in proved_records(snapshot, _load(snapshot, pending.pop()), "dentry"):
+        for key, record in proved(tree, _load(tree, pending.pop()), "dentry"):
             ino = Dentry.unpack(key, record).ino
             if ino not in seen:
                 seen.add(ino)
-                inode = _load(snapshot, ino)
+                inode = _load(tree, ino)
                 if stat.S_ISDIR(inode.mode):
                     pending.append(ino)
                 yield inode
 
 
-def _tally(snapshot: Snapshot, inode: Inode, tally: _Tally) -> int:
+def _tally(snapshot: Snapshot, tree: Tree, inode: Inode, tally: _Tally) -> int:
     """Count a file's chunks. Return the number of damaged map nodes; all missing ones count as one."""
     damaged = total = 0
-    for key, record in snapshot.prefix("map", schema.inode_key(inode.ino)):
-        total += sealing.checksum_of(record)
-        try:
-            tally.add(snapshot, MapNode.unpack(key, record).blocks.values())
-        except StoreDamaged:
-            damaged += 1
+    try:
+        for key, record in map_nodes(tree, inode.ino):
+            total += sealing.checksum_of(record)
+            try:
+                tally.add(snapshot, MapNode.unpack(key, record).blocks.values())
+            except StoreDamaged:
+                damaged += 1
+    except RecordDamaged:
+        damaged += 1  # of a snapshot
     return damaged or total % (1 << 64) != inode.proof
 
 
 def stat_report(snapshot: Snapshot, ino: int) -> dict[str, Any]:
     """Return chunks, codecs and bytes of a file, or of all below a directory. Raises `UsageError`, `StoreDamaged`."""
     superblock: Superblock = load_twice(snapshot, schema.SUPER_KEY, Superblock.unpack)[0]
-    top = _load(snapshot, ino)
+    tree, number = tree_of(snapshot, ino)
+    top = _load(tree, number)
     is_tree = stat.S_ISDIR(top.mode)
     tally, found, size, holes, damaged_nodes = _Tally(), 0, 0, 0, 0
-    for inode in _below(snapshot, ino) if is_tree else [top]:
+    for inode in _below(tree, number) if is_tree else [top]:
         found += 1
         if not stat.S_ISREG(inode.mode):
             continue
@@ -159,7 +162,7 @@ def stat_report(snapshot: Snapshot, ino: int) -> dict[str, Any]:
         holes += -(-inode.size // superblock.chunk_size) - inode.count
         if not inode.count:
             continue
-        damaged_nodes += _tally(snapshot, inode, tally)
+        damaged_nodes += _tally(snapshot, tree, inode, tally)
     return {
         "ino": ino,
         "type": KINDS.get(stat.S_IFMT(top.mode), "unknown"),

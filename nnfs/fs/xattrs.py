@@ -12,6 +12,7 @@ from nnfs.errors import FsError, RecordDamaged, UsageError
 from nnfs.fs import acl, policy
 from nnfs.fs.filesystem import Filesystem
 from nnfs.store import schema, sealing
+from nnfs.store.moments import PAST
 from nnfs.store.schema import Inode
 
 ACL_ACCESS = b"system.posix_acl_access"
@@ -30,6 +31,8 @@ class Xattrs:
         """Return a value, or None when the inode provably lacks it."""
         if not inode.xattrs:
             return None  # the kernel asks for security.capability all the time: this answers it at once
+        if inode.ino >= PAST:
+            return self.fs.pasts.xattr(inode, name)
         record = self._record(inode, name)
         if record is None:
             return None
@@ -52,6 +55,8 @@ class Xattrs:
         """Return the names of all stored attributes, sorted."""
         if not inode.xattrs:
             return []
+        if inode.ino >= PAST:
+            return self.fs.pasts.xattrs(inode)
         names = {key[8:]: True for key, _ in self.fs.proved_records(inode.ino, "xattr")}
         for epoch in (self.fs.frozen, self.fs.active):
             if epoch is not None:

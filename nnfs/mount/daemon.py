@@ -48,6 +48,7 @@ from nnfs.mount.ending import Ending
 from nnfs.mount.ops import Operations
 from nnfs.mount.options import MountOptions, atime_of, parse_options, words
 from nnfs.mount.signals import Signals, name_of
+from nnfs.mount.snapshots import Snapshots
 from nnfs.mount.table import MountInfo, resolve
 from nnfs.store import privacy, verify
 from nnfs.store.env import Store
@@ -166,6 +167,7 @@ class Daemon:
             parts, self.fs, changes, own, changed=self._note_stored, last_read=self.times.last_read
         )  # fmt: skip
         self.answers = Answers(self)
+        self.snapshots = Snapshots(store, self.fs, self.committer, read_only=read_only)
         self._stored_changed: set[int] = set()
         self._tell = trio.Event()
         self._serving = trio.CancelScope()
@@ -253,8 +255,9 @@ class Daemon:
             guarded.start_soon(self.committer.run, guarded)
             guarded.start_soon(self._tell_kernel)
             guarded.start_soon(self.repaired.run, self.committer)
+            guarded.start_soon(self.snapshots.run)
         guarded.start_soon(self.background.run)
-        handlers = {**self.background.handlers, **self.answers.handlers}
+        handlers = {**self.background.handlers, **self.answers.handlers, **self.snapshots.handlers}
         found = rendezvous.address(self.connection.mount.device, self.connection.mount.source)
         socket_path = self.store.place.here / SOCKET_NAME if self.store.writable else None
         room = self.space.lend_a_name

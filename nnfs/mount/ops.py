@@ -26,6 +26,7 @@ from nnfs.fs.accesstimes import AccessTimes
 from nnfs.fs.attributes import Attributes, Caller, Change
 from nnfs.fs.filesystem import Filesystem
 from nnfs.fs.namespace import Namespace
+from nnfs.fs.pasts import is_fleeting, is_past
 from nnfs.fs.xattrs import Xattrs
 from nnfs.mount.fingerprint import fingerprint
 from nnfs.mount.guard import GuardedOperations, guard
@@ -60,7 +61,9 @@ class Operations(GuardedOperations):
         self.names = Namespace(fs, self.xattrs)
         self._proving: dict[int, trio.Event] = {}  # large directories whose names a thread is loading
 
-    def _changing(self) -> None:
+    def _changing(self, *inodes: int) -> None:
+        if any(map(is_past, inodes)):
+            raise FUSEError(errno.EROFS)
         if self.read_only or self.committer.failure is not None:
             raise FUSEError(errno.EROFS)
 
@@ -83,7 +86,7 @@ class Operations(GuardedOperations):
         entry.st_atime_ns = inode.atime
         entry.st_mtime_ns = inode.mtime
         entry.st_ctime_ns = inode.ctime
-        entry.entry_timeout = entry.attr_timeout = TIMEOUT
+        entry.entry_timeout = entry.attr_timeout = 0 if is_fleeting(inode.ino) else TIMEOUT
         kind = inode.mode & 0o170000
         if kind == stat.S_IFREG:
             dirty = 0
@@ -109,7 +112,7 @@ class Operations(GuardedOperations):
             return self._known(inode)
         absent = EntryAttributes()
         absent.st_ino = 0  # a negative answer that the kernel may keep
-        absent.entry_timeout = TIMEOUT
+        absent.entry_timeout = 0 if is_fleeting(parent_inode) else TIMEOUT
         return absent
 
     @guard
@@ -125,6 +128,7 @@ class Operations(GuardedOperations):
     async def setattr(
         self, inode: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
     ) -> EntryAttributes:
+        self._changing(inode)
         await self._shrinking()
         wanted = Change(
             mode=attr.st_mode if fields.update_mode else None,
@@ -282,7 +286,7 @@ class Operations(GuardedOperations):
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> pyfuse3.FileInfo:
         found = self.fs.inode(inode)
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
-            self._changing()
+            self._changing(inode)
         if flags & os.O_TRUNC and stat.S_ISREG(found.mode):
             found = await self._resize(found, 0)
             self.inodes.emptied(found, _caller(ctx))
@@ -358,12 +362,13 @@ class Operations(GuardedOperations):
 
     @guard
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        self._changing(inode)
         await self._growing(len(value))
         self.inodes.set_xattr(self.fs.inode(inode), name, value, _caller(ctx))
 
     @guard
     async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
-        self._changing()
+        self._changing(inode)
         self.xattrs.remove(self.fs.inode(inode), name)
 
 

@@ -98,6 +98,19 @@ class BlockWriter:
             raise RecordDamaged("block", schema.KEY.pack(number), "missing")
         return block
 
+    def peek(self, number: int) -> Block:
+        """Do as `get`, for a header that is not to be changed."""
+        block = self._headers.get(number)
+        if block is None:
+            block = load_block(self._txn, number) if number not in self._headers else None
+        if block is None:
+            raise RecordDamaged("block", schema.KEY.pack(number), "missing")
+        return block
+
+    def ref(self, number: int) -> None:
+        """Count one more reference of a block. Raises `RecordDamaged`."""
+        self.get(number).refs += 1
+
     def find(self, digest: bytes) -> int | None:
         """Return the number of the block whose plain bytes have this BLAKE2b-512, or None."""
         prefix = digest[: schema.INDEX_SIZE]

@@ -29,6 +29,7 @@ from nnfs.store import (
     freepages,
     locktable,
     mapsize,
+    moments,
     privacy,
     reserve,
     room,
@@ -37,7 +38,7 @@ from nnfs.store import (
     whereabouts,
 )
 from nnfs.store.schema import Inode, State, Superblock
-from nnfs.store.txn import Snapshot, WriteTxn, load_twice, translate
+from nnfs.store.txn import Snapshot, WriteTxn, load_twice, not_opened, translate
 
 LET_GO = 4  # tries of a commit that finds no room: the last of them may have all that is held
 IGNORED_IN_EMPTY = {"lost+found", DRAFT_FOLDER}  # of a freshly made ext4; of a creation that was cut short
@@ -61,6 +62,8 @@ class Store:
         self._tables = tables
         self.superblock = Superblock(b"", 0, 0, 0)
         self.state = State()
+        self.moments: tuple[moments.Moment, ...] = ()  # all snapshots as of the last commit, oldest first
+        self.moments_lost = ""  # why not all of them are known
         self.reserve: reserve.Reserve | None = None  # lent to commits
         self.claims = claims.Claims()
         self.write_cost = claims.Cost(0, 0)  # of the last commit
@@ -148,7 +151,7 @@ class Store:
             if locks is not None:
                 locks.close()
             if isinstance(error, lmdb.Error):
-                raise _not_opened(path, error) from error
+                raise not_opened(path, error) from error
             raise
         return cls(path, lock, locks, env, tables)
 
@@ -156,6 +159,10 @@ class Store:
         with self.read() as snapshot:
             self.superblock, wrong = load_twice(snapshot, schema.SUPER_KEY, Superblock.unpack)
             self.state, more = load_twice(snapshot, schema.STATE_KEY, State.unpack)
+            try:
+                self.moments = moments.load(snapshot)
+            except errors.StoreDamaged as error:  # what is overwritten could not be kept
+                self.moments_lost = str(error)
         self.problems = wrong + more
         if self.superblock.version > schema.FORMAT_VERSION or self.superblock.incompat:
             raise errors.StoreTooNew(
@@ -165,8 +172,8 @@ class Store:
 
     @property
     def read_only(self) -> bool:
-        """Whether the store has features with which this version may only read it."""
-        return self.superblock.ro_compat != 0
+        """Whether the store may only be read: it has unknown features, or a snapshot's record is lost."""
+        return bool(self.superblock.ro_compat & ~moments.RO_SNAPSHOTS or self.moments_lost)
 
     def read(self) -> Snapshot:
         """Begin a read txn. Close it soon: it keeps pages from being used again."""
@@ -346,14 +353,6 @@ class Store:
             self.place.close()
             os.close(self._lock)
             self._lock = -1
-
-
-def _not_opened(path: Path, error: lmdb.Error) -> errors.NnfsError:
-    if isinstance(error, lmdb.NotFoundError):
-        return errors.NotAStore(f"{path} is an LMDB environment, but not an nnfs store ({error})")
-    if isinstance(error, lmdb.VersionMismatchError | lmdb.IncompatibleError):
-        return errors.StoreTooNew(f"{path}: written by another engine ({error})")
-    return translate(error)
 
 
 def _tables(env: lmdb.Environment, *, create: bool) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import lmdb
@@ -27,6 +28,15 @@ def translate(error: lmdb.Error) -> errors.NnfsError:
     if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.PanicError | lmdb.InvalidError):
         return errors.StoreDamaged(f"LMDB finds damaged pages ({error}); unmount and run nnfs fsck")
     return errors.StoreError(f"LMDB: {error}")
+
+
+def not_opened(path: Path, error: lmdb.Error) -> errors.NnfsError:
+    """Return the error of `nnfs.errors` for an environment that cannot be opened."""
+    if isinstance(error, lmdb.NotFoundError):
+        return errors.NotAStore(f"{path} is an LMDB environment, but not an nnfs store ({error})")
+    if isinstance(error, lmdb.VersionMismatchError | lmdb.IncompatibleError):
+        return errors.StoreTooNew(f"{path}: written by another engine ({error})")
+    return translate(error)
 
 
 class _Ended:

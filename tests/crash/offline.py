@@ -16,15 +16,15 @@ from tests.damage.truth import Offline
 KINDS = {stat.S_IFDIR: "d", stat.S_IFREG: "f", stat.S_IFLNK: "l"}
 
 
-def observe(store: Path, cold: Any = None) -> View:
-    """The whole tree; `cold` decodes cold blocks. AssertionError with the traceback when anything cannot be read."""
+def observe(store: Path, cold: Any = None, below: str = "") -> View:
+    """All below a directory; `cold` decodes cold blocks. AssertionError with the traceback if it cannot be read."""
 
     def look() -> View:
         shown: View = {}
         opened = Store.open(store)
-        _add(Offline(opened, cold), "", shown)
+        _add(Offline(opened, cold), below, shown)
         opened.close()
-        return shown
+        return {os.path.relpath(path, below) if below else path: entry for path, entry in shown.items()}
 
     return in_child(look)
 

@@ -12,7 +12,7 @@ from xxhash import xxh3_64_digest, xxh3_64_intdigest
 
 from nnfs import codec
 from nnfs.codec.base import CM, FIRST_COLD, NEURAL
-from nnfs.store import modelfiles, schema, sealing
+from nnfs.store import modelfiles, moments, schema, sealing
 from nnfs.store.fragments import PAGE, PAGE_HEADER, cut_payload
 from nnfs.store.schema import Block, Dentry, Inode, MapNode, Model, Scrub, State, Superblock, Total
 
@@ -146,6 +146,16 @@ def test_scrub() -> None:
     assert_fields("**Scrub**", Scrub(**values).pack()[:-8], dict(values))
 
 
+def test_snapshot() -> None:
+    names = [name for name, _, _ in layout("**Snapshot**")]
+    values = distinct(names)
+    body = moments.Moment(1, b"", **values).pack()[:-8]
+    assert_fields("**Snapshot**", body, dict(values))
+    assert moments.Moment(1, b"before", **values).pack()[:-8] == body + b"before"
+    assert flags_of("**Snapshot**") == {moments.Moment.FLAG_DELETING: "it is being"}
+    assert f"The bit {moments.RO_SNAPSHOTS} of `ro_compat`" in FLAT
+
+
 def test_records_described_in_prose() -> None:
     key8, key16 = schema.KEY.pack(7), schema.KEY2.pack(7, 1 << 16)
     described = {name: record for _, name, _, record in rows("## Tables")}
@@ -167,9 +177,9 @@ def test_records_described_in_prose() -> None:
 
 def test_keys() -> None:
     keys = {name: key for _, name, key, _ in rows("## Tables")}
-    assert keys["meta"] == ", ".join(
-        f"`{key.decode()}`" for key in (schema.SUPER_KEY, schema.STATE_KEY, schema.SCRUB_KEY)
-    )
+    plain = ", ".join(f"`{key.decode()}`" for key in (schema.SUPER_KEY, schema.STATE_KEY, schema.SCRUB_KEY))
+    assert keys["meta"] == f"{plain}, `{moments.MOMENT_KEY.decode()}` with number u16"
+    assert moments.key_of(7) == b"nnfs.snap\0\7"
     sizes = {name: sum(sizes_in(key)) for name, key in keys.items()}
     expected = {
         "inode": schema.KEY, "dentry": schema.KEY2, "map": schema.KEY2, "block": schema.KEY,
@@ -248,6 +258,13 @@ GOLDEN = {
             "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f202122232425262728292a2b2c2d2e2f"
             "303132333435363738393a3b3c3d3e3f0002010000000000d3ff88000000000000feed00000000000000280000000000"
             "000029000000006553f1000000000000000009f3aa9576cf24c228"
+        ),
+    ),
+    "snapshot": (
+        moments.Moment(3, b"before", 9, 30, 1_700_000_000_000_000_000, 4, 123456, 1, 10).pack(),
+        (
+            "0000000000000009000000000000001e17979cfe362a00000000000000000004000000000001e2400100000000000000"
+            "0a6265666f7265b5a9bca115447283"
         ),
     ),
     "scrub": (

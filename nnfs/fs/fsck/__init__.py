@@ -19,10 +19,13 @@ from nnfs.errors import NnfsError, RecordDamaged, StoreDamaged, UsageError
 from nnfs.fs.fsck.blocks import Blocks
 from nnfs.fs.fsck.context import Context, Problem, Progress, Report
 from nnfs.fs.fsck.fixer import Fixer, apply_fixes
+from nnfs.fs.fsck.kept import Kept, check_moments
 from nnfs.fs.fsck.models import check_scrub
 from nnfs.fs.fsck.tree import DIR, Entries, check_directories, check_inodes, check_links, check_orphans, check_xattrs
+from nnfs.fs.pastpaths import shown_path
 from nnfs.store import schema
 from nnfs.store.env import Store, lock_directory
+from nnfs.store.moments import INO_MASK, PAST
 from nnfs.store.restore import restore_meta
 from nnfs.store.schema import Dentry, State, Superblock
 from nnfs.store.txn import Snapshot, load_twice
@@ -110,9 +113,11 @@ def _in_child(path: Path, data: bool, progress: Progress) -> Report:
 
 def check(store: Store, *, data: bool, repair: bool, progress: Progress) -> Report:
     """Check an open store that nobody else changes; with `repair`, repair it and check it again."""
+    if repair and store.moments_lost:
+        raise UsageError(f"{store.path} cannot be repaired: {store.moments_lost}")
     if repair and store.read_only:
         raise UsageError(f"{store.path} has features that this nnfs does not know: it cannot be repaired by it")
-    context = _round(store, data, progress)
+    context = _round(store, data, progress, whole=data)
     if not repair or context.unreadable:
         return context.report
     fixed: list[Problem] = []
@@ -125,7 +130,7 @@ def check(store: Store, *, data: bool, repair: bool, progress: Progress) -> Repo
         if not repaired:
             break
         fixed += repaired
-        context = _round(store, False, progress)
+        context = _round(store, False, progress, whole=data)
     report = context.report
     left = [problem for problem in report.problems if problem.kind != "data"]
     report.problems = fixed + carried + left
@@ -136,13 +141,15 @@ def check(store: Store, *, data: bool, repair: bool, progress: Progress) -> Repo
     return report
 
 
-def _round(store: Store, data: bool, progress: Progress) -> Context:
-    """Do all checks once."""
+def _round(store: Store, data: bool, progress: Progress, *, whole: bool) -> Context:
+    """Do all checks once: `data` decodes all chunks, `whole` walks the tree of each snapshot."""
     with store.read() as snapshot:
         context = Context(store, snapshot, store.state, data=data, progress=progress)
         for key, unpack in ((schema.SUPER_KEY, Superblock.unpack), (schema.STATE_KEY, State.unpack)):
             for line in load_twice(snapshot, key, unpack)[1]:
                 context.problem("copies", line, fix=lambda _: None)  # every repair writes both copies
+        check_moments(context)
+        context.kept = Kept(context)
         check_inodes(context)
         check_orphans(context)
         Entries(context).run()
@@ -151,6 +158,7 @@ def _round(store: Store, data: bool, progress: Progress) -> Context:
         check_xattrs(context)
         check_scrub(context)
         Blocks(context).run()
+        context.kept.check_trees(whole=whole)
         _check_state(context)
         _name_files(context, snapshot)
     return context
@@ -180,6 +188,7 @@ def _check_state(c: Context) -> None:
 def _name_files(c: Context, snapshot: Snapshot) -> None:
     """Add to problems the paths of their inodes: directories are known, files are found by one more scan."""
     wanted = {ino for problem in c.report.problems for ino in (*problem.inodes, *(ino for ino, _ in problem.chunks))}
+    wanted |= {ino & INO_MASK for ino in wanted}
     files = wanted - {ino for ino in wanted if ino in c.nodes and c.nodes[ino].kind == DIR}
     names: dict[int, tuple[int, bytes]] = {}
     if files:
@@ -189,7 +198,7 @@ def _name_files(c: Context, snapshot: Snapshot) -> None:
             except RecordDamaged:
                 continue
             if dentry.ino in files:
-                names[dentry.ino] = (schema.KEY2.unpack(key)[0], dentry.name)
+                names.setdefault(dentry.ino, (schema.KEY2.unpack(key)[0] & INO_MASK, dentry.name))
     for problem in c.report.problems:
         for ino in dict.fromkeys(problem.inodes):
             problem.paths.append(_path(c, snapshot, names, ino))
@@ -200,6 +209,8 @@ def _name_files(c: Context, snapshot: Snapshot) -> None:
 
 def _path(c: Context, snapshot: Snapshot, names: dict[int, tuple[int, bytes]], ino: int) -> str:
     """Return the path of an inode; `names` has directory and name of each file."""
+    if ino >= PAST:
+        return shown_path(snapshot, ino, names)
     parts: list[bytes] = []
     seen: set[int] = set()
     while ino != schema.ROOT_INO and ino not in seen:

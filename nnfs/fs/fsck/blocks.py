@@ -169,6 +169,9 @@ class Blocks:
 
     def check_map(self) -> None:
         for key, record in self.c.scan("map"):
+            if self.c.kept.sees("map", key, record):
+                self.check_kept_node(key, record)
+                continue
             if len(key) != 16:
                 drop = partial(Fixer.delete, table="map", key=key)
                 self.c.problem("key", f"map table has a key {key.hex()}", fix=drop)
@@ -203,13 +206,8 @@ class Blocks:
             if chunk * self.c.store.superblock.chunk_size >= size:
                 beyond += 1
                 continue
-            at = self.index_of(block)
-            if at is None and block not in self.bad:
-                self.bad[block] = self.c.problem("map", f"block {block} is missing")
-            if block in self.bad and len(self.bad[block].chunks) < FILES_NAMED:
-                self.bad[block].chunks.append((ino, chunk))
+            at = self.find_block(ino, chunk, block)
             if at is not None:
-                self.found[at] += 1
                 self.logical += self.plain[at]
                 if chunk * self.c.store.superblock.chunk_size + self.plain[at] > size:
                     self.c.problem("tail", f"inode {ino}: chunk {chunk} reaches beyond its end at {size}", ino)
@@ -218,6 +216,29 @@ class Blocks:
                 "beyond", f"inode {ino}: {beyond} chunks beyond its end at {size}", ino,
                 fix=partial(Fixer.cut_node, key=key, size=size),
             )  # fmt: skip
+
+    def check_kept_node(self, key: bytes, record: bytes) -> None:
+        """Count the references of a map node that is kept for a snapshot."""
+        (ino, number), moment = schema.KEY2.unpack(key), self.c.kept.by_number.get(int.from_bytes(key[:2], "big"))
+        try:
+            node = MapNode.unpack(key, record)
+        except RecordDamaged:
+            return  # told already
+        if moment is None:
+            return  # it has no meaning
+        for slot, block in node.blocks.items():
+            self.find_block(ino, number * schema.NODE_SPAN + slot, block)
+
+    def find_block(self, ino: int, chunk: int, block: int) -> int | None:
+        """Count a reference from a chunk. Return the position of its block, None when there is no sound one."""
+        at = self.index_of(block)
+        if at is None and block not in self.bad:
+            self.bad[block] = self.c.problem("map", f"block {block} is missing")
+        if block in self.bad and len(self.bad[block].chunks) < FILES_NAMED:
+            self.bad[block].chunks.append((ino, chunk))
+        if at is not None:
+            self.found[at] += 1
+        return at
 
     def check_files(self) -> None:
         """Check chunk counts and proofs of files, from which the map has been subtracted."""

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from nnfs.errors import StoreDamaged
 from nnfs.store.env import Store
+from nnfs.store.moments import Moment
 from nnfs.store.schema import State
 from nnfs.store.txn import Snapshot
 
 if TYPE_CHECKING:
     from nnfs.fs.fsck.fixer import Fixer
+    from nnfs.fs.fsck.kept import Kept
 
 MASK = (1 << 64) - 1
 KEPT = 100_000  # problems of one kind kept for messages and repair; the rest is counted, and found by the next round
@@ -105,12 +107,15 @@ class Context:
         self.orphans: set[int] = set()
         self.uncertain: set[int] = set()  # files whose map nodes are damaged or lost: references may be missed
         self.unreadable = False  # a table could not be read to its end: nobody knows which records are lost
-        self._kept: Counter[str] = Counter()
+        self.moments: list[Moment] = []  # snapshots, oldest first
+        self.lost_moments = False  # the records of some are damaged
+        self.kept: Kept
+        self._told: Counter[str] = Counter()
 
     def problem(self, kind: str, message: str, *inodes: int, fix: Fix | None = None, derived: bool = False) -> Problem:
         problem = Problem(kind, message, inodes, fix, derived)
-        self._kept[kind] += 1
-        if self._kept[kind] <= KEPT:
+        self._told[kind] += 1
+        if self._told[kind] <= KEPT:
             self.report.problems.append(problem)
         else:
             self.report.omitted[kind] += 1

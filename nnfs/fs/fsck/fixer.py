@@ -13,10 +13,12 @@ from collections.abc import Iterable
 
 from nnfs.errors import ModelMissing, RecordDamaged
 from nnfs.fs.fsck.context import MASK, Context, Problem
-from nnfs.store import schema, sealing
+from nnfs.store import moments, schema, sealing
 from nnfs.store.blocks import load_block
 from nnfs.store.env import Store
+from nnfs.store.keeper import Keeper
 from nnfs.store.modelfiles import repair_copies
+from nnfs.store.moments import Moment
 from nnfs.store.schema import Dentry, Inode, MapNode, State, Total
 from nnfs.store.txn import WriteTxn
 
@@ -47,6 +49,8 @@ class Fixer:
         self.txn, self.store, self.state, self.context = txn, store, state, context
         state.commit += 1
         self.notes: list[str] = []
+        self._keeper = Keeper(txn, context.moments)
+        self._kept_blocks: set[int] = set()
         self._inodes: dict[int, Inode | None] = {}
 
     def apply(self, problems: Iterable[Problem]) -> None:
@@ -57,6 +61,7 @@ class Fixer:
     def finish(self) -> None:
         for ino, inode in sorted(self._inodes.items()):
             if inode is not None:
+                self._keep("inode", schema.inode_key(ino))
                 inode.commit = self.state.commit
                 self.txn.put("inode", schema.inode_key(ino), inode.pack())
         self.txn.put_superblock(self.store.superblock)
@@ -72,6 +77,22 @@ class Fixer:
 
     def delete_prefix(self, table: str, prefix: bytes) -> None:
         self.txn.delete_prefix(table, prefix)
+
+    def _keep(self, table: str, key: bytes) -> bool:
+        """Keep a record that is about to be changed, if a snapshot shares it. Return whether it is kept."""
+        record = self.txn.get(table, key) if self._keeper.active else None
+        if record is None or not sealing.is_sealed(table, key, record):
+            return False
+        return self._keeper.keep(table, key, record)
+
+    def put_moment(self, moment: Moment) -> None:
+        """Write both copies of a snapshot's record."""
+        moments.put(self.txn, moment)
+
+    def mark_snapshots(self, present: bool) -> None:
+        """Have the superblock say whether there are snapshots."""
+        others = self.store.superblock.ro_compat & ~moments.RO_SNAPSHOTS
+        self.store.superblock.ro_compat = others | (moments.RO_SNAPSHOTS if present else 0)
 
     def set_state(self, name: str, value: int) -> None:
         setattr(self.state, name, value)
@@ -208,6 +229,7 @@ class Fixer:
         inode = self.inode(schema.KEY.unpack(key[:8])[0]) if len(key) >= 8 else None
         if inode is not None:
             inode.xattrs = (inode.xattrs - sealing.checksum_of(record)) & MASK
+        self._keep("xattr", key)
         self.txn.delete("xattr", key)
 
     def lose_xattr(self, key: bytes) -> None:
@@ -224,12 +246,14 @@ class Fixer:
         record = self.txn.get("dentry", key)
         if record is not None:
             self._change(schema.KEY2.unpack(key)[0], -1, -sealing.checksum_of(record))
+            self._keep("dentry", key)
             self.txn.delete("dentry", key)
 
     def set_dentry_kind(self, key: bytes, kind: int) -> None:
         record = self.txn.get("dentry", key)
         if record is not None:
             dentry = Dentry.unpack(key, record)
+            self._keep("dentry", key)
             dentry.kind, dentry.commit = kind, self.state.commit
             new = dentry.pack(key)
             self._change(schema.KEY2.unpack(key)[0], 0, sealing.checksum_of(new) - sealing.checksum_of(record))
@@ -305,6 +329,9 @@ class Fixer:
         if record is None:
             return
         (ino, number), node = schema.KEY2.unpack(key), MapNode.unpack(key, record)
+        if self._keep("map", key):
+            for block in node.blocks.values():
+                self._add_ref(block)
         before, chunk_size = len(node.blocks), self.store.superblock.chunk_size
         first = number * schema.NODE_SPAN
         node.blocks = {slot: block for slot, block in node.blocks.items() if (first + slot) * chunk_size < size}
@@ -318,6 +345,13 @@ class Fixer:
             self.txn.delete("map", key)
         self._change(ino, len(node.blocks) - before, proof)
 
+    def _add_ref(self, number: int) -> None:
+        """Count the reference of a map node that has been kept. The next round counts all anew."""
+        block = load_block(self.txn, number)
+        self._kept_blocks.add(number)
+        if block is not None:
+            self.set_refs(number, block.refs + 1)
+
     def set_refs(self, number: int, refs: int) -> None:
         block, key = load_block(self.txn, number), schema.KEY.pack(number)
         if block is not None:
@@ -327,7 +361,7 @@ class Fixer:
     def delete_block(self, number: int) -> None:
         """Remove a block that nothing refers to, with its payload, its index entry and its share of the totals."""
         block = load_block(self.txn, number)
-        if block is None:
+        if block is None or number in self._kept_blocks:
             return
         self.txn.delete("block", schema.KEY.pack(number))
         self.txn.delete_prefix("payload", schema.KEY.pack(block.payload))

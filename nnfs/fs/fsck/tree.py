@@ -19,6 +19,8 @@ SIZE_MAX = (1 << 63) - 1
 def check_inodes(c: Context) -> None:
     """Check every inode record by itself."""
     for key, record in c.scan("inode"):
+        if c.kept.sees("inode", key, record):
+            continue
         if len(key) != 8:
             c.problem("key", f"inode table has a key {key.hex()}", fix=partial(Fixer.delete, table="inode", key=key))
             continue
@@ -94,6 +96,8 @@ class Entries:
 
     def run(self) -> None:
         for key, record in self.c.scan("dentry"):
+            if self.c.kept.sees("dentry", key, record):
+                continue
             drop = partial(Fixer.delete, table="dentry", key=key)
             if len(key) != 16:
                 self.c.problem("key", f"dentry table has a key {key.hex()}", fix=drop)
@@ -242,6 +246,8 @@ def _check_cycles(c: Context) -> None:
 def check_xattrs(c: Context) -> None:
     """Check that every extended attribute belongs to an inode, whose sum proves it."""
     for key, record in c.scan("xattr"):
+        if c.kept.sees("xattr", key, record):
+            continue
         drop = partial(Fixer.drop_xattr, key=key)
         if not 9 <= len(key) <= 8 + schema.NAME_MAX:
             c.problem("key", f"xattr table has a key {key.hex()}", fix=drop)
