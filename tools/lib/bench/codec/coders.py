@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import bz2
 import lzma
+import shutil
+import subprocess
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from bench.table import Missing
@@ -102,6 +106,34 @@ def _brotli() -> Simple:
     )
 
 
+def _zpaq() -> Simple:
+    """zpaq's best method. Its journal is not counted: that is an archive of nothing."""
+    if not shutil.which("zpaq"):
+        raise Missing("the program zpaq is not installed (apt-get install zpaq)")
+    kept: dict[bytes, bytes] = {}
+
+    def run(plain: bytes, archive: bytes = b"") -> bytes:
+        """Return the archive of a chunk, or with an archive what is in it."""
+        with TemporaryDirectory() as folder:
+            chunk, packed = Path(folder, "chunk"), Path(folder, "a.zpaq")
+            if archive:
+                packed.write_bytes(archive)
+                subprocess.run(["zpaq", "x", "a.zpaq"], cwd=folder, check=True, capture_output=True)
+                return chunk.read_bytes()
+            chunk.write_bytes(plain)
+            subprocess.run(["zpaq", "a", "a.zpaq", "chunk", "-m5"], cwd=folder, check=True, capture_output=True)
+            return packed.read_bytes()
+
+    journal = len(run(b""))
+
+    def encode(plain: bytes) -> bytes:
+        whole = run(plain)
+        kept[whole[journal:]] = whole
+        return whole[journal:]
+
+    return Simple(encode, lambda payload, _length: run(b"", kept[payload]))
+
+
 CLASSICAL: dict[str, Callable[[], Simple]] = {
     "raw": _raw,
     "zstd-3": lambda: _zstd(3),
@@ -110,6 +142,7 @@ CLASSICAL: dict[str, Callable[[], Simple]] = {
     "bzip2": _bzip2,
     "ppmd": _ppmd,
     "brotli": _brotli,
+    "zpaq": _zpaq,
 }
 
 
