@@ -34,7 +34,7 @@ def kind_of(codec: int, payload: bytes) -> Kind:
         return Kind.TEXT
     if payload[0] & X86:
         return Kind.X86
-    return {1: Kind.RECORDS, 2: Kind.SAMPLES}.get(payload[0], Kind.TEXT)
+    return {1: Kind.RECORDS, 2: Kind.SAMPLES, 3: Kind.RECORDS}.get(payload[0], Kind.TEXT)
 
 
 @cache

@@ -11,6 +11,8 @@ import numpy.typing as npt
 from nnfs.mixer.compiling import njit
 
 LONGEST = 4096  # bytes of a record or a row of samples that is looked for
+PROBES, PROBE = 128, 24  # places of a chunk, and bytes there, that may have come before
+REPEATED = 16  # of so many places one is enough
 CLEAR = 1.25  # times as many repeats as the typical distance has make a record length
 
 
@@ -52,6 +54,16 @@ def _repeats(plain, longest):
     return counts
 
 
+def repeats(plain: bytes) -> bool:
+    """Return whether a chunk has long stretches that came before: samples do not look for those."""
+    found = 0
+    for n in range(1, PROBES):
+        at = len(plain) * n // PROBES
+        probe = plain[at : at + PROBE]
+        found += len(set(probe)) > PROBE // 4 and plain.find(probe, 0, at + PROBE - 1) >= 0
+    return found * REPEATED >= PROBES
+
+
 def record_length(plain: npt.NDArray[np.uint8]) -> int:
     """Return the length of the records that a chunk seems to consist of, or 0."""
     longest = min(2048, plain.size // 8)
@@ -72,7 +84,8 @@ def _cost(difference: npt.NDArray[np.float64]) -> float:
     return float(np.log2(np.abs(difference) * 2 + 1).mean() + 1.0)
 
 
-def _order0(plain: npt.NDArray[np.uint8]) -> float:
+def order0(plain: npt.NDArray[np.uint8]) -> float:
+    """Return the bits per byte that an order-0 coder would take."""
     counts = np.bincount(plain, minlength=256)
     share = counts[counts > 0] / plain.size
     return float(-(share * np.log2(share)).sum())
@@ -112,7 +125,7 @@ def propose(plain: npt.NDArray[np.uint8]) -> list[Layout]:
     if plain.size < 512:
         return []
     middle = plain[: 1 << 16]
-    plain_cost = _order0(middle)
+    plain_cost = order0(middle)
     found: list[tuple[float, Layout]] = []
     for layout in [Layout(channels=c) for c in (1, 2, 3, 4)] + [
         Layout(2, c, signed=True, big=big, skip=skip) for c in (1, 2) for big in (False, True) for skip in (0, 1)

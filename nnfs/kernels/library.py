@@ -88,6 +88,16 @@ class Light(ctypes.Structure):
     )  # fmt: skip
 
 
+class Fields(ctypes.Structure):
+    """`Fields` of mixing.h."""
+
+    _fields_ = (
+        ("tables", _PTR), *((name, _I64) for name in ("size", "lines", "stride", "width", "skip", "big")),
+        *((name, _PTR) for name in ("plain", "table", "maps", "match_map", "guess_map", "delta", "indirect")),
+        *((name, _PTR) for name in ("weights", "weights_last", "refine", "find")),
+    )  # fmt: skip
+
+
 class Coder(ctypes.Structure):
     """`Coder` of mixing.h."""
 
@@ -150,6 +160,7 @@ _ENTRY_POINTS: tuple[tuple[str, Any, tuple[Any, ...]], ...] = (
     ("nnfs_samples", _INT, (_INT, ctypes.POINTER(Samples), _PTR, ctypes.POINTER(Coder))),
     ("nnfs_light_encode", _INT, (_INT, ctypes.POINTER(Light), _PTR, _PTR)),
     ("nnfs_light_decode", _INT, (_INT, ctypes.POINTER(Light), ctypes.POINTER(Coder))),
+    ("nnfs_fields", _INT, (_INT, ctypes.POINTER(Fields), _PTR, ctypes.POINTER(Coder))),
     ("nnfs_rans_encode", _I64, (_PTR, _I64, _I64, _PTR, _PTR, _I64, _PTR)),
     ("nnfs_encode_columns", _INT, (_INT, _NETWORK, _STATE, _BATCH, _I64, _I64, _I64)),
     ("nnfs_team_size", _I64, ()),

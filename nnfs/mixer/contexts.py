@@ -25,7 +25,8 @@ _WORD = 0x2F0B4C47
 
 
 @njit(cache=True, nogil=True)
-def _hash(value, index):
+def context_hash(value, index):
+    """Return the hash of a context's value."""
     h = (value + index * _B + 1) * _A
     h ^= h >> 31
     return h * _B
@@ -47,17 +48,17 @@ def hashes(plain, base, t, stride, record, out):
     if at < record[LINE]:
         above = plain[base + at]
     out[0] = 0
-    out[1] = _hash(c1, 1)
-    out[2] = _hash(c8 & 0xFFFF, 2)
-    out[3] = _hash(c8 & 0xFFFFFF, 3)
-    out[4] = _hash(c8 & 0xFFFFFFFF, 4)
-    out[5] = _hash(c8 & 0xFFFFFFFFFF, 5)
-    out[6] = _hash(c8 & 0xFFFFFFFFFFFF, 6)
-    out[7] = _hash(word * 256 + c1, 7)
-    out[8] = _hash((word + before * 0x9E3779B1) * 256 + c1, 8)
-    out[9] = _hash(c8 & 0xFFFF00, 9)
-    out[10] = _hash(c8 & 0xE0E0E0E0E0E0, 10)
-    out[13] = _hash(c8 & 0xFFFF0000, 13)
+    out[1] = context_hash(c1, 1)
+    out[2] = context_hash(c8 & 0xFFFF, 2)
+    out[3] = context_hash(c8 & 0xFFFFFF, 3)
+    out[4] = context_hash(c8 & 0xFFFFFFFF, 4)
+    out[5] = context_hash(c8 & 0xFFFFFFFFFF, 5)
+    out[6] = context_hash(c8 & 0xFFFFFFFFFFFF, 6)
+    out[7] = context_hash(word * 256 + c1, 7)
+    out[8] = context_hash((word + before * 0x9E3779B1) * 256 + c1, 8)
+    out[9] = context_hash(c8 & 0xFFFF00, 9)
+    out[10] = context_hash(c8 & 0xE0E0E0E0E0E0, 10)
+    out[13] = context_hash(c8 & 0xFFFF0000, 13)
     if stride > 0:
         up = 0
         up2 = 0
@@ -65,11 +66,11 @@ def hashes(plain, base, t, stride, record, out):
             up = plain[base + t - stride]
         if t >= 2 * stride:
             up2 = plain[base + t - 2 * stride]
-        out[11] = _hash(c1 << 8 | up, 11)
-        out[12] = _hash((t % stride) << 16 | up << 8 | up2, 12)
+        out[11] = context_hash(c1 << 8 | up, 11)
+        out[12] = context_hash((t % stride) << 16 | up << 8 | up2, 12)
     else:
-        out[11] = _hash(above << 8 | c1, 11)
-        out[12] = _hash(above << 8 | min(column, 255), 12)
+        out[11] = context_hash(above << 8 | c1, 11)
+        out[12] = context_hash(above << 8 | min(column, 255), 12)
 
 
 @njit(cache=True, nogil=True)

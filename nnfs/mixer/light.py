@@ -38,7 +38,7 @@ def _clamp(n):
 
 
 @njit(cache=True, nogil=True)
-def _match(s, t):
+def follow(s, t):
     """Keep or look for a match before byte t. Return its row in the map, and the byte expected with bit 8 set."""
     m = s.match
     if m[0] > 0:
@@ -128,7 +128,7 @@ def run(s, out, state, words, encodes):
     """
     for t in range(s.plain.size):
         hashes(s.plain, 0, t, 0, s.record, s.hashed)
-        matched, expected = _match(s, t)
+        matched, expected = follow(s, t)
         rate = 450 + 450 * 512 // (t + 256)
         c0, node = np.int64(1), np.int64(1)
         for k in range(8):

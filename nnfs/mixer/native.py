@@ -13,8 +13,9 @@ from nnfs.constants import OTHER_ENGINE, PRODUCT_VARIABLE
 from nnfs.errors import CodecError
 from nnfs.kernels import library as native
 from nnfs.kernels.library import Coder, Library, Mixer, Past, address
-from nnfs.mixer import light, mixing
+from nnfs.mixer import fields, light, mixing
 from nnfs.mixer.architecture import P_LANES
+from nnfs.mixer.fieldstate import Fields, FieldState
 from nnfs.mixer.histories import NEXT
 from nnfs.mixer.lightstate import Light, LightState
 from nnfs.mixer.logistic import COARSE, FINE, SQUASH, STRETCH
@@ -25,6 +26,7 @@ MOST_LANES = 32  # of a chunk
 TEST = (611, 3)  # bytes and lanes of the self-test: the last lane is shorter
 DIGEST = "8749de037bb1576bcc2cd0db8e944f08"
 LIGHT_DIGEST = "3b256b0eb5a744bfa9ba324cbabfe761"  # of codec 20
+FIELDS_DIGEST = "e6422f7fdc42531af6ca1e11c940f070"  # of fields
 
 Words = NDArray[np.uint8]
 
@@ -118,6 +120,22 @@ class Kernels:
         arrays = s.plain, s.pairs, s.table, s.match_map, s.weights, s.weights_last, s.refine, s.find
         return native.Light(address(self._tables), s.plain.size, s.table.size >> 4, *map(address, arrays))
 
+    def fields(self, s: Fields, out: NDArray[np.uint16]) -> None:
+        """Do as `fields.run` does to encode."""
+        if self.library.calls.nnfs_fields(self.level, self._fields(s), address(out), None):
+            raise CodecError("fields: an impossible chunk")
+
+    def decode_fields(self, s: Fields, states: NDArray[np.int64], words: Words, cursor: NDArray[np.int64]) -> None:
+        """Decode into `plain`."""
+        coder = coder_of(states, words, cursor)
+        if self.library.calls.nnfs_fields(self.level, self._fields(s), None, coder):
+            raise CodecError("fields: an impossible chunk")
+        cursor[0] = coder.cursor
+
+    def _fields(self, s: Fields) -> native.Fields:
+        numbers = (s.plain.size, *(int(n) for n in s.parameters))
+        return native.Fields(address(self._tables), *numbers, *(address(field) for field in s[1:12]))
+
     def rans(self, plain: Words, lanes: int, probabilities: NDArray[np.uint16], states: NDArray[np.int64]) -> Words:
         """Return the words of a chunk whose bits have these probabilities; `states` become the final ones."""
         words = np.empty(16 * plain.size + 2, np.uint8)
@@ -166,6 +184,22 @@ def light_digest(kernels: Kernels | None) -> str:
     return hashlib.blake2b(out.astype("<u2").tobytes(), digest_size=16).hexdigest()
 
 
+def fields_digest(kernels: Kernels | None) -> str:
+    """Return the digest of the probabilities that these kernels, or numba's, give for chunks of fields."""
+    noise = np.frombuffer(hashlib.shake_256(b"fields").digest(480), np.uint8).reshape(60, 8).copy()
+    noise[:, 4:] = np.cumsum(noise[:, 0].astype("<u4")).astype("<u4").view(np.uint8).reshape(60, 4)
+    noise[:, 1:4] = 0
+    state, found = FieldState(), hashlib.blake2b(digest_size=16)
+    for stride, width, skip, big in ((8, 4, 0, False), (8, 8, 3, True), (6, 3, 1, False), (7, 1, 0, False)):
+        s, out = state.start(noise.tobytes(), stride, width, skip, big), np.zeros((noise.size, 8), np.uint16)
+        if kernels:
+            kernels.fields(s, out)
+        else:
+            fields.run(s, out, np.zeros(2, np.int64), np.zeros(0, np.uint8), True)
+        found.update(out.astype("<u2").tobytes())
+    return found.hexdigest()
+
+
 @cache
 def kernels() -> Kernels | None:
     """Return the mixer's kernels at the first level that passes the self-test, None for numba's.
@@ -178,7 +212,9 @@ def kernels() -> Kernels | None:
 
     def is_sound(level: str) -> bool:
         own = Kernels(there, level) if there else None
-        return own is not None and digest(own) == DIGEST and light_digest(own) == LIGHT_DIGEST
+        if own is None or digest(own) != DIGEST or light_digest(own) != LIGHT_DIGEST:
+            return False
+        return fields_digest(own) == FIELDS_DIGEST
 
     name = native.sound_level(is_sound, "mixer's kernels")
     return Kernels(there, name) if there and name else None

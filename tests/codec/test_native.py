@@ -18,7 +18,7 @@ from nnfs.codec.storeddictionary import dictionary_of, stored_dictionary
 from nnfs.errors import CodecError
 from nnfs.kernels.library import LEVELS
 from nnfs.mixer import native, samples, samplestate
-from nnfs.mixer.native import DIGEST, LIGHT_DIGEST, Kernels, digest, light_digest
+from nnfs.mixer.native import DIGEST, FIELDS_DIGEST, LIGHT_DIGEST, Kernels, digest, fields_digest, light_digest
 from nnfs.model import dictionary, selftest
 from nnfs.model.cpu import CpuModel
 from nnfs.model.native import NativeModel
@@ -110,11 +110,13 @@ def test_payloads_are_those_of_numba(
 def test_the_mixer_passes_its_self_test(kind: str) -> None:
     assert digest(kernels_of(kind)) == DIGEST
     assert light_digest(kernels_of(kind)) == LIGHT_DIGEST
+    assert fields_digest(kernels_of(kind)) == FIELDS_DIGEST
 
 
 def test_the_digest_of_the_self_test_is_numbas() -> None:
     assert digest(None) == DIGEST
     assert light_digest(None) == LIGHT_DIGEST
+    assert fields_digest(None) == FIELDS_DIGEST
 
 
 @pytest.mark.parametrize("kind", NATIVE)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.format.decoder import cm, light, ppm, tables
+from tests.format.decoder import cm, fields, light, ppm, tables
 from tests.format.decoder.features import Row
 from tests.format.decoder.mixing import Mixer, Seen, branch
 from tests.format.decoder.models import Model
@@ -266,6 +266,21 @@ def light_mixing() -> list[str]:
     return [f"plain = {plain.hex()}, payload = {payload.hex()}", *lines]
 
 
+def numbers() -> list[str]:
+    """Section 11.8."""
+    plain = bytes.fromhex("0500000064000000 0700000069000000 0300000070000000")
+    layout = fields.Layout(4, 0, False, False, 8)
+    state, known, lines = fields.Fields(len(plain), layout), Known(bits_of(plain)), list[str]()
+    for t in range(len(plain)):
+        state.byte(t, known)
+        if t % 8 == 4:
+            lines.append(f"byte {t}: guesses (byte, difference, hits, noise) = {[tuple(one) for one in state.guesses]}")
+            lines.append(f"  p = {state.told[-8:]}")
+    payload = bytes([3, 3, 0, 8]) + known.stream()
+    assert cm.decode(payload, len(plain)) == plain
+    return [f"plain = {plain.hex()}, payload = {payload.hex()}", *lines]
+
+
 def fenced(lines: list[str]) -> list[str]:
     """A block of code of at most 100 columns; what is longer goes on in lines that are indented further."""
     wrapped = []
@@ -283,6 +298,7 @@ EXAMPLES: dict[str, Callable[[], list[str]]] = {
     "11.5 Addresses": x86,
     "11.6 Partial matching: codec 19": partial_matching,
     "11.7 Context mixing: codec 20": light_mixing,
+    "11.8 Fields: codec 17, kind 3, records of a length and an offset": numbers,
 }
 
 

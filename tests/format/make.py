@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from nnfs.codec import cm, cmlight, neural, ppm, x86
+from nnfs.codec.fieldlayout import Fields
 from nnfs.codec.layout import Layout
 from nnfs.codec.storeddictionary import stored_dictionary
 from nnfs.codec.zstd import Zstd
@@ -36,6 +37,16 @@ LAYOUTS = {
     "picture, three channels": Layout(1, 3, 30, 1),
     "picture, one channel": Layout(1, 1, 33),
     "picture, two bytes, two channels": Layout(2, 2, 14, 1, True, False, 1),
+}
+
+
+FIELDS = {
+    "fields, offsets": Fields(8, 4),
+    "fields, offsets, turned, three bytes before": Fields(4, 4, 3, True, True),
+    "fields, doubles": Fields(8, 8),
+    "fields of three bytes, big-endian": Fields(6, 3, 1, True),
+    "fields of a byte": Fields(7),
+    "fields of five bytes, little-endian, turned": Fields(10, 5, 0, False, True),
 }
 
 
@@ -87,6 +98,27 @@ def sound(seed: int, size: int) -> bytes:
     )
 
 
+def offsets(width: int, size: int) -> bytes:
+    """Pairs of a length and an offset; at the end something else."""
+    rng, at, out = random.Random(width), 1000, bytearray()
+    while len(out) < size - 20:
+        length = rng.randrange(90)
+        out += b"".join((value & (1 << 8 * width) - 1).to_bytes(width, "little") for value in (length, at))
+        at += length + 1
+    return bytes(out) + sample(20, width)
+
+
+def numbers(fields: Fields) -> bytes:
+    """The records of a layout."""
+    return offsets(fields.width, 160) if fields.width != 8 else doubles(160)
+
+
+def doubles(size: int) -> bytes:
+    """A column of prices."""
+    rng = random.Random(8)
+    return b"".join(pack("<d", round(100 + rng.gauss(0, 3), 2)) for _ in range(size // 8)) + b"end"
+
+
 def streams(weights: Weights, plain: bytes, lanes: int, states: int) -> bytes:
     """A payload of codec 16 with these lanes and states, which the encoder would choose otherwise."""
     chosen = lanes_for, neural.STATES
@@ -115,13 +147,13 @@ def payloads() -> list[dict[str, Any]]:
     add("text", 17, text, mixing.encode(text))
     add("lines and repeats", 17, b"one line\n" * 30, mixing.encode(b"one line\n" * 30))
     add("records", 17, records, mixing._mix(records, 11))
-    converted = x86.absolute(code())
-    assert converted is not None
-    add("x86 code", 17, code(), mixing._mix(converted, 0, True))
+    add("x86 code", 17, code(), mixing._mix(x86.absolute(code()) or b"", 0, True))
     add("records in x86 code", 17, code()[:100], mixing._mix(x86.absolute(code()[:100]) or b"", 7, True))
     for number, (name, layout) in enumerate(LAYOUTS.items()):
         plain = sound(number, 55)[: 211 if layout.size == 2 else 160]
         add(name, 17, plain, cm._encode_numbers(np.frombuffer(plain, np.uint8), layout))
+    for name, fields in FIELDS.items():
+        add(name, 17, numbers(fields), mixing._encode_fields(numbers(fields), fields))
     one, other, shipped = load_weights(small), load_weights(delta.compose(small, fits)), SHIPPED.read_bytes()
     add("network, one lane", 16, text, streams(one, text, 1, 1), "tiny")
     add("network, three lanes", 16, text, streams(one, text, 3, 1), "tiny")

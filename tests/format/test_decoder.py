@@ -81,13 +81,13 @@ def test_nnfs_reads_them_for_ever(golden: dict[str, Any]) -> None:
 def test_all_kinds_are_there() -> None:
     firsts = {(one["codec"], base64.b64decode(one["payload"])[0]) for one in GOLDEN}
     assert {codec for codec, _ in firsts} == {0, 1, 16, 17, 19, 20}
-    assert {first for codec, first in firsts if codec == 17} == {0, 1, 2, 16, 17}
+    assert {first for codec, first in firsts if codec == 17} == {0, 1, 2, 3, 16, 17}
     assert {first for codec, first in firsts if codec == 19} == {0, 16}
     assert {first for codec, first in firsts if codec == 20} == {0, 16}
     assert {first & 0xE0 for codec, first in firsts if codec == 16} == {0, 0x20, 0x40}
 
 
-@pytest.mark.parametrize("name", ["text", "records", "sound, two channels", "light mixing, text"])
+@pytest.mark.parametrize("name", ["text", "records", "sound, two channels", "fields, offsets", "light mixing, text"])
 def test_damage_is_noticed(name: str) -> None:
     golden = next(one for one in GOLDEN if one["name"] == name)
     plain, payload = base64.b64decode(golden["plain"]), bytearray(base64.b64decode(golden["payload"]))

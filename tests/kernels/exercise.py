@@ -16,6 +16,7 @@ import numpy as np
 from nnfs.codec import neural
 from nnfs.codec.cm import ContextMixing, _encode_numbers
 from nnfs.codec.cmlight import LightMixing
+from nnfs.codec.fieldlayout import Fields
 from nnfs.codec.layout import Layout
 from nnfs.codec.neural import Neural
 from nnfs.codec.ppm import PartialMatching
@@ -143,6 +144,27 @@ def light_mixing(kernels: Kernels) -> None:
         assert calls.nnfs_light_decode(level, kernels._light(s), coder), change
 
 
+def fields(kernels: Kernels) -> None:
+    """Round trips, damage and impossible arguments of records of numbers."""
+    codec, rng, calls, level = ContextMixing(), random.Random(6), kernels.library.calls, kernels.level
+    plain = b"".join(bytes([n % 9, 0, n & 255, n >> 8, 7, 0]) for n in range(60)) + sample(40, 2)
+    for layout in (Fields(6, 2), Fields(6, 3, 2, True, True), Fields(8, 8, 7), Fields(65535), Fields(1)):
+        payload = codec._encode_fields(plain, layout)
+        assert codec.decode(payload, len(plain)) == plain
+        for _ in range(2 * ROUNDS):
+            damage(codec, payload, len(plain), rng)
+    s, out = codec._fields().start(64, 8, 4, 0, False), np.zeros((64, 8), np.uint16)
+    states, words = np.zeros(1, np.int64), np.zeros(8, np.uint8)
+    wrong = {"size": (0, -1, 1 << 40), "lines": (0, 3, 1 << 30), "stride": (0, -4, 6, 1 << 20), "width": (0, 9, 3)}
+    for field, values in (wrong | {"skip": (-1, 4)}).items():
+        for value in values:
+            given, coder = kernels._fields(s), native.coder_of(states, words, np.zeros(1, np.int64))
+            setattr(given, field, value)
+            assert calls.nnfs_fields(level, given, native_library.address(out), None), field
+            assert calls.nnfs_fields(level, given, None, coder), field
+    assert calls.nnfs_fields(level, kernels._fields(s), None, None)
+
+
 def main(variant: str) -> None:
     there = library(variant)
     wanted: list[bytes] = []
@@ -153,6 +175,7 @@ def main(variant: str) -> None:
             model = NativeModel(weights, level, there)
             assert native.digest(kernels) == native.DIGEST, level
             assert native.light_digest(kernels) == native.LIGHT_DIGEST, level
+            assert native.fields_digest(kernels) == native.FIELDS_DIGEST, level
             assert selftest.digest(model) == selftest.DIGEST, level
             with mock.patch.object(neural, "open_model", lambda *_, own=model: own):
                 codec, cm = Neural(weights), ContextMixing()
@@ -172,6 +195,7 @@ def main(variant: str) -> None:
             wrong_arguments(kernels, model)
             partial_matching(kernels)
             light_mixing(kernels)
+            fields(kernels)
         print(f"{level}: {len(found)} payloads, {4 * ROUNDS} damaged", flush=True)
 
 

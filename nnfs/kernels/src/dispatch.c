@@ -261,6 +261,17 @@ EXPORT int nnfs_light_decode(int which, Light *s, Coder *coder) {
     return OK;
 }
 
+// Probabilities of 1 along the bytes of a chunk of fields, (size, 8), or with a coder the bytes
+EXPORT int nnfs_fields(int which, Fields *s, u16 *out, Coder *coder) {
+    const Level *level = level_of(which);
+    if (!level) return NO_LEVEL;
+    if (s->size <= 0 || s->size >= 1 << 30 || s->lines < 4 || s->lines > 1 << 26 || (s->lines & (s->lines - 1))) return BAD_ARGUMENT;
+    if (s->width < 1 || s->width > 8 || s->stride < s->width || s->stride > 65535 || s->stride % s->width) return BAD_ARGUMENT;
+    if (s->skip < 0 || s->skip >= s->width || (coder && !coder_fits(coder)) || (!coder && !out)) return BAD_ARGUMENT;
+    level->fields(s, out, coder);
+    return OK;
+}
+
 // Encode backwards the bits of a chunk, `probability` (columns, lanes, 8); `words` is filled from its end, and has room
 // for 16 bits a bit. Return where the first word starts, -1 for impossible numbers.
 EXPORT i64 nnfs_rans_encode(const u8 *plain, i64 size, i64 lanes, const u16 *probability, i64 *states, i64 width, u8 *words) {

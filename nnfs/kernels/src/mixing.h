@@ -43,6 +43,24 @@ typedef struct {
     i32 *find;         // (2^FIND_BITS,)
 } Light;
 
+// The state of one chunk of fields: memory of `nnfs.mixer.fieldstate`, in its order
+enum { FIELD_CONTEXTS = 16, FIELD_INPUTS = 48 };
+typedef struct {
+    const Tables *tables;
+    i64 size, lines, stride, width, skip, big; // bytes of the chunk, a record, a field, before the first field
+    u8 *plain;         // (size,)
+    u8 *table;         // (16 lines,): check byte and 15 bit histories a line
+    u32 *maps;         // (FIELD_CONTEXTS, 256)
+    u32 *match_map;    // (256,)
+    u32 *guess_map;    // (3, 512)
+    u32 *delta;        // (3, 44, 8, 256)
+    u16 *indirect;     // (2^16,): a byte, and above it how often it came
+    i32 *weights;      // (1552, FIELD_INPUTS)
+    i32 *weights_last; // (256, 6)
+    u32 *refine;       // (256 + 4096, CERTAIN)
+    i32 *find;         // (2^FIND_BITS,)
+} Fields;
+
 // The entropy decoder of one chunk (`nnfs.codec.rans`)
 typedef struct {
     i64 *states;

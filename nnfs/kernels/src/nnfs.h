@@ -136,6 +136,7 @@ typedef struct {
     void (*samples)(Samples *, u16 *out, Coder *);
     void (*light_encode)(Light *, u16 *out, u32 *counts);
     void (*light_decode)(Light *, Coder *);
+    void (*fields)(Fields *, u16 *out, Coder *);
 } Level;
 #endif
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.format.decoder import fields
 from tests.format.decoder.mixing import Mixer, Start
 from tests.format.decoder.rans import Damaged, Decoder
 from tests.format.decoder.samples import Layout, Samples
@@ -46,6 +47,8 @@ def decode(payload: bytes, size: int) -> bytes:
     """The plain bytes of a payload of codec 17."""
     if payload[0] == 2:
         return decode_samples(payload, size)
+    if payload[0] == 3:
+        return fields.decode(payload, size)
     kind, stride, at = payload[0] & ~16, 0, 1
     if kind == 1:
         stride, at = int.from_bytes(payload[1:3], "big"), 3
