@@ -115,7 +115,7 @@ def test_inode() -> None:
     assert_fields("**Inode**", inode.pack()[:-8], dict(values))
     inode.target = b"somewhere"
     assert inode.pack()[:-8].endswith(b"somewhere")
-    assert flags_of("**Inode**") == {Inode.FLAG_COLLISIONS: "directory has held", Inode.FLAG_SETTLED: "settled"}
+    assert flags_of("**Inode**") == {Inode.FLAG_COLLISIONS: "the directory has", Inode.FLAG_SETTLED: "settled"}
     assert f"up to {schema.SYMLINK_MAX} bytes" in meaning("**Inode**", "target")
 
 
