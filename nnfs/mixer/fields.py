@@ -39,7 +39,7 @@ from nnfs.mixer.fieldstate import (
 )
 from nnfs.mixer.histories import NEXT
 from nnfs.mixer.historytable import find_or_make
-from nnfs.mixer.light import follow
+from nnfs.mixer.light import follow, refined, second_row
 from nnfs.mixer.logistic import COARSE, LIMIT, SQUASH
 
 _A = 0x2545F4914F6CDD1D
@@ -230,14 +230,9 @@ def _predict(s, k, c0, column, matched, hits, agree):
         key[6 + j] = min(max(dot >> 16, -LIMIT), LIMIT)
         total += key[6 + j] * s.weights_last[c0, j]
     key[12] = min(max(total >> 16, -LIMIT), LIMIT)
-    place = key[12] + 2880
-    low, part = place // 180, place % 180
-    key[13] = low + (part >= 90)
-    key[14] = 256 + ((column * 0x2F0B + c0 * 0x1C35) * 0x9E37 >> 8 & 4095)
-    both = np.int64(0)
-    for row in (c0, key[14]):
-        both += np.int64(s.refine[row, low] >> 10) * (180 - part) + np.int64(s.refine[row, low + 1] >> 10) * part
-    return min(max((2 * np.int64(SQUASH[key[12] + LIMIT]) + both // 11520) >> 2, np.int64(1)), np.int64(65535))
+    key[14] = second_row(column, c0)
+    key[13], p = refined(s.refine, key[12], c0, key[14])
+    return p
 
 
 @njit(cache=True, nogil=True)

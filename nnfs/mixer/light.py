@@ -64,6 +64,24 @@ def follow(s, t):
 
 
 @njit(cache=True, nogil=True)
+def second_row(context, c0):
+    """Return the row of the refining map that goes by a byte of context."""
+    return 256 + ((context * 0x2F0B + c0 * 0x1C35) * 0x9E37 >> 8 & 4095)
+
+
+@njit(cache=True, nogil=True)
+def refined(refine, answer, first, second):
+    """Return the cell of two refining maps that learns, and the probability that an answer and both say."""
+    place = answer + 2880
+    low, part = place // 180, place % 180
+    both = np.int64(0)
+    for row in (first, second):
+        both += np.int64(refine[row, low] >> 10) * (180 - part) + np.int64(refine[row, low + 1] >> 10) * part
+    p = min(max((2 * np.int64(SQUASH[answer + LIMIT]) + both // 11520) >> 2, np.int64(1)), np.int64(65535))
+    return low + (part >= 90), p
+
+
+@njit(cache=True, nogil=True)
 def _predict(s, k, c0, node, matched, slot):
     """Return the probability that a bit is 1. slot: of the match that expects one, or -1."""
     x, key, c1 = s.x, s.key, s.record[LAST] & 255
@@ -91,14 +109,9 @@ def _predict(s, k, c0, node, matched, slot):
         key[4 + j] = _clamp(_word(dot) >> 16)
         total += key[4 + j] * s.weights_last[c0, j]
     key[8] = _clamp(_word(total) >> 16)
-    place = key[8] + 2880
-    low, part = place // 180, place % 180
-    key[9] = 256 + ((c1 * 0x2F0B + c0 * 0x1C35) * 0x9E37 >> 8 & 4095)
-    key[10] = low + (part >= 90)
-    both = np.int64(0)
-    for row in (c0, key[9]):
-        both += np.int64(s.refine[row, low] >> 10) * (180 - part) + np.int64(s.refine[row, low + 1] >> 10) * part
-    return min(max((2 * np.int64(SQUASH[key[8] + LIMIT]) + both // 11520) >> 2, np.int64(1)), np.int64(65535))
+    key[9] = second_row(c1, c0)
+    key[10], p = refined(s.refine, key[8], c0, key[9])
+    return p
 
 
 @njit(cache=True, nogil=True)

@@ -16,7 +16,7 @@ import numpy as np
 
 from tests.format.decoder import cm, fields, light, ppm, tables
 from tests.format.decoder.features import Row
-from tests.format.decoder.mixing import Mixer, Seen, branch
+from tests.format.decoder.mixing import Mixer, Seen, branch, place_of
 from tests.format.decoder.models import Model
 from tests.format.decoder.network import Lane, norm
 from tests.format.decoder.neural import Chunk
@@ -141,7 +141,7 @@ def mixing() -> list[str]:
         lane = mixer.lane[0]
         lines.append(f"column {t}: p = {known.probabilities[-8:]}")
         if t == 3:
-            place, check = mixer.line_of(lane.hashes[1], 1)
+            place, check = place_of(lane.hashes[1], 1, mixer.mask)
             lines.append(f"  hash of context 1 = {lane.hashes[1]}, of context 11 = {lane.hashes[11]}")
             lines.append(f"  high nibble of context 1: place = {place}, check = {check}")
             lines += of_bit(lane.seen[1])

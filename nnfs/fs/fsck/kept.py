@@ -99,33 +99,26 @@ class Kept:
                 self._check_inode(pasts[number], ino)
         for number, ino in sorted(self.owners):
             if not self.by_number[number].deleting:
-                self._check_owner(pasts[number], ino)
+                self._check_there(pasts[number], ino, f"what it has of inode {ino} is kept, and the inode is missing")
         for number, directory, ino in self.dentries:
             if not self.by_number[number].deleting:
-                self._check_target(pasts[number], directory, ino)
+                self._check_there(
+                    pasts[number], ino, f"a name in directory {directory} leads to inode {ino}, which it has not"
+                )
         for number, past in pasts.items():
             if self.by_number[number].deleting:
                 self.c.note(f"snapshot {_name(past.moment)} is being deleted: the next mount goes on")
             elif whole:
                 self._walk(past)
 
-    def _check_owner(self, past: Past, ino: int) -> None:
+    def _check_there(self, past: Past, ino: int, otherwise: str) -> None:
+        """Tell a problem where a snapshot lacks an inode that something in it belongs or leads to."""
         try:
             is_there = past.inode(ino) is not None
         except StoreDamaged:
             return  # told already
         if not is_there:
-            what = f"snapshot {_name(past.moment)}: what it has of inode {ino} is kept, and the inode is missing"
-            self.c.problem("kept", f"{what} ({ADVICE})")
-
-    def _check_target(self, past: Past, directory: int, ino: int) -> None:
-        try:
-            is_there = past.inode(ino) is not None
-        except StoreDamaged:
-            return  # told already
-        if not is_there:
-            what = f"snapshot {_name(past.moment)}, directory {directory}"
-            self.c.problem("kept", f"{what}: a name of it leads to inode {ino}, which the snapshot has not ({ADVICE})")
+            self.c.problem("kept", f"snapshot {_name(past.moment)}: {otherwise} ({ADVICE})")
 
     def _check_inode(self, past: Past, ino: int) -> None:
         what = f"snapshot {_name(past.moment)}, inode {ino}"

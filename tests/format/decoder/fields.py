@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tests.format.decoder.mixing import Lane, bucket_of, hash_of
+from tests.format.decoder.mixing import bucket_of, hash_of
+from tests.format.decoder.onelane import OneLane
 from tests.format.decoder.rans import Damaged, Decoder
 from tests.format.decoder.tables import (
     COARSE,
@@ -16,14 +17,12 @@ from tests.format.decoder.tables import (
     C,
     clamp,
     learn_entry,
-    refining_map,
     signed,
     untrained_map,
 )
 
 CONTEXTS, INPUTS, GUESSES = 16, 48, 3
 HITS = (3, 5, 8, 10, 12, 13)
-LEAST = 6
 HALF = 1 << 31
 
 
@@ -69,16 +68,12 @@ def size(v: int) -> int:
     return (-1 - v if v < 0 else v).bit_length()
 
 
-class Fields:
+class Fields(OneLane):
     """The state of one chunk."""
 
     def __init__(self, length: int, layout: Layout) -> None:
-        self.past = bytearray(length)
+        super().__init__(length, 20, 4)
         self.layout = layout
-        bits = clamp((4 * length - 1).bit_length(), 10, 20)
-        self.table, self.mask = bytearray(16 << bits), (1 << bits) - 1
-        self.record, self.find = Lane(), dict[int, int]()
-        self.point = self.length = self.misses = 0
         self.maps = [untrained_map() for _ in range(CONTEXTS)]
         self.match_map = []
         for slot in range(256):
@@ -89,7 +84,6 @@ class Fields:
         self.indirect: dict[int, tuple[int, int]] = {}
         self.weights: dict[int, list[int]] = {}
         self.weights_last = [[10922] * 6 for _ in range(256)]
-        self.refine: dict[int, list[int]] = {}
         self.told: list[int] = []
 
     def number(self, at: int) -> int:
@@ -164,47 +158,11 @@ class Fields:
         ]  # fmt: skip
         return [hash_of(value, i) for i, value in enumerate(values)]
 
-    def line(self, h: int, c0: int) -> int:
-        """5.4: where the line of a nibble is, made if need be."""
-        h = signed((h + c0 * C) * A)
-        h ^= h >> 32
-        check = h >> 40 & 0xFF
-        places = [(h & self.mask ^ i) << 4 for i in range(3)]
-        for at in places:
-            if self.table[at] == check:
-                return at
-        worst = min(places, key=lambda at: self.table[at + 1])  # the first of equal ones
-        self.table[worst : worst + 16] = bytes([check]) + bytes(15)
-        return worst
-
-    def match(self, t: int) -> None:
-        """13.2: keep or look for a match before byte t."""
-        past = self.past
-        if self.point > 0:
-            wrong = past[self.point] != past[t - 1]
-            self.length = 0 if wrong else min(self.length + 1, 65535)
-            self.misses = (self.misses << 1 | wrong) & 7
-            self.point += 1
-        if t >= LEAST:
-            place = signed((self.record.last & (1 << 48) - 1) * A) >> 48 & 0xFFFF
-            candidate = self.find.get(place, 0)
-            if self.length < LEAST and candidate:
-                same = 0
-                while same < min(candidate, 40) and past[candidate - 1 - same] == past[t - 1 - same]:
-                    same += 1
-                if same >= LEAST:
-                    self.point, self.length, self.misses = candidate, same, 0
-            self.find[place] = t
-
     # -- 14.5 a bit
 
     def row(self, number: int) -> list[int]:
         """A row of weights, made when it is first used."""
         return self.weights.setdefault(number, [5000] * 16 + [0] * 16 + [5000] * 10 + [0] * 6)
-
-    def refined(self, number: int) -> list[int]:
-        """A refining map, made when it is first used."""
-        return self.refine.setdefault(number, refining_map(6))
 
     def inputs(
         self, k: int, c0: int, states: list[int]

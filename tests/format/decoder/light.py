@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tests.format.decoder.mixing import Lane, bucket_of, hash_of
+from tests.format.decoder.mixing import bucket_of, hash_of
+from tests.format.decoder.onelane import OneLane
 from tests.format.decoder.rans import Damaged, Decoder
 from tests.format.decoder.tables import (
     COARSE,
@@ -16,18 +17,13 @@ from tests.format.decoder.tables import (
     NEXT,
     SQUASH,
     STRETCH,
-    A,
-    C,
     clamp,
     learn_entry,
-    refining_map,
-    signed,
 )
 from tests.format.decoder.x86 import relative
 
 START_VALUES = Path(__file__).parents[3] / "nnfs/mixer/light.npz"  # the file that the document names
 CONTEXT = (0, 1, 2, 3, 4, 6, 7, 8, 9, 11, 12)
-LEAST = 6
 
 
 class Start(NamedTuple):
@@ -51,21 +47,15 @@ def word(x: int) -> int:
     return (x + (1 << 31)) % (1 << 32) - (1 << 31)
 
 
-class Light:
+class Light(OneLane):
     """The state of one chunk."""
 
     def __init__(self, size: int) -> None:
         start = start_values()
-        self.past = bytearray(size)
-        self.record = Lane()
-        bits = clamp((2 * size - 1).bit_length(), 10, 18)
-        self.table, self.mask = bytearray(16 << bits), (1 << bits) - 1
-        self.find: dict[int, int] = {}
-        self.point = self.length = self.misses = 0
+        super().__init__(size, 18, 2)
         self.maps, self.match_map = start.maps, list(start.match_map)
         self.weights = [list(row) for row in start.weights]
         self.weights_last = [list(row) for row in start.weights_last]
-        self.refine: dict[int, list[int]] = {}
         self.told: list[int] = []
 
     def hashes(self, t: int) -> list[int]:
@@ -80,42 +70,6 @@ class Light:
             above << 8 | min(column, 255),
         ]  # fmt: skip
         return [0] + [hash_of(value, i) for value, i in zip(values[1:], CONTEXT[1:], strict=True)]
-
-    def line(self, h: int, c0: int) -> int:
-        """13.2: where the line of a nibble is, made if need be."""
-        h = signed((h + c0 * C) * A)
-        h ^= h >> 32
-        check = h >> 40 & 0xFF
-        places = [(h & self.mask ^ i) << 4 for i in range(3)]
-        for at in places:
-            if self.table[at] == check:
-                return at
-        worst = min(places, key=lambda at: self.table[at + 1])  # the first of equal ones
-        self.table[worst : worst + 16] = bytes([check]) + bytes(15)
-        return worst
-
-    def match(self, t: int) -> None:
-        """13.2: keep or look for a match before byte t."""
-        past = self.past
-        if self.point > 0:
-            wrong = past[self.point] != past[t - 1]
-            self.length = 0 if wrong else min(self.length + 1, 65535)
-            self.misses = (self.misses << 1 | wrong) & 7
-            self.point += 1
-        if t >= LEAST:
-            place = signed((self.record.last & (1 << 48) - 1) * A) >> 48 & 0xFFFF
-            candidate = self.find.get(place, 0)
-            if self.length < LEAST and candidate:
-                same = 0
-                while same < min(candidate, 40) and past[candidate - 1 - same] == past[t - 1 - same]:
-                    same += 1
-                if same >= LEAST:
-                    self.point, self.length, self.misses = candidate, same, 0
-            self.find[place] = t
-
-    def row(self, number: int) -> list[int]:
-        """A refining map, made when it is first used."""
-        return self.refine.setdefault(number, refining_map(6))
 
     def bit(self, t: int, k: int, c0: int, lines: list[int], coder: Decoder) -> int:
         """13.3 and 13.4: predict, decode and learn bit k."""
@@ -141,7 +95,7 @@ class Light:
         last = self.weights_last[c0]
         total = clamp(word(sum(a * b for a, b in zip(answers, last, strict=True))) >> 16, -LIMIT, LIMIT)
         cell, part = divmod(total + 2880, 180)
-        pair = [self.row(c0), self.row(256 + ((c1 * 0x2F0B + c0 * 0x1C35) * 0x9E37 >> 8 & 4095))]
+        pair = [self.refined(c0), self.refined(256 + ((c1 * 0x2F0B + c0 * 0x1C35) * 0x9E37 >> 8 & 4095))]
         both = sum((row[cell] >> 10) * (180 - part) + (row[cell + 1] >> 10) * part for row in pair)
         p = clamp(2 * SQUASH[total + LIMIT] + both // 11520 >> 2, 1, 65535)
         self.told.append(p)

@@ -37,6 +37,25 @@ class Start(NamedTuple):
     weights_last: list[list[int]]
 
 
+def place_of(h: int, c0: int, mask: int) -> tuple[int, int]:
+    """5.4: place and check byte of a nibble."""
+    h = signed((h + c0 * C) * A)
+    h ^= h >> 32
+    return h & mask, h >> 40 & 0xFF
+
+
+def line_of(table: bytearray, mask: int, h: int, c0: int) -> int:
+    """5.4: where the line of a nibble is, made if need be: in the place of the least seen of three."""
+    place, check = place_of(h, c0, mask)
+    places = [(place ^ i) << 4 for i in range(3)]
+    for at in places:
+        if table[at] == check:
+            return at
+    worst = min(places, key=lambda at: table[at + 1])  # the first of equal ones
+    table[worst : worst + 16] = bytes([check]) + bytes(15)
+    return worst
+
+
 @dataclass
 class Lane:
     """5.2: what a lane knows of its own past, and what it remembers of one column."""
@@ -143,29 +162,16 @@ class Mixer:
 
     # -- 5.4 histories
 
-    def line_of(self, h: int, c0: int) -> tuple[int, int]:
-        """Place and check byte of a nibble."""
-        h = signed((h + c0 * C) * A)
-        h ^= h >> 32
-        return h & self.mask, h >> 40 & 0xFF
-
     def look(self, h: int, c0: int) -> int:
         """Return the place of a nibble's histories, -1 where there are none."""
-        place, check = self.line_of(h, c0)
+        place, check = place_of(h, c0, self.mask)
         return next(((place ^ i) << 4 for i in range(3) if self.table[(place ^ i) << 4] == check), -1)
 
     def look_or_make(self, h: int, c0: int, found: int) -> int:
         """The same; what is nowhere takes the place of the least seen."""
-        place, check = self.line_of(h, c0)
-        if found >= 0 and self.table[found] == check:
+        if found >= 0 and self.table[found] == place_of(h, c0, self.mask)[1]:
             return found
-        places = [(place ^ i) << 4 for i in range(3)]
-        for at in places:
-            if self.table[at] == check:
-                return at
-        worst = min(places, key=lambda at: self.table[at + 1])  # the first of equal ones
-        self.table[worst : worst + 16] = bytes([check]) + bytes(15)
-        return worst
+        return line_of(self.table, self.mask, h, c0)
 
     # -- 5.5 matches
 
