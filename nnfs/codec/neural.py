@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
 import numpy as np
@@ -200,9 +201,11 @@ class Neural:
             for batch in batches:
                 run_here(batch)
         else:
-            with contextlib.closing(on_threads(self.threads, run, batches, between)) as done:
-                for i, _, _ in itertools.chain.from_iterable(done):
-                    finished(i)
+            pool = ThreadPoolExecutor(self.threads)
+            with pool, contextlib.closing(on_threads(pool, self.threads, run, batches, between)) as done:
+                for place, _ in done:
+                    for i, _, _ in batches[place]:
+                        finished(i)
 
 
 def _head(plain: bytes, code: bool) -> bytes:

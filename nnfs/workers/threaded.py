@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Generic, TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import TypeVar
 
 from nnfs.codec import progress
 from nnfs.codec.base import Codec, Result, Tell, nothing, untold
+from nnfs.codec.threads import on_threads
 from nnfs.errors import CodecError
 
-BETWEEN_S = 0.1  # between two calls of `between` while threads work
 PER_THREAD = 4 << 20  # plain bytes: at the end of a batch threads wait for the last chunk, 1/64 of that at most
 LEVELS = 5  # batches of so many ranks may be under way, each overtaken by the next: each has threads of its own
 T = TypeVar("T")
@@ -57,76 +56,9 @@ class ThreadedCodec:
                 progress.beat()
                 tell(place, results[-1])
             return results
-        batch = _Batch(work, items)
-        runners = [self._pool.submit(batch.run) for _ in range(min(self._threads, len(items)))]
-        try:
-            while batch.unfinished:
-                for place, result in batch.take(BETWEEN_S):
-                    progress.beat()
-                    tell(place, result)
-                batch.go.clear()  # what comes in between has the cores for itself
-                between()
-                batch.go.set()
-        finally:
-            batch.end()
-            wait(runners)
-        _raise_any(runners)
-        return batch.results
-
-
-class _Batch(Generic[T, R]):
-    """The items of one call. Threads that `run` it take one after the other, while `go` is set."""
-
-    def __init__(self, work: Callable[[T], R], items: Sequence[T]) -> None:
-        self._work, self._items = work, items
-        self._places = iter(range(len(items)))
-        self._lock = threading.Lock()
-        self._done: queue.SimpleQueue[tuple[int, R] | None] = queue.SimpleQueue()
-        self._found: dict[int, R] = {}
-        self.unfinished = len(items)
-        self.go = threading.Event()
-        self.go.set()
-
-    @property
-    def results(self) -> list[R]:
-        """The results in the order of the items."""
-        return [self._found[place] for place in range(len(self._items))]
-
-    def run(self) -> None:
-        """Do items until none is left. An exception ends the batch."""
-        try:
-            while (place := self._next()) is not None:
-                self._done.put((place, self._work(self._items[place])))
-        except BaseException:
-            self._done.put(None)
-            raise
-
-    def _next(self) -> int | None:
-        self.go.wait()
-        with self._lock:
-            return next(self._places, None)
-
-    def take(self, seconds: float) -> list[tuple[int, R]]:
-        """Return the results that have come, after so many seconds without any an empty list."""
-        taken: list[tuple[int, R]] = []
-        try:
-            one = self._done.get(timeout=seconds)
-            while one is not None:
-                taken.append(one)
-                one = self._done.get_nowait()
-            self.unfinished = 0  # a thread has failed
-        except queue.Empty:
-            self.unfinished -= len(taken)
-        self._found.update(taken)
-        return taken
-
-    def end(self) -> None:
-        """Have no more items begun."""
-        with self._lock:
-            self._places = iter(())
-        self.go.set()
-
-
-def _raise_any(runners: Sequence[Future[None]]) -> None:
-    for runner in runners:
-        runner.result()
+        found: dict[int, R] = {}
+        with closing(on_threads(self._pool, self._threads, lambda item, _: work(item), items, between)) as done:
+            for place, result in done:
+                found[place] = result
+                tell(place, result)
+        return [found[place] for place in range(len(items))]
