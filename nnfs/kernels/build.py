@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 
 from nnfs import kernelcache
 from nnfs.errors import BuildFailed
@@ -30,6 +31,7 @@ FOLDER = "NNFS_KERNELS_CACHE"  # the environment variable that names another fol
 COMMON = ("dispatch.c", "features.c", "ppm.c")  # of all levels
 PREFIX, SUFFIX = "nnfs-", ".so"
 DIGEST = 32  # bytes behind a library's own
+DIGITS = 20  # of the digest of its sources in a library's name
 FLAGS = (
     "-std=gnu11", "-O3", "-fPIC", "-fwrapv", "-fvisibility=hidden", "-fno-math-errno", "-ffp-contract=off",
     "-Wall", "-Wextra", "-Wno-psabi", "-Wno-unknown-warning-option",
@@ -60,7 +62,7 @@ SECONDS = 300  # for one run of the compiler
 
 def sources_digest() -> str:
     """Return the digest of all sources."""
-    digest = hashlib.blake2b(digest_size=10)
+    digest = hashlib.blake2b(digest_size=DIGITS // 2)
     for name in sorted(os.listdir(SOURCES)):
         with open(os.path.join(SOURCES, name), "rb") as file:
             digest.update(name.encode() + b"\0" + hashlib.blake2b(file.read()).digest())
@@ -119,8 +121,16 @@ def compiler() -> list[str]:
 def build(variant: str = "") -> str:
     """Return the library of these sources and this compiler, compiled if need be. Raises `BuildFailed`."""
     command = compiler()
+    return built(f"{PREFIX}{variant}{sources_digest()}", command, lambda path: compile_to(path, command, variant))
+
+
+def built(start: str, command: list[str], make: Callable[[str], object]) -> str:
+    """Return a library, compiled to a path by `make` if need be. Raises `BuildFailed`.
+
+    Its name is `start`, which ends in the digest of its sources, and the digest of the compiler.
+    """
     version = hashlib.blake2b(run([*command, "--version"]).encode(), digest_size=6).hexdigest()
-    name = f"{PREFIX}{variant}{sources_digest()}-{version}{SUFFIX}"
+    name = f"{start}-{version}{SUFFIX}"
     for folder in folders():
         if is_sound(path := os.path.join(folder, name)):
             return path
@@ -129,11 +139,12 @@ def build(variant: str = "") -> str:
         try:
             kernelcache.make_place(folder)
             with tempfile.TemporaryDirectory(prefix=".building-", dir=folder) as room:
-                install(compile_to(os.path.join(room, name), command, variant), os.path.join(folder, name))
+                make(made := os.path.join(room, name))
+                install(made, os.path.join(folder, name))
         except OSError as error:
             problem = error
             continue
-        _remove_old(folder, variant, name)
+        _remove_old(folder, start, name)
         return os.path.join(folder, name)
     raise BuildFailed(f"no folder for the library: {problem}")
 
@@ -188,11 +199,11 @@ def install(made: str, path: str) -> None:
         os.close(folder)
 
 
-def _remove_old(folder: str, variant: str, keep: str) -> None:
+def _remove_old(folder: str, start: str, keep: str) -> None:
     """Remove the libraries of other sources or compilers beside our own. Processes that have them loaded keep them."""
     if folder != folders()[0] or FOLDER in os.environ:
         return  # other versions of nnfs may keep theirs there
-    others = re.compile(re.escape(PREFIX + variant) + "[0-9a-f]{20}-[0-9a-f]+" + re.escape(SUFFIX))
+    others = re.compile(re.escape(start[:-DIGITS]) + f"[0-9a-f]{{{DIGITS}}}-[0-9a-f]+" + re.escape(SUFFIX))
     for name in os.listdir(folder):
         if others.fullmatch(name) and name != keep:
             try:

@@ -13,14 +13,12 @@ import hashlib
 import math
 import os
 import platform
-import tempfile
 from functools import cache
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from nnfs import kernelcache
 from nnfs.errors import BuildFailed
 from nnfs.kernels import build
 from nnfs.model.architecture import BYTES, Architecture
@@ -103,32 +101,23 @@ def is_available(a: Architecture) -> bool:
 @cache
 def library() -> Any:
     """Return the compiled passes, compiled first if need be. Raises `BuildFailed`."""
-    digest = hashlib.blake2b(repr(FLAGS).encode(), digest_size=10)
+    digest = hashlib.blake2b(repr(FLAGS).encode(), digest_size=build.DIGITS // 2)
     for name in sorted(os.listdir(SOURCES)):
         with open(os.path.join(SOURCES, name), "rb") as file:
             digest.update(hashlib.blake2b(file.read()).digest())
-    name = f"{PREFIX}{digest.hexdigest()}{build.SUFFIX}"
-    for folder in build.folders():
-        path = os.path.join(folder, name)
-        try:
-            if not build.is_sound(path):
-                kernelcache.make_place(folder)
-                with tempfile.TemporaryDirectory(prefix=".building-", dir=folder) as room:
-                    made = os.path.join(room, name)
-                    build.run([*build.compiler(), *FLAGS, os.path.join(SOURCES, "passes.c"), "-lm", "-o", made])
-                    build.install(made, path)
-        except OSError:
-            continue
-        found = ctypes.CDLL(path)
-        for name, arguments in _FUNCTIONS.items():
-            getattr(found, name).argtypes = arguments
-            getattr(found, name).restype = None
-        found.head.restype, found.room_of.restype = ctypes.c_double, _L
-        found.allow_tiles.restype = ctypes.c_int
-        if found.allow_tiles():
-            raise BuildFailed("the kernel does not allow the tiles of AMX")
-        return found
-    raise BuildFailed("no folder for the library of the trainer")
+    command, source = build.compiler(), os.path.join(SOURCES, "passes.c")
+    path = build.built(
+        PREFIX + digest.hexdigest(), command, lambda made: build.run([*command, *FLAGS, source, "-lm", "-o", made])
+    )
+    found = ctypes.CDLL(path)
+    for name, arguments in _FUNCTIONS.items():
+        getattr(found, name).argtypes = arguments
+        getattr(found, name).restype = None
+    found.head.restype, found.room_of.restype = ctypes.c_double, _L
+    found.allow_tiles.restype = ctypes.c_int
+    if found.allow_tiles():
+        raise BuildFailed("the kernel does not allow the tiles of AMX")
+    return found
 
 
 def gradient(parameter: Tensor) -> Tensor:
