@@ -15,7 +15,7 @@ from nnfs.background.flight import Aim, Flight, Ready
 from nnfs.background.interfaces import Parts
 from nnfs.background.modelchanges import ModelChanges
 from nnfs.blockio.cold import BACKGROUND
-from nnfs.codec.base import FIRST_COLD, NEURAL
+from nnfs.codec.base import FIRST_COLD, NEURAL, format_of
 from nnfs.codec.compressible import compressible
 from nnfs.constants import Policy
 from nnfs.errors import NnfsError, again, kept
@@ -90,7 +90,7 @@ class ChunkRecompression:
         if best.codec == NEURAL:
             model = await self._models.keep(best.model)
             flight.models[model] = best.model
-        return ready(best.codec, model, best.data, proof)
+        return ready(format_of(best.codec, best.data), model, best.data, proof)
 
     async def encoded_size(self, candidate: Candidate, rules: Rules, aim: Aim, worker: str) -> int | None:
         """Return the bytes that a chunk would take after a task with this aim, None when the chunk is gone."""

@@ -137,7 +137,7 @@ class ColdEncoder:
         """Return whether the classical codec may do better than the network has done."""
         if not found:
             return True
-        if len(plain) < CM_LEAST or (block.codec == CM and not leave):
+        if len(plain) < CM_LEAST or (rung(block.codec) == rung(CM) and not leave):
             return False
         return 8 * len(found[0].data) / len(plain) < CM_BELOW or not is_text(plain)
 

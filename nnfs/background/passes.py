@@ -19,7 +19,7 @@ from nnfs.background.tasks import LOOKING, Task
 from nnfs.background.timeleft import MIB, Kind
 from nnfs.blockio.cold import COMPACT, READ
 from nnfs.codec import NAMES
-from nnfs.codec.base import CM, NEURAL, RUNGS, rung
+from nnfs.codec.base import CM, FIELDS, NEURAL, RUNGS, rung
 from nnfs.config import Options
 from nnfs.constants import Policy
 from nnfs.errors import Cancelled, NnfsError
@@ -171,7 +171,7 @@ class Passes:
     async def _weigh(self) -> None:
         """Measure the network before the walk, since it may replace the classical codec if it is quick enough."""
         with self._store.read() as snapshot:
-            matters = self._options.neural and swapping.has_blocks(snapshot, CM)
+            matters = self._options.neural and any(swapping.has_blocks(snapshot, one) for one in (CM, FIELDS))
         if matters:
             try:
                 await self._encoder.fast_enough(NEURAL)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nnfs.codec.base import CM, CM_LIGHT, FIRST_COLD, NEURAL, PPM, Codec
+from nnfs.codec.base import CM, CM_LIGHT, FIELDS, FIRST_COLD, NEURAL, PPM, Codec
 from nnfs.codec.raw import Raw
 from nnfs.codec.zstd import Zstd
 from nnfs.errors import CodecError
@@ -22,7 +22,7 @@ def register(codec: Codec) -> None:
 _raw, _zstd = Raw(), Zstd()
 register(_raw)
 register(_zstd)
-NAMES |= {NEURAL: "neural", CM: "cm", PPM: "ppm", CM_LIGHT: "cm-light"}
+NAMES |= {NEURAL: "neural", CM: "cm", PPM: "ppm", CM_LIGHT: "cm-light", FIELDS: "fields"}
 
 
 def encode_hot(plain: bytes) -> tuple[int, bytes]:

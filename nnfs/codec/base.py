@@ -14,12 +14,25 @@ RAW, ZSTD = 0, 1
 FIRST_COLD = 16  # ids from here on are cold codecs, slow to decode: their work is queued apart from the hot tier's
 NEURAL, CM = FIRST_COLD, FIRST_COLD + 1
 PPM, CM_LIGHT = FIRST_COLD + 3, FIRST_COLD + 4  # 18 is kept for codec `thinned`
+FIELDS = FIRST_COLD + 5  # a format of its own that codec `cm` chooses for records of numbers, and decodes
+FIELDS_HEAD = b"\3"  # what its payloads begin with
 RUNGS = (PPM, CM_LIGHT, CM, NEURAL)  # the cold codecs, from quick to small
 
 
 def rung(codec: int) -> int:
     """Return the place of a codec in the order from quick to small: 0 for the hot ones, 1 for the quickest cold one."""
+    codec = coder_of(codec)
     return RUNGS.index(codec) + 1 if codec in RUNGS else 0
+
+
+def coder_of(codec: int) -> int:
+    """Return the codec that decodes what a block header names."""
+    return CM if codec == FIELDS else codec
+
+
+def format_of(codec: int, payload: bytes) -> int:
+    """Return the id by which a block header names a payload: an older nnfs must see that it does not know it."""
+    return FIELDS if codec == CM and payload.startswith(FIELDS_HEAD) else codec
 
 
 class Codec(Protocol):

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def,no-any-return,assignment,operator"
-"""The mixer for records of numbers (offsets, columns of doubles, channels): kind 3 of `cm`, second engine.
+"""The mixer for records of numbers (offsets, columns of doubles, channels): codec 21, second engine.
 
 `nnfs/kernels/src/fields.c` is the first one; both write and read the same streams (section 14 of
 `nnfs/codec/FORMAT.md`). A chunk is records of `stride` bytes, a record is fields of `width` bytes. Seven ways foretell

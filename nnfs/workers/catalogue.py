@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from nnfs.codec import CODECS, NAMES
-from nnfs.codec.base import CM, CM_LIGHT, NEURAL, PPM, ColdCodec
+from nnfs.codec.base import CM, CM_LIGHT, NEURAL, PPM, ColdCodec, coder_of
 from nnfs.constants import PRODUCT_VARIABLE
 from nnfs.errors import CodecError, ModelMissing
 from nnfs.workers.threaded import ThreadedCodec
@@ -86,6 +86,7 @@ class Catalogue:
         return self._files.get(model)
 
     def find(self, codec: int, model: bytes) -> ColdCodec:
+        codec = coder_of(codec)
         key = codec, model
         if key not in self._open:
             if codec in CODECS:

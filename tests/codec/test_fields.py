@@ -10,7 +10,7 @@ from struct import pack
 import numpy as np
 import pytest
 
-from nnfs.codec import fieldlayout
+from nnfs.codec import base, fieldlayout
 from nnfs.codec.base import CM
 from nnfs.codec.cm import FIELDS, GENERIC, ContextMixing
 from nnfs.codec.fieldlayout import Fields
@@ -169,3 +169,13 @@ FROZEN: dict[str, str] = {
     "a byte": "9b3187d3a5916f70",
     "less than a field": "f68221d510b92bca",
 }
+
+
+def test_only_fields_have_another_id_than_their_codec() -> None:
+    fields, generic = (ContextMixing().encode(plain) for plain in (offsets(2000), b"words of a text, " * 40))
+    assert fields is not None
+    assert generic is not None
+    assert [base.format_of(base.CM, payload) for payload in (fields, generic, b"")] == [base.FIELDS, base.CM, base.CM]
+    assert base.format_of(base.NEURAL, fields) == base.NEURAL
+    assert base.coder_of(base.FIELDS) == base.CM
+    assert base.rung(base.FIELDS) == base.rung(base.CM)

@@ -298,7 +298,7 @@ EXAMPLES: dict[str, Callable[[], list[str]]] = {
     "11.5 Addresses": x86,
     "11.6 Partial matching: codec 19": partial_matching,
     "11.7 Context mixing: codec 20": light_mixing,
-    "11.8 Fields: codec 17, kind 3, records of a length and an offset": numbers,
+    "11.8 Fields: codec 21, records of a length and an offset": numbers,
 }
 
 

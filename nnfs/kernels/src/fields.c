@@ -1,4 +1,4 @@
-// Records of numbers: kind 3 of codec 17. FORMAT.md, section 14; `nnfs.mixer.fields` is the second engine. Behind mixer.c and
+// Records of numbers: codec 21. FORMAT.md, section 14; `nnfs.mixer.fields` is the second engine. Behind mixer.c and
 // light.c, of which it has hashes, records and adaptive maps.
 
 enum { GUESSES = 3, INDIRECT = GUESSES - 1, WAYS = 7, BACK = 3, FIELD_SETS = 6, FIELD_LEAST = 6 };

@@ -17,7 +17,7 @@ def decode(codec: int, payload: bytes, size: int, model: Model | None = None) ->
         plain = zstandard.ZstdDecompressor().decompress(payload, size)
     elif codec == 16 and model is not None:
         plain = neural.decode(payload, size, model)
-    elif codec == 17:
+    elif codec in (17, 21):
         plain = cm.decode(payload, size)
     elif codec == 19:
         plain = ppm.decode(payload, size)
