@@ -38,14 +38,14 @@ class Start(NamedTuple):
 
 
 def place_of(h: int, c0: int, mask: int) -> tuple[int, int]:
-    """5.4: place and check byte of a nibble."""
+    """5.4: return place and check byte of a nibble."""
     h = signed((h + c0 * C) * A)
     h ^= h >> 32
     return h & mask, h >> 40 & 0xFF
 
 
 def line_of(table: bytearray, mask: int, h: int, c0: int) -> int:
-    """5.4: where the line of a nibble is, made if need be: in the place of the least seen of three."""
+    """5.4: return where the line of a nibble is, made if need be: in the place of the least seen of three."""
     place, check = place_of(h, c0, mask)
     places = [(place ^ i) << 4 for i in range(3)]
     for at in places:

@@ -21,7 +21,7 @@ class OneLane:
         self.refine: dict[int, list[int]] = {}
 
     def line(self, h: int, c0: int) -> int:
-        """Where the line of a nibble is."""
+        """Return where the line of a nibble is."""
         return line_of(self.table, (len(self.table) >> 4) - 1, h, c0)
 
     def refined(self, number: int) -> list[int]:
