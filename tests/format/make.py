@@ -153,9 +153,8 @@ def payloads() -> list[dict[str, Any]]:
         plain = sound(number, 55)[: 211 if layout.size == 2 else 160]
         add(name, 17, plain, cm._encode_numbers(np.frombuffer(plain, np.uint8), layout))
     for name, fields in FIELDS.items():
-        payload = mixing._encode_fields(numbers(fields), fields)
-        add(name, 17, numbers(fields), payload)  # as the first versions stored it
-        add(f"{name}, by its own id", 21, numbers(fields), payload)
+        for number, end in ((17, ""), (21, ", by its own id")):  # the first versions had none for them
+            add(name + end, number, numbers(fields), mixing._encode_fields(numbers(fields), fields))
     one, other, shipped = load_weights(small), load_weights(delta.compose(small, fits)), SHIPPED.read_bytes()
     add("network, one lane", 16, text, streams(one, text, 1, 1), "tiny")
     add("network, three lanes", 16, text, streams(one, text, 3, 1), "tiny")

@@ -1,4 +1,4 @@
-"""What the codecs of one lane have in common: sections 13.2 and 14.4."""
+"""The common parts of codecs 20 and 21: sections 13.2 and 14.4."""
 
 from __future__ import annotations
 
