@@ -153,13 +153,24 @@ def restore(args: argparse.Namespace) -> int:
             _copy(source, copied)
         else:
             _copy(source, folder)
-        if os.path.lexists(target):
-            os.rename(target, folder / ".replaced")
-        os.rename(copied, target)
+        _put(copied, target, folder / ".replaced")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print(names.printable(target))
     return 0
+
+
+def _put(made: Path, target: Path, aside: Path) -> None:
+    """Give a tree its name; what had it goes aside, and comes back where that fails."""
+    is_there = os.path.lexists(target)
+    if is_there:
+        os.rename(target, aside)
+    try:
+        os.rename(made, target)
+    except OSError:
+        if is_there:
+            os.rename(aside, target)
+        raise
 
 
 def _copy(source: Path, folder: Path) -> None:
