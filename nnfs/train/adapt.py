@@ -25,16 +25,14 @@ from nnfs.model.delta import UNIT, Tensors, dither
 from nnfs.model.dictionary import Dictionary
 from nnfs.model.fixedpoint import (
     ACT_UNIT,
-    EMBEDDING_UNIT,
     HIDDEN_UNIT,
     LOGIT_UNIT,
     RESIDUAL_UNIT,
-    SCORE_UNIT,
     SQUARE_UNIT,
 )
 from nnfs.train.examples import Packer, Rows, stacked
-from nnfs.train.network import Network
 from nnfs.train.passes import loss, tensors
+from nnfs.train.quantise import restored
 
 TIME = 1024  # positions of a row
 BATCH = 2  # rows of one step: as many bytes in steps of half the size learn more
@@ -93,15 +91,8 @@ def network_of(w: stored.Weights, rank: int, seed: int) -> Any:
     """Return the network of a model: its integers fixed, changes of low rank to be learnt."""
     torch.manual_seed(seed)
     a = w.architecture
-    network: Any = Network(a)
+    network: Any = restored(w)
     network.requires_grad_(False)
-    with torch.no_grad():
-        network.inputs.copy_(torch.from_numpy(w.inputs / np.float32(EMBEDDING_UNIT)))
-        for table, integers in zip(network.ngrams, w.ngrams, strict=True):
-            table.copy_(torch.from_numpy(integers / np.float32(EMBEDDING_UNIT)))
-        for layer, of_layer in zip(network.layers, w.layers, strict=True):
-            layer.distance.copy_(torch.from_numpy(of_layer.distance / np.float32(SCORE_UNIT)))
-        network.biases.copy_(torch.from_numpy(w.biases / np.float32(LOGIT_UNIT)))
     queries = a.heads * a.head
 
     def adapted(product: stored.Product, *cuts: int, units: tuple[float, float]) -> list[Adapted]:
