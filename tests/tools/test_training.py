@@ -5,8 +5,9 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from nnfs.train.trainer import PAUSE
 from tests.tools.kit import REPO
+
+PAUSE = "pause"  # of nnfs.train.trainer, which wants torch
 
 
 def train(*words: str) -> subprocess.CompletedProcess[str]:
