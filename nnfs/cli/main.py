@@ -11,11 +11,11 @@ from typing import Any
 
 import nnfs
 from nnfs import names
-from nnfs.cli import snapshotarguments
+from nnfs.cli import lookarguments, snapshotarguments
 from nnfs.cli.parser import FsckParser, Parser, parsed
 from nnfs.cli.parser import add_json as _add_json
 from nnfs.cli.parser import command as _command
-from nnfs.cli.values import absolute, byte_count, count, positive, seconds
+from nnfs.cli.values import absolute, byte_count, positive
 from nnfs.config import CONFIG_FILE, described
 from nnfs.constants import DEFAULT_CHUNK_SIZE, POLICIES
 from nnfs.errors import NnfsError
@@ -87,67 +87,6 @@ def _add_mounting(commands: Any) -> None:
         "-f", "--force", action="store_true", help="abort requests that wait; unwritten data may be lost"
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="print nothing and return 0 when it is not mounted")
-
-
-def _add_looking(commands: Any) -> None:
-    parser = _command(commands, "df", "show:df", "show logical, stored and physical bytes, by codec and model", """\
-  nnfs df                       one line for each nnfs that is mounted
-  nnfs df /mnt/nn
-  nnfs df /data --json | jq .physical_bytes
-""")  # fmt: skip
-    parser.add_argument("path", metavar="PATH", nargs="?", help="a store, a mount point, or anything on a mount")
-    _add_json(parser)
-
-    parser = _command(commands, "status", "show:status", "show what the daemon does, and what is damaged", """\
-  nnfs status                                          one line for each nnfs that is mounted
-  nnfs status /mnt/nn
-  kill -TERM $(nnfs status /data --json | jq .pid)     unmount cleanly
-""")  # fmt: skip
-    parser.add_argument("path", metavar="PATH", nargs="?", help="a store, a mount point, or anything on a mount")
-    _add_json(parser)
-
-    parser = _command(commands, "stat", "show:stat", "show how a file, or everything below a directory, is stored", """\
-  nnfs stat /mnt/nn/file
-  nnfs stat /mnt/nn/photos --json
-""")  # fmt: skip
-    parser.add_argument("path", metavar="FILE", help="a file or a directory on a mount")
-    _add_json(parser)
-
-    parser = _command(commands, "du", "du:du", "show what directories hold, take and save", """\
-  nnfs du /mnt/nn                          the directories in it, and the whole
-  nnfs du /mnt/nn -d 3 --sort saved        three levels, those first that save most
-""")  # fmt: skip
-    parser.add_argument("path", metavar="PATH", help="a store, a mount point, or anything on a mount")
-    parser.add_argument("-d", "--depth", type=count, default=1, metavar="N", help="levels below PATH to show (1)")
-    parser.add_argument("--sort", choices=["saved", "stored", "logical", "inodes", "name"], help="largest first")
-    _add_json(parser)
-
-
-def _add_watching(commands: Any) -> None:
-    parser = _command(commands, "top", "top:top", "show each second what a mount does", """\
-  nnfs top /mnt/nn
-  nnfs top /mnt/nn --interval 10 --count 6 --json
-""")  # fmt: skip
-    parser.add_argument("path", metavar="PATH", help="a store, a mount point, or anything on a mount")
-    parser.add_argument("--interval", type=seconds, default=1.0, metavar="S", help="seconds for a line (1)")
-    parser.add_argument("--count", type=positive, metavar="N", help="end after N lines (until ^C)")
-    _add_json(parser)
-
-    parser = _command(commands, "metrics", "metrics:metrics", "print the figures of a mount for Prometheus", """\
-  nnfs metrics /mnt/nn
-  nnfs metrics /mnt/nn --textfile /var/lib/prometheus/node-exporter/nnfs.prom
-  nnfs mount /data /mnt/nn -o metrics=127.0.0.1:9567     serve them over HTTP
-""")  # fmt: skip
-    parser.add_argument("path", metavar="PATH", help="a store, a mount point, or anything on a mount")
-    parser.add_argument("--textfile", type=absolute, metavar="FILE", help="write to FILE, for node_exporter")
-
-    parser = _command(commands, "set", "tune:set_options", "show or change the options of a mount", """\
-  nnfs set /mnt/nn                                  show all
-  nnfs set /mnt/nn cache=64M log_level=debug        until the unmount
-""")  # fmt: skip
-    parser.add_argument("path", metavar="PATH", help="a store, a mount point, or anything on a mount")
-    parser.add_argument("options", metavar="NAME=VALUE", nargs="*", help="an option as for -o, or log_level=LEVEL")
-    _add_json(parser)
 
 
 def _add_tasks(commands: Any) -> None:
@@ -319,8 +258,7 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"nnfs {nnfs.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
     _add_mounting(commands)
-    _add_looking(commands)
-    _add_watching(commands)
+    lookarguments.add(commands)
     _add_tasks(commands)
     _add_recompressing(commands)
     _add_choosing(commands)

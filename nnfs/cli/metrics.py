@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
-import tempfile
-from pathlib import Path
 
-from nnfs.cli import client
+from nnfs.cli import client, wholefile
 from nnfs.cli.locate import locate
+
+MODE = 0o644  # node_exporter is another user
 
 
 def metrics(args: argparse.Namespace) -> int:
@@ -17,18 +16,5 @@ def metrics(args: argparse.Namespace) -> int:
     if args.textfile is None:
         print(text, end="")
     else:
-        write(args.textfile, text)
+        wholefile.write(args.textfile, text, MODE, durable=False)
     return 0
-
-
-def write(file: Path, text: str) -> None:
-    """Write a file in one step, readable by everybody: its reader must not find a part of it. Raises `OSError`."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as part:
-            part.write(text)
-        os.chmod(name, 0o644)
-        os.replace(name, file)
-    except BaseException:
-        os.unlink(name)
-        raise

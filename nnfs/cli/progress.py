@@ -162,9 +162,14 @@ def _rungs(result: dict[str, Any]) -> list[str]:
     return ["", tables.table(["up to codec", "stored", "all cores take"], rows)] if rows else []
 
 
+def lines_of(found: list[Any], place: Place) -> list[str]:
+    """Return a line for each damaged block."""
+    return [_damaged(entry, place) if isinstance(entry, dict) else str(entry) for entry in found]
+
+
 def listed(found: list[Any], place: Place) -> list[str]:
     """Return a line for each damaged block, and one for the number of those left out."""
-    lines = [_damaged(entry, place) if isinstance(entry, dict) else str(entry) for entry in found[:SHOWN]]
+    lines = lines_of(found[:SHOWN], place)
     return [*lines, *([f"and {len(found) - SHOWN} more (--json lists them)"] if len(found) > SHOWN else [])]
 
 

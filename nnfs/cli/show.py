@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnfs import names
@@ -20,11 +21,16 @@ def ask_or_read(place: Place, command: str, offline: Callable[[Store], dict[str,
     if place.mount is not None or client.daemon_pid(place.store) is not None:
         is_long = command in ("stat", "du")  # all below a directory is visited
         return client.ask(place.store, command, timeout=None if is_long else client.TIMEOUT_S, **args)
+    return from_store(place.store, offline)
+
+
+def from_store(path: Path, read: Callable[[Store], dict[str, Any]]) -> dict[str, Any]:
+    """Have `read` look at a store that is not mounted."""
     from nnfs.store.env import Store
 
-    store = Store.open(place.store, readonly=True)
+    store = Store.open(path, readonly=True)
     try:
-        return offline(store)
+        return read(store)
     finally:
         store.close()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from nnfs.store.txn import Snapshot
 
 
 @dataclass(slots=True)
-class _Directory:
+class Directory:
     """Sums over a directory and all below it; `names` are those that have not been looked at yet."""
 
     path: bytes  # below the root of the tree
@@ -26,17 +26,22 @@ class _Directory:
     stored: int = 0
     damaged: int = 0  # inodes and directories that cannot be read
 
-    def add(self, other: _Directory) -> None:
+    def add(self, other: Directory) -> None:
+        """Add the sums of a directory in this one."""
         self.inodes += other.inodes
         self.logical += other.logical
         self.stored += other.stored
         self.damaged += other.damaged
 
     def line(self) -> dict[str, Any]:
+        """Return the directory as the control socket's answer."""
         return {
             "path": os.fsdecode(self.path), "inodes": self.inodes, "logical_bytes": self.logical,
             "stored_bytes": self.stored, "damaged": self.damaged,
         }  # fmt: skip
+
+
+Visit = Callable[[Directory, Dentry, Inode], None]
 
 
 def usage(snapshot: Snapshot, root: int, depth: int) -> list[dict[str, Any]]:
@@ -52,10 +57,21 @@ def usage(snapshot: Snapshot, root: int, depth: int) -> list[dict[str, Any]]:
     if top is None:
         raise UsageError(f"inode {root} is not in the store")
     if not stat.S_ISDIR(top.mode):
-        return [_Directory(b"", 0, logical=_size(top), stored=top.stored).line()]
-    lines: list[dict[str, Any]] = []
-    open_ = [_Directory(b"", 0, _names(tree, top))]
-    seen = {root}
+        return [Directory(b"", 0, logical=size_of(top), stored=top.stored).line()]
+    return [directory.line() for directory in walk(tree, top) if directory.depth <= depth]
+
+
+def _nothing(_directory: Directory, _dentry: Dentry, _inode: Inode) -> None:
+    pass
+
+
+def walk(tree: Tree, top: Inode, visit: Visit = _nothing) -> Iterator[Directory]:
+    """Yield each directory at and below `top` when all in it was looked at, those in it first.
+
+    Inodes are visited once, files and directories, with the directory and name by which they are met.
+    """
+    open_ = [Directory(b"", 0, _names(tree, top))]
+    seen = {top.ino}
     while open_:
         here = open_[-1]
         try:
@@ -64,28 +80,25 @@ def usage(snapshot: Snapshot, root: int, depth: int) -> list[dict[str, Any]]:
             here.damaged += 1
             here.names = iter(())
             continue
-        inode = _sound(tree, dentry.ino) if dentry is not None else None
         if dentry is None:
             open_.pop()
-            if here.depth <= depth:
-                lines.append(here.line())
+            yield here
             if open_:
                 open_[-1].add(here)
-        elif inode is None:
-            here.damaged += 1
-        elif inode.ino in seen:
             continue
-        elif stat.S_ISDIR(inode.mode):
-            seen.add(inode.ino)  # a damaged store may have loops
-            path = os.path.join(here.path, dentry.name)
-            open_.append(_Directory(path, here.depth + 1, _names(tree, inode)))
-        else:
-            if inode.nlink > 1:
-                seen.add(inode.ino)
-            here.inodes += 1
-            here.logical += _size(inode)
-            here.stored += inode.stored
-    return lines
+        inode = _sound(tree, dentry.ino)
+        if inode is None:
+            here.damaged += 1
+        elif inode.ino not in seen:
+            visit(here, dentry, inode)
+            if inode.nlink > 1 or stat.S_ISDIR(inode.mode):
+                seen.add(inode.ino)  # a damaged store may have loops
+            if stat.S_ISDIR(inode.mode):
+                open_.append(Directory(os.path.join(here.path, dentry.name), here.depth + 1, _names(tree, inode)))
+            else:
+                here.inodes += 1
+                here.logical += size_of(inode)
+                here.stored += inode.stored
 
 
 def _names(tree: Tree, inode: Inode) -> Iterator[Dentry]:
@@ -100,5 +113,6 @@ def _sound(tree: Tree, ino: int) -> Inode | None:
         return None
 
 
-def _size(inode: Inode) -> int:
+def size_of(inode: Inode) -> int:
+    """Return the size of a file, 0 of anything else."""
     return inode.size if stat.S_ISREG(inode.mode) else 0

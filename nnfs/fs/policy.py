@@ -77,6 +77,12 @@ def refine(snapshot: Snapshot, inode: Inode, rules: Rules) -> Rules:
     return rules
 
 
+def own(snapshot: Snapshot, inode: Inode) -> Policy | None:
+    """Return the policy that is set on an inode itself."""
+    one, other = (refine(snapshot, inode, Rules(above)).policy for above in (Policy.AUTO, Policy.HOT))
+    return one if one is other else None
+
+
 def inherited(snapshot: Snapshot, ino: int, rules: Rules, parent: int = 0) -> tuple[Rules, int]:
     """Return the rules for an inode, and the inode that the policy comes from (0: the mount).
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 from nnfs.errors import StoreDamaged
@@ -35,6 +36,18 @@ def listed(snapshot: Snapshot) -> list[dict[str, Any]]:
         }
         for place, moment in enumerate(known)
     ]
+
+
+def told(known: Sequence[Moment]) -> dict[str, Any]:
+    """Return what `nnfs status` says of the snapshots, which are in order: it reads nothing."""
+    there = [moment for moment in known if not moment.deleting]
+    newest = there[-1] if there else None
+    return {
+        "count": len(there),
+        "deleting": len(known) - len(there),
+        "newest": os.fsdecode(newest.name) if newest is not None else None,
+        "since": newest.created / 1e9 if newest is not None else None,
+    }
 
 
 def _only_here(snapshot: Snapshot, moment: Moment, older: Moment | None) -> int:

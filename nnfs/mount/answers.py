@@ -13,7 +13,7 @@ import trio
 
 import nnfs
 from nnfs.errors import NnfsError, UsageError
-from nnfs.fs import diskusage, extents, report
+from nnfs.fs import diskusage, extents, report, snapshotlist, treesummary
 from nnfs.fs.backup import backup
 from nnfs.mount import logs, metrics, reloading
 from nnfs.mount.control import Handler
@@ -37,7 +37,7 @@ class Answers:
         self.handlers: dict[str, Handler] = {
             "df": self._df, "status": self._status, "stat": self._stat, "backup": self._backup, "ping": self._ping,
             "metrics": self._metrics, "du": self._du, "counters": self._counters, "set": self._set,
-            "extents": self._extents,
+            "extents": self._extents, "tree": self._tree,
         }  # fmt: skip
 
     def figures_from_thread(self, token: trio.lowlevel.TrioToken) -> Figures:
@@ -106,6 +106,15 @@ class Answers:
         with self._daemon.store.read() as snapshot:
             return diskusage.usage(snapshot, ino, depth)
 
+    async def _tree(self, _request: dict[str, Any]) -> dict[str, Any]:
+        await self._committed()
+        return await trio.to_thread.run_sync(self._tree_now)
+
+    def _tree_now(self) -> dict[str, Any]:
+        stored: int = report.df_report(self._daemon.store)["stored_bytes"]
+        with self._daemon.store.read() as snapshot:
+            return treesummary.tree_summary(snapshot, stored)
+
     async def _extents(self, request: dict[str, Any]) -> dict[str, Any]:
         ino, first = int(request["ino"]), int(request.get("first", 0))
         if self._daemon.data.has(ino):
@@ -168,5 +177,6 @@ class Answers:
             "worker_trouble": daemon.cold.trouble,
             "wrong_decodes": daemon.cold.mismatches,
             "device_errs": daemon.cold.errs(),
+            "snapshots": snapshotlist.told(daemon.fs.pasts.moments),
             **daemon.background.status(),
         }

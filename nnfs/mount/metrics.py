@@ -192,6 +192,10 @@ def _health(family: Family, status: Mapping[str, Any]) -> Iterator[Metric]:
     yield family(GAUGE, "read_only", "1: the mount takes no changes", _one(bool(status["read_only"])))
     yield family(GAUGE, "no_space", "1: the last commit found no space", _one(status["no_space"]))
     yield family(GAUGE, "lost", "1: the data file was deleted, moved or replaced", _one(bool(status["lost"])))
+    snapshots = status["snapshots"]
+    yield family(GAUGE, "snapshots", "Number of snapshots", _one(snapshots["count"]))
+    rows = _one(snapshots["since"]) if snapshots["since"] else ()
+    yield family(GAUGE, "newest_snapshot_timestamp_seconds", "When the newest snapshot was taken", rows)
     yield family(GAUGE, "reads_waiting", "Reads that wait for a worker", _one(status["reads_waiting"]))
     rows = _one(status["wrong_decodes"])
     yield family(COUNTER, "wrong_decodes", "Results of workers that had the wrong hash", rows)

@@ -1,0 +1,1 @@
+"""The page of `nnfs report`: HTML and SVG in one file, without scripts."""
