@@ -20,6 +20,8 @@ from nnfs.background.passes import Passes
 from nnfs.background.recompression import Recompression
 from nnfs.background.scrub import Scrub
 from nnfs.background.tasks import BESIDE, UNENDED, Task, Tasks
+from nnfs.background.warming import Warming
+from nnfs.blockio.cold import READ
 from nnfs.codec import NAMES
 from nnfs.codec.base import RUNGS
 from nnfs.config import Options
@@ -57,6 +59,7 @@ class Service:
         )
         self._passes = Passes(parts, self._recompression, self._encoder, options)
         self._scrub = Scrub(parts, self._busy)
+        self._warming = Warming(parts, functools.partial(self._encoder.costs, READ))
         background = self._background if options.compact and not parts.read_only else None
         history = History(parts.store.place.here / HISTORY_FILE, read_only=parts.read_only)
         self.tasks = Tasks(background, PASS_EVERY, FIRST_PASS, history)
@@ -66,7 +69,8 @@ class Service:
         self.handlers: dict[str, Callable[[Answer], Any]] = {
             "compact": self._compact, "thaw": self._thaw, "scrub": self._scrub_task, "job": self._task,
             "jobs": self._tasks, "cancel": self._cancel, "pause": self._pause, "resume": self._resume,
-            "models": self._list_models, "model_add": self._model_add, "model_retire": self._model_retire,
+            "warm": self._warm, "models": self._list_models, "model_add": self._model_add,
+            "model_retire": self._model_retire,
         }  # fmt: skip
 
     def set_options(self, options: Options) -> None:
@@ -143,6 +147,14 @@ class Service:
     async def _scrub_task(self, request: Answer) -> Answer:
         deep = bool(request.get("deep"))
         return self._add("scrub", functools.partial(self._scrub.run, deep=deep), request, deep)
+
+    async def _warm(self, request: Answer) -> Answer:
+        with contextlib.suppress(NnfsError):  # otherwise what is committed is warmed
+            await self._commits.sync()
+        roots, spent = [int(ino) for ino in request["inodes"]], int(request.get("spent", 0))
+        depth = None if request.get("depth") is None else int(request["depth"])
+        run = functools.partial(self._warming.run, roots=roots, depth=depth, spent=spent)
+        return self._add("warm", run, request, hash((*roots, depth, spent)))
 
     async def _task(self, request: Answer) -> Answer:
         return self.tasks.told(int(request["job"]))

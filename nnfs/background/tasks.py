@@ -20,7 +20,7 @@ from nnfs.errors import Cancelled, NnfsError, UsageError, kept
 log = logging.getLogger(__name__)
 
 KEPT = 50  # tasks that are done and can still be asked about
-BESIDE = ("scrub",)  # kinds that run beside others: they take days, and no task should wait for them
+BESIDE = ("scrub", "warm")  # kinds with a line of their own each: no task should wait for a scrub, and no reader long
 LOOKING = 20  # looking for work takes at most one part in so many of the time
 UNENDED = ("queued", "running")
 
@@ -148,6 +148,11 @@ class Task:
         }  # fmt: skip
 
 
+def _line(kind: str) -> str:
+    """Return the line in which tasks of a kind wait for each other."""
+    return kind if kind in BESIDE else ""
+
+
 def _nobody(_task: Task) -> None:
     pass
 
@@ -171,7 +176,7 @@ class Gate:
 
 
 class Tasks:
-    """The tasks of one mount, one after the other; a scrub goes on beside them.
+    """The tasks of one mount, one after the other; those of the kinds in `BESIDE` go on beside them.
 
     `idle` is called for work when none is queued: `first` seconds after the start, then every `every` seconds.
     """
@@ -240,14 +245,14 @@ class Tasks:
 
     def before(self, task: Task) -> list[Task]:
         """Return the tasks that have to end before one begins."""
-        beside = task.kind in BESIDE
-        return [one for one in self.unended() if one.number < task.number and (one.kind in BESIDE) == beside]
+        return [one for one in self.unended() if one.number < task.number and _line(one.kind) == _line(task.kind)]
 
     async def serve(self) -> None:
         """Do the tasks in their order, until cancelled."""
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._serve_beside)
+                for kind in BESIDE:
+                    nursery.start_soon(self._serve_beside, kind)
                 nursery.start_soon(self._keep)
                 await self._serve()
         finally:
@@ -256,16 +261,16 @@ class Tasks:
                 task.end("cancelled")
             self.history.write()
 
-    async def _next(self, *, beside: bool) -> Task:
+    async def _next(self, line: str) -> Task:
         while True:
             for task in self._tasks.values():
-                if task.state == "queued" and (task.kind in BESIDE) == beside:
+                if task.state == "queued" and _line(task.kind) == line:
                     return task
             await self._queued.wait()
 
-    async def _serve_beside(self) -> None:
+    async def _serve_beside(self, kind: str) -> None:
         while True:
-            task = await self._next(beside=True)
+            task = await self._next(kind)
             await task.run()
 
     async def _serve(self) -> None:
@@ -273,7 +278,7 @@ class Tasks:
         while True:
             task = None
             with trio.move_on_at(due):
-                task = await self._next(beside=False)
+                task = await self._next("")
             if task is not None:
                 await task.run()
                 continue

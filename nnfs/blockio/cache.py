@@ -23,6 +23,13 @@ class BlockCache:
         self._blocks.move_to_end(number)
         return plain
 
+    def renew(self, number: int) -> int:
+        """Have a block outlive all others. Return its length, 0 if it is not here."""
+        if number not in self._blocks:
+            return 0
+        self._blocks.move_to_end(number)
+        return len(self._blocks[number])
+
     def put(self, number: int, plain: bytes) -> None:
         """Keep a block, dropping the least recently used ones above the limit."""
         if number in self._blocks or len(plain) > self.limit:

@@ -118,6 +118,20 @@ class Thawed:
                 self.bytes += _occupied(size)
             self._sizes.move_to_end(number)
 
+    def __contains__(self, number: int) -> bool:
+        return number in self._sizes
+
+    def renew(self, number: int) -> int:
+        """Have a copy outlive all others, as if it had been read. Return its bytes on disk, 0 if there is none."""
+        with self._lock:
+            size = self._sizes.get(number, 0)
+            if size:
+                self._sizes.move_to_end(number)
+        if size:
+            with contextlib.suppress(OSError):
+                os.utime(self._path(number))
+        return size
+
     def put(self, number: int, plain: bytes) -> bool:
         """Keep a copy, if the filesystem below has room to spare. Return whether it was kept."""
         if number in self._sizes or not self.limit:

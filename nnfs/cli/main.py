@@ -15,7 +15,7 @@ from nnfs.cli import lookarguments, snapshotarguments
 from nnfs.cli.parser import FsckParser, Parser, parsed
 from nnfs.cli.parser import add_json as _add_json
 from nnfs.cli.parser import command as _command
-from nnfs.cli.values import absolute, byte_count, positive
+from nnfs.cli.values import absolute, byte_count, count, positive
 from nnfs.config import CONFIG_FILE, described
 from nnfs.constants import DEFAULT_CHUNK_SIZE, POLICIES
 from nnfs.errors import NnfsError
@@ -116,6 +116,20 @@ def _add_recompressing(commands: Any) -> None:
   nnfs policy /mnt/nn/thesis hot     keep it there
 """)  # fmt: skip
     _add_task(parser, "anything on a mount (or the store)")
+
+    parser = _command(commands, "warm", "warm:warm", "decode cold files ahead of reading", """\
+  nnfs warm /mnt/nn/thesis --wait
+  nnfs warm /mnt/nn/logs --depth 0                     only the files of the directory itself
+  find /mnt/nn -name '*.tex' -print0 | nnfs warm /mnt/nn -0
+Blocks stay cold; copies of them (option thawed; cache where there are none) are read quickly until others take their
+place. Exit status 8: not everything fitted.
+""")  # fmt: skip
+    _add_task(parser, "anything on a mount (or the store)")
+    parser.add_argument("--depth", type=count, metavar="N", help="enter directories N levels below PATH at most (all)")
+    parser.add_argument(
+        "-0", "--null", action="store_true",
+        help="take the files and directories that standard input names, a NUL behind each, and wait",
+    )  # fmt: skip
 
     parser = _command(commands, "scrub", "recompress:scrub", "verify everything that is stored, while mounted", """\
   nnfs scrub /mnt/nn --wait          compare the checksums of all stored bytes; exit status 7: damage

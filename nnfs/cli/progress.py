@@ -237,6 +237,11 @@ def display() -> Show:
     return _Bar() if sys.stderr.isatty() else _Lines()
 
 
+def objects() -> Show:
+    """Return a display for programs: one object a second on standard output."""
+    return _Objects()
+
+
 class Show(Protocol):
     """A display of a task that is called with its state from time to time, and closed at its end."""
 
