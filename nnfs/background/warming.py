@@ -1,7 +1,7 @@
 """Warming: cold files are decoded ahead of reading, into copies on disk, or into memory where no copies are kept.
 
 As much is decoded as the limit of these copies allows, and no copy of the same task is evicted for another one: blocks
-whose copies are there already become the newest before the first new one is made. What does not fit is told.
+whose copies are there already become the newest before the first new one is made. The files that do not fit are told.
 """
 
 from __future__ import annotations

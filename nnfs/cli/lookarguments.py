@@ -68,6 +68,7 @@ def _add_watching(commands: Any) -> None:
     parser.add_argument("path", metavar="PATH", help="a store, a mount point, or anything on a mount")
     parser.add_argument("--interval", type=seconds, default=1.0, metavar="S", help="seconds for a line (1)")
     parser.add_argument("--count", type=positive, metavar="N", help="end after N lines (until ^C)")
+    parser.add_argument("--lines", action="store_true", help="print lines on a terminal, too, in place of a view")
     add_json(parser)
 
     parser = command(commands, "metrics", "metrics:metrics", "print the figures of a mount for Prometheus", """\

@@ -43,6 +43,14 @@ def span(seconds: float) -> str:
     return " ".join([*parts, f"{rest} s"][:2])
 
 
+def latency(seconds: float) -> str:
+    """Return a short time with its unit."""
+    for unit, length in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= length:
+            return f"{seconds / length:.3g} {unit}"
+    return "-"
+
+
 def date(seconds: float) -> str:
     """Return a time of the wall clock to the minute, as text."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))

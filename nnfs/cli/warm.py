@@ -80,7 +80,7 @@ def _inodes(place: Place) -> Iterator[tuple[Path, int]]:
 
 def _names() -> Iterator[bytes]:
     rest = b""
-    while data := sys.stdin.buffer.read1(1 << 16):
+    while data := os.read(sys.stdin.fileno(), 1 << 16):
         *found, rest = (rest + data).split(b"\0")
         yield from filter(None, found)
     if rest:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from nnfs.codec.base import FIRST_COLD
-from nnfs.errors import StoreDamaged, UsageError
+from nnfs.errors import RecordDamaged, StoreDamaged, UsageError
 from nnfs.fs.trees import Tree, inode_in, tree_of
 from nnfs.store import schema
 from nnfs.store.blocks import load_block
@@ -58,7 +58,8 @@ class ColdFiles:
 
     def next(self) -> list[Piece] | None:
         """Return the next pieces (there may be none yet), None at the end."""
-        until, pieces, size = time.monotonic() + SLICE_S, [], 0
+        until, size = time.monotonic() + SLICE_S, 0
+        pieces: list[Piece] = []
         with self._store.read() as snapshot:
             while time.monotonic() < until and len(pieces) < PIECES and size < SLICE_BYTES:
                 try:
@@ -123,7 +124,11 @@ class ColdFiles:
         self._files.insert(0, file)
         piece = Piece(file.root, file.path)
         for block_number in MapNode.unpack(*node).blocks.values():
-            block = load_block(snapshot, block_number)
+            try:
+                block = load_block(snapshot, block_number)
+            except RecordDamaged:
+                self.damaged += 1
+                continue
             if block is not None and block.codec >= FIRST_COLD:
                 piece.blocks.append((block_number, block))
         if piece.blocks:

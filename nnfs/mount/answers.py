@@ -66,6 +66,7 @@ class Answers:
             "cache_misses": daemon.reader.cache.misses,
             "decoded_bytes": daemon.cold.decoded,
             "reads_waiting": daemon.reader.waiting,
+            "queue": daemon.pool.queue(),
             "dirty_bytes": daemon.data.size,
         }
 
@@ -168,6 +169,7 @@ class Answers:
             "cache_hits": daemon.reader.cache.hits,
             "cache_misses": daemon.reader.cache.misses,
             "reads_waiting": daemon.reader.waiting,
+            "queue": daemon.pool.queue(),
             "damaged_blocks": len(damaged),
             "damaged": [{"block": number, "why": why} for number, why in damaged[:DAMAGED_SHOWN]],
             "thawed_bytes": daemon.thawed.bytes,

@@ -197,6 +197,7 @@ def _health(family: Family, status: Mapping[str, Any]) -> Iterator[Metric]:
     rows = _one(snapshots["since"]) if snapshots["since"] else ()
     yield family(GAUGE, "newest_snapshot_timestamp_seconds", "When the newest snapshot was taken", rows)
     yield family(GAUGE, "reads_waiting", "Reads that wait for a worker", _one(status["reads_waiting"]))
+    yield family(GAUGE, "queue", "Work items that workers have not answered", _one(status["queue"]))
     rows = _one(status["wrong_decodes"])
     yield family(COUNTER, "wrong_decodes", "Results of workers that had the wrong hash", rows)
     scrubs = [((kind,), at) for kind, at in status["scrubbed"].items() if at]

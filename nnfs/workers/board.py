@@ -121,6 +121,11 @@ class Board:
             if name in ("", holder.name):
                 holder.wake()
 
+    def waiting(self) -> int:
+        """Return how many items no worker has been given yet."""
+        with self._room:
+            return sum(map(len, self._waiting.values()))
+
     def new_number(self) -> int:
         """Return a number that no work item has."""
         return next(self._numbers)

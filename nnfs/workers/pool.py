@@ -88,6 +88,10 @@ class Pool:
         """Return the known facts about each worker, without asking it."""
         return [supervisor.state for supervisor in self._supervisors]
 
+    def queue(self) -> int:
+        """Return how many work items are not answered."""
+        return self._board.waiting() + sum(state.outstanding for state in self.states())
+
     def close(self) -> None:
         """End all workers, also in the middle of their work. Items without an answer fail."""
         if self._board.closed:

@@ -46,10 +46,11 @@ async def test_one_after_the_other_and_a_scrub_beside_them() -> None:
     jobs, work = quiet(), Work()
     async with serving(jobs):
         scrub, second = (jobs.add("scrub", work.named(name), name) for name in ("scrub", "second scrub"))
+        warm = jobs.add("warm", work.named("warm"))
         compact, thaw = (jobs.add(name, work.named(name)) for name in ("compact", "thaw"))
         await trio.testing.wait_all_tasks_blocked()
-        assert sorted(work.begun) == ["compact", "scrub"]
-        assert [jobs.before(job) for job in (scrub, second, compact, thaw)] == [[], [scrub], [], [compact]]
+        assert sorted(work.begun) == ["compact", "scrub", "warm"]
+        assert [jobs.before(job) for job in (scrub, second, warm, compact, thaw)] == [[], [scrub], [], [], [compact]]
         work.gates["compact"].set()
         await trio.testing.wait_all_tasks_blocked()
         assert (compact.state, thaw.state, scrub.state, second.state) == ("done", "running", "running", "queued")

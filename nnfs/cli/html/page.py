@@ -13,7 +13,7 @@ from nnfs.cli.html.text import cut, escaped, shortened
 MOST = 300_000  # bytes of a page
 LISTED = 20  # rows of a table of names
 SCRUB_DAYS = 40  # after which a scrub is called old, as by the rules for Prometheus
-DAY = 86_400.0
+HOUR, DAY = 3600.0, 86_400.0
 GREAT = 0.8  # of a directory in one directory within it: then that one is listed in its place
 
 Facts = dict[str, Any]
@@ -109,7 +109,7 @@ def _gain(facts: Facts) -> Iterator[str]:
         (
             row["codec"], tables.size(row["plain_bytes"]),
             "not known yet" if row["saves_bytes"] is None else tables.size(max(0, row["saves_bytes"])),
-            f"{row['seconds'] / 3600:,.1f}" if row["seconds"] is not None else "known while mounted",
+            _hours(row["seconds"]),
         )
         for row in df.get("rungs", [])
     ]  # fmt: skip
@@ -119,6 +119,12 @@ def _gain(facts: Facts) -> Iterator[str]:
     caption = "What each cold codec has before it in the background, from quick to small; the codecs follow each other."
     yield from _table(caption, ("codec", "content ahead", "saves about", "hours"), rows)
     yield '<p class="dim"><code>nnfs compact PATH --dry-run</code> encodes a sample for a better estimate.</p>'
+
+
+def _hours(seconds: float | None) -> str:
+    if seconds is None:
+        return "known while mounted"
+    return f"{seconds / HOUR:,.1f}" if seconds >= HOUR / 10 else "less than 0.1"
 
 
 def _health(facts: Facts) -> Iterator[str]:

@@ -10,7 +10,7 @@ NAME, SENTENCE = 110, 300  # characters that are shown
 
 
 def escaped(text: str) -> str:
-    """Return text for the page, on one line. What does not print, bytes that are no UTF-8 too, is shown as `\\xff`."""
+    """Return text for the page, on one line. Characters that do not print are shown as `\\n`, `\\xff`."""
     return html.escape(names.one_line(text), quote=True)
 
 

@@ -8,15 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from nnfs import names
 from nnfs.cli import tables
 from nnfs.cli.html.palette import step_of
-from nnfs.cli.html.text import escaped, shortened
+from nnfs.cli.html.text import cut, escaped, shortened
 
 WIDTH, HEIGHT = 960, 560
 LEAST = 30.0  # area of the smallest tile: what is smaller is left to its directory
 TINY = 1e-9  # side of what is left of a rectangle when rounding has taken all of it
 DEPTH = 40  # directories that are entered
 CHARACTER, LINE = 6.6, 13  # size of a letter, generously
+LEAST_LETTERS = 8  # of a name that is cut
 
 Node = dict[str, Any]
 
@@ -150,15 +152,24 @@ def _tile(tile: Tile) -> Iterator[str]:
 
 
 def _label(tile: Tile) -> Iterator[str]:
-    """Yield what is written on a tile, as far as there is room."""
+    """Yield what is written on a tile, as far as there is room: the end of its path, and its size."""
     box, room = tile.box, int((tile.box.width - 8) / CHARACTER)
-    if room < 4 or box.height < LINE + 3:
+    if box.height < LINE + 3:
         return
-    name = "(rest)" if tile.rest else tile.path.rpartition("/")[2] or "/"
-    yield f'<text x="{box.x + 4:.1f}" y="{box.y + LINE:.1f}">{escaped(shortened(name, room))}</text>'
+    if text := _fitting(f"{tile.path}/(rest)".lstrip("/") if tile.rest else tile.path or "/", room):
+        yield f'<text x="{box.x + 4:.1f}" y="{box.y + LINE:.1f}">{escaped(text)}</text>'
     size = tables.size(tile.node["stored_bytes"])
-    if box.height >= 2 * LINE + 3 and len(size) <= room:
+    if text and box.height >= 2 * LINE + 3 and len(size) <= room:
         yield f'<text x="{box.x + 4:.1f}" y="{box.y + 2 * LINE:.1f}">{size}</text>'
+
+
+def _fitting(path: str, room: int) -> str:
+    """Return as many of the last names of a path as fit, else a shortened last one, else nothing."""
+    words = names.printable(path).split("/")
+    for first in range(len(words)):
+        if len(text := "/".join(words[first:])) <= room:
+            return text
+    return cut(words[-1], room) if room >= LEAST_LETTERS else ""
 
 
 def _frame(frame: Frame) -> str:
