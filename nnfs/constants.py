@@ -14,6 +14,7 @@ DRAFT_FOLDER = ".creating"  # where a new store is made
 
 ROOT_INO = 1
 DEFAULT_CHUNK_SIZE = 128 * 1024  # bytes
+TIMES = range(-1 << 63, 1 << 63)  # that an inode can have, in ns since 1970: September 1677 to April 2262
 
 # Extended attributes
 VIRTUAL_XATTRS = "user.nnfs."  # what begins so is nnfs's own

@@ -9,6 +9,7 @@ from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from nnfs.constants import TIMES
 from nnfs.errors import FsError
 from nnfs.fs.apply import RELEASE_NODES
 from nnfs.fs.filesystem import Filesystem
@@ -20,7 +21,6 @@ SECTOR = 512  # bytes: the unit of st_blocks
 LATELY = 10**9  # ns: a tick of the kernel's clock, and as long as a busy machine takes to bring a write here
 UNIT = 4096  # bytes: the unit of statfs(2)
 ENTRY = 32  # bytes that a directory shows for each name
-TIME_MAX = (1 << 63) - 1  # ns
 
 
 class Caller(NamedTuple):
@@ -51,6 +51,11 @@ class Change:
     mtime: int | None = None  # ns
     ctime: int | None = None  # ns
 
+    def check(self) -> None:
+        """Check that an inode can have the times. Raises `FsError`: POSIX has EINVAL for a time that cannot be kept."""
+        if any(ns is not None and ns not in TIMES for ns in (self.atime, self.mtime, self.ctime)):
+            raise FsError(errno.EINVAL)
+
 
 class Figures(NamedTuple):
     """The figures of statfs(2), in units of `UNIT` bytes."""
@@ -67,7 +72,7 @@ class Attributes:
         self._fs, self._xattrs = fs, xattrs
 
     def change(self, inode: Inode, wanted: Change, caller: Caller) -> None:
-        """Apply a setattr request, the size excepted, and the loss of suid and sgid that follows from it."""
+        """Apply a setattr request that was checked, the size excepted, and the loss of suid and sgid that follows."""
         if wanted.mode is not None:
             self._xattrs.chmod(inode, wanted.mode)
         if wanted.uid is not None:
@@ -80,12 +85,12 @@ class Attributes:
             drop_privileges(inode)
         now = time.time_ns()
         if wanted.atime is not None:
-            inode.atime = _clamped(wanted.atime)
+            inode.atime = wanted.atime
         if wanted.mtime is not None:
-            inode.mtime = _clamped(wanted.mtime)
+            inode.mtime = wanted.mtime
         elif wanted.size is not None:
             inode.mtime = now
-        inode.ctime = now if wanted.ctime is None else _clamped(wanted.ctime)
+        inode.ctime = now if wanted.ctime is None else wanted.ctime
         self._fs.touch(inode)
 
     def spare(self, inode: Inode, size: int) -> int:
@@ -159,7 +164,3 @@ def blocks(inode: Inode, dirty_bytes: int) -> int:
 def size(inode: Inode) -> int:
     """Return the st_size of an inode."""
     return inode.count * ENTRY if inode.is_directory else inode.size
-
-
-def _clamped(ns: int) -> int:
-    return max(-TIME_MAX - 1, min(TIME_MAX, ns))

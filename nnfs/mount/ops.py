@@ -139,6 +139,7 @@ class Operations(GuardedOperations):
             mtime=attr.st_mtime_ns if fields.update_mtime else None,
             ctime=attr.st_ctime_ns if fields.update_ctime else None,
         )
+        wanted.check()
         found = self.fs.inode(inode)
         if wanted.size is not None:
             found = await self._resize(found, wanted.size)

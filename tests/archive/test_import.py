@@ -8,6 +8,7 @@ import os
 import stat
 import subprocess
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -229,6 +230,22 @@ def test_damaged_headers(mnt: Path, out: Path) -> None:
     (out / "x.tar").write_bytes(bytes(head) + bytes(4096))
     code, report = imported(out / "x.tar", mnt)
     assert (code, "bytes of headers" in report["failed"][0]["why"]) == (7, True)
+
+
+def test_times_at_the_edges(mnt: Path, out: Path) -> None:
+    """Times before 1970 and those that are just possible are kept; others are named, and the content is there."""
+    times = [-1, -(10**9), -1_500_000_000, -(2**63), 2**63 - 1, -(2**63) - 1, 2**63, 253_402_300_799 * 10**9]
+    files = [(Member(b"%d" % number, mtime=ns, atime=7), b"content") for number, ns in enumerate(times)]
+    folder = Member(b"d/", member.DIRECTORY, mtime=2**63)
+    began = time.time_ns()
+    code, report = imported(archive(out, (folder, b""), *files, (Member(b"a", mtime=5, atime=2**63), b"content")), mnt)
+    assert (code, [entry["path"] for entry in report["failed"]]) == (1, ["5", "6", "7", "a", "d/"])
+    assert "its mtime could not be set: 9223372036 s since 1970" in report["failed"][1]["why"]
+    assert [(mnt / str(number)).stat().st_mtime_ns for number in range(5)] == times[:5]
+    assert [(mnt / str(number)).stat().st_atime_ns for number in range(8)] == [7] * 8
+    assert {(mnt / str(number)).read_bytes() for number in range(8)} == {b"content"}
+    assert all(began <= (mnt / str(number)).stat().st_mtime_ns <= time.time_ns() for number in range(5, 8))
+    assert (mnt / "a").stat().st_mtime_ns == 5
 
 
 def test_acls_of_other_programs(mnt: Path, out: Path) -> None:

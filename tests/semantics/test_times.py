@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,6 +33,58 @@ def test_ns_before_1970_and_after_2106(mnt: Path, mounted: Mount | Plain) -> Non
 @pytest.mark.beyond("ext4")
 def test_from_1684_to_2261(mnt: Path, mounted: Mount | Plain) -> None:
     keep_times(mnt, mounted, [s * NS + 1 for s in (-9_000_000_000, -(2**33), 2**33 + 3, 9_200_000_000)])
+
+
+EDGES = [-(2**63), -(2**63) + 1, 2**63 - 2, 2**63 - 1]
+
+
+@pytest.mark.beyond("ext4")
+def test_from_1677_to_2262_to_the_nanosecond(mnt: Path, mounted: Mount | Plain) -> None:
+    for number, ns in enumerate(EDGES):
+        os.utime(made(mnt / f"f{number}"), ns=(ns, ns))
+        assert stamps(mnt / f"f{number}")[:2] == (ns, ns)
+    mounted.remount()
+    assert [stamps(mnt / f"f{number}")[1] for number in range(len(EDGES))] == EDGES
+
+
+@pytest.mark.nnfs_only("others keep such times, or cut them")
+@pytest.mark.parametrize("kind", ["file", "dir", "symlink"])
+def test_a_time_that_cannot_be_kept_is_an_error(mnt: Path, mounted: Mount, kind: str) -> None:
+    """EINVAL, as POSIX has it for futimens(2). Nothing of the request is done."""
+    node = mnt / "node"
+    make(node, kind)
+    os.utime(node, ns=(OLD, OLD + 1), follow_symlinks=False)
+    before = stamps(node)
+    for ns in (-(2**63) - 1, 2**63, -(2**33) * 3 * NS, 2**40 * NS, (2**63 - 1) * NS, -(2**63) * NS):
+        for times in ((ns, OLD), (OLD, ns), (ns, ns)):
+            with fails(errno.EINVAL):
+                os.utime(node, ns=times, follow_symlinks=False)
+        with fails(errno.EINVAL):
+            utimensat(node, UTIME_OMIT, divmod(ns, NS), follow=False)
+    assert stamps(node) == before
+    mounted.remount()
+    assert stamps(node) == before
+
+
+@pytest.mark.nnfs_only("others keep such times, or cut them")
+def test_programs_tell_of_a_time_that_cannot_be_kept(mnt: Path, tmp_path: Path) -> None:
+    done = subprocess.run(["touch", "-d", "2263-01-01", mnt / "f"], capture_output=True, text=True)
+    assert (done.returncode, "Invalid argument" in done.stderr) == (1, True)
+    subprocess.run(["touch", "-d", "2262-04-11 00:00 UTC", mnt / "f"], check=True)
+    subprocess.run(["touch", "-d", "1677-09-22 00:00 UTC", mnt / "f"], check=True)
+    assert stamps(mnt / "f")[1] == -9223286400 * NS
+    source = made(tmp_path / "source")
+    os.utime(source, ns=(OLD, 10**19))
+    if source.stat().st_mtime_ns != 10**19:
+        pytest.skip(f"the filesystem of {tmp_path} cannot keep such times either")
+    done = subprocess.run(["cp", "-p", source, mnt / "copy"], capture_output=True, text=True)
+    assert (done.returncode, "preserving times" in done.stderr) == (1, True)
+
+
+def made(path: Path) -> Path:
+    """A new file."""
+    path.touch()
+    return path
 
 
 def keep_times(mnt: Path, mounted: Mount | Plain, times: list[int]) -> None:

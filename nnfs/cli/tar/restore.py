@@ -13,7 +13,8 @@ from urllib.parse import unquote_to_bytes as unquote
 
 from nnfs.cli.tar import acltext, member
 from nnfs.cli.tar.export import OWN_XATTRS, VIRTUAL
-from nnfs.cli.tar.member import Member
+from nnfs.cli.tar.member import SECOND, Member
+from nnfs.constants import TIMES
 
 _ACLS = {member.ACCESS: "system.posix_acl_access", member.DEFAULT: "system.posix_acl_default"}
 _ENCODED = b"LIBARCHIVE.xattr."  # bsdtar writes each attribute twice
@@ -50,9 +51,7 @@ class Rights:
             os.chmod(where, self.mode(one))
         faults = [fault for name, value in self._xattrs(one) if (fault := _set(where, name, value, follow))]
         faults += [] if is_link else self._acls(one, where, follow, inherited)
-        atime = one.atime if one.atime is not None else time.time_ns()
-        os.utime(where, ns=(atime, one.mtime), follow_symlinks=follow)
-        return faults
+        return faults + _set_times(one, where, follow)
 
     def _xattrs(self, one: Member) -> list[tuple[bytes, bytes]]:
         return [
@@ -100,6 +99,19 @@ def _set(where: int | bytes, name: bytes, value: bytes, follow: bool) -> str:
         why = error.strerror if isinstance(error, OSError) else str(error)
         return f"the attribute {name.decode(errors='backslashreplace')} could not be set: {why}"
     return ""
+
+
+def _set_times(one: Member, where: int | bytes, follow: bool) -> list[str]:
+    """Set atime and mtime, now for what the member has not. Return which of them the filesystem cannot keep."""
+    now = time.time_ns()
+    wanted = {"atime": now if one.atime is None else one.atime, "mtime": one.mtime}
+    faults = [
+        f"its {name} could not be set: {ns // SECOND} s since 1970 is not within the years 1678 to 2261"
+        for name, ns in wanted.items()
+        if ns not in TIMES
+    ]
+    os.utime(where, ns=tuple(ns if ns in TIMES else now for ns in wanted.values()), follow_symlinks=follow)
+    return faults
 
 
 def has_default_acl(folder: int) -> bool:
