@@ -12,6 +12,7 @@ from typing import Any
 import nnfs
 from nnfs import names
 from nnfs.cli import lookarguments, snapshotarguments
+from nnfs.cli import snapshotarguments, systemarguments
 from nnfs.cli.parser import FsckParser, Parser, parsed
 from nnfs.cli.parser import add_json as _add_json
 from nnfs.cli.parser import command as _command
@@ -279,6 +280,7 @@ def build_parser() -> Parser:
     _add_maintaining(commands)
     snapshotarguments.add(commands)
     _add_moving(commands)
+    systemarguments.add(commands)
     _add_helping(commands)
     return parser
 
