@@ -1,8 +1,7 @@
 """The bundle of `nnfs doctor`: facts for a report of a bug, without names or content of the user's files.
 
-Each text is made of facts that are listed here. The log is the only free text: its messages end where the name of a
-file could begin, at the first slash, quote or backslash. At last all private words (the machine's name, the user's, the
-paths of store and mount) are replaced in every text.
+Each text is made of facts that are listed here; for the log see `logtext`. At last all private words (the machine's
+name, the user's, the paths of store and mount) are replaced in every text.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from nnfs import names
-from nnfs.cli.doctor import machine
+from nnfs.cli.doctor import logtext, machine
 from nnfs.cli.doctor.finding import Finding
-from nnfs.cli.locate import FSTYPE, Place, mounts
+from nnfs.cli.locate import FSTYPE, Place, check_answers, mounts
 from nnfs.config import as_texts, config_file, load_options
 from nnfs.errors import UsageError
 
@@ -44,7 +43,7 @@ This is the bundle of `nnfs doctor`, for a report of a bug. It has:
   log.txt        the end of the daemon's log, if it can be read
 
 It has no content and no names of files, no paths of the store or the mount, no name of the machine or a user.
-Messages in log.txt end where a name could begin ("...").
+In log.txt stands "..." for what could be a name.
 """
 
 STATUS = frozenset({
@@ -56,20 +55,20 @@ STATUS = frozenset({
 WORKER = ("name", "device", "state", "starts", "deaths", "answered", "failed")
 LOG_BYTES = 1 << 18
 JOURNAL_LINES = 2000
-_HEAD = re.compile(r"(?P<head>(?:\S+ )?(?:DEBUG|INFO|WARNING|ERROR|CRITICAL) [\w.]+: )(?P<message>.*)")
-_JOURNAL = re.compile(r"(?P<head>\S+ (?:\S+ )?nnfs\[\d+\]: (?:[\w.]+: )?)(?P<message>.*)")
-_FRAME = re.compile(r'(?P<indent>\s+)File "(?P<file>[^"]*)", line (?P<line>\d+)(?:,)? in (?P<function>[\w<>.]+)')
-_EXCEPTION = re.compile(r"(?P<head>(?:  [|+ ]*)?(?:[a-z_]\w*\.)*[A-Z]\w+(?=:|$))(?P<message>.*)")
 _NAME = re.compile(r"[/'\"\\`]")
-HIDDEN = "..."
 
 
-def write(file: Path, findings: Sequence[Finding], place: Place | None, status: Mapping[str, Any] | None) -> list[str]:
-    """Write the bundle, a tar archive. It appears when it is complete. Return the names of its members."""
+def check(file: Path) -> None:
+    """Raise `UsageError` where a bundle cannot be written."""
+    check_answers(os.fspath(file))
     if file.exists():
         raise UsageError(f"{file} exists: give another name, or remove it")
     if not file.parent.is_dir():
         raise UsageError(f"{file.parent} is not a directory")
+
+
+def write(file: Path, findings: Sequence[Finding], place: Place | None, status: Mapping[str, Any] | None) -> list[str]:
+    """Write the bundle, a tar archive. It appears when it is complete. Return the names of its members."""
     words = _private(place)
     texts = {name: _without(text, words) for name, text in _texts(findings, place, status).items()}
     draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
@@ -173,32 +172,13 @@ def log_of(place: str, pid: object) -> str:
         text = done.stdout.decode(errors="replace")
     else:
         return f"the log goes to {place or 'an unknown place'}\n"
-    return "".join(f"{shown(line)}\n" for line in text.splitlines())
-
-
-def shown(line: str) -> str:
-    """Return a line of a log without names of files: heads, frames of tracebacks, and messages up to a name."""
-    if frame := _FRAME.fullmatch(line):
-        return f"{frame['indent']}File {_module(frame['file'])}, line {frame['line']}, in {frame['function']}"
-    for pattern in (_HEAD, _JOURNAL, _EXCEPTION):
-        if found := pattern.fullmatch(line):
-            return found["head"] + _cut(found["message"])
-    return line if line.strip() in ("Traceback (most recent call last):", "") else HIDDEN
-
-
-def _module(file: str) -> str:
-    """Return the last part of a source file's path that tells the module, not the place where it is installed."""
-    parts = Path(file).parts
-    start = max(
-        (place for place, part in enumerate(parts) if part in ("nnfs", "site-packages")), default=len(parts) - 1
-    )
-    return "/".join(parts[start:])
+    return "".join(f"{logtext.shown(line)}\n" for line in text.splitlines())
 
 
 def _cut(message: str) -> str:
     """Return a message up to where a name could begin."""
     found = _NAME.search(message)
-    return message if found is None else message[: found.start()] + HIDDEN
+    return message if found is None else message[: found.start()] + logtext.HIDDEN
 
 
 def _private(place: Place | None) -> list[str]:

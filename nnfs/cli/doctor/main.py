@@ -12,7 +12,7 @@ from nnfs import names
 from nnfs.cli import tables
 from nnfs.cli.doctor import bundle, codecs, machine, place
 from nnfs.cli.doctor.finding import FAIL, OK, Finding
-from nnfs.cli.locate import check_answers, locate
+from nnfs.cli.locate import locate
 from nnfs.errors import NnfsError
 
 FAILED = 1  # exit code where a check has failed
@@ -20,6 +20,8 @@ FAILED = 1  # exit code where a check has failed
 
 def doctor(args: argparse.Namespace) -> int:
     """Print a line for each check, and write the bundle. Return 0 where nothing fails."""
+    if args.bundle is not None:
+        bundle.check(args.bundle)
     findings = []
     for finding in _found(args.path, quick=args.quick):
         findings.append(finding)
@@ -45,9 +47,8 @@ def _found(path: str | None, *, quick: bool) -> Iterator[Finding]:
         yield from (replace(finding, names_files=True) for finding in place.checks(path))
 
 
-def _bundle(file: str, findings: list[Finding], path: str | None) -> list[str]:
+def _bundle(file: Path, findings: list[Finding], path: str | None) -> list[str]:
     """Write the bundle, with the status of a path where it can be had."""
-    check_answers(file)
     where = None
     status = None
     if path is not None:
@@ -57,4 +58,4 @@ def _bundle(file: str, findings: list[Finding], path: str | None) -> list[str]:
             status = answer if isinstance(answer, dict) else None
         except (NnfsError, OSError):
             where = None  # a check has told that
-    return bundle.write(Path(os.path.abspath(file)), findings, where, status)
+    return bundle.write(file, findings, where, status)
