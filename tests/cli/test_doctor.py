@@ -317,7 +317,7 @@ def test_a_log_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_a_log_as_it_is_written(tmp_path: Path) -> None:
-    """What the daemon's own formatter makes of a record, an exception too."""
+    """A record with an exception, by the daemon's own formatter."""
     room = io.StringIO()
     handler = logging.StreamHandler(room)
     handler.setFormatter(logs.OneLine(logs.FORMAT))

@@ -12,7 +12,7 @@ OK, WARN, FAIL = "ok", "warn", "fail"
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check has found. `advice` says what to do, "" where nothing is to be done."""
+    """The result of a check. `advice` says what to do, "" where nothing is to be done."""
 
     check: str
     verdict: str
