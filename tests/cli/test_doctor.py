@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from nnfs import __version__
 from nnfs.cli.doctor import bundle, codecs, logtext, machine, main, place
 from nnfs.cli.doctor.finding import FAIL, OK, WARN, Finding, ok
 from nnfs.errors import StoreDamaged
@@ -38,7 +39,7 @@ SECRET = "Secret-Name-Of-A-File"
 BUG = "bug in %s, the mount is read-only from here on: unmount and mount again"  # a format of mount/guard.py
 HEALTHY: dict[str, Any] = STATUS | {
     "lost": "", "commit": 5, "damaged_blocks": 0, "damaged": [], "wrong_decodes": 0, "device_errs": "",
-    "codecs_out": [], "workers": [], "version": machine.nnfs.__version__, "uptime": 7.0,
+    "codecs_out": [], "workers": [], "version": __version__, "uptime": 7.0,
     "scrubbed": {"checksums": None},
 }  # fmt: skip
 

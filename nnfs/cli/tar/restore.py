@@ -110,7 +110,8 @@ def _set_times(one: Member, where: int | bytes, follow: bool) -> list[str]:
         for name, ns in wanted.items()
         if ns not in TIMES
     ]
-    os.utime(where, ns=tuple(ns if ns in TIMES else now for ns in wanted.values()), follow_symlinks=follow)
+    atime, mtime = (ns if ns in TIMES else now for ns in wanted.values())
+    os.utime(where, ns=(atime, mtime), follow_symlinks=follow)
     return faults
 
 
