@@ -11,8 +11,7 @@ from typing import Any
 
 import nnfs
 from nnfs import names
-from nnfs.cli import lookarguments, snapshotarguments
-from nnfs.cli import snapshotarguments, systemarguments
+from nnfs.cli import lookarguments, snapshotarguments, systemarguments
 from nnfs.cli.parser import FsckParser, Parser, parsed
 from nnfs.cli.parser import add_json as _add_json
 from nnfs.cli.parser import command as _command
