@@ -32,7 +32,8 @@ Resolve = Callable[[str], str]
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SPANS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 DEVICE = re.compile(r"cpu|cuda(:\d+)?")
-_MIN_DIRTY = 4 << 20
+MIN_DIRTY = 4 << 20  # bytes
+LEAST_MEMORY, PLENTY = 128 << 20, 1 << 30  # bytes; with plenty of memory no option depends on it
 
 
 def parse_size(text: str) -> int:
@@ -70,9 +71,22 @@ def _positive_duration(text: str) -> float:
 
 
 def _dirty_size(text: str) -> int:
-    if (size := parse_size(text)) < _MIN_DIRTY:
+    if (size := parse_size(text)) < MIN_DIRTY:
         raise ValueError("must be at least 4M")
     return size
+
+
+def _memory_size(text: str) -> int:
+    """Parse the memory that a mount may use, 0 for "auto"."""
+    if text == "auto":
+        return 0
+    if (size := parse_size(text)) < LEAST_MEMORY:
+        raise ValueError(f"must be auto, or at least {format_size(LEAST_MEMORY)}")
+    return size
+
+
+def _format_memory(size: int) -> str:
+    return format_size(size) if size else "auto"
 
 
 def _count(text: str) -> int:
@@ -157,6 +171,7 @@ class Options:
     compact_threads: int = _option(0, _count, "0", "for recompression; 0: as many as cpu_budget says")
     cpu_budget: float = _option(0.5, _share, "0.5", "share of the cores for recompression in the background")
     thawed: int = _option(512 << 20, parse_size, "512M", "disk space for copies of cold data that was read; 0: none")
+    memory: int = _option(0, _memory_size, "auto", "that mount and workers may use; auto: the control group's limit")
     metrics: tuple[str, int] | None = _option(None, parse_address, "off", "address for Prometheus: 127.0.0.1:9567")
 
     def background(self, cores: int) -> tuple[int, float]:
@@ -166,6 +181,11 @@ class Options:
         budget = self.cpu_budget * cores
         threads = max(1, math.floor(budget))
         return threads, min(1.0, budget / threads)
+
+    @property
+    def is_short_of_memory(self) -> bool:
+        """Whether caches, windows and workers have to be small; `nnfs.mount.memory` finds out."""
+        return 0 < self.memory < PLENTY
 
     @property
     def devices(self) -> list[str]:
@@ -212,6 +232,7 @@ def as_texts(options: Options) -> dict[str, str]:
     formats: dict[Any, Callable[[Any], str]] = {
         parse_size: format_size, _dirty_size: format_size, parse_duration: format_duration,
         _positive_duration: format_duration, _switch: lambda on: "on" if on else "off", parse_address: _format_address,
+        _memory_size: _format_memory,
     }  # fmt: skip
     return {
         option.name: formats.get(option.metadata["parse"], str)(getattr(options, option.name))

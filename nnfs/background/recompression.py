@@ -65,6 +65,7 @@ T = TypeVar("T")
 STARTING, MEASURING = "starting a worker", "measuring"
 PER_THREAD = 8 << 20  # plain bytes under way: four of the network's batches, since one is encoded, one is decoded, and
 WINDOW, WINDOW_MOST = 16 << 20, 64 << 20  # one of each must wait, or the worker takes what little there is
+WINDOW_LEAST, WINDOW_SHARE = 2 << 20, 64  # where memory is short: so much, and one part in so many of it
 UNCHECKED = 16 << 20  # bytes of payloads that wait for the reference
 LEAST = 8 << 10  # bytes that a chunk counts for at least in the window
 TOGETHER, MOST_TOGETHER = 128 << 10, 32  # plain bytes and number of small chunks that are looked at together
@@ -78,6 +79,8 @@ _STAYS = "inode %d, chunk %d stays as it is: %s"
 
 def window(options: Options) -> int:
     """Return the plain bytes that may be under way at a time."""
+    if options.is_short_of_memory:
+        return max(WINDOW_LEAST, options.memory // WINDOW_SHARE)
     return min(max(WINDOW, PER_THREAD * (options.threads or cores())), WINDOW_MOST)
 
 

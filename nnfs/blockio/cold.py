@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 READ, COMPACT = "read", "compact"  # workers
 HANG_S = 30.0  # without any progress; less where readers wait for less
+# Seconds without work before a worker's memory is freed: that of the reference, which is seldom asked, sooner.
+IDLE, SHORT_IDLE = (300.0, 60.0), (20.0, 5.0)
 
 
 def cores() -> int:
@@ -48,10 +50,11 @@ def specs(options: Options) -> list[WorkerSpec]:
     hang_s = min(HANG_S, options.read_timeout / 4)
     devices, compact_threads = options.devices, options.background(cores())[0]
     fast = [device for device in devices if device.partition(":")[0] == devices[0].partition(":")[0]]
+    idle_s, rare_s = SHORT_IDLE if options.is_short_of_memory else IDLE
     return [
-        *(WorkerSpec(READ, device, options.threads or cores(), hang_s=hang_s, idle_s=300.0) for device in fast),
-        *(WorkerSpec(COMPACT, device, compact_threads, idle=True, hang_s=HANG_S, idle_s=300.0) for device in devices),
-        WorkerSpec(REFERENCE, "cpu", 1, hang_s=hang_s, idle_s=60.0, environment=reference_environment()),
+        *(WorkerSpec(READ, device, options.threads or cores(), hang_s=hang_s, idle_s=idle_s) for device in fast),
+        *(WorkerSpec(COMPACT, device, compact_threads, idle=True, hang_s=HANG_S, idle_s=idle_s) for device in devices),
+        WorkerSpec(REFERENCE, "cpu", 1, hang_s=hang_s, idle_s=rare_s, environment=reference_environment()),
     ]
 
 

@@ -41,7 +41,7 @@ from nnfs.errors import MountError, NnfsError, StoreDamaged
 from nnfs.fs.accesstimes import AccessTimes
 from nnfs.fs.apply import RELEASE_NODES, apply
 from nnfs.fs.filesystem import Filesystem
-from nnfs.mount import control, limits, logs, metrics, notify, reloading, rendezvous
+from nnfs.mount import control, limits, logs, memory, metrics, notify, reloading, rendezvous
 from nnfs.mount.answers import Answers
 from nnfs.mount.connection import Connection, connect
 from nnfs.mount.ending import Ending
@@ -72,12 +72,14 @@ def run(store_path: Path, mountpoint: Path, options: list[str], ready: Callable[
     """
     os.umask(privacy.UMASK)
     mount_options = parse_options(options, fsname=os.fspath(store_path))
-    own = load_options(store_path, mount_options.own, words(), resolve=resolve)
+    given = load_options(store_path, mount_options.own, words(), resolve=resolve)
+    own = memory.within(given)
+    memory.tell(given, own)
     if mount_options.ignored:
         log.warning("options that mean nothing to nnfs are ignored: %s", ", ".join(mount_options.ignored))
     limits.lift()
     sys.setswitchinterval(SWITCH_INTERVAL)
-    limits.keep_buffers()
+    limits.keep_buffers(own.memory)
     store = open_store(store_path, read_only=mount_options.read_only)
     try:
         daemon = Daemon(store, mountpoint, mount_options, own, ready)

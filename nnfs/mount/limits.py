@@ -26,15 +26,18 @@ def lift() -> None:
             log.warning("%s is limited to %d (%s): the mount will end or fail there", what, soft, name)
 
 
-def keep_buffers() -> None:
+KEPT, KEPT_SHARE = 64 << 20, 32  # bytes of free memory that are kept; where memory is limited, that part of it
+
+
+def keep_buffers(memory: int = 0) -> None:
     """Let glibc reuse the memory of request buffers: by default each 1 MiB is mapped, faulted in and unmapped.
 
     That took 40 % of the CPU time of a sequential write. There is one arena, so that a thread can use memory that
-    another has freed: it takes 0.85 times the peak memory of two.
+    another has freed: it takes 0.85 times the peak memory of two. `memory`: bytes that there are, 0 for plenty.
     """
     m_trim_threshold, m_mmap_threshold, m_arena_max = -1, -3, -8  # malloc.h
     with contextlib.suppress(AttributeError):  # another libc
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(m_mmap_threshold, 8 << 20)
-        mallopt(m_trim_threshold, 64 << 20)
+        mallopt(m_trim_threshold, min(KEPT, memory // KEPT_SHARE) if memory else KEPT)
         mallopt(m_arena_max, 1)

@@ -13,7 +13,7 @@ import trio
 
 from nnfs.config import Options, as_texts, config_file, load_options, parse_own
 from nnfs.errors import NnfsError, UsageError
-from nnfs.mount import logs
+from nnfs.mount import logs, memory
 from nnfs.mount.table import is_beneath, resolve
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ async def reload(daemon: Daemon) -> None:
     except NnfsError as error:
         log.error("the configuration is left as it was: %s", error)
         return
-    changed = _take_over(daemon, new)
+    changed = _take_over(daemon, memory.within(new))
     log.info("configuration read again: %s", f"{len(changed)} changed" if changed else "nothing has changed")
 
 
@@ -70,11 +70,23 @@ def change(daemon: Daemon, words: Mapping[str, str]) -> None:
                 f"option {name} waits for the next mount: give it to nnfs mount with -o, or write it to {config_file()}"
             )
     given = parse_own(words, others=(LOG_LEVEL,))
-    _take_over(daemon, replace(daemon.own, **{name: getattr(given, name) for name in words}))
+    new = replace(daemon.own, **{name: getattr(given, name) for name in words})
+    _check_memory(new)
+    _take_over(daemon, new)
     daemon.words.update(words)  # SIGHUP reads the file, which these precede as -o does
     if level is not None:
         logging.getLogger().setLevel(level.upper())
         log.log(logging.getLogger().level, "logged from level %s on", level)
+
+
+def _check_memory(wanted: Options) -> None:
+    """Raise `UsageError` for sizes that the memory of the mount has no room for."""
+    held, texts = memory.within(wanted), as_texts(memory.within(wanted))
+    for name in ("cache", "dirty"):
+        if getattr(held, name) < getattr(wanted, name):
+            raise UsageError(
+                f"{name} is {texts[name]} at most: the mount may use {texts['memory']} of memory (option memory)"
+            )
 
 
 def current(daemon: Daemon) -> dict[str, str]:

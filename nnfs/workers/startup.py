@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import signal
@@ -11,6 +12,7 @@ from collections.abc import MutableMapping
 from nnfs.kernelcache import clean_environment
 
 SHARED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)  # not for it
+SCORE, IDLE_SCORE = 500, 1000  # of 1000: see proc(5), oom_score_adj
 TOLD = (signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -41,6 +43,15 @@ def give_way() -> None:
                 group.write("19")
         except OSError:
             pass  # a kernel without such groups
+
+
+def die_first(*, idle: bool) -> None:
+    """Have the kernel kill this process, and not the mount, when there is no memory left: a worker is replaced."""
+    with contextlib.suppress(OSError, ValueError), open("/proc/self/oom_score_adj", "r+", encoding="ascii") as score:
+        wanted = IDLE_SCORE if idle else SCORE
+        if int(score.read()) < wanted:
+            score.seek(0)
+            score.write(str(wanted))
 
 
 def take_signals() -> None:

@@ -15,7 +15,7 @@ import socket
 
 from nnfs.workers.catalogue import Served
 from nnfs.workers.conversation import Conversation
-from nnfs.workers.startup import give_way, listen, quiet_threads, take_signals
+from nnfs.workers.startup import die_first, give_way, listen, quiet_threads, take_signals
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -35,6 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s")
     take_signals()
+    die_first(idle=args.idle)
     quiet_threads(os.environ, args.threads)
     if args.idle:
         give_way()
