@@ -129,4 +129,5 @@ def test_the_mount_service_stops_cleanly() -> None:
     assert unit["ExecStopPost"].split()[1:3] == ["umount", "-ql"]  # after a clean stop there is nothing to say
     assert "-f" in unit["ExecStart"].split()
     assert "infinity" not in unit["TimeoutStopSec"]
+    assert {"AF_UNIX", "AF_INET", "AF_INET6"} <= set(unit["RestrictAddressFamilies"].split())  # option metrics
     assert "CAP_SYS_ADMIN" in unit["CapabilityBoundingSet"].split()

@@ -11,7 +11,7 @@ class BlockCache:
     def __init__(self, limit: int) -> None:
         self.limit = limit  # bytes
         self.bytes = 0
-        self.hits = self.misses = 0
+        self.hits = self.misses = self.evicts = 0
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
 
     def get(self, number: int) -> bytes | None:
@@ -38,6 +38,10 @@ class BlockCache:
         self.bytes += len(plain)
         while self.bytes > self.limit:
             self.bytes -= len(self._blocks.popitem(last=False)[1])
+            self.evicts += 1
+
+    def __len__(self) -> int:
+        return len(self._blocks)
 
     def __contains__(self, number: int) -> bool:
         return number in self._blocks

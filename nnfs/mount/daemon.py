@@ -62,6 +62,7 @@ MIN_TASKS = 32  # idle ones kept: starting and ending tasks all the time shows i
 READ_AHEAD_KB = 1024  # requests of up to 1 MiB in place of 128 KiB: sequential reads x 1.5
 MAX_DIRTY_PAGES = 32 << 20  # bytes of writes that the kernel has in flight
 LAST_COMMIT = 300.0  # seconds that a service manager is asked for at the end
+GIVE_BACK_EVERY = 2.0  # seconds between looks for memory to give back, where it is short
 MAX_TASKS = 4000  # requests in flight; the kernel allows 1,024 background ones, and as many processes as wait
 
 
@@ -259,6 +260,8 @@ class Daemon:
             guarded.start_soon(self.repaired.run, self.committer)
             guarded.start_soon(self.snapshots.run)
         guarded.start_soon(self.background.run)
+        if self.own.is_short_of_memory:
+            guarded.start_soon(self._give_back_memory)
         handlers = {**self.background.handlers, **self.answers.handlers, **self.snapshots.handlers}
         found = rendezvous.address(self.connection.mount.device, self.connection.mount.source)
         socket_path = self.store.place.here / SOCKET_NAME if self.store.writable else None
@@ -325,6 +328,15 @@ class Daemon:
             # A loop that stands still is told of in the log before the service manager kills it.
             faulthandler.dump_traceback_later(1.8 * pause, file=logs.dump_descriptor())
             await trio.sleep(pause)
+
+    async def _give_back_memory(self) -> None:
+        """Give memory back that requests and commits have freed, when there are none."""
+        seen = 0
+        while True:
+            await trio.sleep(GIVE_BACK_EVERY)
+            if self.committer.commits != seen and not self.data.size:
+                seen = self.committer.commits
+                await trio.to_thread.run_sync(limits.give_back)
 
     async def _finish(self) -> None:
         """Make the last commits, and mark the store as closed cleanly."""

@@ -29,6 +29,12 @@ def lift() -> None:
 KEPT, KEPT_SHARE = 64 << 20, 32  # bytes of free memory that are kept; where memory is limited, that part of it
 
 
+def give_back() -> None:
+    """Give free memory back to the system, also between what is in use: where it is limited, workers need it."""
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def keep_buffers(memory: int = 0) -> None:
     """Let glibc reuse the memory of request buffers: by default each 1 MiB is mapped, faulted in and unmapped.
 

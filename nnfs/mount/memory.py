@@ -28,10 +28,15 @@ def within(options: Options) -> Options:
     return replace(
         options,
         memory=available,
-        cache=min(options.cache, available // CACHE_SHARE),
-        dirty=max(MIN_DIRTY, min(options.dirty, available // DIRTY_SHARE)),
+        cache=min(options.cache, _part(available, CACHE_SHARE)),
+        dirty=max(MIN_DIRTY, min(options.dirty, _part(available, DIRTY_SHARE))),
         neural=options.neural and available >= NETWORK,
     )
+
+
+def _part(available: int, share: int) -> int:
+    """Return one part in so many, in whole MiB: people read it."""
+    return available // share >> 20 << 20
 
 
 def tell(given: Options, held: Options) -> None:

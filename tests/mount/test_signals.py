@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable
@@ -142,6 +143,23 @@ def test_hup_opens_the_log_again_and_reads_the_configuration(fresh_mount: Mount,
     os.kill(fresh_mount.pid, signal.SIGUSR2)  # C, too, writes into the new log
     wait_for("stacks", lambda: "Current thread" in log.read_text())
     (fresh_mount.path / "f").write_bytes(b"x")
+
+
+def test_logrotate_may_copy_the_log_and_empty_it(fresh_mount: Mount, tmp_path: Path) -> None:
+    """`copytruncate`: the daemon goes on at the end of the file, wherever that is, and is told nothing."""
+    log = tmp_path / "log"
+    fresh_mount.unmount()
+    fresh_mount._argv = lambda mount: command("mount", str(mount.store), str(mount.path), "-f", "--log", str(log))
+    fresh_mount.mount()
+    before = tmp_path / "log.1"
+    shutil.copy(log, before)
+    os.truncate(log, 0)
+    nnfs("set", str(fresh_mount.path), "cache=3M")
+    assert "mounted" in before.read_text()
+    text = log.read_text()
+    assert "option cache is 3145728 now" in text
+    assert "\0" not in text
+    assert "mounted" not in text
 
 
 def in_terminal(mount: Mount) -> tuple[int, Callable[[], None]]:
