@@ -8,9 +8,10 @@ from nnfs.store.schema import Inode
 
 
 class Files(Protocol):
-    """Inodes, and where their chunks are stored."""
+    """Inodes, what lies in directories, and where the chunks of files are stored."""
 
     def inode(self, ino: int) -> Inode: ...
+    def children(self, directory: Inode, after: int, limit: int) -> list[tuple[int, int]]: ...
     def block_numbers(self, inode: Inode, first: int, last: int) -> list[int]: ...
 
 

@@ -1,7 +1,7 @@
 """Read-ahead: blocks are fetched before anybody asks, since workers decode many in little more time than one.
 
 The next chunks of a file that is read from its beginning on are fetched, and where files are read in the order in which
-their directory was listed, the next files (`listings.py`). For small files in any other order, those stored nearby are:
+their directories are listed, the next files (`listings.py`). For small files in any other order, those stored nearby are:
 numbers are given to blocks in the order in which files are stored, so the files of a directory lie together.
 """
 
@@ -10,11 +10,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import stat
 from collections.abc import Callable
 
 from nnfs.blockio.fetch import Fetcher
 from nnfs.blockio.interfaces import Files
-from nnfs.blockio.listings import Listings
+from nnfs.blockio.listings import Listings, Walk
 from nnfs.codec import FIRST_COLD
 from nnfs.errors import NnfsError, StoreDamaged
 from nnfs.store.blocks import load_block
@@ -29,7 +30,7 @@ NEAR = 64  # block numbers: blocks that are fetched around another lie no farthe
 FEWEST, MOST = 8, 64  # blocks fetched at a time: twice as many when they were wanted, half as many when not
 CHUNKS_AHEAD = 32  # of one file, at most: what two threads of the network step together
 CACHE_SHARE = 4  # of the cache of decoded blocks, what is fetched ahead may fill one part in so many
-FILES_AT_ONCE = 64  # files that are looked up at a time
+ENTRIES_AT_ONCE = 64  # files and directories that are looked up at a time
 COLD_FILES = 256  # files read since the last cold one, after which no file is looked up
 AROUND_BYTES = 512 << 10  # plain bytes of small files that are fetched around others at a time
 FILES = 256  # whose readers are remembered
@@ -43,7 +44,7 @@ class ReadAhead:
         self._chunk_size = store.superblock.chunk_size
         self._most_bytes = fetcher.cache.limit // CACHE_SHARE
         self._sequences, self._around = Sequences(min(most, max(2, self._most_bytes // self._chunk_size))), Around()
-        self.listings = Listings()
+        self.listings = Listings(files)
         self._looks = 0  # files whose followers will be looked up: where all is hot, that is not worth its time
 
     def after_read(self, inode: Inode, offset: int, end: int) -> None:
@@ -76,25 +77,29 @@ class ReadAhead:
         self._looks -= 1
         if found is None or self._looks < 0:
             return
-        listing, most = found[0], min(found[1], self._most_bytes)
-        if listing.ahead > most // 2:
+        walk, most = found[0], min(found[1], self._most_bytes)
+        if walk.ahead > most // 2:
             return
         numbers: list[int] = []
         with self._store.read() as snapshot:
-            for place in range(listing.begun, min(listing.begun + FILES_AT_ONCE, len(listing.files))):
-                with contextlib.suppress(NnfsError):  # it is gone, or damaged
-                    file = self._files.inode(listing.files[place])
-                    room = most - listing.ahead
-                    size = min(file.size, -(-room // self._chunk_size) * self._chunk_size)
-                    listing.fetched(place, size)
-                    if file.count and size:
-                        mine = self._files.block_numbers(file, 0, (size - 1) // self._chunk_size)
-                        numbers += [number for number in mine if number and self._is_cold(snapshot, number)]
-                if listing.ahead >= most:
+            for inode in itertools.islice(walk.coming, ENTRIES_AT_ONCE):
+                if stat.S_ISREG(inode.mode):
+                    with contextlib.suppress(NnfsError):  # its map is damaged
+                        numbers += self._cold_ones(snapshot, inode, walk, most - walk.ahead)
+                if walk.ahead >= most:
                     break
         if numbers:
             self._looks = COLD_FILES
             self._fetcher.begin(numbers)
+
+    def _cold_ones(self, snapshot: Snapshot, inode: Inode, walk: Walk, room: int) -> list[int]:
+        """Return the cold blocks of a file's beginning that need to be fetched, so many plain bytes at most."""
+        size = min(inode.size, -(-room // self._chunk_size) * self._chunk_size)
+        walk.fetched(inode.ino, size)
+        if not inode.count or not size:
+            return []
+        numbers = self._files.block_numbers(inode, 0, (size - 1) // self._chunk_size)
+        return [number for number in numbers if number and self._is_cold(snapshot, number)]
 
     def _is_cold(self, snapshot: Snapshot, number: int) -> bool:
         """Return whether a block is cold, and not fetched yet."""

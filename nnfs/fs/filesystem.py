@@ -7,6 +7,7 @@ import errno
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import cast
 
 from nnfs.errors import FsError, RecordDamaged
@@ -216,6 +217,14 @@ class Filesystem:
                 elif not is_dirty:  # else removed while this generator rested
                     raise RecordDamaged("dentry", key, "missing, and its directory has it")
             after = cookies[-1]
+
+    def children(self, directory: Inode, after: int, limit: int) -> list[tuple[int, int]]:
+        """Return (cookie, inode number) of a directory's entries with cookies above `after`, at most `limit`."""
+        if is_past(directory.ino):
+            entries = islice(self.pasts.entries(directory, after), limit)
+            return [(cookie, entry.ino) for cookie, _, entry in entries]
+        records = islice(self.dentries(directory, after, limit), limit)
+        return [(cookie, Dentry.unpack(key, record).ino) for cookie, key, record in records]
 
     def find(self, parent: Inode, name: bytes) -> tuple[bytes, bytes, Dentry] | None:
         """Return (key, sealed record, dentry) of a name, or None when the directory provably lacks it."""

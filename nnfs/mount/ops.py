@@ -270,7 +270,7 @@ class Operations(GuardedOperations):
                 break
             if name not in (b".", b".."):
                 self.fs.remember(found.ino)
-                if isinstance(found, Inode) and stat.S_ISREG(found.mode):
+                if isinstance(found, Inode) and (stat.S_ISREG(found.mode) or found.is_directory):
                     self.reader.listings.listed(fh, found.ino)
 
     @guard

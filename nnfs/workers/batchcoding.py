@@ -81,7 +81,7 @@ class BatchCoder:
         self._attempt(batch, partial(work, between=between), answer)
         seconds, plain = time.monotonic() - start, sum(request.plain for request in batch)
         self._seconds[_kind(head)] = seconds
-        self._paced[_kind(head)] = next_batch(plain, seconds, self._threads)
+        self._paced[_kind(head)] = next_batch(self._paced.get(_kind(head), 0), plain, seconds, self._threads)
 
     def _attempt(self, batch: list[Request], work: Callable[..., Results], answer: Callable[[Answer], None]) -> None:
         """Code a batch. If it fails as a whole, code what is left of it by halves.
@@ -124,9 +124,16 @@ def _kind(request: Request) -> Kind:
     return request.op, request.codec, request.model
 
 
-def next_batch(plain: int, seconds: float, threads: int) -> int:
-    """Return the most plain bytes of the next batch: twice as many, or as many as take `BATCH_S` seconds."""
-    return max(int(plain * min(2.0, BATCH_S / max(seconds, 1e-3))), LEAST_BATCH * threads)
+def next_batch(most: int, plain: int, seconds: float, threads: int) -> int:
+    """Return the most plain bytes of batches that somebody waits for, once one of `plain` bytes took `seconds`.
+
+    Twice as many as it, but no more than take `BATCH_S`. One that took less leaves the limit where it was: a chunk that
+    somebody waited for does not tell how many together would be too many.
+    """
+    able = plain * BATCH_S / max(seconds, 1e-3)
+    if seconds <= BATCH_S:
+        able = max(most, min(2 * plain, able))
+    return max(int(able), LEAST_BATCH * threads)
 
 
 def _answer(request: Request, result: bytes | CodecError | None) -> Answer:

@@ -14,9 +14,10 @@ from tests.workers.peer import Peer, Spawn, decode, encode
 
 
 def test_batches_of_what_is_waited_for_are_kept_short() -> None:
-    assert next_batch(1 << 20, 2.0, 1) == 2 << 20
-    assert next_batch(4 << 20, 40.0, 1) == 1 << 20
-    assert next_batch(1 << 17, 60.0, 2) == 1 << 19  # however slow: not less than two chunks a thread
+    assert next_batch(0, 1 << 20, 2.0, 1) == 2 << 20
+    assert next_batch(4 << 20, 4 << 20, 40.0, 1) == 1 << 20
+    assert next_batch(0, 1 << 17, 60.0, 2) == 1 << 19  # however slow: not less than two chunks a thread
+    assert next_batch(8 << 20, 3000, 0.05, 2) == 8 << 20, "a small one does not make the next ones small"
 
 
 def test_decode_overtakes_waiting_encodes(peer: Peer, gate: Gate) -> None:
