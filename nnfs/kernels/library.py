@@ -194,7 +194,7 @@ def zeros(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     """
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     if size >= HUGE:
-        memory = mmap.mmap(-1, size + HUGE)
+        memory = mmap.mmap(-1, size + HUGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared memory has small pages
         memory.madvise(mmap.MADV_HUGEPAGE)
         raw = np.frombuffer(memory, np.uint8)
         start = -raw.ctypes.data % HUGE

@@ -141,12 +141,13 @@ INLINE void block_of(const i8 *x, const u8 *weight, int inputs, const i32 *first
 
 // Finish a product (scale, clamp, square, residual) for `rows` rows of one block of outputs from `n` on
 INLINE void finish(const Product *p, int n, const i32 *block, int rows, const int kind, void *out, i64 stride) {
-    const vi half_pre = set1((1 << p->pre) >> 1), half = set1(1 << (p->shift - 1));
+    const int pre = p->pre, shift = p->shift; // read once: what is stored below might be *p, for all the compiler knows
+    const vi half_pre = set1((1 << pre) >> 1), half = set1(1 << (shift - 1));
     for (int v = 0; v < BLOCK_OUTPUTS; v += VL) {
         const vi multiplier = load(p->multiplier + n + v);
         for (int r = 0; r < rows; r++) {
-            vi y = sra(load(block + 32 * r + v) + half_pre, p->pre);
-            y = sra(y * multiplier + half, p->shift);
+            vi y = sra(load(block + 32 * r + v) + half_pre, pre);
+            y = sra(y * multiplier + half, shift);
             i64 at = r * stride + n + v;
             if (kind == RESIDUAL || kind == DOWN) {
                 i32 *x = (i32 *)out + at;
@@ -157,7 +158,7 @@ INLINE void finish(const Product *p, int n, const i32 *block, int rows, const in
                 store8((i8 *)out + at, vmin(vmax(y, set1(-ACT_LIMIT)), set1(ACT_LIMIT)));
             } else {
                 y = vmin(vmax(y, set1(0)), set1(HIDDEN_LIMIT));
-                store8((i8 *)out + at, (y * y + (1 << (SQUARE_SHIFT - 1))) >> SQUARE_SHIFT);
+                store8((i8 *)out + at, (square(y) + (1 << (SQUARE_SHIFT - 1))) >> SQUARE_SHIFT);
             }
         }
     }

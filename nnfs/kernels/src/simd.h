@@ -44,6 +44,7 @@ INLINE vi vmin(vi a, vi b) { return (vi)_mm512_min_epi32(M(a), M(b)); }
 INLINE vi vmax(vi a, vi b) { return (vi)_mm512_max_epi32(M(a), M(b)); }
 INLINE vi sra(vi v, int n) { return (vi)_mm512_sra_epi32(M(v), _mm_cvtsi32_si128(n)); }
 INLINE void store8(void *p, vi v) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(M(v))); }
+INLINE vi square(vi v) { return (vi)_mm512_madd_epi16(M(v), M(v)); } // of what is not negative, and below 2^15
 INLINE i32 hmax(vi v) { return _mm512_reduce_max_epi32(M(v)); }
 INLINE i32 hsum(vi v) { return _mm512_reduce_add_epi32(M(v)); }
 INLINE vi lookup(const i32 *table, vi i) { return (vi)_mm512_i32gather_epi32(M(i), table, 4); }
@@ -60,6 +61,7 @@ INLINE void store8(void *p, vi v) { // the integers are those of a byte, so neit
     __m128i w = _mm_packs_epi32(_mm256_castsi256_si128(M(v)), _mm256_extracti128_si256(M(v), 1));
     _mm_storel_epi64((__m128i *)p, _mm_packs_epi16(w, w));
 }
+INLINE vi square(vi v) { return (vi)_mm256_madd_epi16(M(v), M(v)); } // of what is not negative, and below 2^15
 INLINE i32 hmax(vi v) {
     __m128i a = _mm_max_epi32(_mm256_castsi256_si128(M(v)), _mm256_extracti128_si256(M(v), 1));
     a = _mm_max_epi32(a, _mm_shuffle_epi32(a, 0x4E));
@@ -94,6 +96,7 @@ INLINE vi vmin(vi a, vi b) { vi m = a < b; return (a & m) | (b & ~m); }
 INLINE vi vmax(vi a, vi b) { vi m = a > b; return (a & m) | (b & ~m); }
 INLINE vi sra(vi v, int n) { return v >> n; }
 INLINE void store8(void *p, vi v) { for (int k = 0; k < VL; k++) ((i8 *)p)[k] = (i8)v[k]; }
+INLINE vi square(vi v) { return v * v; }
 INLINE i32 hmax(vi v) { i32 m = v[0]; for (int k = 1; k < VL; k++) m = v[k] > m ? v[k] : m; return m; }
 INLINE i32 hsum(vi v) { i32 s = 0; for (int k = 0; k < VL; k++) s += v[k]; return s; }
 INLINE vi lookup(const i32 *table, vi i) { vi r; for (int k = 0; k < VL; k++) r[k] = table[i[k]]; return r; }
