@@ -9,6 +9,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -167,7 +168,10 @@ def test_rules_and_dashboard_name_metrics_that_exist(fresh_mount: Mount) -> None
     assert asked <= known
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool (Debian's prometheus)")
+PROMTOOL = shutil.which("promtool", path=os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]]))
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="needs promtool (Debian's prometheus)")
 def test_promtool_accepts_rules_and_metrics(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     shutil.copy(SHIPPED / "alerts.yml", tmp_path)
     shutil.copy(Path(__file__).with_name("alerts.test.yml"), tmp_path)
@@ -183,5 +187,5 @@ def test_promtool_accepts_rules_and_metrics(tmp_path: Path, request: pytest.Fixt
 
 def _promtool(words: list[str], folder: Path, **how: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["promtool", *words], cwd=folder, capture_output=True, text=True, check=False, env=environment(), **how
+        [str(PROMTOOL), *words], cwd=folder, capture_output=True, text=True, check=False, env=environment(), **how
     )

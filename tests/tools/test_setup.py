@@ -218,3 +218,38 @@ def test_root_chooses_a_python_that_others_can_execute(entered: Path) -> None:
     assert chosen(NNFS_PYTHON=str(entered / "first/python3")) == str(entered / "first/python3")
     checkout.root.chmod(0o700)
     assert chosen() == str(entered / "first/python3"), "others cannot enter the checkout anyway"
+
+
+@pytest.mark.parametrize(("status", "said"), [(0, ""), (100, "without chromium: some tests are skipped")])
+def test_what_only_some_tests_need_is_no_obstacle(checkout: Checkout, status: int, said: str) -> None:
+    checkout.recorder(checkout.root / "bin/apt-get", "apt-get", status)
+    script = 'PATH=$PWD/bin:$PATH; . tools/lib/setup.sh; PATH=$root/bin:$PATH; install_wishes chromium; echo "rc $?"'
+    done = subprocess.run(["bash", "-c", script], cwd=checkout.root, capture_output=True, text=True, check=True)
+    assert done.stdout == "rc 0\n"
+    if os.geteuid() == 0:
+        assert said in done.stderr
+        assert checkout.calls_of("apt-get")[0].endswith("install --no-install-recommends chromium")
+
+
+def test_promtool_is_unpacked_and_not_installed(checkout: Checkout) -> None:
+    """Its package would start a server."""
+    checkout.set_up("run")
+    checkout.recorder(checkout.root / "bin/apt-get", "apt-get")
+    unpack = (
+        '#!/bin/sh\nmkdir -p "$3/usr/bin" && echo promtool >"$3/usr/bin/promtool" && chmod +x "$3/usr/bin/promtool"\n'
+    )
+    (checkout.root / "bin/dpkg").write_text(unpack)
+    (checkout.root / "bin/dpkg").chmod(0o755)
+    script = (
+        ". tools/lib/setup.sh; PATH=$root/bin:/usr/bin:/bin; command() { return 1; }; unpack_promtool; unpack_promtool"
+    )
+    subprocess.run(["bash", "-c", script], cwd=checkout.root, check=True)
+    assert (checkout.root / ".venv/bin/promtool").read_text() == "promtool\n"
+    assert checkout.calls_of("apt-get") == ["download prometheus"]
+    (checkout.root / ".venv/bin/promtool").unlink()
+    checkout.recorder(checkout.root / "bin/apt-get", "apt-get", 100)
+    done = subprocess.run(
+        ["bash", "-c", f"{script}; pwd"], cwd=checkout.root, capture_output=True, text=True, check=True
+    )
+    assert "without promtool" in done.stderr
+    assert done.stdout == f"{checkout.root}\n"

@@ -38,6 +38,9 @@ test_needs=(
     "command -v setquota|quota"
     "command -v systemd-analyze|systemd"
 )
+test_wishes=( # of tests that are skipped without them
+    "command -v chromium || command -v google-chrome|chromium"
+)
 
 say() { printf 'nnfs set-up: %s\n' "$*" >&2; }
 
@@ -77,6 +80,26 @@ install_packages() { # install_packages PACKAGE...
     quietly "${get[@]}" install --no-install-recommends "$@" && return
     show_log
     die "apt-get could not install: $*. Is there a network, and is another apt-get at work?"
+}
+
+install_wishes() { # install_wishes PACKAGE...: no obstacle when they cannot be had
+    (($#)) || return 0
+    if ! command -v apt-get >/dev/null || ((EUID)) ||
+        ! quietly env DEBIAN_FRONTEND=noninteractive apt-get -y -o DPkg::Lock::Timeout=600 install --no-install-recommends "$@"; then
+        say "without $*: some tests are skipped"
+    fi
+}
+
+unpack_promtool() { # the program alone: Debian's package prometheus would start a server
+    if [[ -x $venv/bin/promtool ]] || command -v promtool >/dev/null; then return 0; fi
+    local folder
+    folder=$(mktemp -d)
+    if ! { cd "$folder" && quietly apt-get download prometheus && quietly dpkg -x prometheus_*.deb . &&
+        cp usr/bin/promtool "$venv/bin/"; }; then
+        say "without promtool (Debian's prometheus): a test is skipped"
+    fi
+    cd "$root"
+    rm -rf "$folder"
 }
 
 # ---------------------------------------------------------------------------------------------------------------- Python
@@ -282,6 +305,11 @@ set_up_now() { # set_up_now run|test TORCH
     install_packages "${packages[@]}"
     venv_works || make_venv
     install_project "$kind"
+    if [[ $kind == test ]]; then
+        mapfile -t packages < <(missing_packages "${test_wishes[@]}")
+        install_wishes "${packages[@]}"
+        unpack_promtool
+    fi
     choose_torch "${torch:-$(earlier_torch)}"
     compile_kernels
     install_helpers
