@@ -40,6 +40,10 @@ Apply = Callable[[Any, Changes, int, int, Sequence[Amend]], tuple[Any, int]]  # 
 T = TypeVar("T")
 
 
+def _nobody(_taken: int) -> None:
+    """Do nothing."""
+
+
 class Committer:
     """Begins commits and lets others wait for them. `inode_errors` has the errors of files until a sync raises them."""
 
@@ -55,6 +59,7 @@ class Committer:
         self.encoding = Encoding(reader, self.bases, meta.inode)
         self.inode_errors: dict[int, NnfsError] = {}
         self.commits = 0
+        self.on_commit: Callable[[int], None] = _nobody  # called with the nanoseconds that a commit took
         self.last_commit = time.time()  # or the beginning of the mount
         self._room = 0  # bytes left in the payload table's last page
         self._puncher = Puncher(store, space, self.backlog)
@@ -268,11 +273,13 @@ class Committer:
                 if backlog.failure is not None:
                     backlog.amendments.fail(backlog.failure)
                 return
+            began = time.monotonic_ns()
             epoch, layer, amendments = self.meta.freeze(), self.data.freeze(), backlog.amendments.take()
             try:
                 changes = await self.encoding.changes(layer, epoch.release, self.inode_errors)
                 applied, self._room = await self._write(epoch, changes, amendments)
                 self._finish(epoch.commit, applied)
+                self.on_commit(time.monotonic_ns() - began)
                 self.look_after_store()
             except (OutOfSpace, MemoryError) as error:
                 self._keep(epoch.commit, error)

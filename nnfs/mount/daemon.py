@@ -163,6 +163,7 @@ class Daemon:
             self.fs.active.release.clear()  # orphans are for a mount that may write
         self.times = AccessTimes(self.fs, mount_options.atime, own.read_age)
         self.ops = Operations(self.fs, self.data, self.reader, self.committer, self.times, read_only=read_only)
+        self.committer.on_commit = self.ops.meter.committed
         self.mount_options = mount_options
         self.connection: Connection | None = None
         parts = Parts(store, self.committer, self.reader, self.cold, read_only)

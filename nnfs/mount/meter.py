@@ -21,12 +21,18 @@ def histogram() -> Counts:
 
 
 class Meter:
-    """Requests of one mount. Changed by the event loop's thread only."""
+    """Requests and commits of one mount. Changed by the event loop's thread only."""
 
     def __init__(self) -> None:
         self.nanoseconds: defaultdict[str, Counts] = defaultdict(histogram)  # by operation
         self.errors: Counter[tuple[str, int]] = Counter()  # by operation and errno
+        self.commits = histogram()  # nanoseconds
         self.read, self.written = histogram(), histogram()  # bytes of requests
+
+    def committed(self, taken: int) -> None:
+        """Count a commit that took so many nanoseconds."""
+        self.commits[taken.bit_length()] += 1
+        self.commits[SUM] += taken
 
 
 def quantile(counts: Counts, share: float) -> int:

@@ -151,6 +151,11 @@ def _requests(family: Family, figures: Figures) -> Iterator[Metric]:
     for method, counts in list(meter.nanoseconds.items()):
         _add(times, (*ours, method), counts, TIMES, 1e-9)
     yield times
+    commits = HistogramMetricFamily(
+        "nnfs_transaction_durations_histogram_seconds", "Seconds that commits took", labels=OURS
+    )
+    _add(commits, ours, meter.commits, TIMES, 1e-9)
+    yield commits
     for name, text, counts in (
         ("read", "Bytes of read requests", meter.read), ("written", "Bytes of write requests", meter.written),
     ):  # fmt: skip

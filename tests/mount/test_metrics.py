@@ -81,7 +81,9 @@ def test_requests_are_counted(fresh_mount: Mount) -> None:
     assert value(later, "nnfs_fuse_open_handlers") == 0
     assert value(now, "nnfs_used_space") == 300_000
     assert value(now, "nnfs_used_inodes") == 2
-    assert value(now, "nnfs_commits_total") >= 1
+    assert value(now, "nnfs_transaction_durations_histogram_seconds_count") == value(now, "nnfs_commits_total") >= 1
+    assert value(now, "nnfs_transaction_durations_histogram_seconds_sum") > 0
+    assert value(now, "nnfs_snapshots") == value(now, "nnfs_queue") == value(now, "nnfs_decoded_bytes_total") == 0
     assert value(later, "nnfs_uptime") > value(now, "nnfs_uptime")
     assert value(now, "nnfs_damaged_blocks") == value(now, "nnfs_read_only") == value(now, "nnfs_lost") == 0
     assert sum(one.value for one in now["nnfs_stored_bytes"]) >= 300_000
@@ -181,7 +183,8 @@ def test_promtool_accepts_rules_and_metrics(tmp_path: Path, request: pytest.Fixt
     mount: Mount = request.getfixturevalue("fresh_mount")
     done = _promtool(["check", "metrics"], tmp_path, input=nnfs("metrics", str(mount.path)).stdout)
     assert done.stderr.splitlines() == [  # a name that others have given it
-        "nnfs_fuse_ops_durations_histogram_seconds metric name should not include type 'histogram'"
+        f"nnfs_{what}_durations_histogram_seconds metric name should not include type 'histogram'"
+        for what in ("fuse_ops", "transaction")
     ]
 
 
