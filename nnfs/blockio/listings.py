@@ -40,7 +40,7 @@ class Listing:
 
 
 class Walk:
-    """What a reader will read next, in its order, and which files of that are fetched."""
+    """The files that a reader will read next, in its order, and those of them that are fetched."""
 
     def __init__(self, coming: Iterator[Inode]) -> None:
         self.coming = coming  # files and directories of which nothing is fetched
@@ -127,7 +127,7 @@ class Listings:
             listing, place = self._places.get(listing.directory, (None, 0))
 
     def _below(self, top: int) -> Iterator[Inode]:
-        """Yield an entry, and all below it if it is a directory. What is gone or damaged is left out."""
+        """Yield an entry, and all below it if it is a directory, but for those that are gone or damaged."""
         open_ones: list[Iterator[int]] = [iter([top])]
         while open_ones:
             ino = next(open_ones[-1], None)

@@ -1,8 +1,8 @@
 """Read-ahead: blocks are fetched before anybody asks, since workers decode many in little more time than one.
 
 The next chunks of a file that is read from its beginning on are fetched, and where files are read in the order in which
-their directories are listed, the next files (`listings.py`). For small files in any other order, those stored nearby are:
-numbers are given to blocks in the order in which files are stored, so the files of a directory lie together.
+their directories are listed, the next files (`listings.py`). For small files in any other order, those stored nearby
+are: numbers are given to blocks in the order in which files are stored, so the files of a directory lie together.
 """
 
 from __future__ import annotations
