@@ -19,10 +19,15 @@ class Writer:
         self._data, self._reader, self._committer = data, reader, committer
 
     async def write(self, ino: int, offset: int, piece: bytes) -> Inode:
-        """Write `piece` at `offset` of a file. Raises as `Admission.admit` and `Reader.read`, with nothing changed."""
+        """Write `piece` at `offset` of a file.
+
+        Raises as `Admission.admit`, `Reader.read` and `Metadata.check_size`, with nothing changed.
+        """
         await self._committer.admission.admit(len(piece))
         bases = await self._bases(ino, offset, offset + len(piece))
         inode = self._committer.meta.inode(ino)
+        if inode.quota:
+            self._committer.meta.check_size(inode, max(inode.size, offset + len(piece)))
         full = self._data.write(ino, offset, piece, inode.size)
         self._lay_over(ino, bases)
         self._committer.encoding.offer(full)
@@ -32,6 +37,8 @@ class Writer:
         """Cut a file to `size` bytes, or let it grow; `spare` as in `DirtyData.truncate`. Raises as `write` does."""
         bases = await self._bases(ino, size, size)
         inode = self._committer.meta.inode(ino)
+        if inode.quota:
+            self._committer.meta.check_size(inode, size)
         self._data.truncate(ino, inode.size, size, spare)
         self._lay_over(ino, bases)
         return inode

@@ -55,8 +55,15 @@ def du(args: argparse.Namespace) -> int:
     print(f"{head}  path")
     for text, line in zip(figures, lines, strict=True):
         damage = f"  ({line['damaged']} damaged)" if line["damaged"] else ""
-        print(f"{text}  {names.printable(line['path'])}{damage}")
+        print(f"{text}  {names.printable(line['path'])}{_limits(line)}{damage}")
     return 0
+
+
+def _limits(line: Line) -> str:
+    """Return the limits of a directory that has some."""
+    limits = [tables.size(line["max_bytes"])] if line.get("max_bytes") else []
+    limits += [f"{line['max_inodes']:,} inodes"] if line.get("max_inodes") else []
+    return f"  (limit {', '.join(limits)})" if limits else ""
 
 
 def _saved(line: Line) -> str:

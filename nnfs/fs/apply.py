@@ -355,9 +355,9 @@ def apply(
         room = blocks.flush()
         state.inodes += work.done.inodes
         txn.put_state(state)
-    store.state = state
+    store.state, store.superblock = state, work.superblock
     if work.done.moments is not None:
-        store.moments, store.superblock = work.done.moments, work.superblock
+        store.moments = work.done.moments
     work.done.repaired = blocks.repaired
     return work.done, room
 

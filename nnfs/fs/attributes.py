@@ -13,6 +13,7 @@ from nnfs.constants import TIMES
 from nnfs.errors import FsError
 from nnfs.fs.apply import RELEASE_NODES
 from nnfs.fs.filesystem import Filesystem
+from nnfs.fs.pasts import is_past
 from nnfs.fs.xattrs import ACL_ACCESS, Xattrs
 from nnfs.store import schema
 from nnfs.store.schema import Inode
@@ -58,11 +59,13 @@ class Change:
 
 
 class Figures(NamedTuple):
-    """The figures of statfs(2), in units of `UNIT` bytes."""
+    """The figures of statfs(2), in units of `UNIT` bytes. `free` is what a limit leaves, `available` what there is."""
 
     blocks: int
     free: int
+    available: int
     files: int
+    free_files: int
 
 
 class Attributes:
@@ -107,6 +110,8 @@ class Attributes:
 
     def resized(self, inode: Inode, size: int) -> None:
         """Note the new size of a file whose content was cut or extended."""
+        if inode.quota:
+            self._fs.quotas.add(inode.quota, size - inode.size)
         inode.size = size
         self._fs.touch(inode)
 
@@ -122,7 +127,10 @@ class Attributes:
         The kernel keeps the times of cached files, and sends them when they have changed, except for a write within the
         same tick of its coarse clock: then it goes on to show the times that it has sent before.
         """
-        inode.size = max(inode.size, end)
+        if end > inode.size:
+            if inode.quota:
+                self._fs.quotas.add(inode.quota, end - inode.size)
+            inode.size = end
         now = time.time_ns()
         if not 0 <= now - inode.mtime < LATELY:
             inode.mtime = inode.ctime = now
@@ -141,11 +149,32 @@ class Attributes:
         names = self._xattrs.names(inode)
         return names if caller.is_root else [name for name in names if not name.startswith(b"trusted.")]
 
-    def figures(self, free_bytes: int, in_place: int) -> Figures:
-        """Return the figures of statfs(2) for `free_bytes` that can be written, `in_place` of them without growth."""
+    def figures(self, free_bytes: int, in_place: int, ino: int) -> Figures:
+        """Return the figures of statfs(2) for `free_bytes` that can be written, `in_place` of them without growth.
+
+        `ino` is the file or directory that was asked about: a quota that limits it is shown like a filesystem.
+        """
         free = max(0, free_bytes) // UNIT
         used = max(0, self._fs.store.physical_bytes() - in_place) // UNIT
-        return Figures(used + free, free, self._fs.named + free)
+        whole = Figures(used + free, free, free, self._fs.named + free, free)
+        return self._limited(whole, ino) if self._fs.quotas.active and not is_past(ino) else whole
+
+    def _limited(self, whole: Figures, ino: int) -> Figures:
+        """Return figures with those of the innermost limits of bytes and of inodes; outer ones bound what is free."""
+        levels = self._fs.quotas.chain(self._fs.inode(ino).quota)
+        sizes = [(level.quota.max_bytes // UNIT, -(-level.size // UNIT)) for level in levels if level.quota.max_bytes]
+        files = [(level.quota.max_inodes, level.inodes) for level in levels if level.quota.max_inodes]
+        if sizes:
+            limit, used = sizes[0]
+            left = min(max(0, most - taken) for most, taken in sizes)
+            whole = whole._replace(
+                blocks=max(limit, used), free=max(0, limit - used), available=min(left, whole.available)
+            )
+        if files:
+            limit, used = files[0]
+            left = min(max(0, most - taken) for most, taken in files)
+            whole = whole._replace(files=max(limit, used), free_files=left)
+        return whole
 
 
 def drop_privileges(inode: Inode) -> None:

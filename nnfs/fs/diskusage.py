@@ -10,6 +10,7 @@ from typing import Any
 
 from nnfs.errors import RecordDamaged, UsageError
 from nnfs.fs.trees import Tree, inode_in, proved, tree_of
+from nnfs.store import quotas
 from nnfs.store.schema import Dentry, Inode
 from nnfs.store.txn import Snapshot
 
@@ -21,6 +22,7 @@ class Directory:
     path: bytes  # below the root of the tree
     depth: int
     names: Iterator[Dentry] = field(default_factory=lambda: iter(()))
+    ino: int = 0
     inodes: int = 1
     logical: int = 0
     stored: int = 0
@@ -49,7 +51,7 @@ def usage(snapshot: Snapshot, root: int, depth: int) -> list[dict[str, Any]]:
 
     A directory stands behind those in it, the root, with the path "", at the end. `logical_bytes` are the sizes of
     files, `stored_bytes` those of their payloads. A file with several names counts once; a block that several files
-    share counts for each. Damaged directories and inodes are counted and passed over. Raises `UsageError` if there is
+    share counts for each. A directory with a quota has its limits, too. Damaged directories and inodes are counted and passed over. Raises `UsageError` if there is
     no such inode.
     """
     tree, root = tree_of(snapshot, root)
@@ -58,7 +60,18 @@ def usage(snapshot: Snapshot, root: int, depth: int) -> list[dict[str, Any]]:
         raise UsageError(f"inode {root} is not in the store")
     if not stat.S_ISDIR(top.mode):
         return [Directory(b"", 0, logical=size_of(top), stored=top.stored).line()]
-    return [directory.line() for directory in walk(tree, top) if directory.depth <= depth]
+    limits = _limits(snapshot) if tree is snapshot else {}
+    return [
+        directory.line() | limits.get(directory.ino, {}) for directory in walk(tree, top) if directory.depth <= depth
+    ]
+
+
+def _limits(snapshot: Snapshot) -> dict[int, dict[str, int]]:
+    """Return the limits of directories that have some, by inode."""
+    return {
+        quota.root: {"max_bytes": quota.max_bytes, "max_inodes": quota.max_inodes}
+        for quota in quotas.load(snapshot)[0].values()
+    }
 
 
 def _nothing(_directory: Directory, _dentry: Dentry, _inode: Inode) -> None:
@@ -70,7 +83,7 @@ def walk(tree: Tree, top: Inode, visit: Visit = _nothing) -> Iterator[Directory]
 
     Inodes are visited once, files and directories, with the directory and name by which they are met.
     """
-    open_ = [Directory(b"", 0, _names(tree, top))]
+    open_ = [Directory(b"", 0, _names(tree, top), top.ino)]
     seen = {top.ino}
     while open_:
         here = open_[-1]
@@ -94,7 +107,8 @@ def walk(tree: Tree, top: Inode, visit: Visit = _nothing) -> Iterator[Directory]
             if inode.nlink > 1 or stat.S_ISDIR(inode.mode):
                 seen.add(inode.ino)  # a damaged store may have loops
             if stat.S_ISDIR(inode.mode):
-                open_.append(Directory(os.path.join(here.path, dentry.name), here.depth + 1, _names(tree, inode)))
+                path = os.path.join(here.path, dentry.name)
+                open_.append(Directory(path, here.depth + 1, _names(tree, inode), inode.ino))
             else:
                 here.inodes += 1
                 here.logical += size_of(inode)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from sortedcontainers import SortedDict
 
+from nnfs.store.quotas import Quota
 from nnfs.store.schema import Inode, State
 
 
@@ -21,6 +22,7 @@ class Epoch:
     orphans: set[int] = field(default_factory=set)  # have lost their last name
     release: set[int] = field(default_factory=set)  # nobody can reach them any more: to be deleted
     state: State = field(default_factory=State)  # counters at the freeze
+    quotas: dict[int, Quota | None] = field(default_factory=dict)  # records that change
     unsettles: bool = False  # policies have changed: recompression is to look at settled files again
 
     @property
@@ -38,4 +40,5 @@ class Epoch:
         self.orphans |= later.orphans
         self.release |= later.release
         self.state = later.state
+        self.quotas.update(later.quotas)
         self.unsettles |= later.unsettles

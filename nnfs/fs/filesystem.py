@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import errno
 import time
@@ -10,11 +11,13 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import cast
 
-from nnfs.errors import FsError, RecordDamaged
+from nnfs.errors import FsError, RecordDamaged, StoreDamaged
 from nnfs.fs.apply import Applied
 from nnfs.fs.epoch import Epoch
 from nnfs.fs.keysets import KeySet, KeySets, load_inode, load_keys, proved_records
+from nnfs.fs.loading import Loading
 from nnfs.fs.pasts import PastLoading, Pasts, is_past
+from nnfs.fs.quotas import Quotas
 from nnfs.store import schema, sealing
 from nnfs.store.env import Store
 from nnfs.store.moments import PAST
@@ -48,7 +51,10 @@ class Filesystem:
         self.pasts = Pasts(self.snapshot, store.moments, store.superblock)
         self._stored_below = self.state.next_ino  # inodes with lower numbers are in the store, if they are at all
         self._orphans: set[int] = set()  # without names, still looked up
-        self.active.release.update(schema.KEY.unpack(key)[0] for key, _ in self.snapshot.range("orphan", b""))
+        self.quotas = Quotas(self.snapshot)
+        if store.writable and not store.read_only:
+            for key, _ in self.snapshot.range("orphan", b""):
+                self._release(schema.KEY.unpack(key)[0])
 
     @property
     def keeps(self) -> bool:
@@ -132,6 +138,7 @@ class Filesystem:
         inode.ctime = time.time_ns()
         self.touch(inode)
         if inode.nlink == 0:
+            self.quotas.removed(inode)
             self.active.orphans.add(inode.ino)
             self._orphans.add(inode.ino)
             self._release_if_dead(inode.ino)
@@ -140,8 +147,22 @@ class Filesystem:
         if ino not in self._orphans or ino in self.lookups:
             return
         self._orphans.remove(ino)
-        self.active.release.add(ino)
+        self._release(ino)
         self.on_release(ino)
+
+    def _release(self, ino: int) -> None:
+        """Have the next commit delete an inode. It counts for no quota from now on."""
+        self.active.release.add(ino)
+        if self.quotas.active:
+            with contextlib.suppress(FsError, StoreDamaged):  # gone, or fsck sees to it
+                inode = self.inode(ino)
+                if inode.quota:
+                    self.quotas.move(inode, 0)
+                    self.touch(inode)
+
+    def check_size(self, inode: Inode, size: int) -> None:
+        """Raise `FsError` if the limits of quotas forbid that a file gets a size."""
+        self.quotas.check(inode.quota, size - inode.size)
 
     # -- dentries
 
@@ -322,7 +343,7 @@ class Filesystem:
     def freeze(self) -> Epoch:
         """Freeze the active epoch and return it. A frozen epoch whose commit failed takes in the active one instead."""
         epoch = self.active
-        epoch.state = copy.copy(self.state)
+        epoch.state, epoch.quotas = copy.copy(self.state), self.quotas.take(epoch.commit)
         for ino, inode in epoch.inodes.items():
             inode.commit = epoch.commit
             epoch.inodes[ino] = copy.copy(inode)
@@ -348,7 +369,8 @@ class Filesystem:
         for ino, (count, proof, stored, flags) in applied.maps.items():
             for inode in (self._inodes.get(ino), self.active.inodes.get(ino)):
                 if inode is not None:
-                    inode.count, inode.proof, inode.stored, inode.flags = count, proof, stored, flags
+                    inode.count, inode.proof, inode.stored = count, proof, stored
+                    inode.flags = inode.flags & Inode.QUOTA_BITS | flags & ~Inode.QUOTA_BITS
         for ino, nodes in applied.loaded.items():
             self.nodes.put(ino, nodes)
         for ino, changes in applied.nodes.items():
@@ -369,22 +391,3 @@ class Filesystem:
 
     def close(self) -> None:
         self.snapshot.close()
-
-
-class Loading:
-    """The names of a directory that are being loaded into memory."""
-
-    def __init__(self, snapshot: Snapshot | None, ino: int) -> None:
-        self._snapshot, self._ino = snapshot, ino  # None: the directory is not committed yet
-        self.found: KeySet | None = None
-
-    def scan(self) -> None:
-        """Read and prove the names of the last commit. Raises `RecordDamaged`."""
-        if self._snapshot is None:
-            self.found = KeySet()
-        else:
-            self.found = load_keys(self._snapshot, load_inode(self._snapshot, self._ino), "dentry")
-
-    def close(self) -> None:
-        if self._snapshot is not None:
-            self._snapshot.close()

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from nnfs.errors import RecordDamaged, StoreDamaged
-from nnfs.store import schema
+from nnfs.store import quotas, schema
 from nnfs.store.moments import PAST, commit_of
 from nnfs.store.schema import Inode
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PASSING = ("atime", "stored", "commit")  # fields of an inode whose changes are none of the tree
+PASSING = ("atime", "stored", "commit")  # fields whose changes are none of the tree, as marks and quota
 _FIELDS = tuple(name for name in Inode.__slots__ if name not in PASSING and name != "flags")
 
 
@@ -44,6 +44,22 @@ def write_metadata(work: Work) -> None:
         key = schema.KEY.pack(ino)
         if not work.keeper.active or txn.get("orphan", key) is None:  # else it says since when it is one
             txn.put("orphan", key, schema.pack_orphan(key, epoch.commit))
+    if epoch.quotas:
+        _write_quotas(work)
+
+
+def _write_quotas(work: Work) -> None:
+    """Write the records of quotas, and have the superblock say whether there are any."""
+    for number, quota in work.epoch.quotas.items():
+        if quota is None:
+            quotas.drop(work.txn, number)
+        else:
+            quotas.put(work.txn, quota)
+    before = work.superblock.ro_compat
+    there = quotas.RO_QUOTAS if quotas.numbers(work.txn) else 0
+    work.superblock.ro_compat = before & ~quotas.RO_QUOTAS | there
+    if work.superblock.ro_compat != before:
+        work.txn.put_superblock(work.superblock)
 
 
 def _check_inode(work: Work, ino: int) -> None:
@@ -111,6 +127,6 @@ def _keep_inode(work: Work, inode: Inode) -> None:
 
 def is_same(one: Inode, other: Inode) -> bool:
     """Return whether two records of an inode say the same of the tree."""
-    if (one.flags ^ other.flags) & ~Inode.LOOKED_AT:
+    if (one.flags ^ other.flags) & ~(Inode.LOOKED_AT | Inode.QUOTA_BITS):
         return False
     return all(getattr(one, name) == getattr(other, name) for name in _FIELDS)

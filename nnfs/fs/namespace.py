@@ -113,6 +113,8 @@ class Namespace:
             mode, access, child_default = acl.inherit(default, mode, is_dir)
         elif not stat.S_ISLNK(mode):
             mode &= ~umask
+        if parent.quota:
+            self.fs.quotas.check(parent.quota, len(target), 1)
         inode = self.fs.new_inode(mode, uid, gid)
         if is_dir:
             inode.nlink, inode.aux = 2, parent_ino
@@ -121,6 +123,8 @@ class Namespace:
             inode.target, inode.size = target, len(target)
         else:
             inode.aux = rdev
+        if parent.quota:
+            self.fs.quotas.enter(inode, parent.quota)
         if access is not None:
             self.xattrs.put(inode, ACL_ACCESS, access)
         if child_default is not None:
@@ -142,6 +146,7 @@ class Namespace:
             raise FsError(errno.EMLINK)
         if self.fs.find(parent, name) is not None:
             raise FsError(errno.EEXIST)
+        self.fs.quotas.check_link(inode, parent)
         inode.nlink += 1
         inode.ctime = time.time_ns()
         self.fs.touch(inode)
@@ -194,6 +199,7 @@ class Namespace:
                 raise FsError(errno.ENOENT)
             self._exchange(old_parent, old, new_parent, new)
             return
+        self.fs.quotas.check_move(moved, old_parent, new_parent)
         if new is not None:
             self._replace(new_parent, new, moved)
         self._move(old_parent, old, new_parent, new_name, moved)
@@ -230,6 +236,7 @@ class Namespace:
             new_parent.nlink += 1
             moved.aux = new_parent.ino
         moved.ctime = time.time_ns()
+        self.fs.quotas.moved(moved, new_parent)
         self.fs.touch(moved)
 
     def _exchange(
@@ -238,6 +245,8 @@ class Namespace:
         a_inode, b_inode = self._target(a[2]), self._target(b[2])
         if stat.S_ISDIR(b_inode.mode):
             self._check_no_loop(b_inode, a_parent)
+        self.fs.quotas.check_move(a_inode, a_parent, b_parent)
+        self.fs.quotas.check_move(b_inode, b_parent, a_parent)
         for parent, entry in ((a_parent, a), (b_parent, b)):
             self.fs.remove_dentry(parent, entry[0], entry[1])
         self.fs.add_dentry(b_parent, b[2].name, a_inode.ino, a[2].kind)
@@ -249,6 +258,7 @@ class Namespace:
                 into.nlink += 1
                 inode.aux = into.ino
             inode.ctime = time.time_ns()
+            self.fs.quotas.moved(inode, into)
             self.fs.touch(inode)
 
     def _note_policies(self, one: Inode, other: Inode) -> None:

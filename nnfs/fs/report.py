@@ -11,6 +11,7 @@ from typing import Any
 
 from nnfs import codec
 from nnfs.errors import ModelMissing, RecordDamaged, StoreDamaged, UsageError
+from nnfs.fs import quotareport
 from nnfs.fs.trees import Tree, inode_in, map_nodes, proved, tree_of
 from nnfs.store import schema, sealing
 from nnfs.store.blocks import load_block
@@ -65,6 +66,7 @@ def df_report(store: Store) -> dict[str, Any]:
             if total.blocks:
                 codecs.append(_codec_line(snapshot, number, model, total.blocks, total.plain, total.stored))
         model_bytes = sum(2 * _on_disk(model.size) for model in models(snapshot).values())
+        limits = quotareport.lines(snapshot)
     lower = os.statvfs(store.place.here)
     return {
         "store": str(store.place.now()),
@@ -80,6 +82,7 @@ def df_report(store: Store) -> dict[str, Any]:
         "model_bytes": model_bytes,
         "free_bytes": lower.f_bavail * lower.f_frsize,  # of the filesystem below
         "codecs": codecs,
+        "quotas": limits,
     }
 
 

@@ -163,6 +163,8 @@ class Answers:
             "free_bytes": daemon.space.shown(),
             "no_space": daemon.committer.backlog.no_space is not None,
             "inodes": daemon.fs.state.inodes,
+            "quotas": len(daemon.fs.quotas.all()),
+            "quotas_counting": sum(quota.counting or quota.removing for quota in daemon.fs.quotas.all()),
             "open_handles": daemon.times.usage.handles,
             "known_inodes": len(daemon.fs.lookups),
             "cache_bytes": daemon.reader.cache.bytes,

@@ -39,6 +39,7 @@ import pyfuse3
 import trio
 
 from nnfs.errors import MountError
+from nnfs.mount import statfsinode
 from nnfs.mount.mountpoint import check_call, libc, mount_error, unmount_path, usable
 from nnfs.mount.options import MS_NOSYMFOLLOW, MountOptions
 from nnfs.mount.table import MountInfo, mounts
@@ -57,13 +58,14 @@ ASYNC_READ, ATOMIC_O_TRUNC, EXPORT_SUPPORT, BIG_WRITES, DONT_MASK = 1 << 0, 1 <<
 SPLICE_READ, AUTO_INVAL_DATA, DO_READDIRPLUS, READDIRPLUS_AUTO = 1 << 9, 1 << 12, 1 << 13, 1 << 14
 ASYNC_DIO, WRITEBACK_CACHE, PARALLEL_DIROPS, HANDLE_KILLPRIV = 1 << 15, 1 << 16, 1 << 18, 1 << 19
 POSIX_ACL, MAX_PAGES, CACHE_SYMLINKS, HANDLE_KILLPRIV_V2, INIT_EXT = 1 << 20, 1 << 22, 1 << 23, 1 << 28, 1 << 30
+DIRECT_IO_ALLOW_MMAP = 1 << 36  # of Linux 6.6, which keeps its cache true beside handles that go past it
 
 # libfuse 3.14 forgets PARALLEL_DIROPS in its reply although it wants it. HANDLE_KILLPRIV_V2: the kernel asks for
 # security.capability before the first write to a file, not before each (write(2) of 4 KiB: 2.7 us against 54 us with a
 # trivial getxattr); it removes capabilities itself. suid and sgid of regular files are then for the filesystem to take
 # away: at a setattr of uid or gid; and, by a caller who is not root, at a setattr of size, at one of no field at all
 # (sent before such a caller's write to a file that has them), and at an open with O_TRUNC.
-WANTED = DONT_MASK | PARALLEL_DIROPS | CACHE_SYMLINKS | HANDLE_KILLPRIV_V2
+WANTED = DONT_MASK | PARALLEL_DIROPS | CACHE_SYMLINKS | HANDLE_KILLPRIV_V2 | INIT_EXT | DIRECT_IO_ALLOW_MMAP
 UNWANTED = HANDLE_KILLPRIV
 MAX_BACKGROUND = 1024
 
@@ -187,6 +189,11 @@ class Connection:
         self._kernel = -1
         self._relay.close()
 
+    @property
+    def may_bypass_cache(self) -> bool:
+        """Whether the kernel keeps its page cache true beside handles that go past it."""
+        return self.negotiated is not None and bool(self.negotiated.flags & DIRECT_IO_ALLOW_MMAP)
+
     async def serve(self, min_tasks: int = 2, max_tasks: int = 2000) -> None:
         """Answer requests until the filesystem is unmounted. *max_tasks* bounds requests that wait at the same time.
 
@@ -249,6 +256,7 @@ def connect(ops: pyfuse3.Operations, mountpoint: str, options: MountOptions) -> 
     libfuse, relay = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         mount = next(m for m in reversed(mounts()) if m.mountpoint == path)  # our mount is the newest one there
+        statfsinode.install()
         pyfuse3.init(ops, f"/dev/fd/{libfuse.fileno()}", {"allow_root"} if options.allow_root else set())
     except BaseException as problem:
         libfuse.close()

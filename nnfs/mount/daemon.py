@@ -251,6 +251,7 @@ class Daemon:
         """Start the tasks that go on until the last commit is done. Tasks in `nursery` guard themselves."""
         assert self.connection is not None
         await self.connection.handshake()
+        self.ops.quotas.may_bypass = self.connection.may_bypass_cache
         self.connection.tune(read_ahead_kb=READ_AHEAD_KB, max_bytes=MAX_DIRTY_PAGES)
         self.reader.start(guarded)
         if self.store.writable:
@@ -260,10 +261,12 @@ class Daemon:
             guarded.start_soon(self._tell_kernel)
             guarded.start_soon(self.repaired.run, self.committer)
             guarded.start_soon(self.snapshots.run)
+            guarded.start_soon(self.ops.quotas.run)
         guarded.start_soon(self.background.run)
         if self.own.is_short_of_memory:
             guarded.start_soon(self._give_back_memory)
         handlers = {**self.background.handlers, **self.answers.handlers, **self.snapshots.handlers}
+        handlers |= self.ops.quotas.handlers
         found = rendezvous.address(self.connection.mount.device, self.connection.mount.source)
         socket_path = self.store.place.here / SOCKET_NAME if self.store.writable else None
         room = self.space.lend_a_name

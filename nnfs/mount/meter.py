@@ -54,3 +54,9 @@ def cumulated(counts: Counts, first: int, last: int) -> list[tuple[int, int]]:
 def total(counts: Counts) -> int:
     """Return how many values a histogram has."""
     return sum(counts[: BITS + 1])
+
+
+def count(counts: Counts, value: int) -> None:
+    """Count one value."""
+    counts[value.bit_length()] += 1
+    counts[SUM] += value

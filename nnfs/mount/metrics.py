@@ -88,6 +88,7 @@ class _Collector(Collector):
         figures = self._ask()
         family = functools.partial(_family, _ours(figures))
         yield from _space(family, figures.df, figures.status)
+        yield from _quotas(family, figures.df["quotas"])
         yield from _process(family, figures.status)
         yield from _requests(family, figures)
         yield from _caches(family, figures.status)
@@ -130,6 +131,15 @@ def _space(family: Family, df: Mapping[str, Any], status: Mapping[str, Any]) -> 
     yield family(
         GAUGE, "chunks", "Number of chunks", [(key, line["chunks"]) for key, line in lines], ("codec", "model")
     )
+
+
+def _quotas(family: Family, quotas: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
+    for field, text in (
+        ("bytes", "Bytes that count for the quota of a directory"), ("inodes", "Inodes that count for it"),
+        ("max_bytes", "Limit of bytes, 0: none"), ("max_inodes", "Limit of inodes, 0: none"),
+    ):  # fmt: skip
+        rows = [((names.printable(line["path"]),), line[field]) for line in quotas]
+        yield family(GAUGE, f"quota_{field}", text, rows, ("directory",))
 
 
 def _process(family: Family, status: Mapping[str, Any]) -> Iterator[Metric]:

@@ -28,9 +28,11 @@ from nnfs.fs.filesystem import Filesystem
 from nnfs.fs.namespace import Namespace
 from nnfs.fs.pasts import is_fleeting, is_past
 from nnfs.fs.xattrs import Xattrs
+from nnfs.mount import quotas, statfsinode
 from nnfs.mount.fingerprint import fingerprint
 from nnfs.mount.guard import GuardedOperations, guard
-from nnfs.mount.meter import SUM, Counts
+from nnfs.mount.meter import count
+from nnfs.mount.quotas import QuotaService
 from nnfs.proof import MAX_CHUNKS
 from nnfs.store import schema
 from nnfs.store.schema import Dentry, Inode
@@ -59,6 +61,7 @@ class Operations(GuardedOperations):
         self.xattrs = Xattrs(fs)
         self.inodes = Attributes(fs, self.xattrs)
         self.names = Namespace(fs, self.xattrs)
+        self.quotas = QuotaService(fs, committer, self.prove, read_only=read_only)
         self._proving: dict[int, trio.Event] = {}  # large directories whose names a thread is loading
 
     def _changing(self, *inodes: int) -> None:
@@ -106,7 +109,7 @@ class Operations(GuardedOperations):
 
     @guard
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
-        await self._prove(parent_inode, name)
+        await self.prove(parent_inode, name)
         inode = self.names.lookup(parent_inode, name)
         if inode is not None:
             return self._known(inode)
@@ -117,8 +120,8 @@ class Operations(GuardedOperations):
 
     @guard
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
-        for ino, count in inode_list:
-            self.fs.forget(ino, count)
+        for ino, lookups in inode_list:
+            self.fs.forget(ino, lookups)
 
     @guard
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
@@ -160,17 +163,18 @@ class Operations(GuardedOperations):
     @guard
     async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
         space = self.committer.space
-        figures = self.inodes.figures(space.shown() - self.data.size, space.in_place)
+        figures = self.inodes.figures(space.shown() - self.data.size, space.in_place, statfsinode.requested())
         result = pyfuse3.StatvfsData()
         result.f_bsize = result.f_frsize = attributes.UNIT
         result.f_blocks, result.f_files = figures.blocks, figures.files
-        result.f_bfree = result.f_bavail = result.f_ffree = result.f_favail = figures.free
+        result.f_bfree, result.f_bavail = figures.free, figures.available
+        result.f_ffree = result.f_favail = figures.free_files
         result.f_namemax = schema.NAME_MAX
         return result
 
     # -- names
 
-    async def _prove(self, ino: int, name: bytes | None = None) -> None:
+    async def prove(self, ino: int, name: bytes | None = None) -> None:
         """Prove the names of a large directory in a thread: it would stop the loop.
 
         With `name`, do so only if looking that name up needs it.
@@ -193,13 +197,13 @@ class Operations(GuardedOperations):
         self._changing()
         await self.committer.admission.throttle()
         for ino, name in directories:
-            await self._prove(ino, name)
+            await self.prove(ino, name)
 
     async def _create(
         self, parent: int, name: bytes, mode: int, ctx: RequestContext, *, rdev: int = 0, target: bytes = b""
     ) -> Inode:
         await self._growing()
-        await self._prove(parent)
+        await self.prove(parent)
         return self.names.create(parent, name, mode, ctx.umask, ctx.uid, ctx.gid, rdev=rdev, target=target)
 
     @guard
@@ -220,12 +224,12 @@ class Operations(GuardedOperations):
     ) -> tuple[pyfuse3.FileInfo, EntryAttributes]:
         inode = await self._create(parent_inode, name, mode | stat.S_IFREG, ctx)
         self.times.usage.opened(inode.ino, reads=flags & os.O_ACCMODE != os.O_WRONLY)
-        return pyfuse3.FileInfo(fh=inode.ino), self._known(inode)
+        return pyfuse3.FileInfo(fh=inode.ino, direct_io=self.quotas.fails_at_once(inode, flags)), self._known(inode)
 
     @guard
     async def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext) -> EntryAttributes:
         await self._growing()
-        await self._prove(new_parent_inode)
+        await self.prove(new_parent_inode)
         return self._known(self.names.link(inode, new_parent_inode, new_name))
 
     @guard
@@ -250,7 +254,7 @@ class Operations(GuardedOperations):
     ) -> None:
         await self._shrinking((parent_inode_old, name_old))
         for parent in (parent_inode_new, *([parent_inode_old] if flags else ())):  # where names are entered
-            await self._prove(parent)
+            await self.prove(parent)
         self.names.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
 
     @guard
@@ -260,7 +264,7 @@ class Operations(GuardedOperations):
 
     @guard
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        await self._prove(fh)
+        await self.prove(fh)
         self._accessed(self.fs.inode(fh))
         if start_id == 0:
             self.reader.listings.begin(fh)
@@ -297,7 +301,7 @@ class Operations(GuardedOperations):
                 pyfuse3.invalidate_inode(inode, attr_only=True)
             except OSError as error:
                 log.debug("inode %d: %s", inode, error)
-        return pyfuse3.FileInfo(fh=inode)
+        return pyfuse3.FileInfo(fh=inode, direct_io=self.quotas.fails_at_once(found, flags))
 
     def _may_move_atimes(self) -> bool:
         return not self.read_only and self.committer.admission.has_room_to_spare()
@@ -311,7 +315,7 @@ class Operations(GuardedOperations):
         if self.times.usage.reads(fh):  # not if all handles are O_NOATIME, or only write
             self._accessed(inode)
         data = await self.reader.read(inode, offset, size)
-        _count(self.meter.read, len(data))
+        count(self.meter.read, len(data))
         return cast(bytes, data)  # pyfuse3 takes any buffer
 
     @guard
@@ -319,7 +323,7 @@ class Operations(GuardedOperations):
         self._changing()
         inode = await self.writer.write(fh, offset, buf)
         self.inodes.written(inode, offset + len(buf))
-        _count(self.meter.written, len(buf))
+        count(self.meter.written, len(buf))
         return len(buf)
 
     async def flush(self, fh: int) -> None:
@@ -342,6 +346,8 @@ class Operations(GuardedOperations):
         found = self.fs.inode(inode)
         if stat.S_ISREG(found.mode) and name in (*virtual.SLOW, virtual.FINGERPRINT):
             return await self._described(inode, name)
+        if name in quotas.ATTRIBUTES:
+            return self.quotas.attribute(found, name)
         value = virtual.computed(self.fs, found, name) if name in virtual.COMPUTED else self.xattrs.get(found, name)
         if value is None:
             raise FUSEError(errno.ENODATA)
@@ -365,11 +371,17 @@ class Operations(GuardedOperations):
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
         self._changing(inode)
         await self._growing(len(value))
+        if name in quotas.LIMITS:
+            self.quotas.set_attribute(self.fs.inode(inode), name, value, ctx.uid)
+            return
         self.inodes.set_xattr(self.fs.inode(inode), name, value, _caller(ctx))
 
     @guard
     async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
         self._changing(inode)
+        if name in quotas.LIMITS:
+            self.quotas.set_attribute(self.fs.inode(inode), name, None, ctx.uid)
+            return
         self.xattrs.remove(self.fs.inode(inode), name)
 
 
@@ -380,11 +392,6 @@ def _unknown(dentry: Dentry) -> EntryAttributes:
     entry.st_mode = dentry.kind << 12
     entry.entry_timeout = entry.attr_timeout = 0
     return entry
-
-
-def _count(sizes: Counts, size: int) -> None:
-    sizes[size.bit_length()] += 1
-    sizes[SUM] += size
 
 
 def _caller(ctx: RequestContext) -> Caller:

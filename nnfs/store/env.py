@@ -31,6 +31,7 @@ from nnfs.store import (
     mapsize,
     moments,
     privacy,
+    quotas,
     reserve,
     room,
     schema,
@@ -173,7 +174,7 @@ class Store:
     @property
     def read_only(self) -> bool:
         """Whether the store may only be read: it has unknown features, or a snapshot's record is lost."""
-        return bool(self.superblock.ro_compat & ~moments.RO_SNAPSHOTS or self.moments_lost)
+        return bool(self.superblock.ro_compat & ~(moments.RO_SNAPSHOTS | quotas.RO_QUOTAS) or self.moments_lost)
 
     def read(self) -> Snapshot:
         """Begin a read txn. Close it soon: it keeps pages from being used again."""

@@ -150,6 +150,7 @@ class Inode:
     FLAG_SETTLED = 2  # recompression has looked at all chunks of this file as they are now
     RUNG_BITS: ClassVar[int] = 12  # it has done so up to this rung, and slower ones may still make them smaller
     LOOKED_AT: ClassVar[int] = FLAG_SETTLED | RUNG_BITS
+    QUOTA_BITS: ClassVar[int] = 0xFFFF0000
 
     def __init__(self, ino: int, mode: int, uid: int, gid: int, now: int) -> None:
         self.ino, self.mode, self.uid, self.gid = ino, mode, uid, gid
@@ -162,6 +163,15 @@ class Inode:
     def rung(self) -> int:
         """The rung up to which recompression has looked at all chunks of this file as they are now, 0: none."""
         return (self.flags & self.RUNG_BITS) >> 2
+
+    @property
+    def quota(self) -> int:
+        """The number of the quota that counts the inode, 0: none."""
+        return self.flags >> 16
+
+    @quota.setter
+    def quota(self, number: int) -> None:
+        self.flags = self.flags & ~self.QUOTA_BITS | number << 16
 
     def __copy__(self) -> Inode:
         """Copy the inode in a quarter of the time of copy.copy: every dirty inode is copied for its commit."""

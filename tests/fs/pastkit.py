@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from nnfs.errors import FsError, OutOfSpace
 from nnfs.fs import snapshots
 from nnfs.fs.apply import Amendment, Applied, Work, apply
+from nnfs.fs.attributes import Attributes
 from nnfs.fs.filesystem import Filesystem
 from nnfs.fs.namespace import RENAME_EXCHANGE, Namespace
 from nnfs.fs.pasts import SNAPSHOTS
@@ -62,6 +63,7 @@ class World:
     def _open(self) -> None:
         self.fs = Filesystem(self.store)
         self.names = Namespace(self.fs, Xattrs(self.fs))
+        self.attributes = Attributes(self.fs, self.names.xattrs)
         self.changes, self.held = {}, set()
 
     def close(self) -> None:
@@ -156,9 +158,8 @@ class World:
             if plain is not None:
                 file.chunks[number] = plain
             file.size = max(file.size, (number + 1) * self.store.superblock.chunk_size)
-        inode.size = file.size
+        self.attributes.resized(inode, file.size)
         inode.mtime += 1
-        self.fs.touch(inode)
 
     def truncate(self) -> None:
         found = self._file()
@@ -172,8 +173,8 @@ class World:
         pending.spare = pending.spare or self.fs.new_ino()
         pending.chunks = {number: content for number, content in pending.chunks.items() if number < cut}
         file.chunks = {number: plain for number, plain in file.chunks.items() if number < cut}
-        inode.size = file.size = min(file.size, cut * self.store.superblock.chunk_size)
-        self.fs.touch(inode)
+        file.size = min(file.size, cut * self.store.superblock.chunk_size)
+        self.attributes.resized(inode, file.size)
 
     def _tangled(self, moved: File, path: str) -> bool:
         """Whether a directory would be moved into itself."""

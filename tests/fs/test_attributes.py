@@ -184,9 +184,9 @@ def test_figures_of_statfs(
 ) -> None:
     monkeypatch.setattr(type(files.store), "physical_bytes", lambda _: 7 * 4096 + 5)
     units = max(0, free) // 4096
-    assert inodes.figures(free, 0) == (7 + units, units, 2 + units)
-    assert inodes.figures(free, 4096) == (6 + units, units, 2 + units)
-    assert inodes.figures(free, 1 << 30) == (units, units, 2 + units)
+    assert inodes.figures(free, 0, file.ino) == (7 + units, units, units, 2 + units, units)
+    assert inodes.figures(free, 4096, file.ino) == (6 + units, units, units, 2 + units, units)
+    assert inodes.figures(free, 1 << 30, file.ino) == (units, units, units, 2 + units, units)
 
 
 def test_a_long_target_is_refused(files: Files) -> None:

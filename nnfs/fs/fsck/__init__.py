@@ -21,6 +21,7 @@ from nnfs.fs.fsck.context import Context, Problem, Progress, Report
 from nnfs.fs.fsck.fixer import Fixer, apply_fixes
 from nnfs.fs.fsck.kept import Kept, check_moments
 from nnfs.fs.fsck.models import check_scrub
+from nnfs.fs.fsck.quotas import check_quotas
 from nnfs.fs.fsck.tree import DIR, Entries, check_directories, check_inodes, check_links, check_orphans, check_xattrs
 from nnfs.fs.pastpaths import shown_path
 from nnfs.store import schema
@@ -155,6 +156,7 @@ def _round(store: Store, data: bool, progress: Progress, *, whole: bool) -> Cont
         Entries(context).run()
         check_directories(context)
         check_links(context)
+        check_quotas(context)
         check_xattrs(context)
         check_scrub(context)
         Blocks(context).run()
