@@ -51,8 +51,8 @@ def usage(snapshot: Snapshot, root: int, depth: int) -> list[dict[str, Any]]:
 
     A directory stands behind those in it, the root, with the path "", at the end. `logical_bytes` are the sizes of
     files, `stored_bytes` those of their payloads. A file with several names counts once; a block that several files
-    share counts for each. A directory with a quota has its limits, too. Damaged directories and inodes are counted and passed over. Raises `UsageError` if there is
-    no such inode.
+    share counts for each. A directory with a quota has its limits, too. Damaged directories and inodes are counted and
+    passed over. Raises `UsageError` if there is no such inode.
     """
     tree, root = tree_of(snapshot, root)
     top = inode_in(tree, root)
