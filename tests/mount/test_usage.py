@@ -84,7 +84,7 @@ class Kernel:
         self.inode = Inode(20, 0o100644, 0, 0, 0)
         self.inode.nlink = 1
         self.told = 0
-        fs: Any = SimpleNamespace(touch=lambda _: None, inode=lambda _: self.inode)
+        fs: Any = SimpleNamespace(touch=lambda _: None, inode=lambda _: self.inode, quotas=SimpleNamespace())
         monkeypatch.setattr(accesstimes, "time", SimpleNamespace(time_ns=self.clock))
         monkeypatch.setattr("nnfs.mount.ops.pyfuse3.invalidate_inode", self.tell)
         admission = SimpleNamespace(has_room_to_spare=lambda: True)

@@ -12,7 +12,7 @@ from xxhash import xxh3_64_digest, xxh3_64_intdigest
 
 from nnfs import codec
 from nnfs.codec.base import CM, FIRST_COLD, NEURAL
-from nnfs.store import modelfiles, moments, schema, sealing
+from nnfs.store import modelfiles, moments, quotas, schema, sealing
 from nnfs.store.fragments import PAGE, PAGE_HEADER, cut_payload
 from nnfs.store.schema import Block, Dentry, Inode, MapNode, Model, Scrub, State, Superblock, Total
 
@@ -156,6 +156,13 @@ def test_snapshot() -> None:
     assert f"The bit {moments.RO_SNAPSHOTS} of `ro_compat`" in FLAT
 
 
+def test_quota() -> None:
+    values = distinct([name for name, _, _ in layout("**Quota**")])
+    assert_fields("**Quota**", quotas.Quota(1, **values).pack()[:-8], dict(values))
+    assert flags_of("**Quota**") == {quotas.Quota.FLAG_COUNTING: "counting", quotas.Quota.FLAG_REMOVING: "removing"}
+    assert f"The bit {quotas.RO_QUOTAS} of `ro_compat` is set while there are quotas" in FLAT
+
+
 def test_records_described_in_prose() -> None:
     key8, key16 = schema.KEY.pack(7), schema.KEY2.pack(7, 1 << 16)
     described = {name: record for _, name, _, record in rows("## Tables")}
@@ -178,8 +185,9 @@ def test_records_described_in_prose() -> None:
 def test_keys() -> None:
     keys = {name: key for _, name, key, _ in rows("## Tables")}
     plain = ", ".join(f"`{key.decode()}`" for key in (schema.SUPER_KEY, schema.STATE_KEY, schema.SCRUB_KEY))
-    assert keys["meta"] == f"{plain}, `{moments.MOMENT_KEY.decode()}` with number u16"
-    assert moments.key_of(7) == b"nnfs.snap\0\7"
+    numbered = [f"`{key.decode()}` with number u16" for key in (moments.MOMENT_KEY, quotas.QUOTA_KEY)]
+    assert keys["meta"] == ", ".join([plain, *numbered])
+    assert (moments.key_of(7), quotas.key_of(7)) == (b"nnfs.snap\0\7", b"nnfs.quota\0\7")
     sizes = {name: sum(sizes_in(key)) for name, key in keys.items()}
     expected = {
         "inode": schema.KEY, "dentry": schema.KEY2, "map": schema.KEY2, "block": schema.KEY,
