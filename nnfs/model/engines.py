@@ -44,15 +44,26 @@ def open_model(weights: Weights, device: str = "cpu", product: str | None = None
     `product` forces a choice: on the CPU "native" (in C, `nnfs.kernels`), "vnni" (by numba, where the processor has the
     instructions), "int8" or "float" (by torch, see `matmul.choose`). They differ in speed only: the first that is there
     and has a kernel for the network's sizes is taken. "another" is the second: "vnni" behind "native", else "float".
+    "jax" takes JAX, on the device that JAX has chosen (its variable JAX_PLATFORMS), whichever `device` is.
     Raises `CodecError` when the device is not there or does not compute exactly, `ModelMissing` for a model that
-    it cannot run.
+    it cannot run, `ModuleNotFoundError` where a library is missing.
     """
     product = product or os.environ.get(PRODUCT_VARIABLE) or None
+    if product == "jax":
+        return _in_jax(weights)
     if device == "cpu":
         return _on_cpu(weights, product)
     from nnfs.model.cuda import CudaModel
 
     return CudaModel(weights, device, product)
+
+
+def _in_jax(weights: Weights) -> Model:
+    try:
+        from nnfs.model.jax import JaxModel
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"no {error.name}: pip install 'nnfs[jax]'", name=error.name) from error
+    return JaxModel(weights)
 
 
 def _on_cpu(weights: Weights, product: str | None) -> Model:

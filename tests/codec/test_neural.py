@@ -156,6 +156,18 @@ def test_products_of_all_kinds_write_the_same(company: list[bytes], monkeypatch:
     assert floats.encode_many(company[:2]) == codec().encode_many(company[:2])
 
 
+def test_jax_writes_and_reads_the_same(company: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("jax", reason="JAX is not installed: pip install 'nnfs[jax]'")
+    monkeypatch.setenv("NNFS_PRODUCT", "jax")
+    other = Neural(codec().model.weights)
+    assert type(other.model).__name__ == "JaxModel"
+    plains = [company[0], company[3]]
+    payloads = other.encode_many(plains)
+    assert payloads == codec().encode_many(plains)
+    stored = [(payload or b"", len(plain)) for payload, plain in zip(payloads, plains, strict=True)]
+    assert other.decode_many(stored) == plains
+
+
 def test_bad_jobs_do_not_spoil_good_ones(company: list[bytes]) -> None:
     good = [(payload or b"", len(plain)) for payload, plain in zip(codec().encode_many(company), company, strict=True)]
     damaged = bytearray(good[2][0])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -54,6 +56,8 @@ def model_of(kind: str, weights: Weights) -> Model:
         if product not in there.levels:
             pytest.skip(f"this processor has no {product}")
         return NativeModel(weights, product, there)
+    if product == "jax" and importlib.util.find_spec("jax") is None:
+        pytest.skip("JAX is not installed: pip install 'nnfs[jax]'")
     if product == "vnni" and not vnni.available():
         pytest.skip("this processor has no AVX-512 VNNI")
     if product == "int8" and not exact_here(product):
@@ -61,7 +65,7 @@ def model_of(kind: str, weights: Weights) -> Model:
     return open_model(weights, "cpu", product) if engine == "cpu" else CudaModel(weights, "cpu", product)
 
 
-@pytest.fixture(params=["cpu vnni", "cpu int8", "cpu float", "cuda int8", "cuda float", *NATIVE])
+@pytest.fixture(params=["cpu vnni", "cpu int8", "cpu float", "cpu jax", "cuda int8", "cuda float", *NATIVE])
 def kind(request: pytest.FixtureRequest) -> str:
     """The engine and its product; the CUDA engine runs on the CPU here."""
     return str(request.param)
@@ -167,6 +171,32 @@ def test_native_code_refuses_features_that_are_out_of_range(kind: str) -> None:
         model.engine(2).forward(selftest.features(2, 2))
     with pytest.raises(CodecError, match="no room"):
         model.engine(1 << 20)
+
+
+def test_jax_passes_the_self_test_and_names_itself_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "jax", None)
+        without.delitem(sys.modules, "nnfs.model.jax", raising=False)
+        with pytest.raises(ModuleNotFoundError, match=r"no jax: pip install 'nnfs\[jax\]'"):
+            open_model(random_weights(), "cuda", "jax")
+    model_of("cpu jax", random_weights())
+    selftest.run("cpu", "jax")
+
+
+def test_roots_in_jax_are_floors_even_where_float64_is_not() -> None:
+    """A device may emulate float64: its root is off by one, and is corrected."""
+    jax = pytest.importorskip("jax", reason="JAX is not installed: pip install 'nnfs[jax]'")
+    from nnfs.model.jax import isqrt
+
+    random = np.random.default_rng(1)
+    roots = np.concatenate(([1, 2, 3, (1 << 28) - 2], random.integers(1, 1 << 28, 500)))
+    for off in (-1, 0, 1):
+        assert np.array_equal(np.asarray(isqrt(jax.numpy.asarray(roots**2 + off))), roots - (off < 0))
+    wrong = jax.numpy.sqrt
+    with pytest.MonkeyPatch.context() as patched:
+        for by in (-1.0, 1.0):
+            patched.setattr(jax.numpy, "sqrt", lambda n, by=by: wrong(n) + by)
+            assert np.array_equal(np.asarray(isqrt(jax.numpy.asarray(roots**2 + 1))), roots)
 
 
 @needs_gpu

@@ -188,6 +188,12 @@ install_torch() { # install_torch cpu|cuda
     fi
 }
 
+install_jax() { # for the tests of its engine: half a gigabyte
+    "$venv/bin/python" -c 'import jax' 2>/dev/null && return
+    say "installing JAX"
+    pip install --editable "$root[jax]" || say "JAX could not be installed: the tests of its engine are skipped"
+}
+
 has_cuda_build() { quietly "$venv/bin/python" -c 'import sys, torch; sys.exit(torch.version.cuda is None)'; }
 
 choose_torch() { # choose_torch auto|cpu|cuda|none: installs, and notes in .venv what was asked, what is there, and if with a GPU
