@@ -11,7 +11,7 @@ from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.codec import latency
+from bench.codec import latency, stream
 from bench.codec.coders import CLASSICAL
 from bench.codec.sample import Coded, Piece, pieces, sample
 from nnfs.codec.base import FIRST_COLD
@@ -23,6 +23,7 @@ EPILOG = """examples:
   tools/bench_codec --codecs ppmd,cm DIR FILE  some codecs, whole paths, one row per path and codec
   tools/bench_codec --first 100000 FILE        the first 100,000 bytes as one chunk
   tools/bench_codec --latency DIR              one chunk at a time, through a worker process
+  tools/bench_codec --stream 16,64,256 FILE    a file's first 16, 64 and 256 MB, with the Weissman score
 
 Each codec runs in a process of its own, and every chunk is decoded again and compared. Stored bytes count everything
 but the header that all blocks have and the shared model. kbps: 1,000 plain bytes per second; the median of up to five
@@ -48,6 +49,11 @@ def positive(text: str) -> int:
     return number
 
 
+def sizes(text: str) -> list[int]:
+    """Parse whole numbers with commas between them."""
+    return [positive(word) for word in text.split(",")]
+
+
 def arguments() -> argparse.Namespace:
     """Return the parsed command line."""
     parser = argparse.ArgumentParser(
@@ -63,6 +69,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="for nnfs's codecs: cpu, cuda or auto (cpu)")
     parser.add_argument("--threads", type=positive, default=len(os.sched_getaffinity(0)), help="for nnfs's codecs")
     parser.add_argument("--latency", action="store_true", help="time single chunks through a worker, not throughput")
+    parser.add_argument(
+        "--stream", metavar="MB,...", type=sizes, help="stream so many MB of a file, and score the codecs"
+    )
+    parser.add_argument("--limit", metavar="S", type=float, default=600, help="of --stream: seconds for a codec (600)")
     parser.add_argument("--json", metavar="OUT", type=Path, help="also write every row to this file")
     args = parser.parse_args()
     args.codecs = [name for name in args.codecs.split(",") if name]
@@ -145,6 +155,8 @@ def main() -> int:
     args = arguments()
     if args.latency:
         return latency.main(args)
+    if args.stream:
+        return stream.main(args)
     width = min(48, max(len(str(path)) for path in args.paths))
     heads = ("plain_bytes", "stored_bytes", "bits_per_byte", "encode_kbps", "decode_kbps", "peak_mb")
     print(f"{'path':<{width}}  {'codec':<16}" + "".join(f"{head:>16}" for head in heads), flush=True)
