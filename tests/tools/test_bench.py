@@ -339,4 +339,4 @@ def test_marks_of_pages_name_tables_and_their_lines(page: str) -> None:
     with_figures(text, figures)
     assert asked.get("fs", set()) <= {case.key for case in whole.fs_cases(Setting(REPO, REPO))}
     if page == "nnfs/FIGURES.md":
-        assert set(asked) == {one.name for one in tables.TABLES}
+        assert set(asked) == {one.name for one in tables.TABLES} - {"methods", "pieces"}  # these have another page

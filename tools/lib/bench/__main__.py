@@ -11,8 +11,9 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
-from bench import fs, machine, runs
+from bench import fs, machine, picture, runs
 from bench.coding import SLOW
 from bench.corpus import ARCHIVE, NoData
 from bench.runs import ROOT, Runner
@@ -20,8 +21,11 @@ from bench.table import Result, Setting, Table, block, figure, replaced, with_fi
 from bench.tables import TABLES
 from nnfs.kernels.library import LEVELS, NONE
 
-PAGES = ("README.md", "nnfs/FIGURES.md")
+PAGES = ("README.md", "nnfs/FIGURES.md", "nnfs/METHODS.md")
+PICTURES = {"methods": "nnfs/methods.svg"}  # of tables
 DATA = ROOT.parent / "shared" / "corpus"
+Blocks: TypeAlias = dict[str, Callable[[Sequence[str]], str]]
+Figures: TypeAlias = dict[str, Callable[[str], str | None]]
 EPILOG = f"""tables:
 {chr(10).join(f"  {table.name:<11} {table.title}" for table in TABLES)}
 
@@ -29,7 +33,7 @@ examples:
   sudo tools/bench                                     all of it: some hours
   sudo tools/bench --quick                             small samples, some minutes
   tools/bench --only speed,chunk --against 246b969     beside an older commit, in turns, with the ratio
-  sudo tools/bench --write                             also into {" and ".join(PAGES)}
+  sudo tools/bench --write                             also into {", ".join(PAGES)}
 
 Each measurement is a process of its own, which ends when its time is over; its line says so then. Compare figures of
 one run only, on a quiet machine. A ratio above 1 is better, whichever way the figure goes. Tables of mounts need root.
@@ -88,13 +92,20 @@ def measure(table: Table, setting: Setting, runner: Runner) -> list[Result]:
     return results
 
 
+def write(blocks: Blocks, figures: Figures) -> None:
+    """Put the tables and figures into the pages."""
+    for page in (ROOT / name for name in PAGES):
+        new = with_figures(replaced(page.read_text(encoding="utf-8"), blocks), figures)
+        page.write_text(new, encoding="utf-8")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; 1 if a measurement of this commit failed."""
     args = arguments(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave through the context managers
     failed = False
-    blocks: dict[str, Callable[[Sequence[str]], str]] = {}
-    figures: dict[str, Callable[[str], str | None]] = {}
+    blocks: Blocks = {}
+    figures: Figures = {}
     with contextlib.ExitStack() as stack:
         work = stack.enter_context(fs.scratch(args.work))
         here = runs.checkout(ROOT)
@@ -116,9 +127,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             figures[table.name] = functools.partial(figure, table, results)
             print(f"## {table.title}\n\n{blocks[table.name]([])}", flush=True)
             if args.write:
-                for page in (ROOT / name for name in PAGES):
-                    new = with_figures(replaced(page.read_text(encoding="utf-8"), blocks), figures)
-                    page.write_text(new, encoding="utf-8")
+                write(blocks, figures)
+                if table.name in PICTURES and any(result.here.lines for result in results):
+                    (ROOT / PICTURES[table.name]).write_text(picture.drawn(results), encoding="utf-8")
     return int(failed)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bench import coding, training, whole
+from bench import coding, methods, piecewise, training, whole
 from bench.table import Table
 
-TABLES: tuple[Table, ...] = (*coding.TABLES, *training.TABLES, *whole.TABLES)
+TABLES: tuple[Table, ...] = (*coding.TABLES, *training.TABLES, methods.TABLE, piecewise.TABLE, *whole.TABLES)
 
 
 def named(name: str) -> Table:
