@@ -33,7 +33,6 @@ STAND_INS = """
 . tools/lib/setup.sh
 note() { echo "$*" >>calls/setup; }
 missing_packages() { :; }
-unpack_promtool() { :; }
 has_gpu() { [[ -e gpu ]]; }
 has_cuda_build() { :; }
 make_venv() { note venv && mkdir -p .venv/bin && cp fake-python .venv/bin/python && echo "$root" >.venv/place; }

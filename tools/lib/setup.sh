@@ -289,6 +289,13 @@ compile_kernels() { # now, not at the first read: numba keeps them beside the so
     say "the kernels could not be compiled: cold codecs will not work"
 }
 
+set_up_wishes() { # after set_up test: what few tests need and a quick run goes without
+    local packages
+    mapfile -t packages < <(missing_packages "${test_wishes[@]}")
+    install_wishes "${packages[@]}"
+    unpack_promtool
+}
+
 set_up() { # set_up run|test [auto|cpu|cuda|none]
     local kind=$1 torch=${2:-}
     if ! is_set_up "$kind" "$torch"; then
@@ -311,11 +318,6 @@ set_up_now() { # set_up_now run|test TORCH
     install_packages "${packages[@]}"
     venv_works || make_venv
     install_project "$kind"
-    if [[ $kind == test ]]; then
-        mapfile -t packages < <(missing_packages "${test_wishes[@]}")
-        install_wishes "${packages[@]}"
-        unpack_promtool
-    fi
     choose_torch "${torch:-$(earlier_torch)}"
     compile_kernels
     install_helpers
