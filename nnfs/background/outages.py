@@ -40,7 +40,7 @@ class Outage:
         if "model" in text and "fit" not in text:
             return f"put the shipped file back into {PRESETS}, or `nnfs model add` a whole one; then it is tried again"
         if "not installed" in text or "cannot be opened" in text or "no module" in text:
-            return "run tools/run again (--torch cpu|cuda brings torch), then mount again"
+            return "install it (tools/run --torch cpu|cuda, or pip, brings torch), then mount again"
         if "memory" in text or "signal 9" in text:
             return "give it more memory, or mount with compact_threads=1 or neural=off"
         if "compute" in text or "self-test" in text:

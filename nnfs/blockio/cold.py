@@ -44,8 +44,7 @@ def specs(options: Options) -> list[WorkerSpec]:
     """Return the workers of a mount: for reads, for recompression, and the reference.
 
     Recompression uses every device; reads use those of the first one's kind: with `cuda:0+cpu` a reader must not get
-    the CPU. The reference runs on the CPU, with one thread and, where torch is there, with its float32 products in
-    place of the engine that the other workers prefer.
+    the CPU. The reference runs on the CPU, with one thread, and with another engine than the other workers prefer.
     """
     hang_s = min(HANG_S, options.read_timeout / 4)
     devices, compact_threads = options.devices, options.background(cores())[0]

@@ -42,9 +42,10 @@ def open_model(weights: Weights, device: str = "cpu", product: str | None = None
     """Return the model on a device: "cpu", "cuda", "cuda:0".
 
     `product` forces a choice: on the CPU "native" (in C, `nnfs.kernels`), "vnni" (by numba, where the processor has the
-    instructions), "int8" or "float" (by torch, see `matmul.choose`). They differ in speed only: the first that is there
-    and has a kernel for the network's sizes is taken. "another" is the second: "vnni" behind "native", else "float".
-    "jax" takes JAX, on the device that JAX has chosen (its variable JAX_PLATFORMS), whichever `device` is.
+    instructions) or "float" (by numpy); on a GPU "int8" or "float" (by torch, see `matmul.choose`). They differ in
+    speed only: the first that is there and has a kernel for the network's sizes is taken. "another" is the second:
+    "vnni" behind "native", else "float". "jax" takes JAX, on the device that JAX has chosen (its variable
+    JAX_PLATFORMS), whichever `device` is.
     Raises `CodecError` when the device is not there or does not compute exactly, `ModelMissing` for a model that
     it cannot run, `ModuleNotFoundError` where a library is missing.
     """

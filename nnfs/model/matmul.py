@@ -1,4 +1,4 @@
-"""Matrix products on int8 or float32 units: the choice of the fastest that is exact on this machine.
+"""Matrix products of torch on int8 or float32 units: the choice of the fastest that is exact on this machine.
 
 Both give the same integers where they are exact, so the choice is one of speed. It has to be tested: int8 products for
 processors without dot product instructions saturate sums of two int16, and float32 products may be told to round their
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cache
 
 import numpy as np
@@ -19,14 +19,10 @@ from torch import Tensor
 
 from nnfs.constants import PRODUCT_VARIABLE
 from nnfs.errors import CodecError
+from nnfs.model import operands
 from nnfs.model.architecture import HEAD, WINDOW
 from nnfs.model.fixedpoint import ATTENTION_TOP
-
-# (inputs, outputs) and rows of the products that are tried. Kernels differ by rows: vector, small, odd, whole tiles.
-SHAPES = ((256, 384), (256, 1024), (1024, 256))
-ROWS = (1, 17, 32, 33)
-MANY_ROWS = 1000
-CUDA_ROWS = 32  # int8 units want more than 16, and multiples of 8: `CudaEngine` asks for no others
+from nnfs.model.operands import Operands
 
 
 class Int8Weight:
@@ -53,7 +49,6 @@ class FloatWeight:
 
 Weight = Int8Weight | FloatWeight
 Kind = type[Int8Weight] | type[FloatWeight]
-Operands = tuple[NDArray[np.int8], NDArray[np.int8], NDArray[np.float64]]  # (rows, inputs), (outputs, inputs), sums
 PRODUCTS: dict[str, Kind] = {"int8": Int8Weight, "float": FloatWeight}
 
 
@@ -79,8 +74,8 @@ def _chosen(device: str, forced: str | None) -> str:
     if forced is not None and forced not in PRODUCTS:
         raise CodecError(f"{PRODUCT_VARIABLE}: no product {forced}; there are: {', '.join(PRODUCTS)}")
     plain_float32()
-    operands = list(_operands(device != "cpu"))
-    exact = [name for name in ([forced] if forced else PRODUCTS) if is_exact(PRODUCTS[name], device, operands)]
+    tried = list(operands.operands(cuda=device != "cpu"))
+    exact = [name for name in ([forced] if forced else PRODUCTS) if is_exact(PRODUCTS[name], device, tried)]
     if not exact:
         raise CodecError(f"no exact {forced or 'int8 or float'} product on {device}: the neural codec cannot run on it")
     if len(exact) == 1:
@@ -89,44 +84,16 @@ def _chosen(device: str, forced: str | None) -> str:
     return "float" if 1.5 * times["float"] < times["int8"] else "int8"
 
 
-def is_exact(kind: Kind, device: str, operands: Iterable[Operands]) -> bool:
+def is_exact(kind: Kind, device: str, tried: Iterable[Operands]) -> bool:
     """Return whether a product gives exactly the right sums."""
     try:
-        for x, weight, expected in operands:
+        for x, weight, expected in tried:
             sums = kind(weight, device)(torch.from_numpy(x).to(device)).cpu().numpy()
             if sums.dtype != np.int32 or not np.array_equal(sums, expected):
                 return False
     except (RuntimeError, NotImplementedError):  # no such product on this device or in this build of torch
         return False
     return True
-
-
-def _operands(cuda: bool) -> Iterator[Operands]:
-    """Yield operands that err most easily, with their sums: greatest sums of both signs, alternating signs, random."""
-    random = np.random.default_rng(1)
-    for inputs, outputs in SHAPES:
-        weight = _patterns(random, outputs, inputs)
-        for rows in ROWS:
-            if rows == CUDA_ROWS if cuda else rows > 1:
-                yield _with_sums(_patterns(random, rows, inputs), weight)
-        if not cuda:
-            yield from (_with_sums(row[None].copy(), weight) for row in _patterns(random, 5, inputs))
-    inputs = SHAPES[0][0]
-    yield _with_sums(_patterns(random, MANY_ROWS, inputs), _patterns(random, 64, inputs))
-
-
-def _patterns(random: np.random.Generator, count: int, inputs: int) -> NDArray[np.int8]:
-    """Return (rows, inputs) int8: all 127, all -127, alternating signs, pairs of one sign (saturate first), random."""
-    rows = random.integers(-127, 128, (count, inputs)).astype(np.int8)
-    rows[0::5], rows[1::5], rows[2::5], rows[3::5] = 127, -127, -127, 127
-    rows[2::5, ::2] = 127
-    rows[3::5, 2::4] = rows[3::5, 3::4] = -127
-    return rows
-
-
-def _with_sums(x: NDArray[np.int8], weight: NDArray[np.int8]) -> Operands:
-    """Return operands with their sums: float64 holds every partial sum, so numpy's product is exact in any order."""
-    return x, weight, x.astype(np.float64) @ weight.T.astype(np.float64)
 
 
 def batched_is_exact(device: str) -> bool:
@@ -142,7 +109,7 @@ def batched_is_exact(device: str) -> bool:
 
 def _seconds(kind: Kind, device: str) -> float:
     """Return the seconds of one product of medium size, the best of some tries."""
-    inputs, outputs = SHAPES[1]
+    inputs, outputs = operands.SHAPES[1]
     weight, x = (
         kind(np.ones((outputs, inputs), np.int8), device),
         torch.ones(128, inputs, dtype=torch.int8, device=device),

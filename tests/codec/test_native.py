@@ -54,7 +54,7 @@ def kernels_of(kind: str) -> Kernels:
 
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, bool], Neural]:
-    """Return a codec of native code of some kind, or of numba's and torch's alone; so are all codecs from then on."""
+    """Return a codec of native code of some kind, or of numba's and numpy's alone; so are all codecs from then on."""
 
     def go(kind: str, primed: bool = False) -> Neural:
         kernels = kernels_of(kind) if kind else None

@@ -1,6 +1,6 @@
 """Print the digests of what must be the same on every machine: of frequencies, features and payloads.
 
-Run as a process of its own, so that the environment can take instructions away from torch, oneDNN and numba.
+Run as a process of its own, so that the environment can take instructions away from numpy and numba.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def network() -> str:
     return selftest.digest(open_model(selftest.weights()))
 
 
-def network_by_torch() -> str:
-    """The same with torch's products, whichever are exact."""
+def network_by_numpy() -> str:
+    """The same with numpy's products."""
     from nnfs.model import selftest
     from nnfs.model.cpu import CpuModel
 

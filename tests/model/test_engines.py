@@ -60,12 +60,12 @@ def model_of(kind: str, weights: Weights) -> Model:
         pytest.skip("JAX is not installed: pip install 'nnfs[jax]'")
     if product == "vnni" and not vnni.available():
         pytest.skip("this processor has no AVX-512 VNNI")
-    if product == "int8" and not exact_here(product):
+    if engine == "cuda" and product == "int8" and not exact_here(product):
         pytest.skip("int8 products are not exact on this processor")
     return open_model(weights, "cpu", product) if engine == "cpu" else CudaModel(weights, "cpu", product)
 
 
-@pytest.fixture(params=["cpu vnni", "cpu int8", "cpu float", "cpu jax", "cuda int8", "cuda float", *NATIVE])
+@pytest.fixture(params=["cpu vnni", "cpu float", "cpu jax", "cuda int8", "cuda float", *NATIVE])
 def kind(request: pytest.FixtureRequest) -> str:
     """The engine and its product; the CUDA engine runs on the CPU here."""
     return str(request.param)
@@ -138,7 +138,7 @@ def test_any_number_of_threads(threads: int, kind: str) -> None:
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("kind", NATIVE)
 def test_networks_of_any_size_and_calls_of_any_shape(seed: int, kind: str) -> None:
-    """Random sizes of the network, lanes, calls and lanes that have ended, against torch's engine."""
+    """Random sizes of the network, lanes, calls and lanes that have ended, against numpy's products."""
     random = np.random.default_rng(seed)
     width, kv_heads = 64 * int(random.integers(1, 6)), int(random.integers(1, 4))
     cut = np.sort(random.choice(np.arange(1, width), 4, replace=False))

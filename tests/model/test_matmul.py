@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from nnfs.constants import PRODUCT_VARIABLE
 from nnfs.errors import CodecError
-from nnfs.model import matmul, selftest
+from nnfs.model import cpu, matmul, selftest
+from nnfs.model.operands import operands
 
 
 class Saturating:
@@ -54,7 +55,7 @@ def fresh() -> Iterator[None]:
 
 @pytest.mark.parametrize("bad", [Saturating, Rounding, Missing])
 def test_what_is_not_exact_is_found_out(bad: type[matmul.Int8Weight]) -> None:
-    assert not matmul.is_exact(bad, "cpu", list(matmul._operands(False)))
+    assert not matmul.is_exact(bad, "cpu", list(operands()))
 
 
 @pytest.mark.usefixtures("fresh")
@@ -80,6 +81,27 @@ def test_the_environment_may_choose(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(PRODUCT_VARIABLE, "fixed")
     with pytest.raises(CodecError, match="no product fixed; there are: int8, float"):
         matmul.choose("cpu")
+
+
+def test_products_of_numpy_are_exact_here() -> None:
+    cpu.check_exact()
+
+
+@pytest.mark.parametrize("round_", [lambda sums: sums // 4 * 4, lambda sums: np.where(abs(sums) > 1 << 20, 0, sums)])
+def test_inexact_products_of_numpy_are_found_out(
+    round_: Callable[[NDArray[np.int32]], NDArray[np.int32]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = cpu.FloatWeight.__call__
+    monkeypatch.setattr(cpu.FloatWeight, "__call__", lambda self, x: round_(exact(self, x)))
+    cpu.check_exact.cache_clear()
+    with pytest.raises(CodecError, match="numpy's float32 products are not exact here"):
+        cpu.CpuModel(selftest.weights())
+    cpu.check_exact.cache_clear()
+
+
+def test_a_product_that_no_processor_has() -> None:
+    with pytest.raises(CodecError, match="no product int8 on a processor; there are: native, vnni, float"):
+        cpu.CpuModel(selftest.weights(), "int8")
 
 
 def test_float32_is_set_back_to_all_its_bits() -> None:

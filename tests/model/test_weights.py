@@ -72,7 +72,7 @@ def test_round_trip(content: bytes) -> None:
     loaded = load_weights(content)
     assert loaded.architecture == TINY
     assert same(loaded, random_weights())
-    CpuModel(loaded)  # torch takes the arrays as they are: no warning about memory that must not be written to
+    CpuModel(loaded)
 
 
 def test_the_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ TORCH = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]["optiona
 
 def test_first_call_installs_and_second_does_nothing(checkout: Checkout) -> None:
     steps = checkout.set_up("run")
-    assert [step.split()[0] for step in steps] == ["venv", "pip", "pip"]
+    assert [step.split()[0] for step in steps] == ["venv", "pip"]
     assert steps[1].endswith(f"--editable {checkout.root}")
     assert checkout.set_up("run") == []
     assert checkout.set_up("test")[0].endswith(f"--editable {checkout.root}[test]")
@@ -32,7 +32,7 @@ def test_a_changed_project_or_place_is_noticed(checkout: Checkout, tmp_path: Pat
     checkout.set_up("run")
     with (checkout.root / "pyproject.toml").open("a") as file:
         file.write("# changed\n")
-    assert [step.split()[0] for step in checkout.set_up("run")] == ["pip", "pip"]
+    assert [step.split()[0] for step in checkout.set_up("run")] == ["pip"]
 
     moved = tmp_path / "moved"
     checkout.root.rename(moved)
@@ -42,9 +42,15 @@ def test_a_changed_project_or_place_is_noticed(checkout: Checkout, tmp_path: Pat
 
 def test_without_a_gpu_cuda_is_never_downloaded(checkout: Checkout) -> None:
     (checkout.root / "offline").touch()  # so that every source is tried
-    tries = [step for step in checkout.set_up("run") if "torch=" in step]
+    tries = [step for step in checkout.set_up("test") if "torch=" in step]
     assert len(tries) == 2
     assert all(step.endswith(f" {TORCH}+cpu") for step in tries)
+
+
+def test_without_a_gpu_only_tests_want_torch(checkout: Checkout) -> None:
+    assert not any("torch=" in step for step in checkout.set_up("run"))
+    assert any("torch=" in step for step in checkout.set_up("test"))
+    assert checkout.set_up("run") == []
 
 
 def test_with_a_gpu_cuda_is_chosen(checkout: Checkout) -> None:
@@ -64,8 +70,8 @@ def test_a_choice_of_torch_is_kept(checkout: Checkout) -> None:
 
 def test_a_failed_torch_is_no_obstacle_and_not_tried_each_time(checkout: Checkout) -> None:
     (checkout.root / "offline").touch()
-    assert checkout.set_up("run") != []
-    assert checkout.set_up("run") == []
+    assert checkout.set_up("test") != []
+    assert checkout.set_up("test") == []
     (checkout.root / "offline").unlink()
     assert any("torch=" in step for step in checkout.set_up("run", "cpu"))
 
@@ -92,7 +98,7 @@ def test_two_calls_at_once_install_once(checkout: Checkout) -> None:
         for process in filter(None, (first, second)):
             process.kill()
             process.communicate()
-    assert [step.split()[0] for step in checkout.calls_of("setup")] == ["venv", "pip", "pip"]
+    assert [step.split()[0] for step in checkout.calls_of("setup")] == ["venv", "pip"]
 
 
 @pytest.mark.parametrize("args", [["--torch", "gpu"], ["--torch=gpu"], ["--torch"]])
