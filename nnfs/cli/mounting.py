@@ -36,6 +36,7 @@ from nnfs.mount.mountpoint import check_uncovered, umount2
 from nnfs.mount.mountpoint import is_dead as mountpoint_is_dead
 from nnfs.mount.table import resolve
 from nnfs.names import say
+from nnfs.workers import prepared
 
 READY = b"+"
 SAY_AFTER_S = 5  # an unmount that takes longer says what it waits for
@@ -48,6 +49,7 @@ def mount(args: argparse.Namespace) -> int:
     _check_places(store, mountpoint, args.log)
     if args.ready_fd is None:  # else done by who started us
         _provide(store, args)
+        prepared.before_a_mount()
     if args.foreground:
         return _foreground(store, mountpoint, args)
     return _background(store, mountpoint, args)

@@ -1,4 +1,4 @@
-"""The arguments of commands about the machine: `nnfs doctor`."""
+"""The arguments of commands about the machine: `nnfs doctor`, `nnfs prepare`, `nnfs integrate`."""
 
 from __future__ import annotations
 
@@ -23,3 +23,18 @@ def add(commands: Any) -> None:
     parser.add_argument("--quick", action="store_true", help="leave out what takes seconds: codecs, speed, GPU")
     parser.add_argument("--bundle", type=absolute, metavar="FILE", help="write a tar archive for the report of a bug")
     add_json(parser)
+
+    parser = command(commands, "prepare", "preparing:prepare", "compile the kernels of the codecs here", """\
+  nnfs prepare          a few minutes; else the first mount begins it
+""")  # fmt: skip
+    parser.add_argument("--again", action="store_true", help="even if it was done; what is compiled stays")
+
+    parser = command(commands, "integrate", "integrating:integrate", "link an installed nnfs into this system", """\
+  sudo /opt/nnfs/bin/nnfs integrate       mount helpers in /sbin, the command, units, manual pages, completion
+  sudo /opt/nnfs/bin/nnfs integrate --remove
+All are symbolic links to files of the package. Files of others are left alone. A Debian package needs none of this.
+""")  # fmt: skip
+    parser.add_argument("--remove", action="store_true", help="remove the links again")
+    parser.add_argument(
+        "--root", type=absolute, default=absolute("/"), metavar="DIR", help="the root of the system (/)"
+    )

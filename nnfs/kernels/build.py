@@ -27,6 +27,7 @@ from nnfs.errors import BuildFailed
 log = logging.getLogger(__name__)
 
 SOURCES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "src")
+BUILT = "built"  # beside the sources, in a package that brings the library
 FOLDER = "NNFS_KERNELS_CACHE"  # the environment variable that names another folder for the libraries
 COMMON = ("dispatch.c", "features.c", "ppm.c")  # of all levels
 PREFIX, SUFFIX = "nnfs-", ".so"
@@ -72,9 +73,9 @@ def sources_digest() -> str:
 
 def folders() -> list[str]:
     """Return where libraries are looked for, and kept: the first of them that can be written."""
-    own = os.path.join(os.path.dirname(SOURCES), "__pycache__")
+    own = [os.path.join(os.path.dirname(SOURCES), name) for name in (BUILT, "__pycache__")]
     named = os.environ.get(FOLDER)
-    return [named] if named else [own, *kernelcache.users_own()]
+    return [named] if named else [*filter(os.path.isdir, own[:1]), own[1], *kernelcache.users_own()]
 
 
 def is_sound(path: str) -> bool:

@@ -17,6 +17,7 @@ from nnfs.errors import CodecError
 from nnfs.kernels import build
 from nnfs.mixer.kernelfiles import PART
 from nnfs.model.dictionary import Dictionary
+from nnfs.workers import prepared
 from nnfs.workers.catalogue import Catalogue
 from nnfs.workers.process import reference_environment
 
@@ -40,6 +41,13 @@ def main() -> int:
     """Run a chunk through every codec, on both kinds of engines. Return 1 if a codec does not return it."""
     remove_old_kernels()
     build.main()
+    try:
+        return _run_on_both()
+    finally:
+        prepared.note()
+
+
+def _run_on_both() -> int:
     status = run_all()
     environment = dict(reference_environment())
     if environment.items() <= os.environ.items():

@@ -46,7 +46,8 @@ def test_help_is_quick_and_loads_nothing_heavy(args: list[str]) -> None:
 
 
 COMMANDS = """
-    mount umount df status stat tasks compact thaw scrub pause resume policy model train mkfs fsck backup help version
+    mount umount df status stat tasks compact thaw scrub pause resume policy model train mkfs fsck backup doctor help
+    version
 """
 
 

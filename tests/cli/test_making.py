@@ -225,7 +225,7 @@ def test_the_helper_does_not_at_a_terminal_either(places: Places) -> None:
     """`mount /mnt/nn` is typed by a person, but the line in fstab was written long ago."""
     ours, theirs = os.openpty()
     try:
-        helper = ["sh", str(REPO / "tools/lib/mount.nnfs"), str(places.store), str(places.mnt)]
+        helper = ["sh", str(REPO / "nnfs/cli/sbin/mount.nnfs"), str(places.store), str(places.mnt)]
         done = subprocess.run(helper, stdin=theirs, stdout=theirs, stderr=theirs)
         assert done.returncode == 32
         assert b"nnfs mkfs" in os.read(ours, 4096)

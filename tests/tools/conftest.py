@@ -22,5 +22,5 @@ def installed(checkout: Checkout) -> Checkout:
     checkout.recorder(checkout.root / "bin/umount", "umount")
     (checkout.root / "sbin").mkdir()
     for name in ("mount", "umount"):
-        (checkout.root / f"sbin/{name}.fuse.nnfs").symlink_to(checkout.root / f"tools/lib/{name}.nnfs")
+        (checkout.root / f"sbin/{name}.fuse.nnfs").symlink_to(checkout.root / f"nnfs/cli/sbin/{name}.nnfs")
     return checkout

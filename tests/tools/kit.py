@@ -49,6 +49,7 @@ class Checkout:
         self.calls.mkdir(parents=True)
         shutil.copytree(REPO / "tools", root / "tools")
         shutil.copytree(REPO / "nnfs/kernels/src", root / "nnfs/kernels/src")
+        shutil.copytree(REPO / "nnfs/cli/sbin", root / "nnfs/cli/sbin")
         shutil.copy(REPO / "nnfs/kernels/build.py", root / "nnfs/kernels")
         shutil.copy(REPO / "pyproject.toml", root)
         self.recorder(root / "fake-python", "python")

@@ -115,7 +115,7 @@ def own_helpers(base: Path) -> Iterator[None]:
     folder.mkdir()
     for name in ("mount", "umount"):
         for kind in ("fuse.nnfs", "nnfs"):
-            (folder / f"{name}.{kind}").symlink_to(REPO / "tools" / "lib" / f"{name}.nnfs")
+            (folder / f"{name}.{kind}").symlink_to(REPO / "nnfs/cli/sbin" / f"{name}.nnfs")
     overlay = ["mount", "-t", "overlay", "nnfs-test", "-o", f"lowerdir={folder}:{sbin}", str(sbin)]
     assert isolation.left not in (None, os.readlink("/proc/self/ns/mnt")), "a mount namespace of our own"
     subprocess.run(overlay, check=True)

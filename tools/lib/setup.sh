@@ -196,19 +196,20 @@ install_jax() { # for the tests of its engine: half a gigabyte
 
 has_cuda_build() { quietly "$venv/bin/python" -c 'import sys, torch; sys.exit(torch.version.cuda is None)'; }
 
-choose_torch() { # choose_torch auto|cpu|cuda|none: installs, and notes in .venv what was asked, what is there, and if with a GPU
-    local want=$1 gpu=nogpu
+choose_torch() { # choose_torch run|test auto|cpu|cuda|none: installs, and notes in .venv what was asked and is there, and if with a GPU
+    local want=$2 gpu=nogpu
     if has_gpu; then gpu=gpu; fi
-    case $want-$gpu in
-    auto-gpu) want=cuda ;;
-    auto-nogpu) want=cpu ;;
+    case $want-$gpu-$1 in
+    auto-gpu-*) want=cuda ;;
+    auto-nogpu-test) want=cpu ;; # the normative network, and training
+    auto-nogpu-run) want=none ;; # native code and numpy do all that a machine without a GPU needs, but for `nnfs train`
     esac
     if [[ $want != none ]] && ! install_torch "$want"; then
         show_log
-        say "torch could not be installed. The hot tier works without; \`tools/run --torch $want\` tries again."
+        say "torch could not be installed. Only a GPU and nnfs train need it; \`tools/run --torch $want\` tries again."
         want=failed
     fi
-    printf '%s %s %s\n' "$1" "$want" "$gpu" >"$venv/torch"
+    printf '%s %s %s\n' "$2" "$want" "$gpu" >"$venv/torch"
 }
 
 earlier_torch() { # what was asked for before: a choice once made holds
@@ -217,12 +218,15 @@ earlier_torch() { # what was asked for before: a choice once made holds
     printf '%s\n' "$asked"
 }
 
-torch_is_chosen() { # torch_is_chosen ASKED: whether what is installed answers it ("" keeps an earlier choice)
+torch_is_chosen() { # torch_is_chosen run|test ASKED: whether what is installed answers it ("" keeps an earlier choice)
     local asked= got= gpu=
     [[ -f $venv/torch ]] && read -r asked got gpu <"$venv/torch" || return 1
-    case $1 in
-    "" | auto) [[ $asked != auto || $gpu == gpu || ! -e /dev/nvidia0 ]] ;; # a GPU that came later
-    *) [[ $got == "$1" ]] ;;
+    case $2 in
+    "" | auto)
+        [[ $asked != auto ]] && return
+        [[ $1 != test || $got != none ]] && [[ $gpu == gpu || ! -e /dev/nvidia0 ]] # a GPU that came later
+        ;;
+    *) [[ $got == "$2" ]] ;;
     esac
 }
 
@@ -242,8 +246,8 @@ install_helpers() { # as root: mount(8) and umount(8) find nnfs by /sbin/[u]moun
     local link target
     for link in "${helper_links[@]}"; do
         case $link in
-        */umount.*) target=$root/tools/lib/umount.nnfs ;;
-        */mount.*) target=$root/tools/lib/mount.nnfs ;;
+        */umount.*) target=$root/nnfs/cli/sbin/umount.nnfs ;;
+        */mount.*) target=$root/nnfs/cli/sbin/mount.nnfs ;;
         *) target=$venv/bin/nnfs ;;
         esac
         if [[ -f $link && ! -L $link ]] && grep -qsF "$mark" "$link"; then rm -f "$link"; fi
@@ -279,7 +283,7 @@ current_key() { # what a set-up depends on: the packages, this file, the checkou
 
 is_set_up() { # is_set_up run|test TORCH
     [[ -x $venv/bin/python && -f $venv/stamp-$1 && $(<"$venv/stamp-$1") == "$(current_key)" ]] &&
-        torch_is_chosen "$2" && helpers_work
+        torch_is_chosen "$1" "$2" && helpers_work
 }
 
 compile_kernels() { # now, not at the first read: numba keeps them beside the sources
@@ -318,7 +322,7 @@ set_up_now() { # set_up_now run|test TORCH
     install_packages "${packages[@]}"
     venv_works || make_venv
     install_project "$kind"
-    choose_torch "${torch:-$(earlier_torch)}"
+    choose_torch "$kind" "${torch:-$(earlier_torch)}"
     compile_kernels
     install_helpers
     current_key >"$venv/stamp-$kind"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import hashlib
 import json
@@ -53,8 +54,9 @@ def image() -> Path:
 class Container:
     """A booted machine; its files are removed at the end."""
 
-    def __init__(self) -> None:
+    def __init__(self, deb: Path | None = None) -> None:
         archive = image()  # makes the folder, too
+        self.deb = deb  # a package to try, instead of the checkout
         self.files = Path(tempfile.mkdtemp(prefix="machine-", dir=CACHE))
         self._nspawn: subprocess.Popen[bytes] | None = None
         self._init = 0
@@ -64,6 +66,7 @@ class Container:
         """Start it, and wait until everything is started."""
         python = Path(sys.base_prefix)
         binds = [f"--bind-ro={ROOT}", *([] if python == Path("/usr") else [f"--bind-ro={python}"])]
+        binds = [] if self.deb is not None else binds
         log = (self.files.parent / f"{self.files.name}.log").open("ab")
         with log:
             self._nspawn = subprocess.Popen(
@@ -141,20 +144,36 @@ def furnish(machine: Container) -> None:
         (files / folder).mkdir(parents=True, exist_ok=True)
     for name in ("boot", "auto", "unit"):
         subprocess.run([*PYTHON.split(), "mkfs", files / "stores" / name], check=True, capture_output=True, cwd="/")
-    for name in ("mount", "umount"):
-        (files / f"sbin/{name}.fuse.nnfs").symlink_to(ROOT / "tools/lib" / f"{name}.nnfs")
-    command = files / "usr/local/bin/nnfs"
-    command.write_text(f'#!/bin/sh\nexec {PYTHON} "$@"\n')
-    command.chmod(0o755)
+    units = install(machine, machine.deb) if machine.deb is not None else link(files)
     (files / "etc/fstab").write_text(FSTAB)
     (files / "etc/nnfs/unit.conf").write_text("STORE=/stores/unit\nMNT=/mnt/unit\nOPTIONS=noatime\n")
     (files / "etc/nnfs/none.conf").write_text("STORE=/stores/none\nMNT=/mnt/none\nOPTIONS=noatime\n")
-    units = files / "etc/systemd/system"
-    for unit in (ROOT / "systemd").glob("nnfs*"):
-        shutil.copy(unit, units)
-    wanted = units / "multi-user.target.wants"
+    wanted = files / "etc/systemd/system/multi-user.target.wants"
     wanted.mkdir(exist_ok=True)
-    (wanted / "nnfs@unit.service").symlink_to("/etc/systemd/system/nnfs@.service")
+    (wanted / "nnfs@unit.service").symlink_to(f"{units}/nnfs@.service")
+
+
+def link(files: Path) -> str:
+    """Put links to the checkout, and the units, into a machine's files. Return the folder of the units."""
+    for name in ("mount", "umount"):
+        (files / f"sbin/{name}.fuse.nnfs").symlink_to(ROOT / "nnfs/cli/sbin" / f"{name}.nnfs")
+    command = files / "usr/local/bin/nnfs"
+    command.write_text(f'#!/bin/sh\nexec {PYTHON} "$@"\n')
+    command.chmod(0o755)
+    for unit in (ROOT / "systemd").glob("nnfs*"):
+        shutil.copy(unit, files / "etc/systemd/system")
+    return "/etc/systemd/system"
+
+
+def install(machine: Container, deb: Path) -> str:
+    """Install a package into a machine's files. Return the folder of its units."""
+    shutil.copy(deb, machine.files / "nnfs.deb")
+    done = subprocess.run(
+        ["chroot", machine.files, "dpkg", "-i", "/nnfs.deb"], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise Failed(f"dpkg -i: {done.stdout}{done.stderr}")
+    return "/usr/lib/systemd/system"
 
 
 def is_mounted(machine: Container, where: str) -> bool:
@@ -312,16 +331,39 @@ def poweroff(machine: Container) -> None:
         raise Failed(f"{before} before, {after} after")
 
 
+def package(machine: Container) -> None:
+    """A Debian package is whole, has its pages and completion, compiles no native kernels, and is exact."""
+    if machine.deb is None:
+        return
+    machine.do("dpkg --verify nnfs && test -s /usr/share/man/man1/nnfs.1.gz && nnfs doctor --quick /mnt/unit")
+    machine.do("test -s /usr/share/bash-completion/completions/nnfs && test ! -e /usr/local/bin/nnfs")
+    told = json.loads(machine.run("nnfs doctor --json", 10 * LIMIT_S).stdout)["checks"]  # compiles numba's kernels
+    found = {check["check"]: check["verdict"] for check in told}
+    if (found["native"], found["exactness"], found["reference"]) != ("ok", "ok", "ok"):
+        raise Failed(f"nnfs doctor: {told}")
+    machine.do("nnfs compact --all --quick --wait /mnt/unit")
+
+
+def purge(machine: Container) -> None:
+    """It can be removed while it is not used, and leaves nothing but stores and configuration."""
+    if machine.deb is None:
+        return
+    machine.do(f"systemctl stop {UNIT}; umount /mnt/boot; systemctl stop mnt-auto.automount; umount /mnt/auto || true")
+    machine.do(
+        "dpkg --purge nnfs && test ! -e /usr/lib/nnfs && test ! -e /sbin/mount.fuse.nnfs && test -d /stores/unit"
+    )
+
+
 CHECKS = (
     fstab, automount, idle, waits, unit_starts, unit_reloads, unit_tells, unit_restarts, unit_stops, unit_fails, killed,
-    watchdog, private, poweroff,
+    watchdog, private, package, poweroff, purge,
 )  # fmt: skip
 
 
 @contextlib.contextmanager
-def booted() -> Iterator[Container]:
+def booted(deb: Path | None) -> Iterator[Container]:
     """A machine with nnfs."""
-    machine = Container()
+    machine = Container(deb)
     try:
         furnish(machine)
         machine.boot()
@@ -332,9 +374,15 @@ def booted() -> Iterator[Container]:
 
 def main() -> int:
     """Do all checks, or those named; one line each."""
-    chosen = [check for check in CHECKS if not sys.argv[1:] or check.__name__ in sys.argv[1:]]
+    parser = argparse.ArgumentParser("test-systemd", description="Checks of nnfs under a real systemd.")
+    parser.add_argument(
+        "--deb", type=Path, metavar="FILE", help="a package of tools/build-deb, instead of the checkout"
+    )
+    parser.add_argument("checks", nargs="*", metavar="CHECK", help=", ".join(check.__name__ for check in CHECKS))
+    args = parser.parse_args()
+    chosen = [check for check in CHECKS if not args.checks or check.__name__ in args.checks]
     failed = 0
-    with booted() as machine:
+    with booted(args.deb) as machine:
         for check in chosen:
             start = time.monotonic()
             try:

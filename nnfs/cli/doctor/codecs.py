@@ -125,7 +125,7 @@ def gpu() -> Finding:
     if not any(map(os.path.exists, GPU_FILES)):
         return ok("gpu", "no NVIDIA GPU: the processor does all")
     if importlib.util.find_spec("torch") is None:
-        advice = "pip install 'nnfs[neural]' (torch) for the network on it"
+        advice = "pip install 'nnfs[neural]', or tools/run --torch cuda, for the network on it"
         return warn("gpu", "there is an NVIDIA GPU, and torch is not installed", advice)
     found, trouble = run("auto", b"")
     network = next((line for line in found if line.get("codec") == NEURAL), {"why": trouble or "told nothing"})
