@@ -226,11 +226,22 @@ exit status as of fsck(8): 0 clean, 1 errors corrected, 4 errors left, 8 could n
 
     parser = _command(commands, "backup", "maintain:backup", "copy a store, mounted or not, into one file", """\
   nnfs backup /mnt/nn /backup/nn.mdb
+  nnfs backup /mnt/nn /backup/nn.tuesday --since /backup/nn.mdb       only what has changed since
+  nnfs backup /mnt/nn /backup/nn.wednesday --since /backup/nn.tuesday
 restore:
-  mkdir /data2 && cp /backup/nn.mdb /data2/data.mdb && nnfs mount /data2 /mnt/nn
+  nnfs restore /backup/nn.mdb /backup/nn.tuesday /backup/nn.wednesday /data2 && nnfs mount /data2 /mnt/nn
 """)  # fmt: skip
     parser.add_argument("path", metavar="PATH", help="a store, a mount point, or anything on a mount")
     parser.add_argument("file", metavar="FILE", help="the file to write; it appears when the copy is complete")
+    parser.add_argument("--since", metavar="BACKUP", help="write only what has changed since this backup")
+    _add_json(parser)
+
+    parser = _command(commands, "restore", "maintain:restore", "make a store of a backup and its increments", """\
+  nnfs restore /backup/nn.mdb /data2
+  nnfs restore /backup/nn.mdb /backup/nn.tuesday /backup/nn.wednesday /data2
+""")  # fmt: skip
+    parser.add_argument("backup", metavar="BACKUP", help="a whole backup")
+    parser.add_argument("rest", metavar="INCREMENT ... STORE", nargs="+", help="what follows it, and the new store")
     _add_json(parser)
 
 

@@ -57,21 +57,44 @@ def backup(args: argparse.Namespace) -> int:
         raise UsageError(f"{args.file} lies in the store that is backed up: write the backup elsewhere")
     if not file.parent.is_dir():
         raise UsageError(f"{file.parent} is not a directory")
+    since = None if args.since is None else Path(os.path.realpath(args.since))
+    if since is not None and not since.is_file():
+        raise UsageError(f"{args.since} is not a file: name an earlier backup of this store")
+    if since == file:
+        raise UsageError("the earlier backup would be overwritten: give another name")
     if place.mount is not None or client.daemon_pid(place.store) is not None:
-        answer = client.ask(place.store, "backup", timeout=None, file=os.fspath(file))
+        answer = client.ask(place.store, "backup", timeout=None, file=os.fspath(file), since=since and os.fspath(since))
     else:
         from nnfs.fs.backup import backup as write
         from nnfs.store.env import Store
 
         store = Store.open(place.store, readonly=True)
         try:
-            answer = write(store, file)
+            answer = write(store, file, since)
         finally:
             store.close()
     if args.json:
         tables.printed_json(answer)
     else:
         print(f"{names.printable(answer['file'])}: {tables.size(answer['bytes'])}")
+    return 0
+
+
+def restore(args: argparse.Namespace) -> int:
+    """Make a store of a backup, and of the increments that follow it."""
+    from nnfs.fs.backup import restore as make
+
+    *files, target = (Path(resolve(name)) for name in (args.backup, *args.rest))
+    for name, file in zip((args.backup, *args.rest), files, strict=False):
+        if not file.is_file():
+            raise UsageError(f"{name} is not a file: name the backups in their order, and the new store last")
+    if not target.parent.is_dir():
+        raise UsageError(f"{target.parent} is not a directory")
+    answer = make(files[0], files[1:], target)
+    if args.json:
+        tables.printed_json(answer)
+    else:
+        print(f"{names.printable(answer['store'])}: as of commit {answer['commit']}")
     return 0
 
 

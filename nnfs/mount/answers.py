@@ -132,7 +132,8 @@ class Answers:
 
     async def _backup(self, request: dict[str, Any]) -> dict[str, Any]:
         await self._daemon.committer.save()
-        return await trio.to_thread.run_sync(backup, self._daemon.store, Path(request["file"]))
+        since = Path(request["since"]) if request.get("since") else None
+        return await trio.to_thread.run_sync(backup, self._daemon.store, Path(request["file"]), since)
 
     async def _ping(self, request: dict[str, Any]) -> dict[str, Any]:
         return {}
