@@ -36,6 +36,14 @@ class BlockCache:
             return
         self._blocks[number] = plain
         self.bytes += len(plain)
+        self._evict()
+
+    def set_limit(self, limit: int) -> None:
+        """Take over another limit, which holds at once."""
+        self.limit = limit
+        self._evict()
+
+    def _evict(self) -> None:
         while self.bytes > self.limit:
             self.bytes -= len(self._blocks.popitem(last=False)[1])
             self.evicts += 1

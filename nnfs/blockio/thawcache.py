@@ -190,6 +190,10 @@ class Thawed:
         """Drop all copies, for instance when the filesystem below is full."""
         self._evict(0)
 
+    def evict(self) -> None:
+        """Drop the copies above the limit, which may be another one than before."""
+        self._evict(self.limit)
+
     def _evict(self, limit: int) -> None:
         while True:
             with self._lock:

@@ -73,7 +73,7 @@ class Answers:
     async def _set(self, request: dict[str, Any]) -> dict[str, Any]:
         words = {str(name): str(value) for name, value in dict(request["options"]).items()}
         if words:
-            reloading.change(self._daemon, words)
+            await reloading.change(self._daemon, words)
         return {"options": reloading.current(self._daemon)}
 
     async def _committed(self) -> None:

@@ -50,11 +50,11 @@ async def reload(daemon: Daemon) -> None:
     except NnfsError as error:
         log.error("the configuration is left as it was: %s", error)
         return
-    changed = _take_over(daemon, memory.within(new))
+    changed = await _take_over(daemon, memory.within(new))
     log.info("configuration read again: %s", f"{len(changed)} changed" if changed else "nothing has changed")
 
 
-def change(daemon: Daemon, words: Mapping[str, str]) -> None:
+async def change(daemon: Daemon, words: Mapping[str, str]) -> None:
     """Take over options that may change while mounted, and `log_level`, until the unmount.
 
     Raises `UsageError`, with nothing changed, for unknown options, bad values, and options that may not change.
@@ -72,8 +72,8 @@ def change(daemon: Daemon, words: Mapping[str, str]) -> None:
     given = parse_own(words, others=(LOG_LEVEL,))
     new = replace(daemon.own, **{name: getattr(given, name) for name in words})
     _check_memory(new)
-    _take_over(daemon, new)
     daemon.words.update(words)  # SIGHUP reads the file, which these precede as -o does
+    await _take_over(daemon, new)
     if level is not None:
         logging.getLogger().setLevel(level.upper())
         log.log(logging.getLogger().level, "logged from level %s on", level)
@@ -94,12 +94,12 @@ def current(daemon: Daemon) -> dict[str, str]:
     return {**as_texts(daemon.own), LOG_LEVEL: logging.getLevelName(logging.getLogger().level).lower()}
 
 
-def _take_over(daemon: Daemon, new: Options) -> list[str]:
+async def _take_over(daemon: Daemon, new: Options) -> list[str]:
     """Take over the options that may change while mounted. Return the names of all that are others now."""
     old = daemon.own
     changed = [option.name for option in fields(Options) if getattr(old, option.name) != getattr(new, option.name)]
     held = daemon.own = replace(old, **{name: getattr(new, name) for name in LIVE})
-    daemon.reader.cache.limit = held.cache
+    daemon.reader.cache.set_limit(held.cache)
     daemon.space.dirty_limit = held.dirty
     daemon.thawed.limit = held.thawed
     daemon.times.read_age = held.read_age
@@ -107,4 +107,5 @@ def _take_over(daemon: Daemon, new: Options) -> list[str]:
     for name in changed:
         when = "" if name in LIVE else ": takes effect at the next mount"
         log.info("option %s is %s now%s", name, getattr(new, name), when)
+    await trio.to_thread.run_sync(daemon.thawed.evict)
     return changed

@@ -85,6 +85,23 @@ def test_no_more_than_the_limit_and_no_copy_of_its_own_is_lost(start: Start) -> 
     assert all(f"{mount.path}/d/{name} (15.6 KiB)" in text for name in left)
 
 
+def test_a_smaller_limit_holds_at_once(start: Start) -> None:
+    mount = cold(start)
+    warm(mount, mount.path / "d")
+    assert mount.ask("status")["thawed_bytes"] > 20 << 10
+    mount.ask("set", options={"thawed": "20K"})
+    assert 0 < mount.ask("status")["thawed_bytes"] <= 20 << 10
+    copies = list((mount.store / "thawed").iterdir())
+    assert sum(copy.stat().st_blocks * 512 for copy in copies) <= 20 << 10
+    mount.ask("set", options={"thawed": "0", "cache": "1M"})
+    warm(mount, mount.path / "d")
+    assert mount.ask("status")["cache_bytes"] >= 6 * SIZE
+    mount.ask("set", options={"cache": "40K"})
+    assert 0 < mount.ask("status")["cache_bytes"] <= 40 << 10
+    mount.ask("set", options={"cache": "0"})
+    assert mount.ask("status")["cache_bytes"] == 0
+
+
 def test_files_listed_on_standard_input(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     mount = cold(start, folder="a\nb\udcff")
     names = sorted((mount.path / "a\nb\udcff").iterdir())
