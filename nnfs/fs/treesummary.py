@@ -73,13 +73,22 @@ class _Summary:
         files = self._files.pop(path, 0)
         children = sorted(self._children.pop(path, ()), key=lambda node: -node["stored_bytes"])
         node = _node(name, files, directory.logical, directory.stored)
-        node |= {"is_directory": True, "children": [one for one in children if self._is_seen(one["stored_bytes"])]}
+        node |= {"is_directory": True, "children": children}
         if not directory.depth:
             self._root = node | {"damaged": directory.damaged, "inodes": directory.inodes}
             return
         self._files[parent] += files
         if self._is_seen(directory.stored):
             self._children[parent].append(node)
+
+    def _pruned(self, top: Node) -> Node:
+        """Take out of a tree what looked large enough only as long as little had been met. Return the tree."""
+        left = [top] if top else []
+        while left:
+            node = left.pop()
+            node["children"] = [one for one in node["children"] if self._is_seen(one["stored_bytes"])]
+            left += node["children"]
+        return top
 
     def _is_seen(self, stored: int) -> bool:
         return stored * SHARE > max(self._whole, self._met)
@@ -107,7 +116,7 @@ class _Summary:
     def answer(self) -> dict[str, Any]:
         """Return everything that was found."""
         return {
-            "tree": self._root,
+            "tree": self._pruned(self._root),
             "files_by_codec": {codec_name(number): count for number, count in sorted(self._by_codec.items())},
             "policies": self._policies[:POLICIES],
             "more_policies": len(self._policies) > POLICIES,

@@ -87,7 +87,13 @@ def test_a_change_takes_suid_along(
 
 
 def test_times_of_a_change(inodes: Attributes, file: Inode) -> None:
-    inodes.change(file, Change(atime=1 << 70, mtime=-(1 << 70), ctime=5), ROOT)
+    for wanted in (Change(atime=1 << 63), Change(mtime=-(1 << 70)), Change(ctime=1 << 70)):
+        with pytest.raises(FsError) as caught:
+            wanted.check()
+        assert caught.value.errno == errno.EINVAL
+    greatest = Change(atime=(1 << 63) - 1, mtime=-(1 << 63), ctime=5)
+    greatest.check()
+    inodes.change(file, greatest, ROOT)
     assert (file.atime, file.mtime, file.ctime) == ((1 << 63) - 1, -(1 << 63), 5)
     inodes.change(file, Change(mode=0o600), ROOT)
     assert (file.atime, file.mtime) == ((1 << 63) - 1, -(1 << 63))
