@@ -172,6 +172,8 @@ class Options:
     cpu_budget: float = _option(0.5, _share, "0.5", "share of the cores for recompression in the background")
     thawed: int = _option(512 << 20, parse_size, "512M", "disk space for copies of cold data that was read; 0: none")
     memory: int = _option(0, _memory_size, "auto", "that mount and workers may use; auto: the control group's limit")
+    search: bool = _option(True, _switch, "on", "vectors for nnfs search; off: names only, vectors are deleted")
+    search_memory: int = _option(128 << 20, parse_size, "128M", "for names and vectors while somebody searches")
     metrics: tuple[str, int] | None = _option(None, parse_address, "off", "address for Prometheus: 127.0.0.1:9567")
 
     def background(self, cores: int) -> tuple[int, float]:

@@ -25,14 +25,15 @@ def test_all_options() -> None:
         "cache": "1G", "dirty": "4m", "read_timeout": "2m", "compact": "off", "policy": "cold", "write_age": "0",
         "read_age": "1.5d", "thaw_limit": "0.5", "neural": "off", "device": "cuda:0+cpu", "threads": "3",
         "compact_threads": "1", "cpu_budget": "0.25", "thawed": "0",
-        "metrics": "127.0.0.1:9567", "memory": "2G",
+        "metrics": "127.0.0.1:9567", "memory": "2G", "search": "off", "search_memory": "64M",
     }  # fmt: skip
     assert set(words) == {option.name for option in fields(Options)}
     options = parse_own(words)
     assert options == Options(
         cache=1 << 30, dirty=4 << 20, read_timeout=120, compact=False, policy="cold", write_age=0, read_age=129600,
         thaw_limit=0.5, neural=False, device="cuda:0+cpu", threads=3, compact_threads=1, cpu_budget=0.25,
-        thawed=0, metrics=("127.0.0.1", 9567), memory=2 << 30,
+        thawed=0, metrics=("127.0.0.1", 9567), memory=2 << 30, search=False,
+        search_memory=64 << 20,
     )  # fmt: skip
     assert options.devices == ["cuda:0", "cpu"]
 

@@ -45,6 +45,7 @@ class ChunkRecompression:
 
     def __init__(self, parts: Parts, models: ModelChanges, encoder: ColdEncoder) -> None:
         self._store, self._cold, self._models, self._encoder = parts.store, parts.cold, models, encoder
+        self.on_plain: Callable[[int, int, int, bytes], None] = _nobody  # inode, chunk, block, content of cold ones
 
     async def recompressed(
         self, flight: Flight, candidate: Candidate, rules: Rules, way: Way, looked: Looked | NnfsError | None,
@@ -70,6 +71,8 @@ class ChunkRecompression:
         way("look")
         if plain is None or not isinstance(looked, Looked) or looked.block.payload != block.payload:
             return None  # somebody was faster
+        if block.codec >= FIRST_COLD:
+            self.on_plain(candidate.ino, candidate.chunk, candidate.number, plain)
         if flight.aim.thaw or rules.policy is Policy.HOT:
             return ready(*await self.hot(plain))
         best = None
@@ -124,6 +127,10 @@ class ChunkRecompression:
 
     async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
         return await trio.to_thread.run_sync(function, *args, limiter=self._encoder.threads)
+
+
+def _nobody(_ino: int, _chunk: int, _number: int, _plain: bytes) -> None:
+    pass
 
 
 def _look(store: Store, numbers: Sequence[int]) -> list[Looked | NnfsError | None]:

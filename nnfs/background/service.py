@@ -14,6 +14,7 @@ import trio
 
 from nnfs.background.encoder import ColdEncoder
 from nnfs.background.history import History
+from nnfs.background.indexing import Indexer
 from nnfs.background.interfaces import Parts
 from nnfs.background.modelchanges import ModelChanges
 from nnfs.background.passes import Passes
@@ -63,6 +64,8 @@ class Service:
         background = self._background if options.compact and not parts.read_only else None
         history = History(parts.store.place.here / HISTORY_FILE, read_only=parts.read_only)
         self.tasks = Tasks(background, PASS_EVERY, FIRST_PASS, history)
+        self.indexer = Indexer(parts, options, self.tasks, self._busy)
+        self._recompression.chunks.on_plain = self.indexer.offer
         self._scope = trio.CancelScope()
         self._looked = (time.monotonic(), time.thread_time())
         self._was_busy = False
@@ -77,6 +80,7 @@ class Service:
         """Take over other options: policy, ages, `thaw_limit`."""
         self._encoder.set_options(options)
         self._passes.set_options(options)
+        self.indexer.set_options(options)
 
     async def run(self) -> None:
         """Do tasks until stopped. A bug here ends the tasks of the cold tier, not the mount."""
@@ -90,6 +94,7 @@ class Service:
     def stop(self) -> None:
         """Stop before the store is closed. Work under way is left unfinished."""
         self._scope.cancel()
+        self.indexer.stop()
 
     async def _verify_models(self) -> None:
         try:
@@ -215,6 +220,7 @@ class Service:
             ],
             "thaw_seconds_per_mib": self._encoder.speeds(),
             "codecs_out": self._encoder.outages.report(),
+            "search": self.indexer.report(),
         }  # fmt: skip
 
     def _speeds(self) -> list[Answer]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import nnfs
 from nnfs import names
-from nnfs.cli import lookarguments, quotaarguments, snapshotarguments, systemarguments
+from nnfs.cli import lookarguments, quotaarguments, searcharguments, snapshotarguments, systemarguments
 from nnfs.cli.parser import FsckParser, Parser, parsed
 from nnfs.cli.parser import add_json as _add_json
 from nnfs.cli.parser import command as _command
@@ -290,6 +290,7 @@ def build_parser() -> Parser:
     _add_maintaining(commands)
     snapshotarguments.add(commands)
     quotaarguments.add(commands)
+    searcharguments.add(commands)
     _add_moving(commands)
     systemarguments.add(commands)
     _add_helping(commands)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def ask_or_read(place: Place, command: str, offline: Callable[[Store], dict[str, Any]], **args: Any) -> dict[str, Any]:
     """Ask the daemon, or have `offline` read a store that is not mounted."""
     if place.mount is not None or client.daemon_pid(place.store) is not None:
-        is_long = command in ("stat", "du")  # all below a directory is visited
+        is_long = command in ("stat", "du", "search")  # all below a directory is visited
         return client.ask(place.store, command, timeout=None if is_long else client.TIMEOUT_S, **args)
     return from_store(place.store, offline)
 

@@ -45,6 +45,7 @@ class Filesystem:
         self.frozen: Epoch | None = None
         self.lookups: dict[int, int] = {}
         self.on_release = on_release
+        self.on_commit: Callable[[Epoch, Applied], None] = lambda epoch, applied: None
         self._inodes: dict[int, Inode] = {}
         self._names = KeySets()  # cookies that directories have now
         self.nodes = KeySets()  # map nodes that files have at the last commit
@@ -383,6 +384,7 @@ class Filesystem:
             self.active.inodes.pop(ino, None)
             self.active.xattrs.pop(ino, None)
         self.active.release |= applied.unfinished
+        self.on_commit(frozen, applied)
 
     @property
     def dirty(self) -> bool:

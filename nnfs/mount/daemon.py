@@ -47,6 +47,7 @@ from nnfs.mount.connection import Connection, connect
 from nnfs.mount.ending import Ending
 from nnfs.mount.ops import Operations
 from nnfs.mount.options import MountOptions, atime_of, parse_options, words
+from nnfs.mount.searching import Searching
 from nnfs.mount.signals import Signals, name_of
 from nnfs.mount.snapshots import Snapshots
 from nnfs.mount.table import MountInfo, resolve
@@ -170,6 +171,8 @@ class Daemon:
         self.background = Service(
             parts, self.fs, changes, own, changed=self._note_stored, last_read=self.times.last_read
         )  # fmt: skip
+        self.fs.on_commit = self.background.indexer.note
+        self.searching = Searching(store, self.committer, self.background.indexer)
         self.answers = Answers(self)
         self.snapshots = Snapshots(store, self.fs, self.committer, read_only=read_only)
         self._stored_changed: set[int] = set()
@@ -265,8 +268,9 @@ class Daemon:
         guarded.start_soon(self.background.run)
         if self.own.is_short_of_memory:
             guarded.start_soon(self._give_back_memory)
-        handlers = {**self.background.handlers, **self.answers.handlers, **self.snapshots.handlers}
-        handlers |= self.ops.quotas.handlers
+        guarded.start_soon(self.background.indexer.run)
+        parts = self.background, self.answers, self.snapshots, self.searching, self.ops.quotas
+        handlers = {name: handler for part in parts for name, handler in part.handlers.items()}
         found = rendezvous.address(self.connection.mount.device, self.connection.mount.source)
         socket_path = self.store.place.here / SOCKET_NAME if self.store.writable else None
         room = self.space.lend_a_name

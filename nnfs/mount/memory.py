@@ -29,6 +29,7 @@ def within(options: Options) -> Options:
         options,
         memory=available,
         cache=min(options.cache, _part(available, CACHE_SHARE)),
+        search_memory=min(options.search_memory, _part(available, CACHE_SHARE)),
         dirty=max(MIN_DIRTY, min(options.dirty, _part(available, DIRTY_SHARE))),
         neural=options.neural and available >= NETWORK,
     )

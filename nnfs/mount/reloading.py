@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # The options that may change while mounted. Workers are started with the others, which wait for the next mount.
-LIVE = ("cache", "dirty", "policy", "write_age", "read_age", "thaw_limit", "thawed")
+LIVE = ("cache", "dirty", "policy", "write_age", "read_age", "thaw_limit", "thawed", "search", "search_memory")
 LOG_LEVEL, LEVELS = "log_level", ("debug", "info", "warning", "error")
 
 

@@ -39,7 +39,7 @@ from nnfs.store import (
     whereabouts,
 )
 from nnfs.store.schema import Inode, State, Superblock
-from nnfs.store.txn import Snapshot, WriteTxn, load_twice, not_opened, translate
+from nnfs.store.txn import Snapshot, WriteTxn, load_twice, not_opened, open_tables, translate
 
 LET_GO = 4  # tries of a commit that finds no room: the last of them may have all that is held
 IGNORED_IN_EMPTY = {"lost+found", DRAFT_FOLDER}  # of a freshly made ext4; of a creation that was cut short
@@ -147,7 +147,7 @@ class Store:
         try:
             with contextlib.nullcontext(path) if locks is None else locks.beside(path, path / DATA_FILE) as folder:
                 env = _mapped(path, folder, create=create, readonly=readonly)
-            tables = _tables(env, create=create)
+            tables = open_tables(env, create=create)
         except BaseException as error:
             if locks is not None:
                 locks.close()
@@ -193,7 +193,7 @@ class Store:
         """
         self.place.check_own(self._last_txn)
         try:
-            txn = WriteTxn(self._env.begin(write=True), self._tables)
+            txn = WriteTxn(self._env.begin(write=True), self._tables, self._env)
         except lmdb.Error as error:
             raise translate(error) from error
         try:
@@ -202,6 +202,11 @@ class Store:
         except BaseException:
             txn.close()
             raise
+        self._write(txn)
+        self._tables.update(txn.created)
+
+    def _write(self, txn: WriteTxn) -> None:
+        """Commit a txn, with the room that the reserve lends."""
         if self.reserve is None or not self.reserve.works:
             self._commit(txn)
             return
@@ -273,7 +278,7 @@ class Store:
             with self._locks.once_more(), self._locks.beside(self.place.here, self.place.data) as folder:
                 env = _mapped(self.place.here, folder, create=False)
             self._before.append(self._env)
-            self._env, self._tables = self._current = env, _tables(env, create=False)
+            self._env, self._tables = self._current = env, open_tables(env, create=False)
             env.sync(True)
             return int(env.info()["last_txnid"])
         return 0
@@ -354,13 +359,6 @@ class Store:
             self.place.close()
             os.close(self._lock)
             self._lock = -1
-
-
-def _tables(env: lmdb.Environment, *, create: bool) -> dict[str, Any]:
-    tables: dict[str, Any] = {"main": None}
-    for name in sealing.TABLES:
-        tables[name] = env.open_db(name.encode(), create=create)
-    return tables
 
 
 def _mapped(path: Path, folder: Path, *, create: bool, readonly: bool = False) -> lmdb.Environment:

@@ -12,7 +12,11 @@ from xxhash import xxh3_64_digest
 
 from nnfs.errors import RecordDamaged
 
-TABLES = ("meta", "inode", "dentry", "xattr", "map", "block", "payload", "hash", "model", "orphan", "queue", "total")
+TABLES = (
+    "meta", "inode", "dentry", "xattr", "map", "block", "payload", "hash", "model", "orphan", "queue", "total",
+    "vector",
+)  # fmt: skip
+OPTIONAL = ("vector",)  # made when it is first needed
 TAGS = {name: bytes([number]) for number, name in enumerate(TABLES, start=1)}
 _CHECKSUM = 8  # bytes
 

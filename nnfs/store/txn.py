@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -9,7 +10,7 @@ from typing import Any, Self
 import lmdb
 
 from nnfs import errors
-from nnfs.store import claims, schema
+from nnfs.store import claims, schema, sealing
 from nnfs.store.fragments import PAGE, PAGE_HEADER
 from nnfs.store.mapsize import MAP_FULL
 from nnfs.store.schema import State, Superblock
@@ -37,6 +38,18 @@ def not_opened(path: Path, error: lmdb.Error) -> errors.NnfsError:
     if isinstance(error, lmdb.VersionMismatchError | lmdb.IncompatibleError):
         return errors.StoreTooNew(f"{path}: written by another engine ({error})")
     return translate(error)
+
+
+def open_tables(env: Any, *, create: bool) -> dict[str, Any]:
+    """Return the tables of an environment, without those that not every store has and this one lacks."""
+    tables: dict[str, Any] = {"main": None}
+    for name in sealing.TABLES:
+        if name not in sealing.OPTIONAL:
+            tables[name] = env.open_db(name.encode(), create=create)
+            continue
+        with contextlib.suppress(lmdb.NotFoundError):
+            tables[name] = env.open_db(name.encode(), create=False)
+    return tables
 
 
 class _Ended:
@@ -121,6 +134,18 @@ class Snapshot:
         except lmdb.Error as error:
             raise translate(error) from error
 
+    def has(self, table: str) -> bool:
+        """Return whether the store has one of the tables that not every store has."""
+        return table in self._tables
+
+    def some(self, table: str, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Return those of many records of a derived table that are there: in one call, without any proof."""
+        try:
+            with self._txn.cursor(self._tables[table]) as cursor:
+                return dict(cursor.getmulti(keys))
+        except lmdb.Error as error:
+            raise translate(error) from error
+
     def entries(self, table: str) -> int:
         """Return the number of records in a table."""
         try:
@@ -170,8 +195,10 @@ def _successor(prefix: bytes) -> bytes | None:
 class WriteTxn(Snapshot):
     """The one write transaction. Reads see what it wrote."""
 
-    def __init__(self, txn: Any, tables: dict[str, Any]) -> None:
+    def __init__(self, txn: Any, tables: dict[str, Any], env: Any) -> None:
         super().__init__(txn, tables)
+        self._env = env
+        self.created: dict[str, Any] = {}  # tables that the store has once this txn is durable
         self._changes = 0  # records changed
         self._joined = self._longest = 0  # pages of their own that values have got, and the most of one
 
@@ -187,6 +214,16 @@ class WriteTxn(Snapshot):
         free = max(0, last_page - tree - large) + self._changes * 2 + self._joined
         single = min(self._changes * 3, tree)
         return claims.Cost(tree * PAGE, 8 * free + SLACK, single * PAGE, self._joined * PAGE, self._longest * PAGE)
+
+    def create(self, table: str) -> None:
+        """Make a table that the store lacks. Other transactions have it after this one."""
+        if self.has(table):
+            return
+        try:
+            self.created[table] = self._env.open_db(table.encode(), txn=self._txn, create=True)
+        except lmdb.Error as error:
+            raise translate(error) from error
+        self._tables = self._tables | self.created
 
     def _note(self, size: int) -> None:
         self._changes += 1

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from nnfs.errors import RecordDamaged
 from nnfs.store import schema, sealing
+from nnfs.store.vectors import Vector
 
 DECODERS: dict[str, tuple[str, Callable[[bytes, bytes], object]]] = {
     "superblock": ("meta", lambda key, record: schema.Superblock.unpack(record)),
@@ -23,6 +24,7 @@ DECODERS: dict[str, tuple[str, Callable[[bytes, bytes], object]]] = {
     "model": ("model", schema.Model.unpack),
     "orphan": ("orphan", schema.unpack_orphan),
     "total": ("total", schema.Total.unpack),
+    "vector": ("vector", Vector.unpack),
 }
 KEYS = {
     "superblock": schema.SUPER_KEY, "state": schema.STATE_KEY, "scrub": schema.SCRUB_KEY,
@@ -40,6 +42,7 @@ EXAMPLES = {
     "model": schema.Model(bytes(64), 0, 0, 9, 8, 7, 6, 5, 4).pack(bytes(8)),
     "orphan": schema.pack_orphan(bytes(8), 5),
     "total": schema.Total(1, 2, 3, 4).pack(bytes(8)),
+    "vector": Vector(7, bytes(256), 5).pack(bytes(8)),
 }
 
 

@@ -99,7 +99,7 @@ def test_damage_is_noticed(name: str) -> None:
 
 def test_the_decoder_imports_nothing_of_nnfs() -> None:
     allowed = {"__future__", "bisect", "dataclasses", "functools", "hashlib", "json", "lzma", "math", "pathlib"}
-    allowed |= {"collections", "struct", "typing", "sys"}  # of Python
+    allowed |= {"collections", "re", "struct", "typing", "sys"}  # of Python
     allowed |= {"numpy", "zstandard", "lmdb", "xxhash"}  # arrays, zstd frames, B+ trees, XXH3: public formats
     for file in DECODER.glob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
@@ -112,11 +112,18 @@ def test_the_decoder_imports_nothing_of_nnfs() -> None:
 def test_constants_of_the_decoder_stand_in_the_document() -> None:
     """Both are changed together, or not at all."""
     text = (make.SHIPPED.parents[2] / "codec/FORMAT.md").read_text().replace(",", "")
-    sources = [file for file in DECODER.glob("*.py") if file.name != "store.py"]
+    sources = [file for file in DECODER.glob("*.py") if file.name not in ("store.py", "vectors.py")]
     found = {number for file in sources for number in re.findall(r"\b(?:0x[0-9A-F]{4,}|\d{4,})\b", file.read_text())}
     assert len(found) > 30
     missing = [number for number in found if not re.search(rf"\b{number}\b", text)]
     assert [number for number in missing if set(number[2:]) != {"F"}] == []  # masks: 2^n - 1
+
+
+def test_constants_of_vectors_stand_in_the_document() -> None:
+    text = (make.SHIPPED.parents[2] / "store/FORMAT.md").read_text().replace(",", "")
+    numbers = re.findall(r"\b(?:0x)?([0-9A-F]{4,})\b", (DECODER / "vectors.py").read_text())
+    assert len(numbers) > 4
+    assert [number for number in numbers if not re.search(rf"\b{number}\b", text)] == []
 
 
 LONG: dict[str, Callable[[], tuple[int, str, bytes, int]]] = {

@@ -103,7 +103,7 @@ def test_options_fit_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert memory.within(Options()) == Options()
     held = memory.within(parse_own({"memory": "256M", "cache": "1G", "dirty": "8M"}))
     assert as_texts(held) == as_texts(Options()) | {
-        "memory": "256M", "cache": "16M", "dirty": "8M", "neural": "off"
+        "memory": "256M", "cache": "16M", "dirty": "8M", "neural": "off", "search_memory": "16M"
     }  # fmt: skip
     assert memory.within(held) == held
     assert memory.within(parse_own({"memory": "128M"})).dirty == 6 * MIB >= MIN_DIRTY

@@ -23,6 +23,7 @@ from nnfs.fs.fsck.kept import Kept, check_moments
 from nnfs.fs.fsck.models import check_scrub
 from nnfs.fs.fsck.quotas import check_quotas
 from nnfs.fs.fsck.tree import DIR, Entries, check_directories, check_inodes, check_links, check_orphans, check_xattrs
+from nnfs.fs.fsck.vectors import check_vectors
 from nnfs.fs.pastpaths import shown_path
 from nnfs.store import schema
 from nnfs.store.env import Store, lock_directory
@@ -159,6 +160,7 @@ def _round(store: Store, data: bool, progress: Progress, *, whole: bool) -> Cont
         check_quotas(context)
         check_xattrs(context)
         check_scrub(context)
+        check_vectors(context)
         Blocks(context).run()
         context.kept.check_trees(whole=whole)
         _check_state(context)

@@ -21,7 +21,7 @@ from tests.format.decoder.models import Model, compose
 
 TAGS = {
     "meta": 1, "inode": 2, "dentry": 3, "xattr": 4, "map": 5, "block": 6, "payload": 7, "hash": 8, "model": 9,
-    "orphan": 10, "queue": 11, "total": 12,
+    "orphan": 10, "queue": 11, "total": 12, "vector": 13,
 }  # fmt: skip
 SUPER, STATE, INODE, BLOCK = ">4sII16sIIQQQqQ", ">QQQQQQQB", ">IIIIIQQqqqqQQQQQ", ">BBHIIIQQQQ64s"
 M64 = (1 << 64) - 1
@@ -92,7 +92,7 @@ class Store:
 
     def __init__(self, path: str) -> None:
         self.env = lmdb.open(path, readonly=True, lock=False, max_dbs=len(TAGS), lib_version=0)
-        tables = {name: self.env.open_db(name.encode(), create=False) for name in TAGS}
+        tables = {name: self.env.open_db(name.encode(), create=False) for name in TAGS if name != "vector"}
         self.tables: dict[str, Any] = {**tables, "main": None}
         self.txn = self.env.begin()
         superblock = self.twice(b"nnfs.super", SUPER)
