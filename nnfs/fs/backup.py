@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,6 +22,7 @@ from nnfs.store.schema import State
 from nnfs.store.txn import load_twice
 
 RECORDS = 5000  # of an increment that are applied in one txn
+PIECE = 1 << 20  # bytes
 
 
 def backup(store: Store, file: Path, since: Path | None = None) -> dict[str, Any]:
@@ -29,7 +32,7 @@ def backup(store: Store, file: Path, since: Path | None = None) -> dict[str, Any
     `ArchiveDamaged`, OSError.
     """
     if since is None:
-        return {"file": str(file), "bytes": _written(file, lambda partial: store.backup(partial.fileno()))}
+        return {"file": str(file), "bytes": _written(file, lambda partial: _copy(store, partial))}
     head, digests = _base(since)
     if head.uuid != store.superblock.uuid:
         raise UsageError(f"{since} is a backup of another store")
@@ -45,6 +48,35 @@ def backup(store: Store, file: Path, since: Path | None = None) -> dict[str, Any
             increments.prove(partial)
 
         return {"file": str(file), "bytes": _written(file, write), "since": head.commit, "commit": state.commit}
+
+
+def _copy(store: Store, partial: BinaryIO) -> None:
+    """Write the whole store, and read it again. Raises `ArchiveDamaged` when that is not what was written."""
+    written = hashlib.blake2b()
+    source, sink = os.pipe()
+
+    def receive() -> None:
+        with open(source, "rb", buffering=0) as pipe:
+            while piece := pipe.read(PIECE):
+                partial.write(piece)
+                written.update(piece)
+            partial.flush()
+
+    with ThreadPoolExecutor(1) as pool:
+        received = pool.submit(receive)
+        try:
+            store.backup(sink)
+        finally:
+            os.close(sink)
+            received.result()  # its error is why the store could not be written into the pipe
+    os.fsync(partial.fileno())
+    os.posix_fadvise(partial.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # else memory would be read, not the disk
+    partial.seek(0)
+    there = hashlib.blake2b()
+    while piece := partial.read(PIECE):
+        there.update(piece)
+    if there.digest() != written.digest():
+        raise ArchiveDamaged("the backup is not what was written: check the disk and the memory, then try again")
 
 
 def _written(file: Path, write: Callable[[BinaryIO], None]) -> int:

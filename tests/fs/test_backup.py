@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -16,6 +17,7 @@ from nnfs.fs.backup import backup, restore
 from nnfs.fs.fsck import check
 from nnfs.store import increments
 from nnfs.store.env import Store
+from tests import disks
 from tests.fs.quotakit import QuotaWorld
 
 ROUNDS = 12 if os.environ.get("NNFS_FULL") else 3
@@ -186,3 +188,30 @@ def test_a_full_target(world: QuotaWorld, tmp_path: Path, monkeypatch: pytest.Mo
         with pytest.raises(OutOfSpace, match="again"):
             restore(files[0], files[1:], tmp_path / "again")
     assert not (tmp_path / "again").exists()
+
+
+def test_a_disk_that_keeps_other_bytes(world: QuotaWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole backup is read again before it gets its name."""
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        real(descriptor)
+        with contextlib.suppress(OSError):  # a directory
+            byte = os.pread(descriptor, 1, 5000)
+            os.pwrite(descriptor, bytes([byte[0] ^ 1]), 5000)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(ArchiveDamaged, match="is not what was written"):
+        backup(world.store, tmp_path / "copy")
+    assert not [name for name in os.listdir(tmp_path) if "copy" in name]
+
+
+def test_a_disk_that_is_full_before_the_end(world: QuotaWorld) -> None:
+    """What LMDB writes goes through a pipe: the reason is told, and not that the pipe is broken."""
+    if os.geteuid() != 0 or disks.why_not("tmpfs", 1):
+        pytest.skip(disks.why_not("tmpfs", 1) or "needs root")
+    with disks.disk("tmpfs", 1) as small:
+        (small / "filler").write_bytes(bytes(1020 << 10))
+        with pytest.raises(OutOfSpace, match=r"copy\.partial"):
+            backup(world.store, small / "copy")
+        assert os.listdir(small) == ["filler"]
