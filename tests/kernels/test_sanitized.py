@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from nnfs.kernels import build
+from tests.harness import FULL
 
 
 def runtime(name: str) -> str | None:
@@ -20,6 +21,8 @@ def runtime(name: str) -> str | None:
 
 @pytest.mark.parametrize("variant", ["sanitized-", "emulated-sanitized-"])
 def test_no_level_leaves_its_memory_or_the_language(variant: str) -> None:
+    if variant.startswith("emulated") and not FULL:
+        pytest.skip("two minutes: the levels of other processors, with tools/test --full")
     libraries = [runtime("libasan.so"), runtime("libubsan.so")]
     if None in libraries:
         pytest.skip("this compiler has no sanitizers")
