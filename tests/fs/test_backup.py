@@ -207,7 +207,7 @@ def test_a_disk_that_keeps_other_bytes(world: QuotaWorld, tmp_path: Path, monkey
 
 
 def test_a_disk_that_is_full_before_the_end(world: QuotaWorld) -> None:
-    """What LMDB writes goes through a pipe: the reason is told, and not that the pipe is broken."""
+    """LMDB writes into a pipe. The error says that the disk is full, not that the pipe is broken."""
     if os.geteuid() != 0 or disks.why_not("tmpfs", 1):
         pytest.skip(disks.why_not("tmpfs", 1) or "needs root")
     with disks.disk("tmpfs", 1) as small:
