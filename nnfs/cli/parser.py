@@ -88,3 +88,11 @@ def command(commands: Any, name: str, run: str, summary: str, examples: str, *al
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add the option --json."""
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
+
+
+def action(actions: Any, name: str, run: str, summary: str, path: str) -> argparse.ArgumentParser:
+    """Add an action of a command and return its parser. `run` as for `command`; `path` is the help of its PATH."""
+    parser: argparse.ArgumentParser = actions.add_parser(name, help=summary)
+    parser.set_defaults(run="nnfs.cli." + run)
+    parser.add_argument("path", metavar="PATH", help=path)
+    return parser

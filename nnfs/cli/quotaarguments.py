@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nnfs.cli.parser import Parser, add_json, command
+from nnfs.cli.parser import Parser, action, add_json, command
 from nnfs.cli.values import byte_count, count
 
 DIRECTORY = "a directory on a mount; the root (or the store): the limit of everything"
@@ -41,10 +41,7 @@ counts as one inode. Limits hold for everybody, root too.
 
 
 def _action(actions: Any, name: str, run: str, summary: str, path: str = DIRECTORY) -> Any:
-    parser = actions.add_parser(name, help=summary)
-    parser.set_defaults(run=f"nnfs.cli.quotas:{run}")
-    parser.add_argument("path", metavar="PATH", help=path)
-    return parser
+    return action(actions, name, f"quotas:{run}", summary, path)
 
 
 def _add_no_wait(parser: Any) -> None:

@@ -26,11 +26,7 @@ def set_limits(args: argparse.Namespace) -> int:
     answer = _ask(
         place, "quota_set", ino=progress.ino_of(place), bytes=args.bytes, inodes=args.inodes, wait=not args.no_wait
     )
-    if args.json:
-        tables.printed_json(answer)
-    elif answer["quotas"]:
-        print(_table(answer["quotas"]))
-    return 0
+    return _shown(answer, args)
 
 
 def show_limits(args: argparse.Namespace) -> int:
@@ -45,11 +41,7 @@ def show_limits(args: argparse.Namespace) -> int:
 
     inside = {"ino": progress.ino_of(place)} if place.is_inside else {}
     answer = show.ask_or_read(place, "quota_show", offline, **inside)
-    if args.json:
-        tables.printed_json(answer)
-    elif answer["quotas"]:
-        print(_table(answer["quotas"]))
-    return 0
+    return _shown(answer, args)
 
 
 def remove(args: argparse.Namespace) -> int:
@@ -75,6 +67,14 @@ def check(args: argparse.Namespace) -> int:
             print("repaired")
     is_wrong = answer["unknown"] or ((answer["wrong"] or answer["misplaced"]) and not answer["repaired"])
     return StoreDamaged.exit_code if is_wrong else 0
+
+
+def _shown(answer: dict[str, Any], args: argparse.Namespace) -> int:
+    if args.json:
+        tables.printed_json(answer)
+    elif answer["quotas"]:
+        print(_table(answer["quotas"]))
+    return 0
 
 
 def _table(quotas: list[dict[str, Any]]) -> str:

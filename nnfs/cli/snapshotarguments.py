@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nnfs.cli import keeprules
-from nnfs.cli.parser import Parser, add_json, command
+from nnfs.cli.parser import Parser, action, add_json, command
 
 ANYWHERE = "a store that is mounted, a mount point, or anything on a mount"
 
@@ -30,10 +30,7 @@ deleted later stays until no snapshot has it any more.
 
 
 def _action(actions: Any, name: str, run: str, summary: str, path: str = ANYWHERE) -> Any:
-    parser = actions.add_parser(name, help=summary)
-    parser.set_defaults(run=f"nnfs.cli.snapshots:{run}")
-    parser.add_argument("path", metavar="PATH", help=path)
-    return parser
+    return action(actions, name, f"snapshots:{run}", summary, path)
 
 
 def _add_taking(actions: Any) -> None:

@@ -18,24 +18,25 @@ def exists(file: Path) -> UsageError:
     return UsageError(f"{names.printable(file)} exists: give another name, or --force to replace it")
 
 
-def write(file: Path, text: str, mode: int = 0o600, *, replace: bool = True, durable: bool = True) -> None:
+def write(file: Path, content: str | bytes, mode: int = 0o600, *, replace: bool = True, durable: bool = True) -> None:
     """Write a file in one step, so that no reader finds a part of it, and a failure leaves what was there.
 
     A device or pipe is written to. Raises OSError, `OutOfSpace`, and without `replace` `UsageError` for a file that is
     there.
     """
+    data = content if isinstance(content, bytes) else content.encode("utf-8", names.ERRORS)
     if os.path.exists(file):
         file = Path(os.path.realpath(file))  # a link stays one
         if not stat.S_ISREG(os.stat(file).st_mode):
-            with open(file, "w", encoding="utf-8", errors=names.ERRORS) as stream:  # a device or a pipe
-                stream.write(text)
+            with open(file, "wb") as stream:  # a device or a pipe
+                stream.write(data)
             return
     partial = file.with_name(f".{file.name[:60]}.{secrets.token_hex(4)}")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
-        with open(descriptor, "w", encoding="utf-8", errors=names.ERRORS) as stream:
+        with open(descriptor, "wb") as stream:
             os.fchmod(descriptor, mode)
-            stream.write(text)
+            stream.write(data)
             stream.flush()
             if durable:
                 os.fsync(descriptor)

@@ -59,6 +59,13 @@ class Maker:
         self.state.next_ino = max(self.state.next_ino, ino + 1)
         return inode
 
+    def folders(self) -> None:
+        """Make /dir and /dir/sub."""
+        self.inode(DIRECTORY, stat.S_IFDIR | 0o755)
+        self.inode(SUB, stat.S_IFDIR | 0o755)
+        self.name(ROOT, b"dir", DIRECTORY)
+        self.name(DIRECTORY, b"sub", SUB)
+
     def name(self, parent: int, name: bytes, ino: int) -> None:
         inode, directory = self.inodes[ino], self.inodes[parent]
         key = schema.KEY2.pack(parent, schema.cookie_of(name, self.seed))
@@ -107,15 +114,12 @@ def make_store(path: Path) -> Store:
     store = Store.create(path, CHUNK)
     with store.write() as txn:
         maker = Maker(txn, store)
-        maker.inode(DIRECTORY, stat.S_IFDIR | 0o755)
-        maker.inode(SUB, stat.S_IFDIR | 0o755)
+        maker.folders()
         maker.inode(FILE, stat.S_IFREG | 0o644)
         maker.inode(SECOND, stat.S_IFREG | 0o644)
         link = maker.inode(LINK, stat.S_IFLNK | 0o777)
         link.target, link.size = b"dir/second", 10
         maker.inode(FIFO, stat.S_IFIFO | 0o600)
-        maker.name(ROOT, b"dir", DIRECTORY)
-        maker.name(DIRECTORY, b"sub", SUB)
         maker.name(ROOT, b"file", FILE)
         maker.name(DIRECTORY, b"second", SECOND)
         maker.name(SUB, b"hard", SECOND)

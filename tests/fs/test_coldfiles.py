@@ -35,12 +35,9 @@ def tree(tmp_path: Path) -> Store:
     store = Store.create(tmp_path / "store", CHUNK)
     with store.write() as txn:
         maker = Maker(txn, store)
-        maker.inode(DIRECTORY, stat.S_IFDIR | 0o755)
-        maker.inode(SUB, stat.S_IFDIR | 0o755)
+        maker.folders()
         maker.inode(FILE, stat.S_IFREG | 0o644)
         maker.inode(SECOND, stat.S_IFREG | 0o644)
-        maker.name(ROOT, b"dir", DIRECTORY)
-        maker.name(DIRECTORY, b"sub", SUB)
         maker.name(ROOT, b"file", FILE)
         maker.name(DIRECTORY, b"second", SECOND)
         maker.name(SUB, b"hard", SECOND)

@@ -76,11 +76,8 @@ def test_policies_are_told_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     store = Store.create(tmp_path / "store", CHUNK)
     with store.write() as txn:
         maker = Maker(txn, store)
-        maker.inode(DIRECTORY, stat.S_IFDIR | 0o755)
-        maker.inode(SUB, stat.S_IFDIR | 0o755)
+        maker.folders()
         maker.inode(FILE, stat.S_IFREG | 0o644)
-        maker.name(ROOT, b"dir", DIRECTORY)
-        maker.name(DIRECTORY, b"sub", SUB)
         maker.name(SUB, b"file", FILE)
         maker.content(FILE, {0: text(1)}, CHUNK)
         for ino, value in ((ROOT, b"cold"), (DIRECTORY, b"auto"), (SUB, b"no policy"), (FILE, b"hot")):

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import select
+import shutil
 import signal
 import stat
 import subprocess
@@ -28,6 +29,19 @@ from tests.harness import WAIT_S, Mount
 mounting = pytest.mark.skipif(
     os.geteuid() != 0 or not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="needs root and /dev/fuse"
 )
+
+
+def emptied(mounted: Mount) -> Path:
+    """Return the root of a mount that tests share, without files, whatever the last test has left."""
+    mounted.revive()
+    mounted.deadline()
+    for name in os.listdir(mounted.path):
+        file = mounted.path / name
+        if file.is_dir() and not file.is_symlink():
+            shutil.rmtree(file)
+        else:
+            file.unlink()
+    return mounted.path
 
 
 def is_clean(store: Path) -> bool:

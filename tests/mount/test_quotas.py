@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from nnfs.fs.fsck import check
 from nnfs.store.env import Store
 from tests.conftest import why_no_mount
 from tests.harness import Mount, nnfs, wait_for
+from tests.mount.kit import emptied
 
 pytestmark = pytest.mark.skipif(why_no_mount() is not None, reason="mounting needs root and /dev/fuse")
 MIB = 1 << 20
@@ -51,11 +51,7 @@ def refused(code: int, call: Callable[[], object]) -> None:
 @pytest.fixture
 def mnt(mounted: Mount) -> Iterator[Path]:
     """The root of the module's mount, empty and without quotas."""
-    mounted.revive()
-    mounted.deadline()
-    mnt = mounted.path
-    for name in os.listdir(mnt):
-        shutil.rmtree(mnt / name) if (mnt / name).is_dir() else os.unlink(mnt / name)
+    mnt = emptied(mounted)
     for line in quota("show", mnt)["quotas"]:
         if line["path"] == "/":
             nnfs("quota", "remove", str(mnt))

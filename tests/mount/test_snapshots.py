@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from nnfs.cli import keeprules
 from nnfs.fs.pasts import HOME, SNAPSHOTS
 from tests.conftest import why_no_mount
 from tests.harness import Mount, nnfs, wait_for
+from tests.mount.kit import emptied
 
 pytestmark = pytest.mark.skipif(why_no_mount() is not None, reason="mounting needs root and /dev/fuse")
 CHUNK = 16384
@@ -35,12 +35,7 @@ def names(mnt: Path) -> list[str]:
 @pytest.fixture
 def mnt(mounted: Mount) -> Iterator[Path]:
     """The root of the module's mount, empty and without snapshots."""
-    mounted.revive()
-    mounted.deadline()
-    mnt = mounted.path
-    for name in os.listdir(mnt):
-        remove = shutil.rmtree if (mnt / name).is_dir() and not (mnt / name).is_symlink() else os.unlink
-        remove(mnt / name)
+    mnt = emptied(mounted)
     known = os.listdir(mnt / FOLDER)
     if known:
         nnfs("snapshot", "delete", str(mnt), *known)

@@ -13,7 +13,6 @@ import os
 import platform
 import pwd
 import re
-import secrets
 import socket
 import subprocess
 import tarfile
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from nnfs import names
+from nnfs.cli import wholefile
 from nnfs.cli.doctor import logtext, machine
 from nnfs.cli.doctor.finding import Finding
 from nnfs.cli.locate import FSTYPE, Place, check_answers, mounts
@@ -68,19 +68,13 @@ def check(file: Path) -> None:
 
 
 def write(file: Path, findings: Sequence[Finding], place: Place | None, status: Mapping[str, Any] | None) -> list[str]:
-    """Write the bundle, a tar archive. It appears when it is complete. Return the names of its members."""
+    """Write the bundle, a tar archive. It appears when it is complete. Return the names of its members.
+
+    Raises `OutOfSpace`, OSError.
+    """
     words = _private(place)
     texts = {name: _without(text, words) for name, text in _texts(findings, place, status).items()}
-    draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-    try:
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
-            out.write(_packed(texts))
-            out.flush()
-            os.fsync(out.fileno())
-        draft.rename(file)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
+    wholefile.write(file, _packed(texts))
     return list(texts)
 
 

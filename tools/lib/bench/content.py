@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.codec.__main__ import run
 from bench.codec.coders import CLASSICAL
+from bench.codec.running import run, task_of
 from bench.codec.sample import Piece, pieces, sample
 
 CHUNK = 128 << 10
@@ -170,7 +170,7 @@ def row(chosen: list[Piece], args: argparse.Namespace) -> dict[str, float]:
     plain = sum(piece.length for piece in chosen)
     found: dict[str, float] = {}
     for name in (*args.others.split(","), *args.codecs.split(",")):
-        told = run(name, chosen, args)
+        told = run("bench.codec.child", task_of(name, chosen, args))
         found[name] = 8 * sum(told["stored"]) / plain if "stored" in told else math.nan
     return found
 

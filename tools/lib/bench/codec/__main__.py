@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.codec import latency, stream
 from bench.codec.coders import CLASSICAL
+from bench.codec.running import task_of, told
 from bench.codec.sample import Coded, Piece, pieces, sample
 from nnfs.codec.base import FIRST_COLD
 from nnfs.workers.catalogue import Catalogue, presets
@@ -82,15 +82,6 @@ def arguments() -> argparse.Namespace:
     return args
 
 
-def run(name: str, chosen: list[Piece], args: argparse.Namespace) -> dict[str, Any]:
-    """Return the child process's figures. Raises `CalledProcessError`, with the child's traceback on the terminal."""
-    task = {"codec": name, "pieces": [astuple(p) for p in chosen], "device": args.device, "threads": args.threads}
-    command = [sys.executable, "-m", "bench.codec.child"]
-    done = subprocess.run(command, input=json.dumps(task), stdout=subprocess.PIPE, text=True, check=True)
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
-
-
 def smallest(path: str, chosen: list[Piece], sizes: dict[str, list[int]]) -> Row | None:
     """Return the row of the smallest payloads of all codecs; None where there are fewer than two codecs."""
     ours = [stored for name, stored in sizes.items() if name not in CLASSICAL]
@@ -125,20 +116,15 @@ def measure(path: Path, args: argparse.Namespace, width: int) -> tuple[list[Row]
     failed = False
     plain = sum(piece.length for piece in chosen)
     for name in args.codecs if chosen else ():
-        try:
-            told = run(name, chosen, args)
-        except (subprocess.CalledProcessError, ValueError) as why:
-            print(f"  ! {name} on {path}: failed: {why}", flush=True)
-            failed = True
+        figures, has_run = told("bench.codec.child", task_of(name, chosen, args), path)
+        failed = failed or not has_run
+        if figures is None:
             continue
-        if "missing" in told:
-            print(f"  - {name}: skipped: {told['missing']}", flush=True)
-            continue
-        sizes[name] = told["stored"]
-        stored = sum(told["stored"])
-        encode, decode = (plain / told[key] / 1000 if told[key] else None for key in ("encode_s", "decode_s"))
-        rows.append(Row(str(path), name, plain, stored, 8 * stored / plain, encode, decode, told["peak_mb"]))
-        written.append({**asdict(rows[-1]), "chunks": len(chosen), "passes": told["passes"]})
+        sizes[name] = figures["stored"]
+        stored = sum(figures["stored"])
+        encode, decode = (plain / figures[key] / 1000 if figures[key] else None for key in ("encode_s", "decode_s"))
+        rows.append(Row(str(path), name, plain, stored, 8 * stored / plain, encode, decode, figures["peak_mb"]))
+        written.append({**asdict(rows[-1]), "chunks": len(chosen), "passes": figures["passes"]})
         print(line(rows[-1], width), flush=True)
     best = smallest(str(path), chosen, sizes)
     if best is not None:

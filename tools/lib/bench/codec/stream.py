@@ -10,7 +10,6 @@ import argparse
 import json
 import math
 import os
-import subprocess
 import sys
 import time
 import zlib
@@ -21,6 +20,7 @@ from typing import Any
 
 from bench.codec.child import one_pass, peak_mb
 from bench.codec.coders import named
+from bench.codec.running import task_of, told
 from bench.codec.sample import Piece
 from bench.table import Missing
 from nnfs.workers.startup import quiet_threads
@@ -89,16 +89,6 @@ def reference(path: Path, size: int) -> Streamed:
     return Streamed(size - left, stored, time.perf_counter() - begin)
 
 
-def run(name: str, cut: list[Piece], args: argparse.Namespace) -> dict[str, Any]:
-    """Return the figures of one codec, from a process of its own. Raises `CalledProcessError`."""
-    given = [[piece.path, piece.offset, piece.length] for piece in cut]
-    task = {"codec": name, "pieces": given, "device": args.device, "threads": args.threads, "limit": args.limit}
-    command = [sys.executable, "-m", "bench.codec.stream"]
-    done = subprocess.run(command, input=json.dumps(task), stdout=subprocess.PIPE, text=True, check=True)
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
-
-
 def shown(value: float | None, digits: int) -> str:
     """Return a cell of the table."""
     return f"{'-' if value is None else f'{value:,.{digits}f}':>{WIDTH}}"
@@ -131,17 +121,12 @@ def one_path(path: Path, args: argparse.Namespace, tell: Callable[[dict[str, Any
         for name in args.codecs:
             if name in slow:
                 continue
-            try:
-                told = run(name, cut, args)
-            except (subprocess.CalledProcessError, ValueError) as why:
-                print(f"  ! {name} on {path}: failed: {why}", flush=True)
-                works = False
-                continue
-            if "missing" in told:
-                print(f"  - {name}: skipped: {told['missing']}", flush=True)
+            figures, has_run = told("bench.codec.stream", task_of(name, cut, args) | {"limit": args.limit}, path)
+            works = works and has_run
+            if figures is None:
                 slow.add(name)
                 continue
-            one = Streamed(**told)
+            one = Streamed(**figures)
             if one.plain < whole:
                 slow.add(name)
             tell(record(name, one, known.get(one.plain) or known.setdefault(one.plain, reference(path, one.plain))))
